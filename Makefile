@@ -1,0 +1,71 @@
+# Cairn. `make help` lists the targets; README.md explains the first two.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+BIN      := bin
+VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS  := -s -w -X github.com/cairn-backup/cairn/internal/version.Version=$(VERSION)
+
+# Tools, at the versions they were tried at; fetched by `go run`, not part of go.mod.
+GOTESTSUM   := gotest.tools/gotestsum@v1.13.0
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.7.0
+GOFUMPT     := mvdan.cc/gofumpt@v0.9.2
+
+.PHONY: demo test ci deps build check fmt vet lint generate drift unit lab race fuzz bench bench-kvm cover clean help
+
+demo: deps build ## Back up and restore a small real VM on this machine; DEMO=once tears all down again
+	@scripts/demo.sh
+
+test: deps build check drift lab ## Install what is missing and run every test, those on real libvirt included
+
+deps: ## Install the Debian packages that are missing
+	@scripts/install-deps.sh
+
+build: ## Build the programs into bin/
+	@mkdir -p $(BIN)
+	go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/cairnd ./cmd/cairn ./cmd/cairn-lab
+
+check: fmt vet lint ## Formatting, vet, staticcheck
+
+fmt: ## Fail if a file is not gofmt'ed
+	@out=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$out" || { echo "not formatted: $$out"; exit 1; }
+
+vet: ## go vet, also with the build tags
+	go vet ./...
+	go vet -tags faultpoints ./internal/... ./appliance/... ./store/... ./datamover/... ./hypervisors/...
+
+lint: ## staticcheck
+	go run $(STATICCHECK) ./...
+
+generate: ## Write the API's server and client again from api/openapi.yaml
+	go generate ./...
+
+drift: generate ## Fail if the generated files are not those of api/openapi.yaml
+	@git diff --exit-code --stat -- api || { echo "api/: run 'make generate' and commit"; exit 1; }
+
+unit: ## Tests that need neither root nor libvirt
+	go run $(GOTESTSUM) --format pkgname-and-test-fails -- -timeout 20m ./...
+
+lab: ## All tests, with real libvirt and QEMU
+	CAIRN_LAB=1 go run $(GOTESTSUM) --format pkgname-and-test-fails -- -timeout 60m ./...
+
+race: ## Unit tests under the race detector
+	go test -race -timeout 30m ./internal/... ./store/... ./datamover/... ./appliance/... ./cmd/...
+
+fuzz: ## Every fuzz target for 30 seconds
+	@scripts/fuzz.sh 30s
+
+bench: ## Go benchmarks of the repository and the mover
+	go test -run XXX -bench . -benchmem ./store/... ./datamover/...
+
+bench-kvm: deps build ## Full, re-read and 1 % incremental of the demo VM beside nbdcopy and virtnbdbackup
+	@scripts/bench-kvm.sh
+
+cover: ## Coverage of the unit tests
+	go test -coverprofile=cover.out ./internal/... ./store/... ./datamover/... ./appliance/... && go tool cover -func=cover.out | tail -1
+
+clean: ## Remove what was built
+	rm -rf $(BIN) cover.out
+
+help: ## Show this
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
