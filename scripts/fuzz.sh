@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Runs every fuzz target of the tree for the given time each: scripts/fuzz.sh 30s
+set -euo pipefail
+cd "$(dirname "$0")/.."
+time=${1:-30s}
+targets=0
+for package in $(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u); do
+	for target in $(grep -h '^func Fuzz' "$package"/*_test.go | sed -E 's/^func (Fuzz[A-Za-z0-9_]+).*/\1/'); do
+		echo "== $package $target"
+		go test -run '^$' -fuzz "^$target\$" -fuzztime "$time" "$package"
+		targets=$((targets + 1))
+	done
+done
+echo "$targets fuzz targets, $time each"
