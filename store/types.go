@@ -1,0 +1,141 @@
+package store
+
+import (
+	"encoding/json"
+	"log/slog"
+	"time"
+
+	"github.com/cairn-backup/cairn/store/chunk"
+)
+
+// Hash names a chunk, a tree node, an image or a document by its content. It is hex in JSON.
+type Hash = chunk.Hash
+
+// CreateOptions are choices that stay for the life of a repository.
+type CreateOptions struct {
+	Name       string
+	ChunkBytes int // 16, 32, 64, 128 or 256 KiB; 0 is 64 KiB
+}
+
+// Options are choices of one Open.
+type Options struct {
+	IndexDir string // where the index is kept between opens; "" keeps it in memory
+	ReadOnly bool   // take no lock, write nothing; works beside an owner
+	Log      *slog.Logger
+	Workers  int // goroutines of Verify; 0 is one per CPU
+}
+
+// SessionOptions describe who writes.
+type SessionOptions struct {
+	Series string // what the restore points to come are a history of
+	Writer string // who writes, for people reading leases
+}
+
+// ImageRef names one disk at one instant. Equal content in one repository has an equal Root, whatever its history.
+type ImageRef struct {
+	Root      Hash  `json:"root"`
+	SizeBytes int64 `json:"size_bytes"`
+}
+
+// ImageOptions describe the image to be written.
+type ImageOptions struct {
+	SizeBytes int64
+	Parent    *ImageRef // ranges not written are as in it; nil: zeros. It must be in a published restore point
+}
+
+// ImageStats count what an ImageWriter was given and what came of it.
+type ImageStats struct {
+	BytesWritten int64 `json:"bytes_written"` // given to Write and Zero
+	BytesZero    int64 `json:"bytes_zero"`    // of these, zeros
+	BytesNew     int64 `json:"bytes_new"`     // new to the repository, before compression
+	BytesStored  int64 `json:"bytes_stored"`  // new to the repository, as stored; lags behind until Finish
+	Chunks       int64 `json:"chunks"`        // chunks given that are not zeros
+	ChunksNew    int64 `json:"chunks_new"`    // of these, stored
+	ChunksRefs   int64 `json:"chunks_refs"`   // of those, stored partly by references to blocks of other chunks
+}
+
+// Document is a named byte string that belongs to a restore point, such as a domain XML.
+type Document struct {
+	Name      string `json:"name"`
+	MediaType string `json:"media_type"`
+	SizeBytes int64  `json:"size_bytes"`
+	Data      []byte `json:"-"` // given to Publish; read with Repository.Document
+}
+
+// NamedImage is one disk of a restore point.
+type NamedImage struct {
+	Name string          `json:"name"`
+	Ref  ImageRef        `json:"ref"`
+	Meta json.RawMessage `json:"meta,omitempty"`
+}
+
+// Manifest is what a restore point says. The store keeps Description and Meta as they are.
+type Manifest struct {
+	Series      string            `json:"series"`
+	Time        time.Time         `json:"time"` // the instant the disks were frozen
+	Labels      map[string]string `json:"labels,omitempty"`
+	Documents   []Document        `json:"documents,omitempty"`
+	Description json.RawMessage   `json:"description,omitempty"`
+	Images      []NamedImage      `json:"images"`
+	Meta        json.RawMessage   `json:"meta,omitempty"`
+}
+
+// RestorePoint is a published manifest.
+type RestorePoint struct {
+	ID        string    `json:"id"`       // rp_<ulid>
+	Sequence  uint64    `json:"sequence"` // 1, 2, 3 ... within the series
+	Previous  string    `json:"previous,omitempty"`
+	Published time.Time `json:"published"`
+	Manifest
+}
+
+// Extent is a range of an image. A zero extent reads as zeros and takes no space.
+type Extent struct {
+	Offset, Length int64
+	Zero           bool
+}
+
+// Damage is a piece of stored data that is not what was written.
+type Damage struct {
+	Image  string `json:"image,omitempty"`
+	Offset int64  `json:"offset"` // in the image
+	Length int64  `json:"length"`
+	Cause  string `json:"cause"` // names pack and offset in it where known
+}
+
+// VerifyReport is the outcome of reading a restore point back.
+type VerifyReport struct {
+	RestorePoint string   `json:"restore_point"`
+	Bytes        int64    `json:"bytes"` // of disks and documents whose content is proven
+	Chunks       int64    `json:"chunks"`
+	Damage       []Damage `json:"damage,omitempty"` // at most 1000 are listed
+}
+
+// CheckReport is the outcome of a look at the structure.
+type CheckReport struct {
+	RestorePoints int      `json:"restore_points"`
+	Packs         int      `json:"packs"`
+	Problems      []string `json:"problems,omitempty"` // what restores will stumble over
+	Notes         []string `json:"notes,omitempty"`    // odd, but harmless
+}
+
+// CollectOptions are choices of one Collect.
+type CollectOptions struct{ DryRun bool }
+
+// CollectReport is what a Collect found and did.
+type CollectReport struct {
+	DryRun       bool  `json:"dry_run"`
+	PacksKept    int   `json:"packs_kept"`
+	BytesKept    int64 `json:"bytes_kept"`
+	PacksFreed   int   `json:"packs_freed"`
+	BytesFreed   int64 `json:"bytes_freed"`
+	PacksWaiting int   `json:"packs_waiting"` // not referenced, but a running session may come to need them
+}
+
+// Usage is how full a repository is.
+type Usage struct {
+	RestorePoints int   `json:"restore_points"`
+	Packs         int   `json:"packs"`
+	StoredBytes   int64 `json:"stored_bytes"`  // of packs
+	LogicalBytes  int64 `json:"logical_bytes"` // sizes of all disks of all restore points
+}
