@@ -1,0 +1,116 @@
+package catalog
+
+import (
+	"context"
+	"time"
+
+	"gorm.io/gorm"
+
+	"github.com/cairn-backup/cairn/internal/fault"
+)
+
+// CreateConnection stores a new connection and its credentials, and fills in its id and times.
+func (c *Catalog) CreateConnection(ctx context.Context, conn *Connection, secret Secret) error {
+	conn.ID = NewID(PrefixConnection)
+	conn.SealedSecret = c.seal.seal(conn.ID, secret)
+	if conn.Status == "" {
+		conn.Status = HealthUnknown
+	}
+	if err := c.db.WithContext(ctx).Create(conn).Error; err != nil {
+		return failure("create connection", conn.Name, err)
+	}
+	return nil
+}
+
+// Connection returns one connection by its id.
+func (c *Catalog) Connection(ctx context.Context, id string) (Connection, error) {
+	return first[Connection](ctx, c, "look up connection", id, "id = ?", id)
+}
+
+// ConnectionByName returns one connection by its name.
+func (c *Catalog) ConnectionByName(ctx context.Context, name string) (Connection, error) {
+	return first[Connection](ctx, c, "look up connection", name, "name = ?", name)
+}
+
+// ConnectionSecret returns the credentials of a connection; "" when there are none.
+func (c *Catalog) ConnectionSecret(ctx context.Context, id string) (Secret, error) {
+	conn, err := c.Connection(ctx, id)
+	if err != nil {
+		return "", err
+	}
+	return c.seal.open(conn.ID, conn.SealedSecret)
+}
+
+// Connections lists connections by name.
+func (c *Catalog) Connections(ctx context.Context, p Page) (List[Connection], error) {
+	return page(c.db.WithContext(ctx), p, byName(func(v Connection) (string, string) { return v.Name, v.ID }))
+}
+
+// UpdateConnection changes a connection as change says, and its credentials when secret is not nil.
+func (c *Catalog) UpdateConnection(ctx context.Context, id string, secret *Secret, change func(*Connection)) (Connection, error) {
+	var conn Connection
+	err := c.db.WithContext(ctx).Transaction(func(tx *gorm.DB) error {
+		if err := tx.Where("id = ?", id).Take(&conn).Error; err != nil {
+			return err
+		}
+		change(&conn)
+		conn.ID = id
+		if secret != nil {
+			conn.SealedSecret = c.seal.seal(id, *secret)
+		}
+		return tx.Save(&conn).Error
+	})
+	if err != nil {
+		return Connection{}, failure("change connection", id, err)
+	}
+	return conn, nil
+}
+
+// DeleteConnection forgets a connection and its VMs; VMs with restore points stay, as gone. While tasks are under way
+// or clean-ups are owed it answers Conflict.
+func (c *Catalog) DeleteConnection(ctx context.Context, id string) error {
+	err := c.db.WithContext(ctx).Transaction(func(tx *gorm.DB) error {
+		if err := tx.Where("id = ?", id).Take(&Connection{}).Error; err != nil {
+			return err
+		}
+		if err := busy(tx, "connection_id", id); err != nil {
+			return err
+		}
+		var owed int64
+		if err := tx.Model(&OwedCleanup{}).Where("connection_id = ? AND done_at IS NULL", id).Count(&owed).Error; err != nil {
+			return err
+		}
+		if owed > 0 {
+			return fault.New(fault.Conflict, "", "", "%d clean-ups are owed on it", owed).Explain(
+				"Objects that Cairn made there have not been removed yet.",
+				"Make the connection work, so that they can be removed, and try again.")
+		}
+		kept := tx.Model(&RestorePoint{}).Select("vm_id")
+		if err := tx.Where("connection_id = ? AND id NOT IN (?)", id, kept).Delete(&VM{}).Error; err != nil {
+			return err
+		}
+		gone := tx.Model(&VM{}).Where("connection_id = ? AND gone_at IS NULL", id).Update("gone_at", time.Now().UTC())
+		if gone.Error != nil {
+			return gone.Error
+		}
+		return tx.Where("id = ?", id).Delete(&Connection{}).Error
+	})
+	if err != nil {
+		return failure("delete connection", id, err)
+	}
+	return nil
+}
+
+// busy answers Conflict when tasks under way have a value in a column.
+func busy(tx *gorm.DB, column, id string) error {
+	var n int64
+	err := tx.Model(&Task{}).Where(column+" = ? AND state IN ?", id, []State{Queued, Running}).Count(&n).Error
+	if err != nil {
+		return err
+	}
+	if n > 0 {
+		return fault.New(fault.Conflict, "", "", "%d tasks use it", n).Explain(
+			"Tasks that are queued or running need it.", "Wait for them, or cancel them.")
+	}
+	return nil
+}

@@ -1,0 +1,309 @@
+package catalog
+
+import (
+	"encoding/json"
+	"time"
+
+	"github.com/cairn-backup/cairn/hypervisors"
+	"github.com/cairn-backup/cairn/internal/fault"
+)
+
+// Failure is an error as it is kept and shown: what happened, what it means, what to do.
+type Failure struct {
+	Kind    string `json:"kind"` // fault.Kind's name
+	What    string `json:"what"`
+	Meaning string `json:"meaning,omitempty"`
+	Advice  string `json:"advice,omitempty"`
+}
+
+// FailureOf keeps an error; nil for nil.
+func FailureOf(err error) *Failure {
+	if err == nil {
+		return nil
+	}
+	f := &Failure{Kind: fault.KindOf(err).String(), What: err.Error()}
+	f.Meaning, f.Advice = fault.Explanation(err)
+	return f
+}
+
+// Health of a connection or repository.
+type Health string
+
+// The healths.
+const (
+	HealthUnknown Health = "unknown"
+	HealthOK      Health = "ok"
+	HealthProblem Health = "problem"
+)
+
+// Connection is one instance of a platform. Its secret is sealed and read with ConnectionSecret only.
+type Connection struct {
+	ID           string               `gorm:"primaryKey" json:"id"`
+	Name         string               `gorm:"uniqueIndex;not null" json:"name"`
+	Platform     hypervisors.Platform `json:"platform"`
+	Address      string               `json:"address"`
+	User         string               `json:"user,omitempty"`
+	SealedSecret []byte               `json:"-"`
+	Options      map[string]string    `gorm:"serializer:json" json:"options,omitempty"`
+	Status       Health               `json:"status"`
+	Product      string               `json:"product,omitempty"`
+	Host         string               `json:"host,omitempty"`
+	Problems     []string             `gorm:"serializer:json" json:"problems,omitempty"`
+	LastChecked  *time.Time           `json:"last_checked,omitempty"`
+	LastError    *Failure             `gorm:"serializer:json" json:"last_error,omitempty"`
+	// LastInventory is when the VMs were last read without an error.
+	LastInventory *time.Time `json:"last_inventory,omitempty"`
+	CreatedAt     time.Time  `json:"created_at"`
+	UpdatedAt     time.Time  `json:"updated_at"`
+}
+
+// HasSecret reports whether credentials are stored.
+func (c Connection) HasSecret() bool { return len(c.SealedSecret) > 0 }
+
+// Repository is where restore points are kept.
+type Repository struct {
+	ID          string     `gorm:"primaryKey" json:"id"`
+	Name        string     `gorm:"uniqueIndex;not null" json:"name"`
+	Kind        string     `json:"kind"` // "directory"
+	Path        string     `gorm:"uniqueIndex" json:"path"`
+	KeyFile     string     `json:"key_file"`
+	StoreID     string     `json:"store_id"` // the identity inside the repository itself
+	Status      Health     `json:"status"`
+	LastChecked *time.Time `json:"last_checked,omitempty"`
+	LastError   *Failure   `gorm:"serializer:json" json:"last_error,omitempty"`
+	CreatedAt   time.Time  `json:"created_at"`
+	UpdatedAt   time.Time  `json:"updated_at"`
+}
+
+// KindDirectory is a repository in a directory.
+const KindDirectory = "directory"
+
+// VM is a virtual machine of a connection. One that vanished keeps its row, with GoneAt set, as long as it has
+// restore points.
+type VM struct {
+	ID           string            `gorm:"primaryKey" json:"id"`
+	ConnectionID string            `gorm:"uniqueIndex:idx_vms_platform,priority:1;not null" json:"connection_id"`
+	PlatformID   string            `gorm:"uniqueIndex:idx_vms_platform,priority:2;not null" json:"platform_id"`
+	Name         string            `gorm:"index:idx_vms_name" json:"name"`
+	Power        hypervisors.Power `json:"power"`
+	Description  hypervisors.VM    `gorm:"serializer:json" json:"description"`
+	FirstSeen    time.Time         `json:"first_seen"`
+	LastSeen     time.Time         `json:"last_seen"`
+	GoneAt       *time.Time        `json:"gone_at,omitempty"`
+}
+
+// RunKind says what a run or task does.
+type RunKind string
+
+// The kinds.
+const (
+	KindBackup  RunKind = "backup"
+	KindRestore RunKind = "restore"
+	KindVerify  RunKind = "verify"
+)
+
+// Trigger says who asked for a run.
+type Trigger string
+
+// TriggerManual is a person or an API call.
+const TriggerManual Trigger = "manual"
+
+// Run is something that was asked for; its tasks do it.
+type Run struct {
+	ID         string     `gorm:"primaryKey" json:"id"`
+	Kind       RunKind    `gorm:"index" json:"kind"`
+	Trigger    Trigger    `json:"trigger"`
+	User       string     `json:"user,omitempty"`
+	State      State      `gorm:"index" json:"state"`
+	Error      *Failure   `gorm:"serializer:json" json:"error,omitempty"` // of the first task that failed
+	CreatedAt  time.Time  `json:"created_at"`
+	StartedAt  *time.Time `json:"started_at,omitempty"`
+	FinishedAt *time.Time `json:"finished_at,omitempty"`
+}
+
+// Task is the part of a run that deals with one VM.
+type Task struct {
+	ID     string  `gorm:"primaryKey" json:"id"`
+	RunID  string  `gorm:"index;not null" json:"run_id"`
+	Kind   RunKind `json:"kind"`
+	VMID   string  `gorm:"index" json:"vm_id,omitempty"`
+	VMName string  `json:"vm_name,omitempty"`
+	// Subject is what the task must have for itself: no two tasks that are queued or running share one. Empty: nothing.
+	Subject         string          `gorm:"uniqueIndex:idx_tasks_active,where:state IN ('queued'\\,'running') AND subject <> ''" json:"-"`
+	ConnectionID    string          `gorm:"index" json:"connection_id,omitempty"`
+	RepositoryID    string          `gorm:"index" json:"repository_id,omitempty"`
+	RestorePointID  string          `json:"restore_point_id,omitempty"` // read by a restore or verify, made by a backup
+	Spec            json.RawMessage `json:"spec,omitempty"`             // what was asked for, in the kind's own words
+	State           State           `gorm:"index" json:"state"`
+	Phase           string          `json:"phase,omitempty"`
+	Progress        Progress        `gorm:"serializer:json" json:"progress"`
+	Warnings        []string        `gorm:"serializer:json" json:"warnings,omitempty"`
+	Result          *Result         `gorm:"serializer:json" json:"result,omitempty"`
+	Error           *Failure        `gorm:"serializer:json" json:"error,omitempty"`
+	CancelRequested bool            `json:"cancel_requested"`
+	Attempt         int             `json:"attempt"`
+	JobID           int64           `json:"-"` // River's
+	CreatedAt       time.Time       `json:"created_at"`
+	StartedAt       *time.Time      `json:"started_at,omitempty"`
+	FinishedAt      *time.Time      `json:"finished_at,omitempty"`
+}
+
+// Progress of a task: one entry a disk.
+type Progress struct {
+	Disks []DiskProgress `json:"disks,omitempty"`
+}
+
+// Sum adds the entries up; the ETA is the longest one.
+func (p Progress) Sum() DiskProgress {
+	var sum DiskProgress
+	for _, d := range p.Disks {
+		sum.BytesTotal += d.BytesTotal
+		sum.BytesScanned += d.BytesScanned
+		sum.BytesRead += d.BytesRead
+		sum.BytesStored += d.BytesStored
+		sum.Rate += d.Rate
+		sum.ETASeconds = max(sum.ETASeconds, d.ETASeconds)
+	}
+	return sum
+}
+
+// DiskProgress is how far one transfer is.
+type DiskProgress struct {
+	Disk         string `json:"disk"`
+	Mode         string `json:"mode,omitempty"`   // "full" or "incremental"
+	Reason       string `json:"reason,omitempty"` // why full
+	BytesTotal   int64  `json:"bytes_total"`
+	BytesScanned int64  `json:"bytes_scanned"`
+	BytesRead    int64  `json:"bytes_read"`
+	BytesStored  int64  `json:"bytes_stored"`
+	Rate         int64  `json:"rate"` // bytes a second
+	ETASeconds   int64  `json:"eta_seconds"`
+	Bottleneck   string `json:"bottleneck,omitempty"`
+	Done         bool   `json:"done,omitempty"`
+}
+
+// Result is what a task made or found.
+type Result struct {
+	RestorePointID string `json:"restore_point_id,omitempty"`
+	VMPlatformID   string `json:"vm_platform_id,omitempty"` // the VM a restore made
+	VMName         string `json:"vm_name,omitempty"`
+	Started        bool   `json:"started,omitempty"`
+	BytesRead      int64  `json:"bytes_read,omitempty"`
+	BytesNew       int64  `json:"bytes_new,omitempty"`
+	BytesStored    int64  `json:"bytes_stored,omitempty"`
+	BytesVerified  int64  `json:"bytes_verified,omitempty"`
+}
+
+// Level of an event.
+type Level string
+
+// The levels.
+const (
+	LevelInfo    Level = "info"
+	LevelWarning Level = "warning"
+	LevelError   Level = "error"
+)
+
+// Event is a line in a run's own list, for the admin.
+type Event struct {
+	Seq     int64             `gorm:"primaryKey;autoIncrement" json:"seq"`
+	RunID   string            `gorm:"index" json:"run_id"`
+	TaskID  string            `json:"task_id,omitempty"`
+	Time    time.Time         `json:"time"`
+	Level   Level             `json:"level"`
+	Message string            `json:"message"`
+	Fields  map[string]string `gorm:"serializer:json" json:"fields,omitempty"`
+}
+
+// RestorePoint is the catalog's row of a restore point in a repository.
+type RestorePoint struct {
+	ID              string                  `gorm:"primaryKey" json:"id"` // the store's
+	RepositoryID    string                  `gorm:"index;not null" json:"repository_id"`
+	ConnectionID    string                  `json:"connection_id"`
+	VMID            string                  `gorm:"index" json:"vm_id"`
+	VMName          string                  `json:"vm_name"`
+	Series          string                  `json:"series"`
+	TaskID          string                  `json:"task_id,omitempty"`
+	Time            time.Time               `json:"time"` // of the freeze
+	Published       time.Time               `json:"published"`
+	Kind            string                  `json:"kind"` // "full" when at least one disk was read whole
+	Consistency     hypervisors.Consistency `json:"consistency"`
+	ConsistencyNote string                  `json:"consistency_note,omitempty"`
+	Checkpoint      string                  `json:"checkpoint,omitempty"`
+	Disks           []PointDisk             `gorm:"serializer:json" json:"disks"`
+	Skipped         []SkippedDisk           `gorm:"serializer:json" json:"skipped,omitempty"`
+	Warnings        []string                `gorm:"serializer:json" json:"warnings,omitempty"`
+	SizeBytes       int64                   `json:"size_bytes"` // virtual
+	BytesRead       int64                   `json:"bytes_read"`
+	BytesNew        int64                   `json:"bytes_new"`
+	BytesStored     int64                   `json:"bytes_stored"`
+	Verified        *time.Time              `json:"verified,omitempty"`
+	VerifyResult    string                  `json:"verify_result,omitempty"` // "good" or "damaged"
+	VerifyError     *Failure                `gorm:"serializer:json" json:"verify_error,omitempty"`
+}
+
+// The values of RestorePoint.Kind and PointDisk.Mode, and of RestorePoint.VerifyResult.
+const (
+	Full          = "full"
+	Incremental   = "incremental"
+	VerifyGood    = "good"
+	VerifyDamaged = "damaged"
+)
+
+// PointDisk is one disk of a restore point.
+type PointDisk struct {
+	ID          string                 `json:"id"`
+	SizeBytes   int64                  `json:"size_bytes"`
+	Format      hypervisors.DiskFormat `json:"format,omitempty"`
+	Root        string                 `json:"root"` // of the image
+	Mode        string                 `json:"mode"` // "full" or "incremental"
+	Reason      string                 `json:"reason,omitempty"`
+	BytesRead   int64                  `json:"bytes_read"`
+	BytesNew    int64                  `json:"bytes_new"`
+	BytesStored int64                  `json:"bytes_stored"`
+}
+
+// SkippedDisk is a disk that is not in a restore point.
+type SkippedDisk struct {
+	ID     string               `json:"id"`
+	Kind   hypervisors.DiskKind `json:"kind"`
+	Reason string               `json:"reason"`
+}
+
+// OwedCleanup is something made on a platform that must be removed.
+type OwedCleanup struct {
+	ID           string           `gorm:"primaryKey" json:"id"`
+	ConnectionID string           `gorm:"index;not null" json:"connection_id"`
+	TaskID       string           `gorm:"index" json:"task_id"`
+	Owed         hypervisors.Owed `gorm:"serializer:json" json:"owed"`
+	Attempts     int              `json:"attempts"`
+	LastError    *Failure         `gorm:"serializer:json" json:"last_error,omitempty"`
+	CreatedAt    time.Time        `json:"created_at"`
+	DoneAt       *time.Time       `gorm:"index" json:"done_at,omitempty"`
+}
+
+// User is a person who may log in.
+type User struct {
+	ID           string     `gorm:"primaryKey" json:"id"`
+	Name         string     `gorm:"uniqueIndex;not null" json:"name"`
+	PasswordHash string     `json:"-"` // argon2id, in its own text form
+	CreatedAt    time.Time  `json:"created_at"`
+	LastLogin    *time.Time `json:"last_login,omitempty"`
+}
+
+// Token is an API token; only a hash of it is kept.
+type Token struct {
+	ID        string     `gorm:"primaryKey" json:"id"`
+	Hash      string     `gorm:"uniqueIndex;not null" json:"-"`
+	Name      string     `json:"name"`
+	UserID    string     `gorm:"index;not null" json:"user_id"`
+	CreatedAt time.Time  `json:"created_at"`
+	ExpiresAt *time.Time `json:"expires_at,omitempty"`
+	LastUsed  *time.Time `json:"last_used,omitempty"`
+}
+
+// Setting is one remembered value.
+type Setting struct {
+	Key   string `gorm:"primaryKey"`
+	Value string
+}

@@ -1,0 +1,136 @@
+package catalog
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/glebarez/sqlite"
+	"gorm.io/gorm"
+	"gorm.io/gorm/logger"
+
+	"github.com/cairn-backup/cairn/internal/fault"
+)
+
+// schemaVersion is the version of the tables this program writes.
+const schemaVersion = 1
+
+// Catalog is an open catalog. Its methods may be called from several goroutines.
+type Catalog struct {
+	db   *gorm.DB
+	sql  *sql.DB
+	seal *sealer
+}
+
+// Options of Open.
+type Options struct {
+	Path    string // of the SQLite file; made when it is not there
+	KeyFile string // the key-encryption key; made together with the catalog, never for one that exists
+}
+
+// Open opens the catalog, makes it on first use and brings its tables up to date. A catalog of a newer program is
+// refused.
+func Open(ctx context.Context, o Options) (*Catalog, error) {
+	_, statErr := os.Stat(o.Path)
+	fresh := errors.Is(statErr, os.ErrNotExist)
+	if err := os.MkdirAll(filepath.Dir(o.Path), 0o700); err != nil {
+		return nil, fault.Context("create directory of catalog", o.Path, err)
+	}
+	seal, err := loadSealer(o.KeyFile, fresh)
+	if err != nil {
+		return nil, err
+	}
+	db, err := openSQLite(o.Path)
+	if err != nil {
+		return nil, err
+	}
+	c := &Catalog{sql: db, seal: seal}
+	if err := c.prepare(ctx); err != nil {
+		return nil, errors.Join(fault.Context("open catalog", o.Path, err), db.Close())
+	}
+	return c, nil
+}
+
+func openSQLite(path string) (*sql.DB, error) {
+	q := url.Values{"_txlock": {"immediate"}, "_pragma": {
+		"busy_timeout(10000)", "journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(1)",
+	}}
+	db, err := sql.Open(sqlite.DriverName, "file:"+path+"?"+q.Encode())
+	if err != nil {
+		return nil, fault.Context("open catalog", path, err)
+	}
+	db.SetMaxOpenConns(1)
+	db.SetMaxIdleConns(1)
+	db.SetConnMaxLifetime(0)
+	return db, nil
+}
+
+func (c *Catalog) prepare(ctx context.Context) error {
+	var err error
+	c.db, err = gorm.Open(sqlite.Dialector{Conn: c.sql}, &gorm.Config{
+		Logger: logger.Discard, TranslateError: true, SkipDefaultTransaction: true,
+		NowFunc: func() time.Time { return time.Now().UTC() },
+	})
+	if err != nil {
+		return err
+	}
+	db := c.db.WithContext(ctx)
+	if err := db.Exec("CREATE TABLE IF NOT EXISTS schema_version (version INTEGER NOT NULL)").Error; err != nil {
+		return err
+	}
+	var version int
+	if err := db.Raw("SELECT COALESCE(MAX(version), 0) FROM schema_version").Scan(&version).Error; err != nil {
+		return err
+	}
+	if version > schemaVersion {
+		return fault.New(fault.Unsupported, "", "", "schema version %d, this program knows %d", version, schemaVersion).
+			Explain("The catalog was written by a newer version of Cairn.", "Start that version, or a newer one.")
+	}
+	if version == schemaVersion {
+		return nil
+	}
+	return db.Transaction(migrate)
+}
+
+func migrate(tx *gorm.DB) error {
+	err := tx.AutoMigrate(&Connection{}, &Repository{}, &VM{}, &Run{}, &Task{}, &Event{}, &RestorePoint{},
+		&OwedCleanup{}, &User{}, &Token{}, &Setting{})
+	if err != nil {
+		return fmt.Errorf("create tables: %w", err)
+	}
+	if err := tx.Exec("DELETE FROM schema_version").Error; err != nil {
+		return err
+	}
+	return tx.Exec("INSERT INTO schema_version (version) VALUES (?)", schemaVersion).Error
+}
+
+// DB is the database, for the job queue that shares it.
+func (c *Catalog) DB() *sql.DB { return c.sql }
+
+// Close closes the catalog.
+func (c *Catalog) Close() error { return c.sql.Close() }
+
+// failure gives an error of gorm its kind.
+func failure(op, subject string, err error) error {
+	switch {
+	case errors.Is(err, gorm.ErrRecordNotFound):
+		return fault.New(fault.NotFound, op, subject, "not in the catalog")
+	case errors.Is(err, gorm.ErrDuplicatedKey):
+		return fault.New(fault.Exists, op, subject, "the name or address is taken")
+	}
+	return fault.Context(op, subject, err)
+}
+
+// first reads one row by a condition.
+func first[T any](ctx context.Context, c *Catalog, op, subject, where string, args ...any) (T, error) {
+	var row T
+	if err := c.db.WithContext(ctx).Where(where, args...).Take(&row).Error; err != nil {
+		return row, failure(op, subject, err)
+	}
+	return row, nil
+}

@@ -1,0 +1,108 @@
+package catalog
+
+import (
+	"context"
+	"time"
+
+	"gorm.io/gorm/clause"
+)
+
+// PointFilter selects restore points; empty fields select all.
+type PointFilter struct {
+	RepositoryID string
+	ConnectionID string
+	VMID         string
+}
+
+// AddRestorePoint stores a restore point that is durable in its repository; one that is stored already is left.
+func (c *Catalog) AddRestorePoint(ctx context.Context, p RestorePoint) error {
+	err := c.db.WithContext(ctx).Clauses(clause.OnConflict{DoNothing: true}).Create(&p).Error
+	if err != nil {
+		return failure("store restore point", p.ID, err)
+	}
+	return nil
+}
+
+// RestorePoint returns one restore point by its id.
+func (c *Catalog) RestorePoint(ctx context.Context, id string) (RestorePoint, error) {
+	return first[RestorePoint](ctx, c, "look up restore point", id, "id = ?", id)
+}
+
+// RestorePoints lists restore points, the newest first.
+func (c *Catalog) RestorePoints(ctx context.Context, f PointFilter, p Page) (List[RestorePoint], error) {
+	q := c.db.WithContext(ctx)
+	for column, value := range map[string]string{
+		"repository_id": f.RepositoryID, "connection_id": f.ConnectionID, "vm_id": f.VMID,
+	} {
+		if value != "" {
+			q = q.Where(column+" = ?", value)
+		}
+	}
+	return page(q, p, newestFirst(func(v RestorePoint) string { return v.ID }))
+}
+
+// NewestRestorePoint returns the newest restore point of a VM in a repository ("": in any), or NotFound.
+func (c *Catalog) NewestRestorePoint(ctx context.Context, vmID, repositoryID string) (RestorePoint, error) {
+	list, err := c.RestorePoints(ctx, PointFilter{VMID: vmID, RepositoryID: repositoryID}, Page{Limit: 1})
+	if err != nil {
+		return RestorePoint{}, err
+	}
+	if len(list.Items) == 0 {
+		return RestorePoint{}, notFound("look up newest restore point of", vmID)
+	}
+	return list.Items[0], nil
+}
+
+// RestorePointIDs returns the ids of all restore points of a repository.
+func (c *Catalog) RestorePointIDs(ctx context.Context, repositoryID string) (map[string]bool, error) {
+	var ids []string
+	err := c.db.WithContext(ctx).Model(&RestorePoint{}).Where("repository_id = ?", repositoryID).Pluck("id", &ids).Error
+	if err != nil {
+		return nil, failure("list restore points of", repositoryID, err)
+	}
+	out := make(map[string]bool, len(ids))
+	for _, id := range ids {
+		out[id] = true
+	}
+	return out, nil
+}
+
+// DeleteRestorePoint forgets a restore point that is no longer in its repository.
+func (c *Catalog) DeleteRestorePoint(ctx context.Context, id string) error {
+	if err := c.db.WithContext(ctx).Where("id = ?", id).Delete(&RestorePoint{}).Error; err != nil {
+		return failure("forget restore point", id, err)
+	}
+	return nil
+}
+
+// SetVerified stores the outcome of reading a restore point back.
+func (c *Catalog) SetVerified(ctx context.Context, id string, damage error) error {
+	now := time.Now().UTC()
+	row := RestorePoint{Verified: &now, VerifyResult: VerifyGood, VerifyError: FailureOf(damage)}
+	if damage != nil {
+		row.VerifyResult = VerifyDamaged
+	}
+	err := c.db.WithContext(ctx).Model(&RestorePoint{}).Where("id = ?", id).
+		Select("verified", "verify_result", "verify_error").Updates(&row).Error
+	if err != nil {
+		return failure("store verification of", id, err)
+	}
+	return nil
+}
+
+// Checkpoints returns, for the VMs of a connection by their platform ids, the checkpoint of the newest restore point,
+// whatever repository it is in: the only one that is still of use.
+func (c *Catalog) Checkpoints(ctx context.Context, connectionID string) (map[string]string, error) {
+	var rows []struct{ PlatformID, Checkpoint string }
+	err := c.db.WithContext(ctx).Raw(`SELECT v.platform_id, p.checkpoint FROM restore_points p JOIN vms v ON v.id = p.vm_id
+		WHERE v.connection_id = ? AND p.id = (SELECT MAX(id) FROM restore_points WHERE vm_id = v.id)`, connectionID).
+		Scan(&rows).Error
+	if err != nil {
+		return nil, failure("list checkpoints of", connectionID, err)
+	}
+	out := make(map[string]string, len(rows))
+	for _, r := range rows {
+		out[r.PlatformID] = r.Checkpoint
+	}
+	return out, nil
+}

@@ -1,0 +1,74 @@
+package catalog
+
+import (
+	"context"
+
+	"gorm.io/gorm"
+)
+
+// CreateRepository stores a new repository and fills in its id and times.
+func (c *Catalog) CreateRepository(ctx context.Context, r *Repository) error {
+	if r.ID == "" {
+		r.ID = NewID(PrefixRepository)
+	}
+	if r.Status == "" {
+		r.Status = HealthUnknown
+	}
+	if err := c.db.WithContext(ctx).Create(r).Error; err != nil {
+		return failure("create repository", r.Name, err)
+	}
+	return nil
+}
+
+// Repository returns one repository by its id.
+func (c *Catalog) Repository(ctx context.Context, id string) (Repository, error) {
+	return first[Repository](ctx, c, "look up repository", id, "id = ?", id)
+}
+
+// RepositoryByName returns one repository by its name.
+func (c *Catalog) RepositoryByName(ctx context.Context, name string) (Repository, error) {
+	return first[Repository](ctx, c, "look up repository", name, "name = ?", name)
+}
+
+// Repositories lists repositories by name.
+func (c *Catalog) Repositories(ctx context.Context, p Page) (List[Repository], error) {
+	return page(c.db.WithContext(ctx), p, byName(func(v Repository) (string, string) { return v.Name, v.ID }))
+}
+
+// UpdateRepository changes a repository as change says.
+func (c *Catalog) UpdateRepository(ctx context.Context, id string, change func(*Repository)) (Repository, error) {
+	var r Repository
+	err := c.db.WithContext(ctx).Transaction(func(tx *gorm.DB) error {
+		if err := tx.Where("id = ?", id).Take(&r).Error; err != nil {
+			return err
+		}
+		change(&r)
+		r.ID = id
+		return tx.Save(&r).Error
+	})
+	if err != nil {
+		return Repository{}, failure("change repository", id, err)
+	}
+	return r, nil
+}
+
+// DeleteRepository forgets a repository and its restore points; its data is not touched. While tasks use it, it
+// answers Conflict.
+func (c *Catalog) DeleteRepository(ctx context.Context, id string) error {
+	err := c.db.WithContext(ctx).Transaction(func(tx *gorm.DB) error {
+		if err := tx.Where("id = ?", id).Take(&Repository{}).Error; err != nil {
+			return err
+		}
+		if err := busy(tx, "repository_id", id); err != nil {
+			return err
+		}
+		if err := tx.Where("repository_id = ?", id).Delete(&RestorePoint{}).Error; err != nil {
+			return err
+		}
+		return tx.Where("id = ?", id).Delete(&Repository{}).Error
+	})
+	if err != nil {
+		return failure("delete repository", id, err)
+	}
+	return nil
+}

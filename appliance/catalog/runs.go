@@ -1,0 +1,227 @@
+package catalog
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"slices"
+	"time"
+
+	"gorm.io/gorm"
+
+	"github.com/cairn-backup/cairn/internal/fault"
+)
+
+// RunFilter selects runs; empty fields select all.
+type RunFilter struct {
+	Kind  RunKind
+	State State
+	VMID  string // runs with a task of this VM
+}
+
+// TaskFilter selects tasks; empty fields select all.
+type TaskFilter struct {
+	RunID  string
+	VMID   string
+	States []State
+}
+
+// CreateRun stores a run with its tasks, all queued, and calls enqueue for each task inside the same transaction; it
+// returns the queue's id of the job. When a task's subject belongs to a task that is queued or running, it answers
+// Conflict and nothing is stored.
+func (c *Catalog) CreateRun(
+	ctx context.Context, run *Run, tasks []*Task, enqueue func(context.Context, *sql.Tx, Task) (int64, error),
+) error {
+	now := time.Now().UTC()
+	run.ID, run.State, run.CreatedAt = NewID(PrefixRun), Queued, now
+	err := c.db.WithContext(ctx).Transaction(func(tx *gorm.DB) error {
+		if err := tx.Create(run).Error; err != nil {
+			return err
+		}
+		for _, t := range tasks {
+			t.ID, t.RunID, t.Kind, t.State, t.CreatedAt = NewID(PrefixTask), run.ID, run.Kind, Queued, now
+			if err := createTask(ctx, tx, t, enqueue); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return failure("start", string(run.Kind), err)
+	}
+	return nil
+}
+
+func createTask(
+	ctx context.Context, tx *gorm.DB, t *Task, enqueue func(context.Context, *sql.Tx, Task) (int64, error),
+) error {
+	err := tx.Create(t).Error
+	if errors.Is(err, gorm.ErrDuplicatedKey) {
+		return fault.New(fault.Conflict, "queue task for VM", t.VMName, "another task is queued or running").Explain(
+			"A VM is never worked on by two tasks at once.", "Wait for the other task, or cancel it.")
+	}
+	if err != nil {
+		return err
+	}
+	sqlTx, ok := tx.Statement.ConnPool.(*sql.Tx)
+	if !ok {
+		return fault.New(fault.Internal, "queue task", t.ID, "not in a transaction")
+	}
+	if t.JobID, err = enqueue(ctx, sqlTx, *t); err != nil {
+		return err
+	}
+	return tx.Model(&Task{}).Where("id = ?", t.ID).Update("job_id", t.JobID).Error
+}
+
+// Run returns one run by its id.
+func (c *Catalog) Run(ctx context.Context, id string) (Run, error) {
+	return first[Run](ctx, c, "look up run", id, "id = ?", id)
+}
+
+// Task returns one task by its id.
+func (c *Catalog) Task(ctx context.Context, id string) (Task, error) {
+	return first[Task](ctx, c, "look up task", id, "id = ?", id)
+}
+
+// Runs lists runs, the newest first.
+func (c *Catalog) Runs(ctx context.Context, f RunFilter, p Page) (List[Run], error) {
+	q := c.db.WithContext(ctx)
+	if f.Kind != "" {
+		q = q.Where("kind = ?", f.Kind)
+	}
+	if f.State != "" {
+		q = q.Where("state = ?", f.State)
+	}
+	if f.VMID != "" {
+		q = q.Where("id IN (?)", c.db.Model(&Task{}).Select("run_id").Where("vm_id = ?", f.VMID))
+	}
+	return page(q, p, newestFirst(func(v Run) string { return v.ID }))
+}
+
+// Tasks lists tasks, the newest first.
+func (c *Catalog) Tasks(ctx context.Context, f TaskFilter, p Page) (List[Task], error) {
+	q := c.db.WithContext(ctx)
+	if f.RunID != "" {
+		q = q.Where("run_id = ?", f.RunID)
+	}
+	if f.VMID != "" {
+		q = q.Where("vm_id = ?", f.VMID)
+	}
+	if len(f.States) > 0 {
+		q = q.Where("state IN ?", f.States)
+	}
+	return page(q, p, newestFirst(func(v Task) string { return v.ID }))
+}
+
+// ActiveTasks returns all tasks that are queued or running, the oldest first.
+func (c *Catalog) ActiveTasks(ctx context.Context) ([]Task, error) {
+	var out []Task
+	err := c.db.WithContext(ctx).Where("state IN ?", []State{Queued, Running}).Order("id").Find(&out).Error
+	if err != nil {
+		return nil, failure("list tasks under way", "", err)
+	}
+	return out, nil
+}
+
+// MoveTask moves a task to another state and, in the same transaction, changes it as change says and brings its run's
+// state up to date. A move that the table of states does not have is a Conflict, and nothing changes.
+func (c *Catalog) MoveTask(ctx context.Context, id string, to State, change func(*Task)) (Task, error) {
+	var t Task
+	err := c.db.WithContext(ctx).Transaction(func(tx *gorm.DB) error {
+		if err := tx.Where("id = ?", id).Take(&t).Error; err != nil {
+			return err
+		}
+		return moveTask(tx, &t, to, change)
+	})
+	if err != nil {
+		return Task{}, failure("move task", id, err)
+	}
+	return t, nil
+}
+
+func moveTask(tx *gorm.DB, t *Task, to State, change func(*Task)) error {
+	if !t.State.CanBecome(to) {
+		return fault.New(fault.Conflict, "", "", "the task is %s and cannot become %s", t.State, to)
+	}
+	now := time.Now().UTC()
+	if change != nil {
+		change(t)
+	}
+	t.State = to
+	switch {
+	case to == Running:
+		t.StartedAt = &now
+		t.Attempt++
+	case to.Final():
+		t.FinishedAt = &now
+	}
+	if err := tx.Save(t).Error; err != nil {
+		return err
+	}
+	return refreshRun(tx, t, now)
+}
+
+func refreshRun(tx *gorm.DB, t *Task, now time.Time) error {
+	var run Run
+	if err := tx.Where("id = ?", t.RunID).Take(&run).Error; err != nil {
+		return err
+	}
+	var states []State
+	if err := tx.Model(&Task{}).Where("run_id = ?", run.ID).Pluck("state", &states).Error; err != nil {
+		return err
+	}
+	run.State = runState(states)
+	if run.StartedAt == nil && t.StartedAt != nil {
+		run.StartedAt = &now
+	}
+	if run.Error == nil && t.State == Failed {
+		run.Error = t.Error
+	}
+	run.FinishedAt = nil
+	if !slices.ContainsFunc(states, func(s State) bool { return !s.Final() }) {
+		run.FinishedAt = &now
+	}
+	return tx.Save(&run).Error
+}
+
+// RequestCancel asks for a task to stop: a queued one is cancelled at once, a running one is marked. A task that is
+// over answers Conflict.
+func (c *Catalog) RequestCancel(ctx context.Context, id string) (Task, error) {
+	var t Task
+	err := c.db.WithContext(ctx).Transaction(func(tx *gorm.DB) error {
+		if err := tx.Where("id = ?", id).Take(&t).Error; err != nil {
+			return err
+		}
+		switch t.State {
+		case Queued:
+			return moveTask(tx, &t, Cancelled, func(t *Task) { t.CancelRequested = true })
+		case Running:
+			t.CancelRequested = true
+			return tx.Model(&Task{}).Where("id = ?", id).Update("cancel_requested", true).Error
+		}
+		return fault.New(fault.Conflict, "", "", "the task is over: %s", t.State)
+	})
+	if err != nil {
+		return Task{}, failure("cancel task", id, err)
+	}
+	return t, nil
+}
+
+// SetProgress stores how far a running task is.
+func (c *Catalog) SetProgress(ctx context.Context, id, phase string, p Progress) error {
+	err := c.db.WithContext(ctx).Model(&Task{}).Where("id = ? AND state = ?", id, Running).
+		Select("phase", "progress").Updates(&Task{Phase: phase, Progress: p}).Error
+	if err != nil {
+		return failure("store progress of", id, err)
+	}
+	return nil
+}
+
+// SetResult stores what a running task has made, before the task is over.
+func (c *Catalog) SetResult(ctx context.Context, id string, r Result) error {
+	err := c.db.WithContext(ctx).Model(&Task{}).Where("id = ?", id).Select("result").Updates(&Task{Result: &r}).Error
+	if err != nil {
+		return failure("store result of", id, err)
+	}
+	return nil
+}

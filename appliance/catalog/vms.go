@@ -1,0 +1,123 @@
+package catalog
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"time"
+
+	"gorm.io/gorm"
+
+	"github.com/cairn-backup/cairn/hypervisors"
+)
+
+// VMFilter selects VMs; empty fields select all.
+type VMFilter struct {
+	ConnectionID string
+	Name         string // part of the name
+	Gone         bool   // include VMs that vanished
+}
+
+// VM returns one VM by its id.
+func (c *Catalog) VM(ctx context.Context, id string) (VM, error) {
+	return first[VM](ctx, c, "look up VM", id, "id = ?", id)
+}
+
+// VMByPlatformID returns one VM by what the platform calls it.
+func (c *Catalog) VMByPlatformID(ctx context.Context, connectionID, platformID string) (VM, error) {
+	return first[VM](ctx, c, "look up VM", platformID, "connection_id = ? AND platform_id = ?", connectionID, platformID)
+}
+
+// VMs lists VMs by name.
+func (c *Catalog) VMs(ctx context.Context, f VMFilter, p Page) (List[VM], error) {
+	q := c.db.WithContext(ctx)
+	if f.ConnectionID != "" {
+		q = q.Where("connection_id = ?", f.ConnectionID)
+	}
+	if f.Name != "" {
+		q = q.Where(`name LIKE ? ESCAPE '\'`, "%"+likeEscaper.Replace(f.Name)+"%")
+	}
+	if !f.Gone {
+		q = q.Where("gone_at IS NULL")
+	}
+	return page(q, p, byName(func(v VM) (string, string) { return v.Name, v.ID }))
+}
+
+var likeEscaper = strings.NewReplacer(`\`, `\\`, "%", `\%`, "_", `\_`)
+
+// SyncVMs makes the VMs of a connection those of its inventory: new ones are added, changed ones updated, vanished
+// ones marked as gone. A VM that comes back is the same VM.
+func (c *Catalog) SyncVMs(ctx context.Context, connectionID string, found []hypervisors.VM) error {
+	now := time.Now().UTC()
+	err := c.db.WithContext(ctx).Transaction(func(tx *gorm.DB) error {
+		var rows []VM
+		if err := tx.Where("connection_id = ?", connectionID).Find(&rows).Error; err != nil {
+			return err
+		}
+		known := make(map[string]VM, len(rows))
+		for _, v := range rows {
+			known[v.PlatformID] = v
+		}
+		for _, f := range found {
+			if err := upsertVM(tx, known[f.ID], connectionID, f, now); err != nil {
+				return err
+			}
+			delete(known, f.ID)
+		}
+		for _, v := range known {
+			if v.GoneAt != nil {
+				continue
+			}
+			if err := tx.Model(&VM{}).Where("id = ?", v.ID).Update("gone_at", now).Error; err != nil {
+				return err
+			}
+		}
+		return tx.Model(&Connection{}).Where("id = ?", connectionID).Update("last_inventory", now).Error
+	})
+	if err != nil {
+		return failure("store inventory of", connectionID, err)
+	}
+	return nil
+}
+
+// EnsureVM returns the catalog's VM for one of a platform, which is made, as gone, when it is not there: restore
+// points found in a repository can be of VMs that are no more.
+func (c *Catalog) EnsureVM(ctx context.Context, connectionID string, v hypervisors.VM) (VM, error) {
+	row, err := first[VM](ctx, c, "look up VM", v.ID, "connection_id = ? AND platform_id = ?", connectionID, v.ID)
+	if !isNotFound(err) {
+		return row, err
+	}
+	now := time.Now().UTC()
+	row = VM{
+		ID: NewID(PrefixVM), ConnectionID: connectionID, PlatformID: v.ID, Name: v.Name, Power: hypervisors.PowerOther,
+		Description: v, FirstSeen: now, LastSeen: now, GoneAt: &now,
+	}
+	if err := c.db.WithContext(ctx).Create(&row).Error; err != nil {
+		return VM{}, failure("store VM", v.Name, err)
+	}
+	return row, nil
+}
+
+// SeeVM stores what a platform says about one VM now.
+func (c *Catalog) SeeVM(ctx context.Context, connectionID string, v hypervisors.VM) (VM, error) {
+	err := c.db.WithContext(ctx).Transaction(func(tx *gorm.DB) error {
+		var row VM
+		err := tx.Where("connection_id = ? AND platform_id = ?", connectionID, v.ID).Take(&row).Error
+		if err != nil && !errors.Is(err, gorm.ErrRecordNotFound) {
+			return err
+		}
+		return upsertVM(tx, row, connectionID, v, time.Now().UTC())
+	})
+	if err != nil {
+		return VM{}, failure("store VM", v.Name, err)
+	}
+	return c.VMByPlatformID(ctx, connectionID, v.ID)
+}
+
+func upsertVM(tx *gorm.DB, row VM, connectionID string, v hypervisors.VM, now time.Time) error {
+	if row.ID == "" {
+		row = VM{ID: NewID(PrefixVM), ConnectionID: connectionID, PlatformID: v.ID, FirstSeen: now}
+	}
+	row.Name, row.Power, row.Description, row.LastSeen, row.GoneAt = v.Name, v.Power, v, now, nil
+	return tx.Save(&row).Error
+}
