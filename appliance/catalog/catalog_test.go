@@ -152,7 +152,7 @@ func TestMoves(t *testing.T) {
 	all := []State{Queued, Running, Succeeded, Warning, Failed, Cancelled}
 	legal := map[string]bool{
 		"queued running": true, "queued cancelled": true, "queued failed": true, "running succeeded": true,
-		"running warning": true, "running failed": true, "running cancelled": true, "running queued": true,
+		"running warning": true, "running failed": true, "running cancelled": true,
 	}
 	for _, from := range all {
 		for _, to := range all {
@@ -208,16 +208,22 @@ func TestInventoryKeepsIdentity(t *testing.T) {
 	if err := c.CreateConnection(t.Context(), &conn, ""); err != nil {
 		t.Fatal(err)
 	}
-	sync := func(vms ...hypervisors.VM) {
+	sync := func(vms ...hypervisors.VM) (r InventoryReport) {
 		t.Helper()
-		if err := c.SyncVMs(t.Context(), conn.ID, vms); err != nil {
+		r, err := c.SyncVMs(t.Context(), conn.ID, vms)
+		if err != nil {
 			t.Fatal(err)
 		}
+		return r
 	}
 	sync(hypervisors.VM{ID: "a", Name: "web", CPUs: 2}, hypervisors.VM{ID: "b", Name: "db"})
 	before, err := c.VMByPlatformID(t.Context(), conn.ID, "a")
 	if err != nil {
 		t.Fatal(err)
+	}
+	report := sync(hypervisors.VM{ID: "a", Name: "web2"}, hypervisors.VM{ID: "c", Name: "new"})
+	if diff := cmp.Diff(InventoryReport{VMs: 2, Added: 1, Changed: 1, Gone: 1}, report); diff != "" {
+		t.Errorf("report: -want +got %s", diff)
 	}
 	sync(hypervisors.VM{ID: "a", Name: "web2"})
 	after, err := c.VM(t.Context(), before.ID)
@@ -237,11 +243,14 @@ func TestInventoryKeepsIdentity(t *testing.T) {
 	if diff := cmp.Diff([]string{"web2"}, names(VMFilter{})); diff != "" {
 		t.Errorf("present VMs: -want +got %s", diff)
 	}
-	if diff := cmp.Diff([]string{"db", "web2"}, names(VMFilter{Gone: true, ConnectionID: conn.ID})); diff != "" {
+	if diff := cmp.Diff([]string{"db", "new", "web2"}, names(VMFilter{Gone: true, ConnectionID: conn.ID})); diff != "" {
 		t.Errorf("all VMs: -want +got %s", diff)
 	}
-	if diff := cmp.Diff([]string(nil), names(VMFilter{Name: "%"})); diff != "" {
+	if diff := cmp.Diff([]string(nil), names(VMFilter{Name: "%*"})); diff != "" {
 		t.Errorf("VMs with %%: -want +got %s", diff)
+	}
+	if diff := cmp.Diff([]string{"web2"}, names(VMFilter{Name: "w*2"})); diff != "" {
+		t.Errorf("VMs with w*2: -want +got %s", diff)
 	}
 	sync(hypervisors.VM{ID: "b", Name: "db"})
 	if diff := cmp.Diff([]string{"db"}, names(VMFilter{})); diff != "" {
@@ -255,7 +264,7 @@ func TestPagesCoverEverythingOnce(t *testing.T) {
 	for i := range 25 {
 		vms = append(vms, hypervisors.VM{ID: fmt.Sprint(i), Name: fmt.Sprint("same", i%3)})
 	}
-	if err := c.SyncVMs(t.Context(), "conn_x", vms); err != nil {
+	if _, err := c.SyncVMs(t.Context(), "conn_x", vms); err != nil {
 		t.Fatal(err)
 	}
 	seen := map[string]int{}

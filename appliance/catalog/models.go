@@ -100,6 +100,7 @@ const (
 	KindBackup  RunKind = "backup"
 	KindRestore RunKind = "restore"
 	KindVerify  RunKind = "verify"
+	KindCollect RunKind = "collect"
 )
 
 // Trigger says who asked for a run.
@@ -160,6 +161,8 @@ func (p Progress) Sum() DiskProgress {
 		sum.BytesTotal += d.BytesTotal
 		sum.BytesScanned += d.BytesScanned
 		sum.BytesRead += d.BytesRead
+		sum.BytesSkipped += d.BytesSkipped
+		sum.BytesNew += d.BytesNew
 		sum.BytesStored += d.BytesStored
 		sum.Rate += d.Rate
 		sum.ETASeconds = max(sum.ETASeconds, d.ETASeconds)
@@ -170,13 +173,16 @@ func (p Progress) Sum() DiskProgress {
 // DiskProgress is how far one transfer is.
 type DiskProgress struct {
 	Disk         string `json:"disk"`
+	Transport    string `json:"transport,omitempty"`
 	Mode         string `json:"mode,omitempty"`   // "full" or "incremental"
 	Reason       string `json:"reason,omitempty"` // why full
 	BytesTotal   int64  `json:"bytes_total"`
 	BytesScanned int64  `json:"bytes_scanned"`
-	BytesRead    int64  `json:"bytes_read"`
-	BytesStored  int64  `json:"bytes_stored"`
-	Rate         int64  `json:"rate"` // bytes a second
+	BytesRead    int64  `json:"bytes_read"`    // moved
+	BytesSkipped int64  `json:"bytes_skipped"` // zero or unchanged, so not moved
+	BytesNew     int64  `json:"bytes_new"`     // new to the repository
+	BytesStored  int64  `json:"bytes_stored"`  // what these take there
+	Rate         int64  `json:"rate"`          // bytes a second
 	ETASeconds   int64  `json:"eta_seconds"`
 	Bottleneck   string `json:"bottleneck,omitempty"`
 	Done         bool   `json:"done,omitempty"`
@@ -192,6 +198,7 @@ type Result struct {
 	BytesNew       int64  `json:"bytes_new,omitempty"`
 	BytesStored    int64  `json:"bytes_stored,omitempty"`
 	BytesVerified  int64  `json:"bytes_verified,omitempty"`
+	BytesFreed     int64  `json:"bytes_freed,omitempty"`
 }
 
 // Level of an event.
@@ -212,6 +219,8 @@ type Event struct {
 	Time    time.Time         `json:"time"`
 	Level   Level             `json:"level"`
 	Message string            `json:"message"`
+	Meaning string            `json:"meaning,omitempty"`
+	Advice  string            `json:"advice,omitempty"`
 	Fields  map[string]string `gorm:"serializer:json" json:"fields,omitempty"`
 }
 

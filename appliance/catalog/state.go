@@ -15,11 +15,10 @@ const (
 	Cancelled State = "cancelled"
 )
 
-// moves are the legal transitions; a state that is not a key is final. Running goes back to queued only for an
-// automatic retry after a transient error.
+// moves are the legal transitions; a state that is not a key is final.
 var moves = map[State][]State{
 	Queued:  {Running, Cancelled, Failed},
-	Running: {Succeeded, Warning, Failed, Cancelled, Queued},
+	Running: {Succeeded, Warning, Failed, Cancelled},
 }
 
 // CanBecome reports whether a task in state s may move to state to.

@@ -1,7 +1,9 @@
 package catalog
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"strings"
 	"time"
@@ -14,9 +16,13 @@ import (
 // VMFilter selects VMs; empty fields select all.
 type VMFilter struct {
 	ConnectionID string
-	Name         string // part of the name
-	Gone         bool   // include VMs that vanished
+	Name         string // "*" stands for anything
+	Power        hypervisors.Power
+	Gone         bool // include VMs that vanished
 }
+
+// InventoryReport says what a reading of the inventory changed.
+type InventoryReport struct{ VMs, Added, Changed, Gone int }
 
 // VM returns one VM by its id.
 func (c *Catalog) VM(ctx context.Context, id string) (VM, error) {
@@ -35,7 +41,10 @@ func (c *Catalog) VMs(ctx context.Context, f VMFilter, p Page) (List[VM], error)
 		q = q.Where("connection_id = ?", f.ConnectionID)
 	}
 	if f.Name != "" {
-		q = q.Where(`name LIKE ? ESCAPE '\'`, "%"+likeEscaper.Replace(f.Name)+"%")
+		q = q.Where(`name LIKE ? ESCAPE '\'`, likeEscaper.Replace(f.Name))
+	}
+	if f.Power != "" {
+		q = q.Where("power = ?", f.Power)
 	}
 	if !f.Gone {
 		q = q.Where("gone_at IS NULL")
@@ -43,12 +52,13 @@ func (c *Catalog) VMs(ctx context.Context, f VMFilter, p Page) (List[VM], error)
 	return page(q, p, byName(func(v VM) (string, string) { return v.Name, v.ID }))
 }
 
-var likeEscaper = strings.NewReplacer(`\`, `\\`, "%", `\%`, "_", `\_`)
+var likeEscaper = strings.NewReplacer(`\`, `\\`, "%", `\%`, "_", `\_`, "*", "%")
 
 // SyncVMs makes the VMs of a connection those of its inventory: new ones are added, changed ones updated, vanished
 // ones marked as gone. A VM that comes back is the same VM.
-func (c *Catalog) SyncVMs(ctx context.Context, connectionID string, found []hypervisors.VM) error {
+func (c *Catalog) SyncVMs(ctx context.Context, connectionID string, found []hypervisors.VM) (InventoryReport, error) {
 	now := time.Now().UTC()
+	report := InventoryReport{VMs: len(found)}
 	err := c.db.WithContext(ctx).Transaction(func(tx *gorm.DB) error {
 		var rows []VM
 		if err := tx.Where("connection_id = ?", connectionID).Find(&rows).Error; err != nil {
@@ -58,8 +68,20 @@ func (c *Catalog) SyncVMs(ctx context.Context, connectionID string, found []hype
 		for _, v := range rows {
 			known[v.PlatformID] = v
 		}
+		seen := make(map[string]bool, len(found))
 		for _, f := range found {
-			if err := upsertVM(tx, known[f.ID], connectionID, f, now); err != nil {
+			if f.ID == "" || seen[f.ID] {
+				continue
+			}
+			seen[f.ID] = true
+			row := known[f.ID]
+			switch {
+			case row.ID == "" || row.GoneAt != nil:
+				report.Added++
+			case !sameVM(row.Description, f):
+				report.Changed++
+			}
+			if err := upsertVM(tx, row, connectionID, f, now); err != nil {
 				return err
 			}
 			delete(known, f.ID)
@@ -68,6 +90,7 @@ func (c *Catalog) SyncVMs(ctx context.Context, connectionID string, found []hype
 			if v.GoneAt != nil {
 				continue
 			}
+			report.Gone++
 			if err := tx.Model(&VM{}).Where("id = ?", v.ID).Update("gone_at", now).Error; err != nil {
 				return err
 			}
@@ -75,9 +98,16 @@ func (c *Catalog) SyncVMs(ctx context.Context, connectionID string, found []hype
 		return tx.Model(&Connection{}).Where("id = ?", connectionID).Update("last_inventory", now).Error
 	})
 	if err != nil {
-		return failure("store inventory of", connectionID, err)
+		return InventoryReport{}, failure("store inventory of", connectionID, err)
 	}
-	return nil
+	return report, nil
+}
+
+// sameVM compares descriptions as they are stored.
+func sameVM(a, b hypervisors.VM) bool {
+	x, errX := json.Marshal(a)
+	y, errY := json.Marshal(b)
+	return errX == nil && errY == nil && bytes.Equal(x, y)
 }
 
 // EnsureVM returns the catalog's VM for one of a platform, which is made, as gone, when it is not there: restore
