@@ -192,6 +192,10 @@ type PowerSwitch interface {
 // OwedKind says what sort of thing is owed.
 type OwedKind string
 
+// OwedCheckpoint is the one kind with a fixed meaning: a checkpoint, Name being that of FrozenInfo.Checkpoint. It is
+// not removed once a durable restore point has recorded it.
+const OwedCheckpoint OwedKind = "checkpoint"
+
 // Owed is a clean-up we owe: a thing made on a platform that must be removed. It is durable before the thing exists.
 type Owed struct {
 	Kind OwedKind          `json:"kind"` // the driver's own word: "checkpoint", "backup-job", "volume", …
