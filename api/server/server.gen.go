@@ -52,21 +52,6 @@ func (e DiskFormat) Valid() bool {
 	}
 }
 
-// Defines values for HealthStatus.
-const (
-	Ok HealthStatus = "ok"
-)
-
-// Valid indicates whether the value is a known member of the HealthStatus enum.
-func (e HealthStatus) Valid() bool {
-	switch e {
-	case Ok:
-		return true
-	default:
-		return false
-	}
-}
-
 // Defines values for Level.
 const (
 	LevelError   Level = "error"
@@ -127,24 +112,6 @@ func (e Quiesce) Valid() bool {
 	case QuiesceRequire:
 		return true
 	case QuiesceTry:
-		return true
-	default:
-		return false
-	}
-}
-
-// Defines values for RepositoryState.
-const (
-	RepositoryOpen        RepositoryState = "open"
-	RepositoryUnavailable RepositoryState = "unavailable"
-)
-
-// Valid indicates whether the value is a known member of the RepositoryState enum.
-func (e RepositoryState) Valid() bool {
-	switch e {
-	case RepositoryOpen:
-		return true
-	case RepositoryUnavailable:
 		return true
 	default:
 		return false
@@ -259,6 +226,27 @@ func (e State) Valid() bool {
 	}
 }
 
+// Defines values for Status.
+const (
+	StatusOK      Status = "ok"
+	StatusProblem Status = "problem"
+	StatusUnknown Status = "unknown"
+)
+
+// Valid indicates whether the value is a known member of the Status enum.
+func (e Status) Valid() bool {
+	switch e {
+	case StatusOK:
+		return true
+	case StatusProblem:
+		return true
+	case StatusUnknown:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for Topic.
 const (
 	TopicInventory Topic = "inventory"
@@ -321,11 +309,12 @@ type Connection struct {
 	Address string `json:"address"`
 
 	// Capabilities What the driver can do with this connection.
-	Capabilities Capabilities     `json:"capabilities,omitempty,omitzero"`
-	CheckedAt    time.Time        `json:"checked_at,omitempty,omitzero"`
-	CreatedAt    time.Time        `json:"created_at"`
-	Health       ConnectionHealth `json:"health,omitempty,omitzero"`
-	ID           string           `json:"id"`
+	Capabilities Capabilities `json:"capabilities,omitempty,omitzero"`
+	CheckedAt    time.Time    `json:"checked_at,omitempty,omitzero"`
+	CreatedAt    time.Time    `json:"created_at"`
+	Error        Failure      `json:"error,omitempty,omitzero"`
+	Host         string       `json:"host,omitempty,omitzero"`
+	ID           string       `json:"id"`
 
 	// InventoryAt When the inventory was last read.
 	InventoryAt time.Time         `json:"inventory_at,omitempty,omitzero"`
@@ -337,12 +326,16 @@ type Connection struct {
 	// Examples: kvm
 	Platform Platform `json:"platform"`
 
-	// Problem Why the last check or reading of the inventory failed.
-	Problem string `json:"problem,omitempty,omitzero"`
-	User    string `json:"user,omitempty,omitzero"`
+	// Problems What does not work and why, in whole sentences.
+	Problems []string `json:"problems,omitempty,omitzero"`
+	Product  string   `json:"product,omitempty,omitzero"`
+
+	// Status How it was when it was last used or checked.
+	Status Status `json:"status"`
+	User   string `json:"user,omitempty,omitzero"`
 
 	// VMs VMs in the inventory.
-	VMs int `json:"vms,omitempty,omitzero"`
+	VMs int `json:"vms"`
 }
 
 // ConnectionHealth defines model for ConnectionHealth.
@@ -449,13 +442,27 @@ type Disk struct {
 // DiskFormat defines model for DiskFormat.
 type DiskFormat string
 
-// Health defines model for Health.
-type Health struct {
-	Status HealthStatus `json:"status"`
+// Failure defines model for Failure.
+type Failure struct {
+	// Advice What to do about it.
+	Advice string `json:"advice,omitempty,omitzero"`
+
+	// Detail What happened.
+	Detail string `json:"detail"`
+
+	// Meaning What it means.
+	Meaning   string `json:"meaning,omitempty,omitzero"`
+	Retryable bool   `json:"retryable"`
+
+	// Type As in a problem.
+	Type string `json:"type"`
 }
 
-// HealthStatus defines model for Health.Status.
-type HealthStatus string
+// Health defines model for Health.
+type Health struct {
+	// Status Always `ok`; else the answer is a problem.
+	Status string `json:"status"`
+}
 
 // InventoryReport defines model for InventoryReport.
 type InventoryReport struct {
@@ -574,17 +581,11 @@ type Progress struct {
 	// Bottleneck `source`, `cpu`, `network` or `store`.
 	Bottleneck string `json:"bottleneck,omitempty,omitzero"`
 
-	// BytesNew New to the repository.
-	BytesNew int64 `json:"bytes_new,omitempty,omitzero"`
-
 	// BytesRead Data that was moved.
 	BytesRead int64 `json:"bytes_read"`
 
 	// BytesScanned Looked at so far.
 	BytesScanned int64 `json:"bytes_scanned"`
-
-	// BytesSkipped Zero or unchanged and therefore not moved.
-	BytesSkipped int64 `json:"bytes_skipped"`
 
 	// BytesStored What that takes on the backend.
 	BytesStored int64 `json:"bytes_stored,omitempty,omitzero"`
@@ -602,7 +603,9 @@ type Quiesce string
 
 // Repository defines model for Repository.
 type Repository struct {
+	CheckedAt time.Time `json:"checked_at,omitempty,omitzero"`
 	CreatedAt time.Time `json:"created_at"`
+	Error     Failure   `json:"error,omitempty,omitzero"`
 	ID        string    `json:"id"`
 
 	// KeyFile Where the appliance keeps its key. Without a copy of this file the backups are lost with the appliance.
@@ -610,17 +613,13 @@ type Repository struct {
 	Name    string `json:"name"`
 	Path    string `json:"path"`
 
-	// Problem Why it is unavailable.
-	Problem string          `json:"problem,omitempty,omitzero"`
-	State   RepositoryState `json:"state"`
+	// Status How it was when it was last used or checked.
+	Status Status `json:"status"`
 
 	// StoreID Identity written in the repository itself.
 	StoreID string `json:"store_id,omitempty,omitzero"`
 	Usage   Usage  `json:"usage,omitempty,omitzero"`
 }
-
-// RepositoryState defines model for Repository.State.
-type RepositoryState string
 
 // RepositoryList defines model for RepositoryList.
 type RepositoryList struct {
@@ -653,7 +652,10 @@ type RestorePlan struct {
 
 // RestorePoint defines model for RestorePoint.
 type RestorePoint struct {
-	Consistency RestorePointConsistency `json:"consistency"`
+	// Checkpoint The mark on the platform from which the next incremental starts.
+	Checkpoint   string                  `json:"checkpoint,omitempty,omitzero"`
+	ConnectionID string                  `json:"connection_id,omitempty,omitzero"`
+	Consistency  RestorePointConsistency `json:"consistency"`
 
 	// ConsistencyNote Why it is no better.
 	ConsistencyNote string `json:"consistency_note,omitempty,omitzero"`
@@ -663,6 +665,9 @@ type RestorePoint struct {
 	Disks       []RestorePointDisk `json:"disks"`
 	ID          string             `json:"id"`
 
+	// Kind `full` when at least one disk was read as a whole.
+	Kind string `json:"kind,omitempty,omitzero"`
+
 	// NewBytes Bytes the repository did not have before.
 	NewBytes    int64     `json:"new_bytes,omitempty,omitzero"`
 	PublishedAt time.Time `json:"published_at"`
@@ -670,7 +675,6 @@ type RestorePoint struct {
 	// ReadBytes Bytes read from the platform to make it.
 	ReadBytes    int64  `json:"read_bytes,omitempty,omitzero"`
 	RepositoryID string `json:"repository_id"`
-	RunID        string `json:"run_id,omitempty,omitzero"`
 
 	// Series Identity of the VM in the repository.
 	Series string `json:"series"`
@@ -681,6 +685,9 @@ type RestorePoint struct {
 
 	// StoredBytes What these take on the backend.
 	StoredBytes int64 `json:"stored_bytes,omitempty,omitzero"`
+
+	// TaskID The task that made it.
+	TaskID string `json:"task_id,omitempty,omitzero"`
 
 	// Time The instant it shows.
 	Time time.Time `json:"time"`
@@ -695,7 +702,8 @@ type RestorePoint struct {
 	VMID string `json:"vm_id,omitempty,omitzero"`
 
 	// VMName Its name then.
-	VMName string `json:"vm_name"`
+	VMName   string   `json:"vm_name"`
+	Warnings []string `json:"warnings,omitempty,omitzero"`
 }
 
 // RestorePointConsistency defines model for RestorePoint.Consistency.
@@ -703,6 +711,8 @@ type RestorePointConsistency string
 
 // RestorePointDisk defines model for RestorePointDisk.
 type RestorePointDisk struct {
+	Format string `json:"format,omitempty,omitzero"`
+
 	// FullReason Why it was read as a whole although an incremental was wanted.
 	FullReason string `json:"full_reason,omitempty,omitzero"`
 	ID         string `json:"id"`
@@ -764,11 +774,11 @@ type RestoreRequestMode string
 
 // Run defines model for Run.
 type Run struct {
-	CancelRequested bool      `json:"cancel_requested"`
-	CreatedAt       time.Time `json:"created_at"`
-	EndedAt         time.Time `json:"ended_at,omitempty,omitzero"`
-	ID              string    `json:"id"`
-	Kind            RunKind   `json:"kind"`
+	CreatedAt time.Time `json:"created_at"`
+	EndedAt   time.Time `json:"ended_at,omitempty,omitzero"`
+	Error     Failure   `json:"error,omitempty,omitzero"`
+	ID        string    `json:"id"`
+	Kind      RunKind   `json:"kind"`
 
 	// RequestedBy User who asked for it.
 	RequestedBy string    `json:"requested_by,omitempty,omitzero"`
@@ -779,11 +789,9 @@ type Run struct {
 
 // RunEvent defines model for RunEvent.
 type RunEvent struct {
-	Advice  string            `json:"advice,omitempty,omitzero"`
 	Fields  map[string]string `json:"fields,omitempty,omitzero"`
 	ID      string            `json:"id"`
 	Level   Level             `json:"level"`
-	Meaning string            `json:"meaning,omitempty,omitzero"`
 	Message string            `json:"message"`
 	RunID   string            `json:"run_id"`
 	TaskID  string            `json:"task_id,omitempty,omitzero"`
@@ -818,6 +826,9 @@ type SetUpRequest struct {
 // State defines model for State.
 type State string
 
+// Status How it was when it was last used or checked.
+type Status string
+
 // StreamEvent One event of /events. Which of `run`, `task` and `run_event` is there follows from `topic`.
 type StreamEvent struct {
 	// ConnectionID `inventory`: whose inventory has changed.
@@ -839,7 +850,7 @@ type Task struct {
 	ConnectionID    string    `json:"connection_id,omitempty,omitzero"`
 	CreatedAt       time.Time `json:"created_at"`
 	EndedAt         time.Time `json:"ended_at,omitempty,omitzero"`
-	Error           TaskError `json:"error,omitempty,omitzero"`
+	Error           Failure   `json:"error,omitempty,omitzero"`
 	ID              string    `json:"id"`
 	Kind            RunKind   `json:"kind"`
 
@@ -851,37 +862,42 @@ type Task struct {
 	// RestorePointID The one that is read, or that was made.
 	RestorePointID string `json:"restore_point_id,omitempty,omitzero"`
 
-	// Result What came out, in short words; for a restore the name and platform identity of the VM.
-	Result    map[string]string `json:"result,omitempty,omitzero"`
-	RunID     string            `json:"run_id"`
-	StartedAt time.Time         `json:"started_at,omitempty,omitzero"`
-	State     State             `json:"state"`
-	Transfers []Transfer        `json:"transfers,omitempty,omitzero"`
-	VMID      string            `json:"vm_id,omitempty,omitzero"`
-	VMName    string            `json:"vm_name,omitempty,omitzero"`
-	Warnings  []string          `json:"warnings,omitempty,omitzero"`
-}
-
-// TaskError defines model for TaskError.
-type TaskError struct {
-	// Advice What to do about it.
-	Advice string `json:"advice,omitempty,omitzero"`
-
-	// Detail What happened.
-	Detail string `json:"detail"`
-
-	// Meaning What it means.
-	Meaning   string `json:"meaning,omitempty,omitzero"`
-	Retryable bool   `json:"retryable"`
-
-	// Type As in a problem.
-	Type string `json:"type"`
+	// Result What was made or found.
+	Result    TaskResult `json:"result,omitempty,omitzero"`
+	RunID     string     `json:"run_id"`
+	StartedAt time.Time  `json:"started_at,omitempty,omitzero"`
+	State     State      `json:"state"`
+	Transfers []Transfer `json:"transfers,omitempty,omitzero"`
+	VMID      string     `json:"vm_id,omitempty,omitzero"`
+	VMName    string     `json:"vm_name,omitempty,omitzero"`
+	Warnings  []string   `json:"warnings,omitempty,omitzero"`
 }
 
 // TaskList defines model for TaskList.
 type TaskList struct {
 	Items []Task `json:"items"`
 	Next  string `json:"next,omitempty,omitzero"`
+}
+
+// TaskResult What was made or found.
+type TaskResult struct {
+	// BytesNew New to the repository.
+	BytesNew  int64 `json:"bytes_new,omitempty,omitzero"`
+	BytesRead int64 `json:"bytes_read,omitempty,omitzero"`
+
+	// BytesStored What these take on the backend.
+	BytesStored    int64  `json:"bytes_stored,omitempty,omitzero"`
+	BytesVerified  int64  `json:"bytes_verified,omitempty,omitzero"`
+	RestorePointID string `json:"restore_point_id,omitempty,omitzero"`
+
+	// Started Whether it was started.
+	Started bool `json:"started,omitempty,omitzero"`
+
+	// VMName Of the VM that a restore made.
+	VMName string `json:"vm_name,omitempty,omitzero"`
+
+	// VMPlatformID Of the VM that a restore made.
+	VMPlatformID string `json:"vm_platform_id,omitempty,omitzero"`
 }
 
 // Token defines model for Token.
@@ -907,11 +923,15 @@ type Topic string
 
 // Transfer defines model for Transfer.
 type Transfer struct {
-	Disk       string   `json:"disk"`
-	FullReason string   `json:"full_reason,omitempty,omitzero"`
-	Mode       string   `json:"mode,omitempty,omitzero"`
-	Progress   Progress `json:"progress"`
-	Transport  string   `json:"transport,omitempty,omitzero"`
+	Disk string `json:"disk"`
+	Done bool   `json:"done,omitempty,omitzero"`
+
+	// FullReason Why it is read as a whole.
+	FullReason string `json:"full_reason,omitempty,omitzero"`
+
+	// Mode `full` or `incremental`.
+	Mode     string   `json:"mode,omitempty,omitzero"`
+	Progress Progress `json:"progress"`
 }
 
 // Unprotectable defines model for Unprotectable.
@@ -1171,11 +1191,14 @@ type ListVMsParams struct {
 	// Connection Only VMs of this connection, by its id.
 	Connection *string `form:"connection,omitempty" json:"connection,omitempty"`
 
-	// Name Only VMs with this name; `*` stands for anything.
+	// Name Only VMs with this in their name.
 	Name *string `form:"name,omitempty" json:"name,omitempty"`
 
 	// Power Only VMs in this power state.
 	Power *Power `form:"power,omitempty" json:"power,omitempty"`
+
+	// Gone Also VMs that the last inventory did not have any more.
+	Gone *bool `form:"gone,omitempty" json:"gone,omitempty"`
 
 	// Limit At most so many items, 100 when absent.
 	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
@@ -2093,6 +2116,13 @@ func (w *ServerInterfaceWrapper) ListVMs(ctx echo.Context) error {
 	err = runtime.BindQueryParameterWithOptions("form", true, false, "power", ctx.QueryParams(), &params.Power, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
 	if err != nil {
 		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter power: %s", err))
+	}
+
+	// ------------- Optional query parameter "gone" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "gone", ctx.QueryParams(), &params.Gone, runtime.BindQueryParameterOptions{Type: "boolean", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter gone: %s", err))
 	}
 
 	// ------------- Optional query parameter "limit" -------------

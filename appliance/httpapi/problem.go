@@ -1,0 +1,128 @@
+package httpapi
+
+import (
+	"errors"
+	"net/http"
+
+	"github.com/labstack/echo/v4"
+
+	"github.com/cairn-backup/cairn/api/server"
+	"github.com/cairn-backup/cairn/internal/fault"
+)
+
+const (
+	problemPath = "/problems/"
+	problemType = "application/problem+json"
+	// statusCanceled is what nginx made usual for a client that went away; nobody reads the answer.
+	statusCanceled = 499
+	retryAfter     = 5 // seconds
+)
+
+// rejected is an error of the interface itself: it says more about the request than a kind can.
+type rejected struct {
+	*fault.Error
+	status int    // 0: as the kind has it
+	what   string // second part of the problem's type, may be ""
+	fields []server.ProblemField
+}
+
+// Unwrap returns the error with its kind.
+func (r *rejected) Unwrap() error { return r.Error }
+
+// reject makes an error of the interface itself. status 0 is the kind's own, what the second part of the type.
+func reject(kind fault.Kind, status int, what, detail string) *rejected {
+	return &rejected{Error: fault.New(kind, "", "", "%s", detail), status: status, what: what}
+}
+
+// statusOf is the one place where a kind becomes an HTTP status.
+func statusOf(kind fault.Kind) int {
+	switch kind {
+	case fault.Invalid:
+		return http.StatusUnprocessableEntity
+	case fault.NotFound:
+		return http.StatusNotFound
+	case fault.Exists, fault.Conflict:
+		return http.StatusConflict
+	case fault.Denied:
+		return http.StatusForbidden
+	case fault.Unsupported:
+		return http.StatusNotImplemented
+	case fault.Transient:
+		return http.StatusServiceUnavailable
+	case fault.Canceled:
+		return statusCanceled
+	}
+	return http.StatusInternalServerError
+}
+
+var titles = map[fault.Kind]string{
+	fault.Internal:    "Something went wrong inside the appliance",
+	fault.Invalid:     "The request is not right",
+	fault.NotFound:    "There is no such thing",
+	fault.Exists:      "It is there already",
+	fault.Conflict:    "The present state does not allow it",
+	fault.Denied:      "Not allowed",
+	fault.Unsupported: "This cannot be done here",
+	fault.Transient:   "Not possible right now",
+	fault.Corrupt:     "Stored data is damaged",
+	fault.Canceled:    "It was cancelled",
+}
+
+func retryable(kind fault.Kind) bool { return kind == fault.Transient }
+
+// kindNamed is the reverse of fault.Kind.String.
+func kindNamed(name string) fault.Kind {
+	for kind := range titles {
+		if kind.String() == name {
+			return kind
+		}
+	}
+	return fault.Internal
+}
+
+// problemOf turns an error into what the client reads. An Internal error shows nothing of itself.
+func problemOf(err error) server.Problem {
+	err = fromEcho(err)
+	kind := fault.KindOf(err)
+	p := server.Problem{
+		Type: problemPath + kind.String(), Title: titles[kind], Status: statusOf(kind), Retryable: retryable(kind),
+	}
+	if kind != fault.Internal {
+		p.Detail = err.Error()
+		p.Meaning, p.Advice = fault.Explanation(err)
+	}
+	if r, ok := errors.AsType[*rejected](err); ok {
+		p.Errors = r.fields
+		if r.status != 0 {
+			p.Status = r.status
+		}
+		if r.what != "" {
+			p.Type += "/" + r.what
+		}
+	}
+	return p
+}
+
+// fromEcho gives echo's own errors (no such route, wrong method, a parameter that does not parse) a kind.
+func fromEcho(err error) error {
+	he, ok := errors.AsType[*echo.HTTPError](err)
+	if !ok {
+		return err
+	}
+	detail, ok := he.Message.(string)
+	if !ok {
+		detail = http.StatusText(he.Code)
+	}
+	switch he.Code {
+	case http.StatusNotFound:
+		return reject(fault.NotFound, he.Code, "route", "there is no such path")
+	case http.StatusMethodNotAllowed:
+		return reject(fault.Invalid, he.Code, "method", "this path does not know this method")
+	case http.StatusUnauthorized:
+		return reject(fault.Denied, he.Code, "", detail)
+	}
+	if he.Code >= http.StatusBadRequest && he.Code < http.StatusInternalServerError {
+		return reject(fault.Invalid, he.Code, "", detail)
+	}
+	return err
+}
