@@ -581,11 +581,17 @@ type Progress struct {
 	// Bottleneck `source`, `cpu`, `network` or `store`.
 	Bottleneck string `json:"bottleneck,omitempty,omitzero"`
 
+	// BytesNew New to the repository.
+	BytesNew int64 `json:"bytes_new,omitempty,omitzero"`
+
 	// BytesRead Data that was moved.
 	BytesRead int64 `json:"bytes_read"`
 
 	// BytesScanned Looked at so far.
 	BytesScanned int64 `json:"bytes_scanned"`
+
+	// BytesSkipped Zero or unchanged and therefore not moved.
+	BytesSkipped int64 `json:"bytes_skipped,omitempty,omitzero"`
 
 	// BytesStored What that takes on the backend.
 	BytesStored int64 `json:"bytes_stored,omitempty,omitzero"`
@@ -593,8 +599,8 @@ type Progress struct {
 	// BytesTotal Virtual size of all that is to be looked at.
 	BytesTotal int64 `json:"bytes_total"`
 
-	// EtaSeconds Absent when it cannot be told.
-	EtaSeconds         int64 `json:"eta_seconds,omitempty,omitzero"`
+	// ETASeconds Absent when it cannot be told.
+	ETASeconds         int64 `json:"eta_seconds,omitempty,omitzero"`
 	RateBytesPerSecond int64 `json:"rate_bytes_per_second,omitempty,omitzero"`
 }
 
@@ -750,8 +756,8 @@ type RestoreRequest struct {
 	// DryRun Only say what would be made.
 	DryRun bool `json:"dry_run,omitempty,omitzero"`
 
-	// KeepMacs `new`: keep the MAC addresses.
-	KeepMacs bool `json:"keep_macs,omitempty,omitzero"`
+	// KeepMACs `new`: keep the MAC addresses.
+	KeepMACs bool `json:"keep_macs,omitempty,omitzero"`
 
 	// Mode `new` makes a VM with a new name, a new identity and new MAC addresses. `in-place` gives the original, which
 	// must be off, its disks back.
@@ -789,9 +795,11 @@ type Run struct {
 
 // RunEvent defines model for RunEvent.
 type RunEvent struct {
+	Advice  string            `json:"advice,omitempty,omitzero"`
 	Fields  map[string]string `json:"fields,omitempty,omitzero"`
 	ID      string            `json:"id"`
 	Level   Level             `json:"level"`
+	Meaning string            `json:"meaning,omitempty,omitzero"`
 	Message string            `json:"message"`
 	RunID   string            `json:"run_id"`
 	TaskID  string            `json:"task_id,omitempty,omitzero"`
@@ -881,6 +889,9 @@ type TaskList struct {
 
 // TaskResult What was made or found.
 type TaskResult struct {
+	// BytesFreed Freed by a collect, or what would be with `dry_run`.
+	BytesFreed int64 `json:"bytes_freed,omitempty,omitzero"`
+
 	// BytesNew New to the repository.
 	BytesNew  int64 `json:"bytes_new,omitempty,omitzero"`
 	BytesRead int64 `json:"bytes_read,omitempty,omitzero"`
@@ -930,8 +941,9 @@ type Transfer struct {
 	FullReason string `json:"full_reason,omitempty,omitzero"`
 
 	// Mode `full` or `incremental`.
-	Mode     string   `json:"mode,omitempty,omitzero"`
-	Progress Progress `json:"progress"`
+	Mode      string   `json:"mode,omitempty,omitzero"`
+	Progress  Progress `json:"progress"`
+	Transport string   `json:"transport,omitempty,omitzero"`
 }
 
 // Unprotectable defines model for Unprotectable.
@@ -992,21 +1004,21 @@ type VMDescription struct {
 	// Agent A guest agent channel is configured.
 	Agent       bool              `json:"agent,omitempty,omitzero"`
 	Arch        string            `json:"arch,omitempty,omitzero"`
-	Cpus        int               `json:"cpus"`
+	CPUs        int               `json:"cpus"`
 	Description string            `json:"description,omitempty,omitzero"`
 	Disks       []Disk            `json:"disks"`
 	Firmware    string            `json:"firmware"`
 	Machine     string            `json:"machine,omitempty,omitzero"`
 	MemoryBytes int64             `json:"memory_bytes"`
 	Metadata    map[string]string `json:"metadata,omitempty,omitzero"`
-	Nics        []NIC             `json:"nics"`
+	NICs        []NIC             `json:"nics"`
 
 	// Notes What a person should know.
 	Notes      []string `json:"notes,omitempty,omitzero"`
 	SecureBoot bool     `json:"secure_boot,omitempty,omitzero"`
 	Tags       []string `json:"tags,omitempty,omitzero"`
 	Title      string   `json:"title,omitempty,omitzero"`
-	Tpm        string   `json:"tpm,omitempty,omitzero"`
+	TPM        string   `json:"tpm,omitempty,omitzero"`
 }
 
 // VMList defines model for VMList.
@@ -1191,7 +1203,7 @@ type ListVMsParams struct {
 	// Connection Only VMs of this connection, by its id.
 	Connection *string `form:"connection,omitempty" json:"connection,omitempty"`
 
-	// Name Only VMs with this in their name.
+	// Name Only VMs with this name; `*` stands for anything.
 	Name *string `form:"name,omitempty" json:"name,omitempty"`
 
 	// Power Only VMs in this power state.

@@ -32,12 +32,12 @@ type Connections interface {
 	// RemoveConnection is a Conflict error while a task uses the connection or a clean-up is owed on it.
 	RemoveConnection(ctx context.Context, id string) error
 	CheckConnection(ctx context.Context, id string) (hypervisors.Health, error)
-	RefreshConnection(ctx context.Context, id string) (InventoryReport, error)
+	RefreshConnection(ctx context.Context, id string) (catalog.InventoryReport, error)
 }
 
 // Inventory is the part of Core about what the connections have.
 type Inventory interface {
-	ListVMs(ctx context.Context, f VMFilter, p catalog.Page) (catalog.List[VMInfo], error)
+	ListVMs(ctx context.Context, f catalog.VMFilter, p catalog.Page) (catalog.List[VMInfo], error)
 	GetVM(ctx context.Context, id string) (VMInfo, error)
 	// ListDatastores and ListNetworks ask the platform, not the catalog.
 	ListDatastores(ctx context.Context, connection string) ([]hypervisors.Datastore, error)
@@ -111,17 +111,6 @@ type ConnectionInfo struct {
 	catalog.Connection
 	VMs          int                       // in the inventory, gone ones not counted
 	Capabilities *hypervisors.Capabilities // nil when not known
-}
-
-// InventoryReport says what reading an inventory changed.
-type InventoryReport struct{ VMs, Added, Changed, Gone int }
-
-// VMFilter selects VMs; empty fields select all that are there.
-type VMFilter struct {
-	ConnectionID string
-	Name         string // part of the name
-	Power        hypervisors.Power
-	Gone         bool // include VMs that vanished
 }
 
 // VMInfo is a VM with its newest restore point.

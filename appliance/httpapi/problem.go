@@ -20,18 +20,20 @@ const (
 
 // rejected is an error of the interface itself: it says more about the request than a kind can.
 type rejected struct {
-	*fault.Error
+	cause  *fault.Error
 	status int    // 0: as the kind has it
 	what   string // second part of the problem's type, may be ""
 	fields []server.ProblemField
 }
 
+func (r *rejected) Error() string { return r.cause.Error() }
+
 // Unwrap returns the error with its kind.
-func (r *rejected) Unwrap() error { return r.Error }
+func (r *rejected) Unwrap() error { return r.cause }
 
 // reject makes an error of the interface itself. status 0 is the kind's own, what the second part of the type.
 func reject(kind fault.Kind, status int, what, detail string) *rejected {
-	return &rejected{Error: fault.New(kind, "", "", "%s", detail), status: status, what: what}
+	return &rejected{cause: fault.New(kind, "", "", "%s", detail), status: status, what: what}
 }
 
 // statusOf is the one place where a kind becomes an HTTP status.

@@ -176,22 +176,31 @@ func taskOf(t catalog.Task) server.Task {
 		ConnectionID: t.ConnectionID, VMID: t.VMID, VMName: t.VMName, RepositoryID: t.RepositoryID,
 		RestorePointID: t.RestorePointID, CreatedAt: t.CreatedAt.UTC(), StartedAt: at(t.StartedAt),
 		EndedAt: at(t.FinishedAt), CancelRequested: t.CancelRequested, Attempt: t.Attempt,
-		Progress: progressOf(t.Progress.Add()), Warnings: t.Warnings, Error: failureOf(t.Error),
+		Progress: progressOf(t.Progress.Sum()), Warnings: t.Warnings, Error: failureOf(t.Error),
 	}
 	for _, d := range t.Progress.Disks {
 		out.Transfers = append(out.Transfers, server.Transfer{
-			Disk: d.Disk, Mode: d.Mode, FullReason: d.Reason, Done: d.Done, Progress: progressOf(d),
+			Disk: d.Disk, Transport: d.Transport, Mode: d.Mode, FullReason: d.Reason, Done: d.Done, Progress: progressOf(d),
 		})
 	}
 	if t.Result != nil {
-		out.Result = server.TaskResult(*t.Result)
+		out.Result = resultOf(*t.Result)
 	}
 	return out
 }
 
+func resultOf(r catalog.Result) server.TaskResult {
+	return server.TaskResult{
+		RestorePointID: r.RestorePointID, VMPlatformID: r.VMPlatformID, VMName: r.VMName, Started: r.Started,
+		BytesRead: r.BytesRead, BytesNew: r.BytesNew, BytesStored: r.BytesStored, BytesVerified: r.BytesVerified,
+		BytesFreed: r.BytesFreed,
+	}
+}
+
 func progressOf(d catalog.DiskProgress) server.Progress {
 	return server.Progress{
-		BytesTotal: d.BytesTotal, BytesScanned: d.BytesScanned, BytesRead: d.BytesRead, BytesStored: d.BytesStored,
+		BytesTotal: d.BytesTotal, BytesScanned: d.BytesScanned, BytesRead: d.BytesRead,
+		BytesSkipped: d.BytesSkipped, BytesNew: d.BytesNew, BytesStored: d.BytesStored,
 		RateBytesPerSecond: d.Rate, ETASeconds: d.ETASeconds, Bottleneck: d.Bottleneck,
 	}
 }
@@ -199,7 +208,7 @@ func progressOf(d catalog.DiskProgress) server.Progress {
 func runEventOf(e catalog.Event) server.RunEvent {
 	return server.RunEvent{
 		ID: strconv.FormatInt(e.Seq, 10), Time: e.Time.UTC(), Level: server.Level(e.Level), RunID: e.RunID, TaskID: e.TaskID,
-		Message: e.Message, Fields: e.Fields,
+		Message: e.Message, Meaning: e.Meaning, Advice: e.Advice, Fields: e.Fields,
 	}
 }
 
