@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -109,7 +110,7 @@ func TestOneActiveTaskPerSubject(t *testing.T) {
 	c := open(t, t.TempDir())
 	start := func(subject string) (Task, error) {
 		task := &Task{VMID: "vm_1", VMName: "web", Subject: subject}
-		err := c.CreateRun(t.Context(), &Run{Kind: KindBackup, Trigger: TriggerManual}, []*Task{task}, noQueue)
+		_, err := c.CreateRun(t.Context(), &Run{Kind: KindBackup, Trigger: TriggerManual}, []*Task{task}, noQueue)
 		return *task, err
 	}
 	one, err := start("vm_1")
@@ -164,7 +165,7 @@ func TestMoves(t *testing.T) {
 	}
 	c := open(t, t.TempDir())
 	task := &Task{}
-	if err := c.CreateRun(t.Context(), &Run{Kind: KindVerify}, []*Task{task}, noQueue); err != nil {
+	if _, err := c.CreateRun(t.Context(), &Run{Kind: KindVerify}, []*Task{task}, noQueue); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := c.MoveTask(t.Context(), task.ID, Succeeded, nil); kindOf(err) != "conflict" {
@@ -389,5 +390,34 @@ func TestPointsAndCheckpoints(t *testing.T) {
 	}
 	if newest, err = c.RestorePoint(t.Context(), "rp_1"); err != nil || newest.VerifyResult != VerifyDamaged || newest.VerifyError.Kind != "corrupt" {
 		t.Errorf("verified = %+v, %v", newest, err)
+	}
+}
+
+func TestRepeatedRequestStartsNothing(t *testing.T) {
+	c := open(t, t.TempDir())
+	start := func(user, key string) (Run, bool) {
+		t.Helper()
+		run := Run{Kind: KindVerify, User: user, RequestKey: key, RequestPrint: "p"}
+		replayed, err := c.CreateRun(t.Context(), &run, []*Task{{}}, noQueue)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return run, replayed
+	}
+	one, replayed := start("ann", "k")
+	if replayed {
+		t.Error("first request counts as a repetition")
+	}
+	if again, replayed := start("ann", "k"); !replayed || again.ID != one.ID || again.RequestPrint != "p" {
+		t.Errorf("repetition = %s, %v, want %s, true", again.ID, replayed, one.ID)
+	}
+	if _, replayed := start("bob", "k"); replayed {
+		t.Error("another user's request counts as a repetition")
+	}
+	if _, err := c.sql.Exec("UPDATE runs SET created_at = ?", time.Now().UTC().Add(-25*time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	if _, replayed := start("ann", "k"); replayed {
+		t.Error("a day later the request still counts as a repetition")
 	}
 }

@@ -114,12 +114,15 @@ type Run struct {
 	ID         string     `gorm:"primaryKey" json:"id"`
 	Kind       RunKind    `gorm:"index" json:"kind"`
 	Trigger    Trigger    `json:"trigger"`
-	User       string     `json:"user,omitempty"`
+	User       string     `gorm:"column:requested_by" json:"user,omitempty"`
 	State      State      `gorm:"index" json:"state"`
 	Error      *Failure   `gorm:"serializer:json" json:"error,omitempty"` // of the first task that failed
 	CreatedAt  time.Time  `json:"created_at"`
 	StartedAt  *time.Time `json:"started_at,omitempty"`
 	FinishedAt *time.Time `json:"finished_at,omitempty"`
+	// RequestKey and RequestPrint tell a repetition of the request that started the run.
+	RequestKey   string `gorm:"index" json:"-"`
+	RequestPrint string `json:"-"`
 }
 
 // Task is the part of a run that deals with one VM.
@@ -232,7 +235,7 @@ type RestorePoint struct {
 	VMID            string                  `gorm:"index" json:"vm_id"`
 	VMName          string                  `json:"vm_name"`
 	Series          string                  `json:"series"`
-	TaskID          string                  `json:"task_id,omitempty"`
+	TaskID          string                  `gorm:"index" json:"task_id,omitempty"`
 	Time            time.Time               `json:"time"` // of the freeze
 	Published       time.Time               `json:"published"`
 	Kind            string                  `json:"kind"` // "full" when at least one disk was read whole

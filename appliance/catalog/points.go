@@ -106,3 +106,8 @@ func (c *Catalog) Checkpoints(ctx context.Context, connectionID string) (map[str
 	}
 	return out, nil
 }
+
+// RestorePointOfTask returns the restore point that a task made, or NotFound.
+func (c *Catalog) RestorePointOfTask(ctx context.Context, taskID string) (RestorePoint, error) {
+	return first[RestorePoint](ctx, c, "look up restore point of", taskID, "task_id = ?", taskID)
+}

@@ -26,15 +26,30 @@ type TaskFilter struct {
 	States []State
 }
 
+// requestKept is how long a repetition of a request is told.
+const requestKept = 24 * time.Hour
+
+// RunOfRequest returns the run that a user's request with a key started less than a day ago, or NotFound.
+func (c *Catalog) RunOfRequest(ctx context.Context, user, key string) (Run, error) {
+	return first[Run](ctx, c, "look up request", key, "requested_by = ? AND request_key = ? AND created_at > ?",
+		user, key, time.Now().UTC().Add(-requestKept))
+}
+
 // CreateRun stores a run with its tasks, all queued, and calls enqueue for each task inside the same transaction; it
 // returns the queue's id of the job. When a task's subject belongs to a task that is queued or running, it answers
-// Conflict and nothing is stored.
+// Conflict and nothing is stored. When the run's user and request key are known already, nothing is stored either:
+// run becomes the known run and the answer is true.
 func (c *Catalog) CreateRun(
 	ctx context.Context, run *Run, tasks []*Task, enqueue func(context.Context, *sql.Tx, Task) (int64, error),
-) error {
+) (replayed bool, err error) {
 	now := time.Now().UTC()
 	run.ID, run.State, run.CreatedAt = NewID(PrefixRun), Queued, now
-	err := c.db.WithContext(ctx).Transaction(func(tx *gorm.DB) error {
+	err = c.db.WithContext(ctx).Transaction(func(tx *gorm.DB) error {
+		known, err := requested(tx, run, now)
+		if known || err != nil {
+			replayed = known
+			return err
+		}
 		if err := tx.Create(run).Error; err != nil {
 			return err
 		}
@@ -47,9 +62,25 @@ func (c *Catalog) CreateRun(
 		return nil
 	})
 	if err != nil {
-		return failure("start", string(run.Kind), err)
+		return false, failure("start", string(run.Kind), err)
 	}
-	return nil
+	return replayed, nil
+}
+
+func requested(tx *gorm.DB, run *Run, now time.Time) (bool, error) {
+	if run.RequestKey == "" {
+		return false, nil
+	}
+	var known Run
+	err := tx.Where("requested_by = ? AND request_key = ? AND created_at > ?", run.User, run.RequestKey, now.Add(-requestKept)).
+		Take(&known).Error
+	if errors.Is(err, gorm.ErrRecordNotFound) {
+		return false, nil
+	}
+	if err == nil {
+		*run = known
+	}
+	return err == nil, err
 }
 
 func createTask(

@@ -1,0 +1,14 @@
+// Package jobs runs tasks: it queues them durably with River, claims them, cancels them, cleans up behind them and,
+// after the manager was killed, brings those it was running to their end.
+//
+// It does not know what a backup or a restore is; handlers do. The task's row in the catalog is the truth about it,
+// a River job only says "look at this task": claiming a task moves its row from queued to running in one transaction,
+// so a job that is delivered twice does nothing the second time. Its invariant: every task that was accepted ends in
+// exactly one final state, and what it owed is removed, or stays in the journal until it is.
+//
+// Concurrency:
+//
+//	Queue.running   worker goroutines, Cancel; under Queue.mu
+//	Task            its handler's goroutines; under Task.mu
+//	Journal.held    workers and the sweep; under Journal.mu: who holds a VM may change it on the platform
+package jobs

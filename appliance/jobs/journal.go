@@ -1,0 +1,269 @@
+package jobs
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"regexp"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/cairn-backup/cairn/appliance/catalog"
+	"github.com/cairn-backup/cairn/hypervisors"
+	"github.com/cairn-backup/cairn/internal/fault"
+)
+
+// Platforms gives the driver of a connection.
+type Platforms func(ctx context.Context, connectionID string) (hypervisors.Driver, error)
+
+// Journal is the list of owed clean-ups: everything our tasks made on platforms and must remove.
+type Journal struct {
+	catalog *catalog.Catalog
+	drivers Platforms
+	log     *slog.Logger
+
+	mu   sync.Mutex
+	held map[string]chan struct{} // VMs somebody works on; closed when let go
+}
+
+// NewJournal makes the journal of a catalog.
+func NewJournal(c *catalog.Catalog, drivers Platforms, log *slog.Logger) *Journal {
+	return &Journal{catalog: c, drivers: drivers, log: log, held: map[string]chan struct{}{}}
+}
+
+// Tag returns the mark that everything a task makes on a platform carries behind "cairn-".
+func Tag(taskID string) string { return strings.TrimPrefix(taskID, catalog.PrefixTask+"_") }
+
+// Hold waits until nobody else changes a VM on its platform and keeps it until the answer is called.
+func (j *Journal) Hold(ctx context.Context, connectionID, vm string) (release func(), err error) {
+	for {
+		release, taken := j.tryHold(connectionID, vm)
+		if taken == nil {
+			return release, nil
+		}
+		select {
+		case <-taken:
+		case <-ctx.Done():
+			return nil, fault.Context("wait for clean-up of VM", vm, ctx.Err())
+		}
+	}
+}
+
+func (j *Journal) tryHold(connectionID, vm string) (release func(), taken <-chan struct{}) {
+	key := connectionID + "/" + vm
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if c, ok := j.held[key]; ok {
+		return nil, c
+	}
+	done := make(chan struct{})
+	j.held[key] = done
+	return sync.OnceFunc(func() {
+		j.mu.Lock()
+		defer j.mu.Unlock()
+		delete(j.held, key)
+		close(done)
+	}), nil
+}
+
+// Owe returns the function a driver calls before it makes something for a task: when it returns nil, the clean-up is
+// durable.
+func (j *Journal) Owe(connectionID, taskID string) func(context.Context, hypervisors.Owed) error {
+	return func(ctx context.Context, owed hypervisors.Owed) error {
+		_, err := j.catalog.Owe(ctx, connectionID, taskID, owed)
+		return err
+	}
+}
+
+// StrikeOff notes that all a task made is gone, or is now somebody's.
+func (j *Journal) StrikeOff(ctx context.Context, taskID string) error {
+	return j.catalog.StrikeOffTask(ctx, taskID)
+}
+
+// Settle removes what a task still owes, the newest first. What cannot be removed stays in the journal and is in the
+// error.
+func (j *Journal) Settle(ctx context.Context, taskID string) error {
+	rows, err := j.catalog.OpenCleanups(ctx, taskID)
+	if err != nil {
+		return err
+	}
+	return j.settle(ctx, rows)
+}
+
+// SettleVM removes what earlier tasks still owe on a VM. The caller holds the VM.
+func (j *Journal) SettleVM(ctx context.Context, connectionID, vm, taskID string) error {
+	all, err := j.catalog.OpenCleanups(ctx, "")
+	if err != nil {
+		return err
+	}
+	var rows []catalog.OwedCleanup
+	for _, r := range all {
+		if r.ConnectionID == connectionID && r.Owed.VM == vm && r.TaskID != taskID {
+			rows = append(rows, r)
+		}
+	}
+	return j.settle(ctx, rows)
+}
+
+func (j *Journal) settle(ctx context.Context, rows []catalog.OwedCleanup) error {
+	var errs []error
+	for _, row := range rows {
+		err := j.remove(ctx, row)
+		if err == nil {
+			err = j.catalog.StrikeOff(ctx, row.ID)
+		} else {
+			err = errors.Join(err, j.catalog.CleanupFailed(ctx, row, err))
+		}
+		if err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (j *Journal) remove(ctx context.Context, row catalog.OwedCleanup) error {
+	recorded, err := j.recorded(ctx, row.ConnectionID, row.Owed)
+	if err != nil || recorded {
+		return err
+	}
+	driver, err := j.drivers(ctx, row.ConnectionID)
+	if err != nil {
+		return fault.Context("clean up "+string(row.Owed.Kind), row.Owed.Name, err)
+	}
+	if err := driver.CleanUp(ctx, row.Owed); err != nil {
+		return fault.Context("clean up "+string(row.Owed.Kind), row.Owed.Name, err)
+	}
+	j.log.InfoContext(ctx, "cleaned up", "kind", row.Owed.Kind, "name", row.Owed.Name, "vm", row.Owed.VM, "task_id", row.TaskID)
+	return nil
+}
+
+// recorded reports whether something owed is the checkpoint of a VM's newest restore point, which is kept.
+func (j *Journal) recorded(ctx context.Context, connectionID string, owed hypervisors.Owed) (bool, error) {
+	if owed.Kind != hypervisors.OwedCheckpoint {
+		return false, nil
+	}
+	checkpoints, err := j.catalog.Checkpoints(ctx, connectionID)
+	return err == nil && owed.Name != "" && checkpoints[owed.VM] == owed.Name, err
+}
+
+// Sweep removes what tasks that are over still owe, and what a platform has of ours that nobody owes and no restore
+// point needs. VMs that a task works on are left for the next time.
+func (j *Journal) Sweep(ctx context.Context) error {
+	conns, err := j.catalog.Connections(ctx, catalog.Page{Limit: catalog.MaxLimit})
+	if err != nil {
+		return err
+	}
+	errs := []error{j.sweepJournal(ctx)}
+	for _, conn := range conns.Items {
+		if err := j.sweepPlatform(ctx, conn.ID); err != nil {
+			errs = append(errs, fault.Context("sweep connection", conn.Name, err))
+		}
+	}
+	errs = append(errs, j.catalog.PurgeCleanups(ctx, time.Now().Add(-doneKept)))
+	return errors.Join(errs...)
+}
+
+// doneKept is how long clean-ups that were done stay in the journal.
+const doneKept = 30 * 24 * time.Hour
+
+func (j *Journal) sweepJournal(ctx context.Context) error {
+	rows, err := j.catalog.OpenCleanups(ctx, "")
+	if err != nil {
+		return err
+	}
+	active, err := j.activeTags(ctx)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, row := range rows {
+		if active[Tag(row.TaskID)] {
+			continue
+		}
+		errs = append(errs, j.alone(row.ConnectionID, row.Owed.VM, func() error {
+			return j.settle(ctx, []catalog.OwedCleanup{row})
+		}))
+	}
+	return errors.Join(errs...)
+}
+
+// sweepPlatform looks at the platform first, then at the tasks, then at the restore points: a task that ends between
+// two looks is then always seen in the later one.
+func (j *Journal) sweepPlatform(ctx context.Context, connectionID string) error {
+	driver, err := j.drivers(ctx, connectionID)
+	if err != nil {
+		return err
+	}
+	found, err := driver.Leftovers(ctx)
+	if errors.Is(err, errors.ErrUnsupported) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	active, err := j.activeTags(ctx)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, owed := range found {
+		tag := tagOf(owed)
+		if active[tag] {
+			continue
+		}
+		if recorded, err := j.recorded(ctx, connectionID, owed); err != nil || recorded {
+			errs = append(errs, err)
+			continue
+		}
+		if _, err := j.catalog.Task(ctx, catalog.PrefixTask+"_"+tag); err != nil {
+			j.log.WarnContext(ctx, "left alone: made by a Cairn, but not by this one",
+				"connection", connectionID, "kind", owed.Kind, "name", owed.Name, "vm", owed.VM)
+			continue
+		}
+		errs = append(errs, j.alone(connectionID, owed.VM, func() error {
+			return j.remove(ctx, catalog.OwedCleanup{ConnectionID: connectionID, TaskID: catalog.PrefixTask + "_" + tag, Owed: owed})
+		}))
+	}
+	return errors.Join(errs...)
+}
+
+// alone calls do unless somebody works on the VM.
+func (j *Journal) alone(connectionID, vm string, do func() error) error {
+	if vm == "" {
+		return do()
+	}
+	release, taken := j.tryHold(connectionID, vm)
+	if taken != nil {
+		return nil
+	}
+	defer release()
+	return do()
+}
+
+func (j *Journal) activeTags(ctx context.Context) (map[string]bool, error) {
+	tasks, err := j.catalog.ActiveTasks(ctx)
+	if err != nil {
+		return nil, err
+	}
+	tags := make(map[string]bool, len(tasks))
+	for _, t := range tasks {
+		tags[Tag(t.ID)] = true
+	}
+	return tags, nil
+}
+
+var tagPattern = regexp.MustCompile(`cairn-([0-9a-z]{26})`)
+
+// tagOf finds the tag in what a platform has of ours; "" when there is none.
+func tagOf(owed hypervisors.Owed) string {
+	if m := tagPattern.FindStringSubmatch(owed.Name); m != nil {
+		return m[1]
+	}
+	for _, v := range owed.Args {
+		if m := tagPattern.FindStringSubmatch(v); m != nil {
+			return m[1]
+		}
+	}
+	return ""
+}

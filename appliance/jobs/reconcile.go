@@ -1,0 +1,115 @@
+package jobs
+
+import (
+	"context"
+	"time"
+
+	"github.com/cairn-backup/cairn/appliance/catalog"
+	"github.com/cairn-backup/cairn/internal/fault"
+)
+
+// reconcile ends the tasks that a manager which is no more was running: what they owe is removed first. Tasks that
+// were queued are queued again, because the job of one may have been lost between delivery and claim.
+func (q *Queue) reconcile(ctx context.Context) error {
+	tasks, err := q.catalog.ActiveTasks(ctx)
+	if err != nil {
+		return err
+	}
+	for _, row := range tasks {
+		if row.State == catalog.Queued {
+			_, err = q.client.Insert(ctx, jobArgs{TaskID: row.ID}, nil)
+		} else {
+			err = q.endOrphan(ctx, row)
+		}
+		if err != nil {
+			return fault.Context("reconcile task", row.ID, err)
+		}
+	}
+	return nil
+}
+
+// endOrphan ends one task of a dead manager. A restore whose result is recorded made its VM: that VM is the user's
+// now, so what was owed for it is struck off and nothing is removed.
+func (q *Queue) endOrphan(ctx context.Context, row catalog.Task) error {
+	if row.Kind == catalog.KindRestore && row.Result != nil {
+		if err := q.journal.StrikeOff(ctx, row.ID); err != nil {
+			return err
+		}
+		return q.endMade(ctx, row, "The manager stopped right after the VM was restored. The VM is complete; it may not have been started.")
+	}
+	t := &Task{Task: row, q: q, phase: row.Phase, disks: row.Progress.Disks, warnings: row.Warnings, result: row.Result}
+	q.settleTask(ctx, t)
+	if row.Kind == catalog.KindBackup {
+		point, err := q.catalog.RestorePointOfTask(ctx, row.ID)
+		if err == nil {
+			row.Result = &catalog.Result{
+				RestorePointID: point.ID, BytesRead: point.BytesRead, BytesNew: point.BytesNew, BytesStored: point.BytesStored,
+			}
+			return q.endMade(ctx, row, "The manager stopped right after the restore point was complete. The restore point is good.")
+		}
+		if fault.KindOf(err) != fault.NotFound {
+			return err
+		}
+	}
+	failure := fault.New(fault.Transient, "run task", row.ID, "the manager stopped while the task was under way (%s)", phaseOf(row)).Explain(
+		"The manager ended or was killed. What the task had made was removed or is still being removed; restore points are not affected.",
+		"Run it again.")
+	end, err := q.catalog.MoveTask(ctx, row.ID, catalog.Failed, func(r *catalog.Task) {
+		r.Error, r.Warnings, r.Phase = catalog.FailureOf(failure), t.warnings, ""
+	})
+	if err != nil {
+		return err
+	}
+	q.tellEnd(ctx, end, failure)
+	return nil
+}
+
+func (q *Queue) endMade(ctx context.Context, row catalog.Task, message string) error {
+	end, err := q.catalog.MoveTask(ctx, row.ID, catalog.Warning, func(r *catalog.Task) {
+		r.Result, r.Phase, r.Warnings = row.Result, "", append(row.Warnings, message)
+		if row.Result.RestorePointID != "" {
+			r.RestorePointID = row.Result.RestorePointID
+		}
+	})
+	if err != nil {
+		return err
+	}
+	q.event(ctx, catalog.Event{RunID: row.RunID, TaskID: row.ID, Level: catalog.LevelWarning, Message: message})
+	q.tellEnd(ctx, end, nil)
+	return nil
+}
+
+func phaseOf(t catalog.Task) string {
+	if t.Phase == "" {
+		return "starting"
+	}
+	return t.Phase
+}
+
+// sweepLoop sweeps at once, then now and then.
+func (q *Queue) sweepLoop(ctx context.Context) {
+	tick := time.NewTicker(q.every)
+	defer tick.Stop()
+	for {
+		q.complain(ctx, "something could not be cleaned up; it will be tried again", "", q.Sweep(ctx))
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// Sweep removes leftovers now; see Journal.Sweep. One sweep runs at a time.
+func (q *Queue) Sweep(ctx context.Context) error {
+	select {
+	case q.sweepOnce <- struct{}{}:
+		defer func() { <-q.sweepOnce }()
+	case <-ctx.Done():
+		return nil
+	}
+	if err := q.journal.Sweep(ctx); err != nil && ctx.Err() == nil {
+		return err
+	}
+	return nil
+}
