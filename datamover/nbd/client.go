@@ -209,8 +209,9 @@ func pieces(ctx context.Context, off, n, step int64, f func(ctx context.Context,
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(8)
-	for end := off + n; off < end; off += step {
-		g.Go(func() error { return f(ctx, off, min(step, end-off)) })
+	end := off + n
+	for at := off; at < end; at += step { // a variable for each turn
+		g.Go(func() error { return f(ctx, at, min(step, end-at)) })
 	}
 	return g.Wait()
 }

@@ -142,7 +142,11 @@ func (c *serverConn) list(data []byte) error {
 		return c.answer(optList, repErrInvalid, nil)
 	}
 	for _, name := range c.server.Exports() {
-		if err := c.answer(optList, repServer, appendString(nil, name)); err != nil {
+		e := c.find(name)
+		if e == nil {
+			continue // removed meanwhile
+		}
+		if err := c.answer(optList, repServer, append(appendString(nil, name), e.Description...)); err != nil {
 			return err
 		}
 	}
