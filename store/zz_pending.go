@@ -10,12 +10,6 @@ import (
 
 var errPending = fault.New(fault.Unsupported, "store", "", "not built yet")
 
-type Key struct{ secret [32]byte }
-
-func NewKeyFile(path string) (Key, error)  { return Key{}, errPending }
-func LoadKeyFile(path string) (Key, error) { return Key{}, errPending }
-
-func Create(ctx context.Context, b blob.Store, k Key, o CreateOptions) error { return errPending }
 func Open(ctx context.Context, b blob.Store, k Key, o Options) (*Repository, error) {
 	return nil, errPending
 }

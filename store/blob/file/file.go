@@ -7,12 +7,12 @@ package file
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"iter"
-	"os"
 	"path"
 	"path/filepath"
 	"strings"
@@ -34,7 +34,7 @@ type Store struct {
 	fs   FS
 	root string
 	seq  atomic.Uint64
-	tag  string
+	tag  string // keeps temporary names of several processes and Stores apart
 
 	mu      sync.Mutex
 	durable map[string]bool // directories whose own entry this process has made durable
@@ -68,12 +68,8 @@ func OpenFS(fsys FS, dir string) (*Store, error) {
 	if !info.IsDir() {
 		return nil, fault.New(fault.Invalid, "open directory", dir, "it is not a directory")
 	}
-	tag := fmt.Sprintf("%d-%d", os.Getpid(), instances.Add(1))
-	return &Store{fs: fsys, root: dir, tag: tag, durable: map[string]bool{}, files: readers{fs: fsys}}, nil
+	return &Store{fs: fsys, root: dir, tag: rand.Text(), durable: map[string]bool{}, files: readers{fs: fsys}}, nil
 }
-
-// instances keeps the temporary names of several Stores in one process apart.
-var instances atomic.Uint64
 
 // CreateFS opens a directory of a file system and makes it if it is not there.
 func CreateFS(fsys FS, dir string) (*Store, error) {

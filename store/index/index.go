@@ -1,0 +1,367 @@
+// Package index finds, by an object's id, the packs that have it.
+//
+// It is a cache: everything in it is in the directories of the packs, and it may be lost or thrown away at any time.
+// Its invariant: a pack is recorded in the same batch as its entries, so a recorded pack is wholly indexed; an entry
+// whose pack is not recorded counts for nothing.
+package index
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"os"
+	"slices"
+	"sync"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/bloom"
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/cairn-backup/cairn/store/chunk"
+	"github.com/cairn-backup/cairn/store/pack"
+	"github.com/cairn-backup/cairn/store/seal"
+)
+
+// An entry's key is 'c', the first idBytes of the object's id and the pack's number; its value the slot in the pack's
+// directory. 160 bits of a keyed hash tell objects apart; a reader compares the whole id anyway.
+const (
+	idBytes   = 20
+	prefixLen = 1 + idBytes
+	version   = "cairn index 1"
+)
+
+// Location is one stored copy of an object.
+type Location struct {
+	Pack seal.ID
+	Slot uint32 // index into the pack's directory
+}
+
+// Pack is an indexed pack.
+type Pack struct {
+	ID      seal.ID
+	Kind    pack.Kind
+	Size    int64
+	Entries uint32
+}
+
+// Index maps ids to locations. It may be used from several goroutines.
+type Index struct {
+	db *pebble.DB
+
+	mu    sync.RWMutex
+	packs map[seal.ID]record
+	byNum map[uint32]seal.ID
+	next  uint32
+}
+
+type record struct {
+	Pack
+	number uint32
+}
+
+// Open opens the index of a repository in dir, or in memory if dir is empty. One that is damaged, of another
+// repository or of another version is thrown away.
+func Open(dir string, repository seal.ID, log *slog.Logger) (*Index, error) {
+	x, err := open(dir, repository, log)
+	if err == nil || dir == "" || errors.Is(err, errInUse) {
+		return x, err
+	}
+	log.Warn("index is started afresh", "dir", dir, "err", err)
+	if err := os.RemoveAll(dir); err != nil {
+		return nil, fmt.Errorf("remove index: %w", err)
+	}
+	return open(dir, repository, log)
+}
+
+var errInUse = errors.New("index is in use")
+
+func open(dir string, repository seal.ID, log *slog.Logger) (*Index, error) {
+	cache := pebble.NewCache(64 << 20)
+	defer cache.Unref()
+	o := &pebble.Options{
+		Cache: cache, Comparer: comparer(), Logger: logger{log}, DisableWAL: true, MemTableSize: 16 << 20,
+		FormatMajorVersion: pebble.FormatNewest, MaxOpenFiles: 200,
+	}
+	for i := range o.Levels {
+		o.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
+	}
+	if dir == "" {
+		o.FS = vfs.NewMem()
+	} else {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, fmt.Errorf("make index: %w: %w", errInUse, err)
+		}
+		lock, err := pebble.LockDirectory(dir, vfs.Default)
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", errInUse, err)
+		}
+		o.Lock = lock
+		defer lock.Close()
+	}
+	db, err := pebble.Open(dir, o)
+	if err != nil {
+		return nil, fmt.Errorf("open index: %w", err)
+	}
+	x := &Index{db: db, packs: map[seal.ID]record{}, byNum: map[uint32]seal.ID{}}
+	if err := x.load(repository); err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	return x, nil
+}
+
+// comparer is bytewise, with the object's id as the prefix that filters know.
+func comparer() *pebble.Comparer {
+	c := *pebble.DefaultComparer
+	c.Name = "cairn.index.1"
+	c.Split = func(key []byte) int {
+		if len(key) > prefixLen && key[0] == 'c' {
+			return prefixLen
+		}
+		return len(key)
+	}
+	return &c
+}
+
+// logger passes what Pebble says on to slog.
+type logger struct{ log *slog.Logger }
+
+func (l logger) Infof(format string, args ...any) {
+	l.log.Debug("index says", "text", fmt.Sprintf(format, args...))
+}
+
+func (l logger) Errorf(format string, args ...any) {
+	l.log.Warn("index has trouble", "text", fmt.Sprintf(format, args...))
+}
+
+// Fatalf must not return. The index is a cache, but a half-broken one must not answer.
+func (l logger) Fatalf(format string, args ...any) {
+	panic("index: " + fmt.Sprintf(format, args...))
+}
+
+func (x *Index) load(repository seal.ID) error {
+	mark := append([]byte(version), repository[:]...)
+	old, closer, err := x.db.Get([]byte("v"))
+	switch {
+	case errors.Is(err, pebble.ErrNotFound):
+		return x.db.Set([]byte("v"), mark, pebble.NoSync)
+	case err != nil:
+		return fmt.Errorf("read index: %w", err)
+	}
+	same := bytes.Equal(old, mark)
+	if err := errors.Join(closer.Close(), x.loadPacks()); err != nil {
+		return err
+	}
+	if !same {
+		return errors.New("index is of another repository or version")
+	}
+	return nil
+}
+
+func (x *Index) loadPacks() error {
+	it, err := x.db.NewIter(&pebble.IterOptions{LowerBound: []byte("p"), UpperBound: []byte("q")})
+	if err != nil {
+		return fmt.Errorf("read index: %w", err)
+	}
+	for it.First(); it.Valid(); it.Next() {
+		r, err := parseRecord(it.Key(), it.Value())
+		if err != nil {
+			return errors.Join(err, it.Close())
+		}
+		x.packs[r.ID] = r
+		x.byNum[r.number] = r.ID
+		x.next = max(x.next, r.number+1)
+	}
+	return it.Close()
+}
+
+func packKey(id seal.ID) []byte { return append([]byte{'p'}, id[:]...) }
+
+func (r record) append(dst []byte) []byte {
+	dst = binary.BigEndian.AppendUint32(dst, r.number)
+	dst = append(dst, byte(r.Kind))
+	dst = binary.BigEndian.AppendUint64(dst, uint64(r.Size))
+	return binary.BigEndian.AppendUint32(dst, r.Entries)
+}
+
+func parseRecord(key, val []byte) (r record, err error) {
+	if len(key) != 17 || len(val) != 17 {
+		return r, fmt.Errorf("index has a pack record of %d+%d bytes", len(key), len(val))
+	}
+	copy(r.ID[:], key[1:])
+	r.number = binary.BigEndian.Uint32(val)
+	r.Kind = pack.Kind(val[4])
+	r.Size = int64(binary.BigEndian.Uint64(val[5:]))
+	r.Entries = binary.BigEndian.Uint32(val[13:])
+	return r, nil
+}
+
+// Add records a pack and all its entries.
+func (x *Index) Add(d *pack.Directory) error {
+	x.mu.Lock()
+	if _, ok := x.packs[d.Header.ID]; ok {
+		x.mu.Unlock()
+		return nil
+	}
+	r := record{Pack{d.Header.ID, d.Header.Kind, d.Size(), uint32(len(d.Entries))}, x.next}
+	x.next++
+	x.mu.Unlock()
+
+	b := x.db.NewBatchWithSize(len(d.Entries)*40 + 64)
+	defer b.Close()
+	var key [prefixLen + 4]byte
+	for slot := range d.Entries {
+		entryKey(&key, d.Entries[slot].ID, r.number)
+		if err := b.Set(key[:], binary.AppendUvarint(nil, uint64(slot)), nil); err != nil {
+			return fmt.Errorf("index pack: %w", err)
+		}
+	}
+	if err := b.Set(packKey(r.ID), r.append(nil), nil); err != nil {
+		return fmt.Errorf("index pack: %w", err)
+	}
+	if err := b.Commit(pebble.NoSync); err != nil {
+		return fmt.Errorf("index pack: %w", err)
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.packs[r.ID] = r
+	x.byNum[r.number] = r.ID
+	return nil
+}
+
+func entryKey(key *[prefixLen + 4]byte, id chunk.Hash, number uint32) {
+	key[0] = 'c'
+	copy(key[1:], id[:idBytes])
+	binary.BigEndian.PutUint32(key[prefixLen:], number)
+}
+
+// Lookup appends every known location of id to dst, oldest pack first.
+func (x *Index) Lookup(dst []Location, id chunk.Hash) ([]Location, error) {
+	var prefix, end [prefixLen + 4]byte
+	entryKey(&prefix, id, 0)
+	entryKey(&end, id, ^uint32(0))
+	it, err := x.db.NewIter(&pebble.IterOptions{LowerBound: prefix[:prefixLen], UpperBound: end[:]})
+	if err != nil {
+		return dst, fmt.Errorf("look up: %w", err)
+	}
+	for ok := it.SeekPrefixGE(prefix[:]); ok; ok = it.Next() {
+		key := it.Key()
+		slot, n := binary.Uvarint(it.Value())
+		if len(key) != prefixLen+4 || n <= 0 {
+			return dst, errors.Join(errors.New("look up: index entry is malformed"), it.Close())
+		}
+		x.mu.RLock()
+		id, known := x.byNum[binary.BigEndian.Uint32(key[prefixLen:])]
+		x.mu.RUnlock()
+		if known {
+			dst = append(dst, Location{Pack: id, Slot: uint32(slot)})
+		}
+	}
+	return dst, it.Close()
+}
+
+// Packs returns the recorded packs in order of id.
+func (x *Index) Packs() []Pack {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	out := make([]Pack, 0, len(x.packs))
+	for _, r := range x.packs {
+		out = append(out, r.Pack)
+	}
+	slices.SortFunc(out, func(a, b Pack) int { return bytes.Compare(a.ID[:], b.ID[:]) })
+	return out
+}
+
+// Pack returns the record of one pack.
+func (x *Index) Pack(id seal.ID) (Pack, bool) {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	r, ok := x.packs[id]
+	return r.Pack, ok
+}
+
+// Drop forgets packs. From its return on no Lookup answers with them; what they leave in the database is removed too.
+func (x *Index) Drop(ids ...seal.ID) error {
+	gone := map[uint32]bool{}
+	b := x.db.NewBatch()
+	defer b.Close()
+	x.mu.Lock()
+	for _, id := range ids {
+		r, ok := x.packs[id]
+		if !ok {
+			continue
+		}
+		gone[r.number] = true
+		delete(x.packs, id)
+		delete(x.byNum, r.number)
+		if err := b.Delete(packKey(id), nil); err != nil {
+			x.mu.Unlock()
+			return fmt.Errorf("drop packs: %w", err)
+		}
+	}
+	x.mu.Unlock()
+	if len(gone) == 0 {
+		return nil
+	}
+	if err := b.Commit(pebble.NoSync); err != nil {
+		return fmt.Errorf("drop packs: %w", err)
+	}
+	return x.sweep(gone)
+}
+
+// sweep removes the entries of packs by their numbers, which are never used again.
+func (x *Index) sweep(gone map[uint32]bool) error {
+	it, err := x.db.NewIter(&pebble.IterOptions{LowerBound: []byte("c"), UpperBound: []byte("d")})
+	if err != nil {
+		return fmt.Errorf("sweep index: %w", err)
+	}
+	b := x.db.NewBatch()
+	defer func() { b.Close() }()
+	for it.First(); it.Valid(); it.Next() {
+		key := it.Key()
+		if len(key) != prefixLen+4 || !gone[binary.BigEndian.Uint32(key[prefixLen:])] {
+			continue
+		}
+		if err := b.Delete(key, nil); err != nil {
+			return errors.Join(err, it.Close())
+		}
+		if b.Len() > 4<<20 {
+			if err := b.Commit(pebble.NoSync); err != nil {
+				return errors.Join(err, it.Close())
+			}
+			b.Close()
+			b = x.db.NewBatch()
+		}
+	}
+	return errors.Join(it.Close(), b.Commit(pebble.NoSync))
+}
+
+// Dump returns every entry that counts, for comparing an index with one that was built anew.
+func (x *Index) Dump() (map[string]Location, error) {
+	it, err := x.db.NewIter(&pebble.IterOptions{LowerBound: []byte("c"), UpperBound: []byte("d")})
+	if err != nil {
+		return nil, fmt.Errorf("dump index: %w", err)
+	}
+	x.mu.RLock()
+	byNum := maps.Clone(x.byNum)
+	x.mu.RUnlock()
+	out := map[string]Location{}
+	for it.First(); it.Valid(); it.Next() {
+		key := it.Key()
+		slot, _ := binary.Uvarint(it.Value())
+		if id, ok := byNum[binary.BigEndian.Uint32(key[prefixLen:])]; ok {
+			out[string(key[1:prefixLen])+string(id[:])] = Location{id, uint32(slot)}
+		}
+	}
+	return out, it.Close()
+}
+
+// Close writes what is in memory and closes the index.
+func (x *Index) Close() error {
+	if err := x.db.Flush(); err != nil {
+		return errors.Join(err, x.db.Close())
+	}
+	return x.db.Close()
+}

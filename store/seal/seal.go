@@ -1,0 +1,147 @@
+// Package seal encrypts and authenticates everything the repository stores.
+//
+// It knows no formats. Its invariants: every sealed text is bound to repository, type, object, number, format
+// version and key set, so that none can be passed off as another; and under one subkey a nonce is used once.
+package seal
+
+import (
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/hkdf"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+)
+
+// Overhead is what sealing adds to the length of a text.
+const Overhead = 16
+
+// Type is the sort of a sealed text.
+type Type uint8
+
+// The types. Their values are part of the format.
+const (
+	Frame     Type = 1
+	Directory Type = 2
+	Prints    Type = 3
+	Manifest  Type = 4
+	KeyWrap   Type = 5
+)
+
+// Cipher names an algorithm in formats.
+type Cipher uint8
+
+// AES256GCM is the only cipher of format version 1; 2 is kept for XChaCha20-Poly1305.
+const AES256GCM Cipher = 1
+
+// ID names a repository, a pack or a manifest.
+type ID [16]byte
+
+// NewID returns a random ID.
+func NewID() (id ID) {
+	_, _ = rand.Read(id[:]) // never fails
+	return id
+}
+
+// Salt makes a subkey unique.
+type Salt [32]byte
+
+// NewSalt returns a random Salt.
+func NewSalt() (s Salt) {
+	_, _ = rand.Read(s[:])
+	return s
+}
+
+// KeySet are the secrets of a repository; a random one is made with it.
+type KeySet struct {
+	ID   uint32   // 1, 2, ...: which set, for rotation
+	Data [32]byte // subkeys for sealing are derived from it
+	IDs  [32]byte // keys of hashes are derived from it
+	Seed [32]byte // ed25519, signs manifests
+}
+
+// NewKeySet returns a random key set.
+func NewKeySet(id uint32) *KeySet {
+	k := &KeySet{ID: id}
+	for _, p := range [][]byte{k.Data[:], k.IDs[:], k.Seed[:]} {
+		_, _ = rand.Read(p)
+	}
+	return k
+}
+
+// String keeps secrets out of messages.
+func (k *KeySet) String() string { return fmt.Sprintf("key set %d [redacted]", k.ID) }
+
+// GoString keeps secrets out of %#v.
+func (k *KeySet) GoString() string { return k.String() }
+
+// ErrForged is the answer to a text that was not sealed with this key in this place.
+var ErrForged = errors.New("does not authenticate: damaged, forged, from another place or sealed with another key")
+
+// Box seals and opens the texts of one object. It may be used from several goroutines.
+type Box struct {
+	aead cipher.AEAD
+	aad  [43]byte // type, number and detail are added for each text
+}
+
+// NewBox derives the subkey of one object. The same salt must not be used for two objects that are written.
+func NewBox(secret [32]byte, keyID uint32, version uint16, repository, object ID, salt Salt) (*Box, error) {
+	info := make([]byte, 0, 64)
+	info = append(info, "cairn box"...)
+	info = append(info, repository[:]...)
+	info = append(info, object[:]...)
+	info = binary.LittleEndian.AppendUint32(info, keyID)
+	info = binary.LittleEndian.AppendUint16(info, version)
+	subkey, err := hkdf.Key(sha256.New, secret[:], salt[:], string(info), 32)
+	if err != nil {
+		return nil, fmt.Errorf("derive subkey: %w", err)
+	}
+	block, err := aes.NewCipher(subkey)
+	if err != nil {
+		return nil, fmt.Errorf("make cipher: %w", err)
+	}
+	aead, err := cipher.NewGCM(block)
+	if err != nil {
+		return nil, fmt.Errorf("make cipher: %w", err)
+	}
+	b := &Box{aead: aead}
+	aad := b.aad[:0]
+	aad = append(aad, "cairn"...)
+	aad = binary.LittleEndian.AppendUint16(aad, version)
+	aad = binary.LittleEndian.AppendUint32(aad, keyID)
+	aad = append(aad, repository[:]...)
+	aad = append(aad, object[:]...)
+	if len(aad) != 43 {
+		return nil, fmt.Errorf("associated data of %d bytes", len(aad))
+	}
+	return b, nil
+}
+
+// bind returns nonce and associated data of a text: detail is whatever else its meaning depends on.
+func (b *Box) bind(t Type, number uint64, detail uint64) (nonce [12]byte, aad [60]byte) {
+	nonce[0] = byte(t)
+	binary.BigEndian.PutUint64(nonce[4:], number)
+	copy(aad[:], b.aad[:])
+	aad[43] = byte(t)
+	binary.LittleEndian.PutUint64(aad[44:], number)
+	binary.LittleEndian.PutUint64(aad[52:], detail)
+	return nonce, aad
+}
+
+// Seal appends the sealed text to dst. The caller never seals twice with the same type and number.
+func (b *Box) Seal(dst []byte, t Type, number, detail uint64, plain []byte) []byte {
+	nonce, aad := b.bind(t, number, detail)
+	return b.aead.Seal(dst, nonce[:], plain, aad[:])
+}
+
+// Open appends the text of sealed to dst, or answers ErrForged.
+func (b *Box) Open(dst []byte, t Type, number, detail uint64, sealed []byte) ([]byte, error) {
+	nonce, aad := b.bind(t, number, detail)
+	plain, err := b.aead.Open(dst, nonce[:], sealed, aad[:])
+	if err != nil {
+		return nil, ErrForged
+	}
+	return plain, nil
+}
