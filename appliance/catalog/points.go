@@ -111,3 +111,13 @@ func (c *Catalog) Checkpoints(ctx context.Context, connectionID string) (map[str
 func (c *Catalog) RestorePointOfTask(ctx context.Context, taskID string) (RestorePoint, error) {
 	return first[RestorePoint](ctx, c, "look up restore point of", taskID, "task_id = ?", taskID)
 }
+
+// ForgetCheckpoints notes that no restore point of a VM has a usable checkpoint any more, because its disks are about
+// to be replaced.
+func (c *Catalog) ForgetCheckpoints(ctx context.Context, vmID string) error {
+	err := c.db.WithContext(ctx).Model(&RestorePoint{}).Where("vm_id = ?", vmID).Update("checkpoint", "").Error
+	if err != nil {
+		return failure("forget checkpoints of", vmID, err)
+	}
+	return nil
+}

@@ -109,7 +109,10 @@ func (j *Journal) SettleVM(ctx context.Context, connectionID, vm, taskID string)
 func (j *Journal) settle(ctx context.Context, rows []catalog.OwedCleanup) error {
 	var errs []error
 	for _, row := range rows {
-		err := j.remove(ctx, row)
+		made, err := j.made(ctx, row.TaskID)
+		if err == nil && !made {
+			err = j.remove(ctx, row)
+		}
 		if err == nil {
 			err = j.catalog.StrikeOff(ctx, row.ID)
 		} else {
@@ -120,6 +123,15 @@ func (j *Journal) settle(ctx context.Context, rows []catalog.OwedCleanup) error 
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// made reports whether a task is a restore that has finished: what it made is the user's.
+func (j *Journal) made(ctx context.Context, taskID string) (bool, error) {
+	t, err := j.catalog.Task(ctx, taskID)
+	if err != nil && fault.KindOf(err) != fault.NotFound {
+		return false, err
+	}
+	return t.Kind == catalog.KindRestore && t.Result != nil, nil
 }
 
 func (j *Journal) remove(ctx context.Context, row catalog.OwedCleanup) error {

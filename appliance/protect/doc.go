@@ -1,0 +1,68 @@
+// Package protect makes restore points: it freezes a VM, has its disks read into a repository, publishes the restore
+// point and leaves the platform as it was. It also verifies restore points, collects free space and brings the catalog
+// up to date with what a repository holds.
+//
+// It moves no bytes itself and knows no platform. Its invariant: a checkpoint is recorded only with a restore point
+// that is durable, and a disk is read incrementally only on top of the image that was frozen with that checkpoint;
+// in any doubt the whole disk is read and the reason is kept.
+package protect
+
+import (
+	"context"
+	"log/slog"
+
+	"github.com/cairn-backup/cairn/appliance/catalog"
+	"github.com/cairn-backup/cairn/appliance/jobs"
+	"github.com/cairn-backup/cairn/hypervisors"
+	"github.com/cairn-backup/cairn/store"
+)
+
+// Reader reads frozen disks into a repository; a mover does it.
+type Reader interface {
+	ReadDisk(ctx context.Context, r ReadRequest, progress func(catalog.DiskProgress)) (ReadResult, error)
+}
+
+// ReadRequest asks for one disk to be read.
+type ReadRequest struct {
+	ID      string // of the transfer
+	Disk    string
+	Export  hypervisors.Export // without DirtyContext the whole disk is read
+	Session *store.Session
+	Parent  *store.ImageRef // what is unchanged is as in it; nil for a full
+}
+
+// ReadResult is what became of it.
+type ReadResult struct {
+	Image       store.ImageRef
+	BytesRead   int64
+	BytesNew    int64
+	BytesStored int64
+}
+
+// Repositories gives an open repository. It stays open as long as a task uses it.
+type Repositories func(ctx context.Context, id string) (*store.Repository, error)
+
+// Protector makes and keeps restore points.
+type Protector struct {
+	catalog      *catalog.Catalog
+	drivers      jobs.Platforms
+	repositories Repositories
+	reader       Reader
+	log          *slog.Logger
+}
+
+// Options of New.
+type Options struct {
+	Catalog      *catalog.Catalog
+	Drivers      jobs.Platforms
+	Repositories Repositories
+	Reader       Reader
+	Log          *slog.Logger
+}
+
+// New makes a Protector.
+func New(o Options) *Protector {
+	return &Protector{
+		catalog: o.Catalog, drivers: o.Drivers, repositories: o.Repositories, reader: o.Reader, log: o.Log,
+	}
+}

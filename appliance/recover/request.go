@@ -1,0 +1,203 @@
+package recover
+
+import (
+	"context"
+	"encoding/json"
+	"slices"
+
+	"github.com/cairn-backup/cairn/appliance/catalog"
+	"github.com/cairn-backup/cairn/hypervisors"
+	"github.com/cairn-backup/cairn/internal/fault"
+	"github.com/cairn-backup/cairn/store"
+)
+
+// Spec is what is wanted of a restore; it is the Spec of its task. Empty fields mean: as in the restore point.
+type Spec struct {
+	RestorePointID string                    `json:"restore_point_id"`
+	Mode           hypervisors.RestoreMode   `json:"mode"`
+	ConnectionID   string                    `json:"connection_id,omitempty"`
+	Name           string                    `json:"name,omitempty"`
+	Datastore      string                    `json:"datastore,omitempty"` // for disks that name none
+	Disks          []hypervisors.RestoreDisk `json:"disks,omitempty"`     // only ID, Datastore and Format count
+	Networks       map[string]string         `json:"networks,omitempty"`
+	KeepMACs       bool                      `json:"keep_macs,omitempty"`
+	Start          bool                      `json:"start,omitempty"`
+}
+
+// Plan is what a restore would make.
+type Plan struct {
+	ConnectionID string
+	Request      hypervisors.RestoreRequest
+	Warnings     []string
+}
+
+// order is a checked request with all it needs.
+type order struct {
+	spec   Spec
+	point  catalog.RestorePoint
+	conn   catalog.Connection
+	driver hypervisors.Driver
+	repo   *store.Repository
+	images map[string]store.ImageRef
+	req    hypervisors.RestoreRequest // without Tag and Owe
+}
+
+// Plan checks a request against the platform as it is now and says what would be made. It changes nothing.
+func (r *Recoverer) Plan(ctx context.Context, spec Spec) (Plan, error) {
+	o, err := r.order(ctx, spec)
+	if err != nil {
+		return Plan{}, err
+	}
+	if err := o.check(ctx, "plan"); err != nil {
+		return Plan{}, err
+	}
+	p := Plan{ConnectionID: o.conn.ID, Request: o.req}
+	for _, s := range o.point.Skipped {
+		if s.Kind == hypervisors.KindDisk || s.Kind == hypervisors.KindLUN {
+			p.Warnings = append(p.Warnings, "Disk "+s.ID+" is not in the restore point: "+s.Reason)
+		}
+	}
+	if o.point.VerifyResult == catalog.VerifyDamaged {
+		p.Warnings = append(p.Warnings, "The last verify found this restore point damaged.")
+	}
+	return p, nil
+}
+
+// RequestRestore checks a request like Plan and makes the task for it, which it does not store.
+func (r *Recoverer) RequestRestore(ctx context.Context, spec Spec) (*catalog.Task, error) {
+	p, err := r.Plan(ctx, spec)
+	if err != nil {
+		return nil, err
+	}
+	point, err := r.catalog.RestorePoint(ctx, spec.RestorePointID)
+	if err != nil {
+		return nil, err
+	}
+	raw, err := json.Marshal(spec)
+	if err != nil {
+		return nil, fault.Wrap(fault.Internal, "restore", spec.RestorePointID, err)
+	}
+	t := &catalog.Task{
+		VMID: point.VMID, VMName: p.Request.Name, ConnectionID: p.ConnectionID, RepositoryID: point.RepositoryID,
+		RestorePointID: point.ID, Spec: raw,
+		// The VM that is made is what the task has for itself; its name stands for it.
+		Subject: p.ConnectionID + "/" + p.Request.Name,
+	}
+	if spec.Mode == hypervisors.RestoreInPlace {
+		t.Subject = point.VMID
+	}
+	return t, nil
+}
+
+// order reads everything a restore needs from catalog and repository.
+func (r *Recoverer) order(ctx context.Context, spec Spec) (*order, error) {
+	o := &order{spec: spec}
+	var err error
+	if o.point, err = r.catalog.RestorePoint(ctx, spec.RestorePointID); err != nil {
+		return nil, err
+	}
+	if spec.ConnectionID == "" {
+		spec.ConnectionID = o.point.ConnectionID
+	}
+	if err := checkSpec(spec, o.point); err != nil {
+		return nil, err
+	}
+	if o.conn, err = r.catalog.Connection(ctx, spec.ConnectionID); err != nil {
+		return nil, err
+	}
+	if o.driver, err = r.drivers(ctx, o.conn.ID); err != nil {
+		return nil, err
+	}
+	if o.repo, err = r.repositories(ctx, o.point.RepositoryID); err != nil {
+		return nil, err
+	}
+	stored, err := o.repo.RestorePoint(ctx, o.point.ID)
+	if err != nil {
+		return nil, fault.Context("read restore point", o.point.ID, err)
+	}
+	o.req, err = r.request(ctx, o, stored)
+	return o, err
+}
+
+func checkSpec(spec Spec, point catalog.RestorePoint) error {
+	invalid := func(format string, args ...any) error {
+		return fault.New(fault.Invalid, "restore", point.ID, format, args...)
+	}
+	switch spec.Mode {
+	case hypervisors.RestoreNew:
+		if spec.Name == "" {
+			return invalid("a new VM needs a name")
+		}
+	case hypervisors.RestoreInPlace:
+		if spec.ConnectionID != point.ConnectionID {
+			return invalid("in place means on the connection the VM was backed up from")
+		}
+		if point.VMID == "" {
+			return fault.New(fault.NotFound, "restore", point.ID, "the original VM is not known")
+		}
+	default:
+		return invalid("mode %q is neither new nor in-place", spec.Mode)
+	}
+	for i, d := range spec.Disks {
+		if !slices.ContainsFunc(point.Disks, func(p catalog.PointDisk) bool { return p.ID == d.ID }) {
+			return invalid("it has no disk %q", d.ID)
+		}
+		if slices.ContainsFunc(spec.Disks[:i], func(e hypervisors.RestoreDisk) bool { return e.ID == d.ID }) {
+			return invalid("disk %q is named twice", d.ID)
+		}
+	}
+	return nil
+}
+
+func (r *Recoverer) request(ctx context.Context, o *order, stored store.RestorePoint) (hypervisors.RestoreRequest, error) {
+	req := hypervisors.RestoreRequest{
+		Mode: o.spec.Mode, Name: o.spec.Name, Networks: o.spec.Networks, KeepMACs: o.spec.KeepMACs,
+	}
+	if err := json.Unmarshal(stored.Description, &req.VM); err != nil {
+		return req, fault.Wrap(fault.Unsupported, "read description of VM in", stored.ID, err)
+	}
+	if req.Mode == hypervisors.RestoreInPlace {
+		req.Name = req.VM.Name
+	}
+	for _, d := range stored.Documents {
+		data, err := o.repo.Document(ctx, stored.ID, d.Name)
+		if err != nil {
+			return req, fault.Context("read document", d.Name, err)
+		}
+		req.Documents = append(req.Documents, hypervisors.Document{Name: d.Name, MediaType: d.MediaType, Data: data})
+	}
+	o.images = make(map[string]store.ImageRef, len(stored.Images))
+	for _, img := range stored.Images {
+		o.images[img.Name] = img.Ref
+		req.Disks = append(req.Disks, o.disk(img))
+	}
+	return req, nil
+}
+
+func (o *order) disk(img store.NamedImage) hypervisors.RestoreDisk {
+	d := hypervisors.RestoreDisk{ID: img.Name, SizeBytes: img.Ref.SizeBytes, Datastore: o.spec.Datastore}
+	for _, want := range o.spec.Disks {
+		if want.ID != img.Name {
+			continue
+		}
+		d.Format = want.Format
+		if want.Datastore != "" {
+			d.Datastore = want.Datastore
+		}
+	}
+	return d
+}
+
+// check asks the platform whether the request could be carried out now.
+func (o *order) check(ctx context.Context, tag string) error {
+	c := o.driver.Capabilities()
+	if !c.Restore || (o.spec.Mode == hypervisors.RestoreInPlace && !c.RestoreInPlace) {
+		return fault.New(fault.Unsupported, "restore to connection", o.conn.Name, "it cannot restore %s", o.spec.Mode)
+	}
+	req := o.req
+	req.Tag = tag
+	if err := o.driver.CheckRestore(ctx, req); err != nil {
+		return fault.Context("restore to connection", o.conn.Name, err)
+	}
+	return nil
+}

@@ -1,0 +1,195 @@
+package recover
+
+import (
+	"context"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/cairn-backup/cairn/appliance/catalog"
+	"github.com/cairn-backup/cairn/appliance/jobs"
+	"github.com/cairn-backup/cairn/hypervisors"
+	"github.com/cairn-backup/cairn/internal/fault"
+)
+
+const (
+	disksAtOnce = 2
+	// cleanUpTime bounds each clean-up call, finishTime the making of the VM, which is not cancelled.
+	cleanUpTime = 2 * time.Minute
+	finishTime  = 10 * time.Minute
+)
+
+// Restore is the handler of restore tasks.
+func (r *Recoverer) Restore(ctx context.Context, t *jobs.Task) error {
+	fault.Point("restore.claimed")
+	t.SetPhase(ctx, "checking")
+	var spec Spec
+	if err := t.ReadSpec(&spec); err != nil {
+		return err
+	}
+	o, err := r.order(ctx, spec)
+	if err != nil {
+		return err
+	}
+	if err := o.check(ctx, jobs.Tag(t.ID)); err != nil {
+		return err
+	}
+	if spec.Mode == hypervisors.RestoreInPlace {
+		release, err := t.Journal().Hold(ctx, o.conn.ID, o.req.VM.ID)
+		if err != nil {
+			return err
+		}
+		defer release()
+	}
+	t.SetPhase(ctx, "creating disks")
+	restoring, err := r.begin(ctx, t, o)
+	if err != nil {
+		return fault.Context("create disks for VM", o.req.Name, err)
+	}
+	vm, err := r.fill(ctx, t, o, restoring)
+	if err != nil {
+		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUpTime)
+		defer cancel()
+		if abandonErr := restoring.Abandon(clean); abandonErr != nil {
+			t.Event(clean, "What was made could not be removed at once: "+abandonErr.Error())
+		}
+		return err
+	}
+	return r.complete(context.WithoutCancel(ctx), t, o, vm)
+}
+
+// begin makes the disks. The first thing exists when the second one is owed, or when begin returns.
+func (r *Recoverer) begin(ctx context.Context, t *jobs.Task, o *order) (hypervisors.Restoring, error) {
+	owe := t.Journal().Owe(o.conn.ID, t.ID)
+	var made atomic.Int64
+	req := o.req
+	req.Tag = jobs.Tag(t.ID)
+	req.Owe = func(ctx context.Context, owed hypervisors.Owed) error {
+		if err := owe(ctx, owed); err != nil {
+			return err
+		}
+		switch made.Add(1) {
+		case 1:
+			fault.Point("restore.owed")
+		case 2:
+			fault.Point("restore.volume-created")
+		}
+		return nil
+	}
+	restoring, err := o.driver.BeginRestore(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	if made.Load() < 2 {
+		fault.Point("restore.volume-created")
+	}
+	fault.Point("restore.exports-open")
+	return restoring, nil
+}
+
+// fill has the disks written and makes the VM of them.
+func (r *Recoverer) fill(ctx context.Context, t *jobs.Task, o *order, restoring hypervisors.Restoring) (hypervisors.VM, error) {
+	t.SetPhase(ctx, "transferring")
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(disksAtOnce)
+	for _, target := range restoring.Disks() {
+		g.Go(func() error { return r.write(gctx, t, o, target) })
+	}
+	if err := g.Wait(); err != nil {
+		return hypervisors.VM{}, err
+	}
+	fault.Point("restore.transferred")
+	if err := ctx.Err(); err != nil {
+		return hypervisors.VM{}, err
+	}
+	t.SetPhase(ctx, "creating VM")
+	finish, cancel := context.WithTimeout(context.WithoutCancel(ctx), finishTime)
+	defer cancel()
+	if o.spec.Mode == hypervisors.RestoreInPlace {
+		// The disks are replaced now, so no checkpoint tells their changes any more.
+		if err := r.catalog.ForgetCheckpoints(finish, t.VMID); err != nil {
+			return hypervisors.VM{}, err
+		}
+	}
+	vm, err := restoring.Finish(finish)
+	if err != nil {
+		return hypervisors.VM{}, fault.Context("create VM", o.req.Name, err)
+	}
+	return vm, nil
+}
+
+func (r *Recoverer) write(ctx context.Context, t *jobs.Task, o *order, target hypervisors.TargetInfo) error {
+	image, ok := o.images[target.DiskID]
+	if !ok || target.Export.SizeBytes < image.SizeBytes {
+		return fault.New(fault.Internal, "write disk", target.DiskID, "%d bytes offered for %d", target.Export.SizeBytes, image.SizeBytes)
+	}
+	show := func(p catalog.DiskProgress) {
+		p.Disk, p.Transport, p.Mode = target.DiskID, string(target.Export.Transport), catalog.Full
+		t.SetProgress(ctx, p)
+	}
+	show(catalog.DiskProgress{BytesTotal: image.SizeBytes})
+	res, err := r.writer.WriteDisk(ctx, WriteRequest{
+		ID: t.ID + "/" + target.DiskID, Disk: target.DiskID, Export: target.Export, Repository: o.repo, Image: image,
+	}, show)
+	if err != nil {
+		return fault.Context("write disk", target.DiskID, err)
+	}
+	t.Event(ctx, fmt.Sprintf("Disk %s: %d of %d bytes written and verified.", target.DiskID, res.BytesWritten, image.SizeBytes),
+		"disk", target.DiskID)
+	return nil
+}
+
+// complete hands the VM over: recorded first, then no longer owed, then started. It is not cancelled any more.
+func (r *Recoverer) complete(ctx context.Context, t *jobs.Task, o *order, vm hypervisors.VM) error {
+	result := catalog.Result{RestorePointID: o.point.ID, VMPlatformID: vm.ID, VMName: vm.Name}
+	if err := t.SetResult(ctx, result); err != nil {
+		return err
+	}
+	fault.Point("restore.defined")
+	if o.spec.Mode == hypervisors.RestoreInPlace {
+		fault.Point("restore.original-removed")
+		if o.driver.Capabilities().ChangeTracking {
+			if err := o.driver.KeepCheckpoint(ctx, vm.ID, ""); err != nil {
+				t.Event(ctx, "Checkpoints of the replaced disks could not be removed; it will be tried again: "+err.Error())
+			}
+		}
+	}
+	if err := t.Journal().StrikeOff(ctx, t.ID); err != nil {
+		return err
+	}
+	fault.Point("restore.struck-off")
+	t.Event(ctx, fmt.Sprintf("VM %s is complete.", vm.Name), "vm", vm.ID)
+	if o.spec.Start {
+		t.SetPhase(ctx, "starting VM")
+		if err := r.start(ctx, o, vm.ID); err != nil {
+			t.Warn(ctx, "The VM was restored but could not be started: "+err.Error())
+		} else {
+			result.Started = true
+			if err := t.SetResult(ctx, result); err != nil {
+				return err
+			}
+		}
+		fault.Point("restore.started")
+	}
+	r.see(ctx, o, vm.ID)
+	return nil
+}
+
+func (r *Recoverer) start(ctx context.Context, o *order, vm string) error {
+	ctx, cancel := context.WithTimeout(ctx, cleanUpTime)
+	defer cancel()
+	return o.driver.Start(ctx, vm)
+}
+
+// see puts the VM into the inventory, where the next reading would put it anyway.
+func (r *Recoverer) see(ctx context.Context, o *order, id string) {
+	vm, err := o.driver.VM(ctx, id)
+	if err == nil {
+		_, err = r.catalog.SeeVM(ctx, o.conn.ID, vm)
+	}
+	if err != nil {
+		r.log.WarnContext(ctx, "restored VM was not put into the inventory", "vm", id, "err", err)
+	}
+}
