@@ -1,0 +1,139 @@
+package agent
+
+import (
+	"cmp"
+	"context"
+	"log/slog"
+
+	"github.com/cairn-backup/cairn/datamover/transfer"
+	nbdtransport "github.com/cairn-backup/cairn/datamover/transport/nbd"
+	"github.com/cairn-backup/cairn/hypervisors"
+	"github.com/cairn-backup/cairn/internal/fault"
+	"github.com/cairn-backup/cairn/store"
+)
+
+// Access is what a ticket allows: adding images to a session, or reading images of a repository.
+type Access struct {
+	Session    *store.Session
+	Repository *store.Repository
+}
+
+// Local is a mover in this process. Its fields may be set before the first task.
+type Local struct {
+	Transport nbdtransport.Options
+	Workers   int // see transfer.Options
+	Log       *slog.Logger
+
+	resolve func(ticket string) (Access, error)
+}
+
+// NewLocal makes a mover that asks resolve what a ticket allows. resolve refuses tickets it does not know.
+func NewLocal(resolve func(ticket string) (Access, error)) *Local { return &Local{resolve: resolve} }
+
+var _ Mover = (*Local)(nil)
+
+// Backup implements Mover.
+func (l *Local) Backup(ctx context.Context, task BackupTask, progress func(transfer.Progress)) (BackupResult, error) {
+	access, err := l.resolve(task.Ticket)
+	if err != nil {
+		return BackupResult{}, fault.Context("use ticket of", task.ID, err)
+	}
+	if access.Session == nil {
+		return BackupResult{}, fault.New(fault.Denied, "back up disk", task.Disk, "the ticket does not allow writing")
+	}
+	if task.Parent == nil { // nothing could stand for what is unchanged
+		task.Export.DirtyContext = ""
+	}
+	disk, err := l.source(ctx, task.Export)
+	if err != nil {
+		return BackupResult{}, fault.Context("back up disk", task.Disk, err)
+	}
+	defer closeWith(ctx, disk)()
+	w, err := access.Session.NewImage(ctx, store.ImageOptions{SizeBytes: disk.Size(), Parent: task.Parent})
+	if err != nil {
+		return BackupResult{}, fault.Context("back up disk", task.Disk, err)
+	}
+	l.started("backup of disk started", task.ID, task.Disk, disk.Size())
+	out, err := transfer.Backup(ctx, disk, w, l.options(task.Limit, progress))
+	res := BackupResult{Result: out}
+	if err == nil {
+		res.Image, err = w.Finish(ctx)
+	}
+	res.Stats = w.Stats()
+	if err != nil {
+		return res, fault.Context("back up disk", task.Disk, err)
+	}
+	return res, nil
+}
+
+// Restore implements Mover.
+func (l *Local) Restore(ctx context.Context, task RestoreTask, progress func(transfer.Progress)) (RestoreResult, error) {
+	access, err := l.resolve(task.Ticket)
+	if err != nil {
+		return RestoreResult{}, fault.Context("use ticket of", task.ID, err)
+	}
+	if access.Repository == nil {
+		return RestoreResult{}, fault.New(fault.Denied, "restore disk", task.Disk, "the ticket does not allow reading")
+	}
+	image, err := access.Repository.OpenImage(ctx, task.Image)
+	if err != nil {
+		return RestoreResult{}, fault.Context("restore disk", task.Disk, err)
+	}
+	defer func() { _ = image.Close() }()
+	disk, err := l.target(ctx, task.Export)
+	if err != nil {
+		return RestoreResult{}, fault.Context("restore disk", task.Disk, err)
+	}
+	defer closeWith(ctx, disk)()
+	l.started("restore of disk started", task.ID, task.Disk, image.Size())
+	o := l.options(task.Limit, progress)
+	o.SeedZero = task.SeedZero
+	if task.Verify {
+		o.VerifyTarget = func(ctx context.Context) (hypervisors.FrozenDisk, error) { return l.source(ctx, task.Export) }
+	}
+	out, err := transfer.Restore(ctx, image, disk, o)
+	if err != nil {
+		return RestoreResult{out}, fault.Context("restore disk", task.Disk, err)
+	}
+	return RestoreResult{out}, nil
+}
+
+func (l *Local) options(limit int64, progress func(transfer.Progress)) transfer.Options {
+	return transfer.Options{Workers: l.Workers, Limit: limit, Progress: progress}
+}
+
+func (l *Local) started(msg, id, disk string, size int64) {
+	cmp.Or(l.Log, slog.New(slog.DiscardHandler)).Debug(msg, "transfer_id", id, "disk", disk, "bytes", size)
+}
+
+// closeWith closes a disk when ctx ends, so that calls without a context return, and again with the function it
+// returns.
+func closeWith(ctx context.Context, disk interface{ Close() error }) func() {
+	stop := context.AfterFunc(ctx, func() { _ = disk.Close() })
+	return func() {
+		stop()
+		_ = disk.Close()
+	}
+}
+
+func (l *Local) source(ctx context.Context, e hypervisors.Export) (hypervisors.FrozenDisk, error) {
+	if err := known(e); err != nil {
+		return nil, err
+	}
+	return l.Transport.OpenSource(ctx, e)
+}
+
+func (l *Local) target(ctx context.Context, e hypervisors.Export) (hypervisors.TargetDisk, error) {
+	if err := known(e); err != nil {
+		return nil, err
+	}
+	return l.Transport.OpenTarget(ctx, e)
+}
+
+// known refuses exports this mover has no transport for.
+func known(e hypervisors.Export) error {
+	if e.Transport == hypervisors.TransportNBD {
+		return nil
+	}
+	return fault.New(fault.Unsupported, "open export", e.Name, "this mover has no transport %q", e.Transport)
+}
