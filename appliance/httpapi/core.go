@@ -6,7 +6,6 @@ import (
 
 	"github.com/cairn-backup/cairn/appliance/catalog"
 	"github.com/cairn-backup/cairn/hypervisors"
-	"github.com/cairn-backup/cairn/store"
 )
 
 // Core is what the interface needs of the appliance. Errors carry a fault kind; it decides the HTTP status, and
@@ -131,8 +130,14 @@ type NewRepository struct {
 // RepositoryInfo is a repository with its usage.
 type RepositoryInfo struct {
 	catalog.Repository
-	Usage     *store.Usage // nil when it cannot be told now
-	FreeBytes int64        // on the backend; 0 when not known
+	Usage *Usage // nil when it cannot be told now
+}
+
+// Usage is what a repository holds.
+type Usage struct {
+	RestorePoints, Packs      int
+	LogicalBytes, StoredBytes int64
+	FreeBytes                 int64 // on the backend; 0 when not known
 }
 
 // BackupRequest asks for a backup of one VM.

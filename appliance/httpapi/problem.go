@@ -3,10 +3,12 @@ package httpapi
 import (
 	"errors"
 	"net/http"
+	"time"
 
 	"github.com/labstack/echo/v4"
 
 	"github.com/cairn-backup/cairn/api/server"
+	"github.com/cairn-backup/cairn/appliance/identity"
 	"github.com/cairn-backup/cairn/internal/fault"
 )
 
@@ -15,7 +17,7 @@ const (
 	problemType = "application/problem+json"
 	// statusCanceled is what nginx made usual for a client that went away; nobody reads the answer.
 	statusCanceled = 499
-	retryAfter     = 5 // seconds
+	retryAfter     = 4 * time.Second
 )
 
 // rejected is an error of the interface itself: it says more about the request than a kind can.
@@ -92,6 +94,12 @@ func problemOf(err error) server.Problem {
 	if kind != fault.Internal {
 		p.Detail = err.Error()
 		p.Meaning, p.Advice = fault.Explanation(err)
+	}
+	if _, ok := errors.AsType[*identity.Throttled](err); ok {
+		p.Status, p.Type = http.StatusTooManyRequests, p.Type+"/throttled"
+	}
+	if errors.Is(err, identity.ErrSetUpDone) {
+		p.Type += "/set-up"
 	}
 	if r, ok := errors.AsType[*rejected](err); ok {
 		p.Errors = r.fields

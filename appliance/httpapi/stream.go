@@ -3,6 +3,7 @@ package httpapi
 import (
 	"context"
 	"encoding/json"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -39,7 +40,8 @@ func NewStream() *Stream {
 	return &Stream{first: first, next: first, change: make(chan struct{})}
 }
 
-// PublishRun tells that a run was made or has changed.
+// PublishRun tells that a run was made or has changed its state. Who waits for a run is woken by nothing else, so it
+// is called after each change of a run's state is durable.
 func (s *Stream) PublishRun(r RunInfo) {
 	s.publish(server.TopicRun, server.StreamEvent{Run: runOf(r)})
 }
@@ -106,37 +108,40 @@ func (s *Stream) from(at uint64) (events []streamed, next uint64, reset bool, ch
 	return events, s.next, false, s.change
 }
 
-// waitRun returns when the run has ended, or with the error of ctx.
-func (s *Stream) waitRun(ctx context.Context, id string, get func(context.Context, string) (RunInfo, error)) (RunInfo, error) {
-	for {
+// waitRun returns nil when the run has ended, ctx is done or stop is closed, and an error when the run cannot be read.
+func (s *Stream) waitRun(
+	ctx context.Context, stop <-chan struct{}, id string, get func(context.Context, string) (RunInfo, error),
+) error {
+	for ctx.Err() == nil {
 		// Taken before the run is read, so that a change after the reading is not missed.
 		at, _ := s.position("")
 		run, err := get(ctx, id)
-		if err != nil || run.State.Final() {
-			return run, err
+		if ctx.Err() != nil {
+			break
 		}
-		if err := s.waitFor(ctx, at, id); err != nil {
-			return run, err
+		if err != nil || run.State.Final() {
+			return err
+		}
+		if !s.waitFor(ctx, stop, at, id) {
+			break
 		}
 	}
+	return nil
 }
 
-// waitFor returns when something about the run happens at or after position at.
-func (s *Stream) waitFor(ctx context.Context, at uint64, run string) error {
+// waitFor returns true when something about the run happens at or after position at, false when waiting shall end.
+func (s *Stream) waitFor(ctx context.Context, stop <-chan struct{}, at uint64, run string) bool {
 	for {
 		events, next, reset, change := s.from(at)
-		if reset {
-			return nil
-		}
-		for _, e := range events {
-			if e.event.Run.ID == run || e.event.Task.RunID == run && catalog.State(e.event.Task.State).Final() {
-				return nil
-			}
+		if reset || slices.ContainsFunc(events, func(e streamed) bool { return e.event.Run.ID == run }) {
+			return true
 		}
 		at = next
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			return false
+		case <-stop:
+			return false
 		case <-change:
 		}
 	}

@@ -132,7 +132,7 @@ func repositoryOf(r RepositoryInfo) server.Repository {
 	if r.Usage != nil {
 		out.Usage = server.Usage{
 			RestorePoints: r.Usage.RestorePoints, Packs: r.Usage.Packs, LogicalBytes: r.Usage.LogicalBytes,
-			StoredBytes: r.Usage.StoredBytes, FreeBytes: r.FreeBytes,
+			StoredBytes: r.Usage.StoredBytes, FreeBytes: r.Usage.FreeBytes,
 		}
 	}
 	return out

@@ -1,0 +1,151 @@
+package httpapi
+
+import (
+	"context"
+	"crypto/tls"
+	_ "embed"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/labstack/echo/v4"
+
+	"github.com/cairn-backup/cairn/api"
+	"github.com/cairn-backup/cairn/api/server"
+	"github.com/cairn-backup/cairn/appliance/catalog"
+	"github.com/cairn-backup/cairn/appliance/identity"
+)
+
+const (
+	maxBodyBytes   = 1 << 20
+	maxHeaderBytes = 64 << 10
+	headerTimeout  = 10 * time.Second
+	bodyTimeout    = 30 * time.Second
+	idleTimeout    = 2 * time.Minute
+	// requestTimeout bounds everything but streams and waiting for a run: trying a connection may take a while.
+	requestTimeout = 2 * time.Minute
+	writeTimeout   = 30 * time.Second
+	drainTimeout   = 10 * time.Second
+	maxWait        = 300 * time.Second
+)
+
+// Identity is what the interface needs to know who is asking. *identity.Service is one.
+type Identity interface {
+	SetUp(ctx context.Context, source, setUpToken, name, password string) (identity.Issued, error)
+	Login(ctx context.Context, source, name, password string) (identity.Issued, error)
+	Authenticate(ctx context.Context, secret string) (identity.Caller, error)
+	AuthenticateHash(ctx context.Context, hash string) (identity.Caller, error)
+	IssueToken(ctx context.Context, c identity.Caller, name string, lifetime time.Duration) (identity.Issued, error)
+	Tokens(ctx context.Context, c identity.Caller, p catalog.Page) (catalog.List[catalog.Token], error)
+	DeleteToken(ctx context.Context, c identity.Caller, id string) error
+}
+
+// Version is what /version answers.
+type Version struct{ Version, Commit string }
+
+// Options of New.
+type Options struct {
+	Core      Core
+	Identity  Identity
+	Stream    *Stream
+	Log       *slog.Logger
+	Version   Version
+	Heartbeat time.Duration // of event streams; 0 is 15 seconds
+}
+
+// Server is the HTTP side of the appliance.
+type Server struct {
+	core      Core
+	identity  Identity
+	stream    *Stream
+	log       *slog.Logger
+	version   Version
+	heartbeat time.Duration
+	contract  *contract
+	echo      *echo.Echo
+
+	closing chan struct{} // closed when streams and waiting calls shall end
+	once    sync.Once
+}
+
+// New makes a server; it listens nowhere yet.
+func New(o Options) (*Server, error) {
+	c, err := loadContract(api.Document)
+	if err != nil {
+		return nil, err
+	}
+	if o.Heartbeat == 0 {
+		o.Heartbeat = 15 * time.Second
+	}
+	s := &Server{
+		core: o.Core, identity: o.Identity, stream: o.Stream, log: o.Log, version: o.Version, heartbeat: o.Heartbeat,
+		contract: c, closing: make(chan struct{}),
+	}
+	s.echo = s.routes()
+	return s, nil
+}
+
+//go:embed index.html
+var index []byte
+
+// The routes that are not operations of the document.
+var pages = map[string]bool{
+	"GET /":                    true,
+	"GET /api/v1/openapi.yaml": true,
+	"GET /api/v1/openapi.json": true,
+}
+
+func (s *Server) routes() *echo.Echo {
+	e := echo.New()
+	e.HideBanner, e.HidePort = true, true
+	e.IPExtractor = echo.ExtractIPDirect() // nobody may choose the address that logins are throttled by
+	e.HTTPErrorHandler = s.renderError
+	e.Binder = jsonBinder{}
+	e.Use(s.identify, s.logAccess, s.recoverPanic, s.secure, s.authenticate, s.conform)
+	server.RegisterHandlersWithBaseURL(e, server.NewStrictHandler(&handlers{s}, nil), api.BasePath)
+	e.GET("/", func(c echo.Context) error { return c.Blob(http.StatusOK, "text/html; charset=utf-8", index) })
+	e.GET(api.BasePath+"/openapi.yaml", func(c echo.Context) error {
+		return c.Blob(http.StatusOK, "application/yaml", api.Document)
+	})
+	e.GET(api.BasePath+"/openapi.json", func(c echo.Context) error {
+		return c.Blob(http.StatusOK, "application/json", s.contract.json)
+	})
+	return e
+}
+
+// Handler serves one request; for tests and for who brings a listener of his own.
+func (s *Server) Handler() http.Handler { return s.echo }
+
+// Serve answers on the listener until ctx is done, then lets requests end, streams at once and others within ten
+// seconds, and returns nil. It owns the listener.
+func (s *Server) Serve(ctx context.Context, l net.Listener, config *tls.Config) error {
+	hs := &http.Server{
+		Handler: s.echo, TLSConfig: config, ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout,
+		MaxHeaderBytes: maxHeaderBytes, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+	}
+	failed := make(chan error, 1)
+	go func() { failed <- hs.ServeTLS(l, "", "") }()
+	select {
+	case err := <-failed:
+		return fmt.Errorf("serve API: %w", err)
+	case <-ctx.Done():
+	}
+	s.Close()
+	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
+	defer cancel()
+	err := hs.Shutdown(drain)
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = hs.Close()
+	}
+	if served := <-failed; !errors.Is(served, http.ErrServerClosed) {
+		err = errors.Join(err, served)
+	}
+	return err
+}
+
+// Close ends event streams and waiting calls. May be repeated.
+func (s *Server) Close() { s.once.Do(func() { close(s.closing) }) }

@@ -1,0 +1,202 @@
+package httpapi
+
+import (
+	"context"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/cairn-backup/cairn/api/server"
+	"github.com/cairn-backup/cairn/hypervisors"
+	"github.com/cairn-backup/cairn/internal/fault"
+)
+
+// This file holds the operations that start a run.
+
+// startOf tells the Core who starts something, and how a repetition is recognised.
+func startOf(ctx context.Context, key *string) Start {
+	a := askedOf(ctx)
+	return Start{User: a.caller.User, Key: value(key), Fingerprint: a.fingerprint}
+}
+
+// follow returns the run that was started, and whether it ended while the client wanted to wait.
+func (h *handlers) follow(ctx context.Context, started Started, key Start, prefer *string) (RunInfo, bool, error) {
+	if started.Replayed && started.Fingerprint != key.Fingerprint {
+		r := reject(fault.Invalid, 0, "idempotency-key", "this Idempotency-Key belongs to another request")
+		r.cause.Explain("A key stands for one request for 24 hours, and this one is not the same.", "Use a new key.")
+		return RunInfo{}, false, r
+	}
+	wait := waitOf(value(prefer))
+	if wait == 0 {
+		run, err := h.s.core.GetRun(ctx, started.RunID)
+		return run, false, err
+	}
+	waiting, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	if err := h.s.stream.waitRun(waiting, h.s.closing, started.RunID, h.s.core.GetRun); err != nil {
+		return RunInfo{}, false, err
+	}
+	run, err := h.s.core.GetRun(ctx, started.RunID)
+	return run, err == nil && run.State.Final(), err
+}
+
+// waitOf reads "wait=N" of a Prefer header; what it does not know it ignores, as RFC 7240 wants it.
+func waitOf(prefer string) time.Duration {
+	for _, preference := range strings.Split(prefer, ",") {
+		preference, _, _ = strings.Cut(preference, ";")
+		name, seconds, _ := strings.Cut(strings.TrimSpace(preference), "=")
+		if !strings.EqualFold(strings.TrimSpace(name), "wait") {
+			continue
+		}
+		n, err := strconv.ParseUint(strings.Trim(strings.TrimSpace(seconds), `"`), 10, 31)
+		if err != nil {
+			return 0
+		}
+		return min(time.Duration(n)*time.Second, maxWait)
+	}
+	return 0
+}
+
+// ended and accepted are the two answers of an operation that starts a run.
+func ended(run RunInfo) server.RunEndedJSONResponse {
+	return server.RunEndedJSONResponse{
+		Body: runOf(run), Headers: server.RunEndedResponseHeaders{Location: location("runs", run.ID)},
+	}
+}
+
+func accepted(run RunInfo) server.RunAcceptedJSONResponse {
+	return server.RunAcceptedJSONResponse{
+		Body: runOf(run), Headers: server.RunAcceptedResponseHeaders{Location: location("runs", run.ID)},
+	}
+}
+
+func (h *handlers) StartBackup(ctx context.Context, r server.StartBackupRequestObject) (server.StartBackupResponseObject, error) {
+	quiesce := hypervisors.Quiesce(r.Body.Quiesce)
+	if quiesce == "" {
+		quiesce = hypervisors.QuiesceTry
+	}
+	start := startOf(ctx, r.Params.IdempotencyKey)
+	started, err := h.s.core.StartBackup(ctx, start, BackupRequest{
+		VMID: r.VMID, RepositoryID: r.Body.Repository, Quiesce: quiesce, ExcludeDisks: r.Body.ExcludeDisks, Full: r.Body.Full,
+	})
+	if err != nil {
+		return nil, err
+	}
+	run, done, err := h.follow(ctx, started, start, r.Params.Prefer)
+	if err != nil {
+		return nil, err
+	}
+	if done {
+		return server.StartBackup200JSONResponse{RunEndedJSONResponse: ended(run)}, nil
+	}
+	return server.StartBackup202JSONResponse{RunAcceptedJSONResponse: accepted(run)}, nil
+}
+
+func (h *handlers) StartCollect(ctx context.Context, r server.StartCollectRequestObject) (server.StartCollectResponseObject, error) {
+	start := startOf(ctx, r.Params.IdempotencyKey)
+	started, err := h.s.core.StartCollect(ctx, start, r.RepositoryID, r.Body.DryRun)
+	if err != nil {
+		return nil, err
+	}
+	run, done, err := h.follow(ctx, started, start, r.Params.Prefer)
+	if err != nil {
+		return nil, err
+	}
+	if done {
+		return server.StartCollect200JSONResponse{RunEndedJSONResponse: ended(run)}, nil
+	}
+	return server.StartCollect202JSONResponse{RunAcceptedJSONResponse: accepted(run)}, nil
+}
+
+func (h *handlers) StartVerify(ctx context.Context, r server.StartVerifyRequestObject) (server.StartVerifyResponseObject, error) {
+	start := startOf(ctx, r.Params.IdempotencyKey)
+	started, err := h.s.core.StartVerify(ctx, start, r.RestorePointID)
+	if err != nil {
+		return nil, err
+	}
+	run, done, err := h.follow(ctx, started, start, r.Params.Prefer)
+	if err != nil {
+		return nil, err
+	}
+	if done {
+		return server.StartVerify200JSONResponse{RunEndedJSONResponse: ended(run)}, nil
+	}
+	return server.StartVerify202JSONResponse{RunAcceptedJSONResponse: accepted(run)}, nil
+}
+
+func (h *handlers) StartRestore(ctx context.Context, r server.StartRestoreRequestObject) (server.StartRestoreResponseObject, error) {
+	request, err := restoreOf(*r.Body)
+	if err != nil {
+		return nil, err
+	}
+	if r.Body.DryRun {
+		ctx, cancel := bounded(ctx)
+		defer cancel()
+		plan, err := h.s.core.PlanRestore(ctx, request)
+		if err != nil {
+			return nil, err
+		}
+		return server.StartRestore200JSONResponse{Plan: planOf(plan)}, nil
+	}
+	start := startOf(ctx, r.Params.IdempotencyKey)
+	started, err := h.s.core.StartRestore(ctx, start, request)
+	if err != nil {
+		return nil, err
+	}
+	run, done, err := h.follow(ctx, started, start, r.Params.Prefer)
+	if err != nil {
+		return nil, err
+	}
+	if done {
+		return server.StartRestore200JSONResponse{Run: runOf(run)}, nil
+	}
+	return server.StartRestore202JSONResponse{RunAcceptedJSONResponse: accepted(run)}, nil
+}
+
+// restoreOf translates a request and refuses what contradicts itself.
+func restoreOf(b server.RestoreRequest) (RestoreRequest, error) {
+	out := RestoreRequest{
+		RestorePointID: b.RestorePoint, Mode: hypervisors.RestoreMode(b.Mode), Name: b.Name, ConnectionID: b.Connection,
+		Datastore: b.Datastore, Networks: b.Networks, KeepMACs: b.KeepMACs, Start: b.Start,
+	}
+	var wrong []server.ProblemField
+	if out.Mode == hypervisors.RestoreNew && b.Name == "" {
+		wrong = append(wrong, server.ProblemField{Pointer: "#/name", Detail: "a new VM needs a name"})
+	}
+	if out.Mode == hypervisors.RestoreInPlace {
+		if b.Name != "" {
+			wrong = append(wrong, server.ProblemField{Pointer: "#/name", Detail: "in place the VM keeps its name"})
+		}
+		if b.Connection != "" {
+			wrong = append(wrong, server.ProblemField{Pointer: "#/connection", Detail: "in place the VM stays where it is"})
+		}
+	}
+	seen := map[string]bool{}
+	for i, d := range b.Disks {
+		if seen[d.ID] {
+			at := "#/disks/" + strconv.Itoa(i) + "/id"
+			wrong = append(wrong, server.ProblemField{Pointer: at, Detail: "this disk is named twice"})
+		}
+		seen[d.ID] = true
+		out.Disks = append(out.Disks, hypervisors.RestoreDisk{
+			ID: d.ID, Datastore: d.Datastore, Format: hypervisors.DiskFormat(d.Format),
+		})
+	}
+	if len(wrong) > 0 {
+		r := reject(fault.Invalid, 0, "body", wrong[0].Pointer+": "+wrong[0].Detail)
+		r.fields = wrong
+		return RestoreRequest{}, r
+	}
+	return out, nil
+}
+
+func (h *handlers) CancelRun(ctx context.Context, r server.CancelRunRequestObject) (server.CancelRunResponseObject, error) {
+	if err := h.s.core.CancelRun(ctx, r.RunID); err != nil {
+		return nil, err
+	}
+	run, err := h.s.core.GetRun(ctx, r.RunID)
+	if err != nil {
+		return nil, err
+	}
+	return server.CancelRun202JSONResponse{RunAcceptedJSONResponse: accepted(run)}, nil
+}
