@@ -1,0 +1,250 @@
+package e2e
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/cairn-backup/cairn/api/client"
+	"github.com/cairn-backup/cairn/lab/kvmlab"
+)
+
+// explained fails the test unless a failed run says what happened, what it means and what to do.
+func explained(t *testing.T, run client.Run) {
+	t.Helper()
+	e := run.Tasks[0].Error
+	t.Logf("the run says: %s | %s | %s", e.Detail, e.Meaning, e.Advice)
+	if e.Detail == "" || e.Meaning == "" || e.Advice == "" {
+		t.Errorf("run %s ended as %s and does not explain itself: %+v", run.ID, run.State, e)
+	}
+}
+
+var smallVM = kvmlab.Spec{Name: "fault", Rate: 0.5, Disks: []kvmlab.Disk{{MiB: 64, Fill: 16 << 20}}}
+
+func TestLibvirtdRestartedMidTransfer(t *testing.T) {
+	s := newScene(t, kvmlab.Options{Private: true}, smallVM)
+	p := s.pauseAt("backup.transfer-middle")
+	run, err := s.startBackup(s.vmID, s.repo.ID, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.reached()
+	before := command(t, "pgrep", "-x", "libvirtd")
+	if err := s.lab.Daemon().Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if command(t, "pgrep", "-x", "libvirtd") == before {
+		t.Fatal("libvirtd is the same process as before")
+	}
+	p.release()
+	ended := s.ended(run.ID, client.StateSucceeded, client.StateWarning, client.StateFailed)
+	t.Logf("run ended as %s", ended.State)
+	if ended.State == client.StateFailed {
+		explained(t, ended)
+	}
+	s.wait("leftovers to go", func() bool { return len(s.leftovers()) == 0 })
+	s.backup(s.vmID, s.repo.ID, nil)
+	s.noLeftovers()
+	s.verifyAll()
+}
+
+func TestQEMUKilledMidTransfer(t *testing.T) {
+	s := newScene(t, kvmlab.Options{}, smallVM)
+	first := s.backup(s.vmID, s.repo.ID, nil)
+	s.write(20)
+	p := s.pauseAt("backup.transfer-middle")
+	run, err := s.startBackup(s.vmID, s.repo.ID, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.reached()
+	if err := s.guest.Kill(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	p.release()
+	explained(t, s.ended(run.ID, client.StateFailed))
+	if points := s.points(); len(points) != 1 || points[0].ID != first.ID {
+		t.Errorf("restore points %v, want only the first", points)
+	}
+	s.guestRuns()
+	s.wait("leftovers to go", func() bool { return len(s.leftovers()) == 0 })
+	second := s.backup(s.vmID, s.repo.ID, nil)
+	if d := second.Disks[0]; d.Mode != "full" || d.FullReason == "" {
+		t.Errorf("after QEMU was killed the disk was read as %s (%q); its bitmap is not to be trusted", d.Mode, d.FullReason)
+	}
+	t.Logf("full because: %s", second.Disks[0].FullReason)
+	s.noLeftovers()
+	s.verifyAll()
+}
+
+func TestConnectionCutMidTransfer(t *testing.T) {
+	s := newScene(t, kvmlab.Options{}, smallVM)
+	p := s.pauseAt("backup.transfer-middle")
+	run, err := s.startBackup(s.vmID, s.repo.ID, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.reached()
+	s.virsh("domjobabort", s.guest.Name) // ends the export under the mover's hands
+	p.release()
+	ended := s.ended(run.ID, client.StateFailed)
+	explained(t, ended)
+	s.backup(s.vmID, s.repo.ID, nil)
+	s.noLeftovers()
+	s.verifyAll()
+}
+
+// tmpfs mounts a file system of a size, for running full.
+func tmpfs(t *testing.T, dir string, mib int) (grow func(mib int)) {
+	t.Helper()
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprintf("size=%dm,mode=755", mib)); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	return func(mib int) {
+		if err := syscall.Mount("tmpfs", dir, "tmpfs", syscall.MS_REMOUNT, fmt.Sprintf("size=%dm,mode=755", mib)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestRepositoryFull(t *testing.T) {
+	s := newScene(t, kvmlab.Options{}, smallVM)
+	dir := filepath.Join(t.TempDir(), "small")
+	grow := tmpfs(t, dir, 8)
+	small := s.repository("small", filepath.Join(dir, "r"))
+	run, err := s.startBackup(s.vmID, small.ID, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := s.ended(run.ID, client.StateFailed)
+	explained(t, ended)
+	if !strings.Contains(strings.ToLower(ended.Tasks[0].Error.Detail), "no space") {
+		t.Errorf("the run failed, but not of a full disk: %s", ended.Tasks[0].Error.Detail)
+	}
+	if n := len(s.points()); n != 0 {
+		t.Errorf("%d restore points of a failed backup", n)
+	}
+	s.noLeftovers()
+	grow(128)
+	s.backup(s.vmID, small.ID, nil)
+	s.verifyAll()
+	s.noLeftovers()
+}
+
+func TestWrongRepositoryKey(t *testing.T) {
+	s := newScene(t, kvmlab.Options{}, smallVM)
+	s.backup(s.vmID, s.repo.ID, nil)
+	s.stop()
+	keys, err := filepath.Glob(filepath.Join(s.data, "keys", "*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	saved := map[string][]byte{}
+	for _, k := range keys {
+		if !strings.Contains(filepath.Base(k), "repo") {
+			continue
+		}
+		if saved[k], err = os.ReadFile(k); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(saved) != 1 {
+		t.Fatalf("repository keys among %v: %d, want 1", keys, len(saved))
+	}
+	other := filepath.Join(t.TempDir(), "other")
+	for k := range saved {
+		s.start()
+		s.repository("other", other) // makes a key of its own
+		s.stop()
+		others, _ := filepath.Glob(filepath.Join(filepath.Dir(k), "*"))
+		for _, o := range others {
+			if _, mine := saved[o]; !mine && strings.Contains(filepath.Base(o), "repo") {
+				wrong, err := os.ReadFile(o)
+				if err != nil {
+					t.Fatal(err)
+				}
+				_ = os.Remove(k)
+				if err := os.WriteFile(k, wrong, 0o400); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+	}
+	s.start()
+	run, err := s.startBackup(s.vmID, s.repo.ID, nil)
+	var p *problem
+	switch {
+	case errors.As(err, &p):
+		t.Logf("refused: %v", p)
+		if p.status < 400 || p.Meaning == "" || p.Advice == "" {
+			t.Errorf("the refusal does not explain itself: %v", p)
+		}
+	case err != nil:
+		t.Fatal(err)
+	default:
+		explained(t, s.ended(run.ID, client.StateFailed))
+	}
+	s.noLeftovers()
+	s.stop()
+	for k, b := range saved {
+		_ = os.Remove(k)
+		if err := os.WriteFile(k, b, 0o400); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.start()
+	s.backup(s.vmID, s.repo.ID, nil)
+	if n := len(s.points()); n != 2 {
+		t.Errorf("%d restore points, want 2: the one from before is lost", n)
+	}
+	s.verifyAll()
+}
+
+func TestPoolFullOnRestore(t *testing.T) {
+	s := newScene(t, kvmlab.Options{}, smallVM)
+	point := s.backup(s.vmID, s.repo.ID, nil)
+	dir := filepath.Join(s.lab.Dir(), "small")
+	tmpfs(t, dir, 4)
+	pool := filepath.Base(s.lab.Dir()) + "-small"
+	s.virsh("pool-define-as", pool, "dir", "--target", dir)
+	s.virsh("pool-start", pool)
+	defer func() {
+		s.virsh("pool-destroy", pool)
+		s.virsh("pool-undefine", pool)
+	}()
+	name := s.guest.Name + "-full"
+	run, err := s.startRestore(map[string]any{"restore_point": point.ID, "mode": "new", "name": name, "datastore": pool})
+	var p *problem
+	switch {
+	case errors.As(err, &p):
+		t.Logf("refused: %v", p)
+		if p.Meaning == "" || p.Advice == "" {
+			t.Errorf("the refusal does not explain itself: %v", p)
+		}
+	case err != nil:
+		t.Fatal(err)
+	default:
+		explained(t, s.ended(run.ID, client.StateFailed))
+	}
+	if _, err := s.lab.Find(t.Context(), name); err == nil {
+		t.Errorf("VM %s exists after a failed restore", name)
+	}
+	if left, _ := filepath.Glob(filepath.Join(dir, "*")); len(left) > 0 {
+		t.Errorf("left in the pool: %v", left)
+	}
+	s.noLeftovers()
+	s.restore(map[string]any{"restore_point": point.ID, "mode": "new", "name": name})
+	s.remove(name)
+}
