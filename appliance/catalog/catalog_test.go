@@ -421,3 +421,20 @@ func TestRepeatedRequestStartsNothing(t *testing.T) {
 		t.Error("a day later the request still counts as a repetition")
 	}
 }
+
+func TestNewestPoints(t *testing.T) {
+	c := open(t, t.TempDir())
+	for id, vm := range map[string]string{"rp_1": "vm_a", "rp_3": "vm_a", "rp_2": "vm_b", "rp_4": "vm_c"} {
+		if err := c.AddRestorePoint(t.Context(), RestorePoint{ID: id, RepositoryID: "repo_1", VMID: vm}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := c.NewestPoints(t.Context(), []string{"vm_a", "vm_b", "vm_none"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]NewestPoint{"vm_a": {VMID: "vm_a", ID: "rp_3"}, "vm_b": {VMID: "vm_b", ID: "rp_2"}}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("newest: -want +got %s", diff)
+	}
+}

@@ -121,3 +121,25 @@ func (c *Catalog) ForgetCheckpoints(ctx context.Context, vmID string) error {
 	}
 	return nil
 }
+
+// NewestPoint is the newest restore point of a VM.
+type NewestPoint struct {
+	VMID string
+	ID   string
+	Time time.Time
+}
+
+// NewestPoints returns the newest restore point of each of some VMs, by the VM's id.
+func (c *Catalog) NewestPoints(ctx context.Context, vmIDs []string) (map[string]NewestPoint, error) {
+	var rows []RestorePoint
+	newest := c.db.Model(&RestorePoint{}).Select("MAX(id)").Where("vm_id IN ?", vmIDs).Group("vm_id")
+	err := c.db.WithContext(ctx).Select("id", "vm_id", "time").Where("id IN (?)", newest).Find(&rows).Error
+	if err != nil {
+		return nil, failure("list newest restore points", "", err)
+	}
+	out := make(map[string]NewestPoint, len(rows))
+	for _, r := range rows {
+		out[r.VMID] = NewestPoint{VMID: r.VMID, ID: r.ID, Time: r.Time}
+	}
+	return out, nil
+}

@@ -256,3 +256,16 @@ func (c *Catalog) SetResult(ctx context.Context, id string, r Result) error {
 	}
 	return nil
 }
+
+// TasksOfRuns returns the tasks of some runs, by the run's id, the oldest first.
+func (c *Catalog) TasksOfRuns(ctx context.Context, runIDs []string) (map[string][]Task, error) {
+	var rows []Task
+	if err := c.db.WithContext(ctx).Where("run_id IN ?", runIDs).Order("id").Find(&rows).Error; err != nil {
+		return nil, failure("list tasks", "", err)
+	}
+	out := make(map[string][]Task, len(runIDs))
+	for _, t := range rows {
+		out[t.RunID] = append(out[t.RunID], t)
+	}
+	return out, nil
+}

@@ -151,3 +151,13 @@ func upsertVM(tx *gorm.DB, row VM, connectionID string, v hypervisors.VM, now ti
 	row.Name, row.Power, row.Description, row.LastSeen, row.GoneAt = v.Name, v.Power, v, now, nil
 	return tx.Save(&row).Error
 }
+
+// CountVMs returns how many VMs a connection has, those that vanished not counted.
+func (c *Catalog) CountVMs(ctx context.Context, connectionID string) (int, error) {
+	var n int64
+	err := c.db.WithContext(ctx).Model(&VM{}).Where("connection_id = ? AND gone_at IS NULL", connectionID).Count(&n).Error
+	if err != nil {
+		return 0, failure("count VMs of", connectionID, err)
+	}
+	return int(n), nil
+}
