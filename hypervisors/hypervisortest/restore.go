@@ -1,0 +1,311 @@
+package hypervisortest
+
+import (
+	"errors"
+	"slices"
+
+	"github.com/cairn-backup/cairn/hypervisors"
+	"github.com/cairn-backup/cairn/internal/fault"
+)
+
+// saved is a restore point in memory.
+type saved struct {
+	info  hypervisors.FrozenInfo
+	disks map[string][]byte
+}
+
+func (e *env) save(vm string) saved {
+	e.Helper()
+	f := e.freeze(e.request(vm))
+	s := saved{info: f.Info(), disks: e.content(f)}
+	e.release(f)
+	return s
+}
+
+func restoreDisks(vm hypervisors.VM) []hypervisors.RestoreDisk {
+	var out []hypervisors.RestoreDisk
+	for _, d := range vm.Disks {
+		if d.Unprotectable == "" {
+			out = append(out, hypervisors.RestoreDisk{ID: d.ID, SizeBytes: d.SizeBytes})
+		}
+	}
+	return out
+}
+
+func (e *env) restoreRequest(s saved, mode hypervisors.RestoreMode) hypervisors.RestoreRequest {
+	req := hypervisors.RestoreRequest{
+		Tag: tag(), Mode: mode, VM: s.info.VM, Documents: s.info.Documents, Owe: e.owed.owe,
+	}
+	if mode == hypervisors.RestoreNew {
+		req.Name = "restored-" + req.Tag
+	}
+	for _, d := range s.info.Disks {
+		req.Disks = append(req.Disks, hypervisors.RestoreDisk{ID: d.Disk.ID, SizeBytes: d.Disk.SizeBytes})
+	}
+	return req
+}
+
+// fill writes a content to a restore's disks, zeros left out.
+func (e *env) fill(r hypervisors.Restoring, disks map[string][]byte) {
+	e.Helper()
+	const piece = 256 << 10
+	zeros := make([]byte, piece)
+	for _, target := range r.Disks() {
+		data := disks[target.DiskID]
+		if !target.Export.Writable || target.Export.SizeBytes != int64(len(data)) {
+			e.Fatalf("target of disk %s: %+v, want a writable one of %d bytes", target.DiskID, target.Export, len(data))
+		}
+		d, err := e.OpenTarget(e.Context(), target.Export)
+		e.ok(err, "open target of disk "+target.DiskID)
+		for off := 0; off < len(data); off += piece {
+			p := data[off:min(off+piece, len(data))]
+			if string(p) == string(zeros[:len(p)]) {
+				continue
+			}
+			if _, err := d.WriteAt(p, int64(off)); err != nil {
+				e.ok(err, "write target")
+			}
+		}
+		e.ok(d.Flush(e.Context()), "flush target")
+		e.ok(d.Close(), "close target")
+	}
+}
+
+func testRestoreNew(e *env) {
+	e.need(e.caps.Backup && e.caps.Restore, "restore")
+	e.Write(e.T)
+	s := e.save(e.Running)
+	req := e.restoreRequest(s, hypervisors.RestoreNew)
+	before := len(e.list())
+	e.ok(e.Driver.CheckRestore(e.Context(), req), "check restore")
+	e.clean("after CheckRestore")
+	r, err := e.Driver.BeginRestore(e.Context(), req)
+	e.ok(err, "begin restore")
+	var order []string
+	for _, d := range r.Disks() {
+		order = append(order, d.DiskID)
+	}
+	for i, d := range req.Disks {
+		if len(order) != len(req.Disks) || order[i] != d.ID {
+			e.Fatalf("targets %v, want those of %+v in order", order, req.Disks)
+		}
+	}
+	e.fill(r, s.disks)
+	vm, err := r.Finish(e.Context())
+	if err != nil {
+		_ = r.Abandon(e.cleanup())
+		e.ok(err, "finish restore")
+	}
+	e.Cleanup(func() { e.Remove(e.T, vm.ID) })
+	e.restored(vm, req, s)
+	e.clean("after the restore")
+	if got := len(e.list()); got != before+1 {
+		e.Errorf("%d VMs after the restore, want %d", got, before+1)
+	}
+}
+
+func (e *env) list() []hypervisors.VM {
+	e.Helper()
+	vms, err := e.Driver.VMs(e.Context())
+	e.ok(err, "list VMs")
+	return vms
+}
+
+// restored checks a new VM against what was saved.
+func (e *env) restored(vm hypervisors.VM, req hypervisors.RestoreRequest, s saved) {
+	e.Helper()
+	if vm.ID == "" || vm.ID == s.info.VM.ID || vm.Name != req.Name || vm.Power != hypervisors.PowerOff {
+		e.Errorf("restored %s %q, %s; want another identity than %s, the name %q, and off", vm.ID, vm.Name, vm.Power, s.info.VM.ID, req.Name)
+	}
+	if now := e.vm(vm.ID); now.Name != req.Name {
+		e.Errorf("VM %s is %q in the inventory", vm.ID, now.Name)
+	}
+	for _, n := range vm.NICs {
+		if slices.ContainsFunc(s.info.VM.NICs, func(old hypervisors.NIC) bool { return old.MAC == n.MAC }) {
+			e.Errorf("NIC %s has the source's address %s", n.ID, n.MAC)
+		}
+	}
+	for id, want := range s.disks {
+		i := slices.IndexFunc(vm.Disks, func(d hypervisors.Disk) bool { return d.ID == id })
+		if i < 0 || vm.Disks[i].SizeBytes != int64(len(want)) {
+			e.Errorf("disk %s of the restored VM: %+v", id, vm.Disks)
+			continue
+		}
+		e.same(e.Content(e.T, vm.ID, id), want, "restored disk "+id)
+		j := slices.IndexFunc(s.info.VM.Disks, func(d hypervisors.Disk) bool { return d.ID == id })
+		if old := s.info.VM.Disks[j]; old.Path != "" && old.Path == vm.Disks[i].Path {
+			e.Errorf("disk %s of the restored VM is the source's own: %s", id, old.Path)
+		}
+	}
+}
+
+func testRestoreInPlace(e *env) {
+	e.need(e.caps.RestoreInPlace && e.caps.StoppedBackup, "restore in place")
+	s := e.save(e.Stopped)
+	for id := range s.disks { // other content than the VM has now
+		for i := range min(len(s.disks[id]), 3<<20) {
+			s.disks[id][i] ^= byte(i>>8) | 1
+		}
+	}
+	req := e.restoreRequest(s, hypervisors.RestoreInPlace)
+	e.ok(e.Driver.CheckRestore(e.Context(), req), "check restore")
+	r, err := e.Driver.BeginRestore(e.Context(), req)
+	e.ok(err, "begin restore")
+	e.fill(r, s.disks)
+	vm, err := r.Finish(e.Context())
+	if err != nil {
+		_ = r.Abandon(e.cleanup())
+		e.ok(err, "finish restore")
+	}
+	if vm.ID != e.Stopped || vm.Name != s.info.VM.Name || vm.Power != hypervisors.PowerOff {
+		e.Errorf("restored in place: %s %q, %s; want the same VM, off", vm.ID, vm.Name, vm.Power)
+	}
+	for id, want := range s.disks {
+		e.same(e.Content(e.T, e.Stopped, id), want, "disk "+id+" restored in place")
+	}
+	e.release(e.freeze(e.request(e.Stopped)))
+}
+
+func testRestoreAbandoned(e *env) {
+	e.need(e.caps.Restore && e.caps.StoppedBackup, "restore")
+	s := e.save(e.Stopped)
+	other := map[string][]byte{}
+	for id, data := range s.disks {
+		other[id] = slices.Repeat([]byte("abandoned "), len(data)/10+1)[:len(data)]
+	}
+	for _, mode := range e.modes() {
+		before := len(e.list())
+		r, err := e.Driver.BeginRestore(e.Context(), e.restoreRequest(s, mode))
+		e.ok(err, "begin restore")
+		x := r.Disks()[0].Export
+		e.fill(r, other)
+		for range 2 {
+			e.ok(r.Abandon(e.cleanup()), "abandon")
+		}
+		e.clean("after the abandoned restore (" + string(mode) + ")")
+		if got := len(e.list()); got != before {
+			e.Errorf("%s: %d VMs after the abandoned restore, want %d", mode, got, before)
+		}
+		if d, err := e.OpenTarget(e.Context(), x); err == nil {
+			d.Close()
+			e.Errorf("%s: the target can be opened after the restore was abandoned", mode)
+		}
+		for id, want := range s.disks {
+			e.same(e.Content(e.T, e.Stopped, id), want, string(mode)+": original disk "+id)
+		}
+	}
+}
+
+func (e *env) modes() []hypervisors.RestoreMode {
+	if e.caps.RestoreInPlace {
+		return []hypervisors.RestoreMode{hypervisors.RestoreNew, hypervisors.RestoreInPlace}
+	}
+	return []hypervisors.RestoreMode{hypervisors.RestoreNew}
+}
+
+func testRestoreRefused(e *env) {
+	e.need(e.caps.Backup && e.caps.Restore, "restore")
+	s := e.save(e.Running)
+	change := func(mode hypervisors.RestoreMode, f func(*hypervisors.RestoreRequest)) hypervisors.RestoreRequest {
+		req := e.restoreRequest(s, mode)
+		req.Disks = slices.Clone(req.Disks)
+		f(&req)
+		return req
+	}
+	tests := []struct {
+		name string
+		req  hypervisors.RestoreRequest
+		want fault.Kind
+	}{
+		{"a name that is taken", change(hypervisors.RestoreNew, func(r *hypervisors.RestoreRequest) { r.Name = s.info.VM.Name }), fault.Exists},
+		{"a datastore that is not there", change(hypervisors.RestoreNew, func(r *hypervisors.RestoreRequest) { r.Disks[0].Datastore = "no-such-datastore" }), fault.NotFound},
+		{"a format that is not there", change(hypervisors.RestoreNew, func(r *hypervisors.RestoreRequest) { r.Disks[0].Format = "no-such-format" }), fault.Invalid},
+		{"a mode that is not there", change("no-such-mode", func(*hypervisors.RestoreRequest) {}), fault.Invalid},
+		{"no name", change(hypervisors.RestoreNew, func(r *hypervisors.RestoreRequest) { r.Name = "" }), fault.Invalid},
+	}
+	if e.caps.RestoreInPlace {
+		tests = append(tests, []struct {
+			name string
+			req  hypervisors.RestoreRequest
+			want fault.Kind
+		}{
+			{"a running VM", change(hypervisors.RestoreInPlace, func(*hypervisors.RestoreRequest) {}), fault.Conflict},
+			{"a VM that is gone", change(hypervisors.RestoreInPlace, func(r *hypervisors.RestoreRequest) { r.VM.ID = e.NoSuchVM }), fault.NotFound},
+		}...)
+	}
+	for _, tt := range tests {
+		e.kind(e.Driver.CheckRestore(e.Context(), tt.req), tt.want, "check restore: "+tt.name)
+		r, err := e.Driver.BeginRestore(e.Context(), tt.req)
+		e.kind(err, tt.want, "begin restore: "+tt.name)
+		if err == nil {
+			_ = r.Abandon(e.cleanup())
+		}
+		e.clean("after the restore was refused: " + tt.name)
+	}
+}
+
+// testRestoreOwe lets each call of Owe fail in turn.
+func testRestoreOwe(e *env) {
+	e.need(e.caps.Restore && e.caps.StoppedBackup, "restore")
+	s := e.save(e.Stopped)
+	full := errors.New("the catalog is full")
+	for _, mode := range e.modes() {
+		for n := 1; ; n++ {
+			book := &ledger{fail: n, err: full}
+			req := e.restoreRequest(s, mode)
+			req.Owe = book.owe
+			r, err := e.Driver.BeginRestore(e.Context(), req)
+			for _, o := range book.items {
+				if !hasMarker(o.Name, req.Tag) || o.Kind == "" {
+					e.Errorf("owed %+v does not carry the marker cairn-%s", o, req.Tag)
+				}
+			}
+			if err == nil {
+				if len(book.items) == 0 {
+					e.Errorf("%s: a restore makes disks and owes nothing", mode)
+				}
+				e.ok(r.Abandon(e.cleanup()), "abandon")
+				break
+			}
+			if !errors.Is(err, full) {
+				e.Errorf("%s: failing call %d of Owe: %v, want %v", mode, n, err, full)
+			}
+			e.clean("after a call of Owe failed")
+			for _, o := range book.items {
+				e.ok(e.Driver.CleanUp(e.cleanup(), o), "clean up what was never made")
+			}
+		}
+	}
+}
+
+// testRestoreCleanUp forgets a restore, as a crash of the manager would, and cleans up what was owed.
+func testRestoreCleanUp(e *env) {
+	e.need(e.caps.Restore && e.caps.StoppedBackup, "restore")
+	s := e.save(e.Stopped)
+	for _, mode := range e.modes() {
+		before := len(e.list())
+		book := &ledger{}
+		req := e.restoreRequest(s, mode)
+		req.Owe = book.owe
+		r, err := e.Driver.BeginRestore(e.Context(), req)
+		e.ok(err, "begin restore")
+		left, err := e.Driver.Leftovers(e.Context())
+		e.ok(err, "look for leftovers")
+		if len(left) == 0 {
+			e.Errorf("%s: a restore under way is not among the leftovers", mode)
+		}
+		for range 2 {
+			for _, o := range slices.Backward(book.items) {
+				e.ok(e.Driver.CleanUp(e.cleanup(), o), "clean up "+string(o.Kind)+" "+o.Name)
+			}
+			e.clean("after the clean-up (" + string(mode) + ")")
+		}
+		e.ok(r.Abandon(e.cleanup()), "abandon what was cleaned up")
+		if got := len(e.list()); got != before {
+			e.Errorf("%s: %d VMs after the clean-up, want %d", mode, got, before)
+		}
+		for id, want := range s.disks {
+			e.same(e.Content(e.T, e.Stopped, id), want, string(mode)+": original disk "+id)
+		}
+	}
+}
