@@ -49,7 +49,6 @@ func (d *driver) Freeze(ctx context.Context, req hypervisors.FreezeRequest) (hyp
 		return nil, err
 	}
 	if err := d.freeze(ctx, req, track, f); err != nil {
-		d.p.endJob(d.p.jobs, f.name)
 		d.p.mu.Lock()
 		defer d.p.mu.Unlock()
 		if v := d.p.vms[req.VM]; v != nil {
