@@ -86,7 +86,8 @@ func (s *Server) recoverPanic(next echo.HandlerFunc) echo.HandlerFunc {
 	}
 }
 
-// secure sets headers that keep browsers from doing anything with an answer but showing it, and bounds the time.
+// secure sets headers that keep browsers from doing anything with an answer but showing it, and bounds the time a
+// client may take to read it.
 func (s *Server) secure(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		h := c.Response().Header()
@@ -96,6 +97,10 @@ func (s *Server) secure(next echo.HandlerFunc) echo.HandlerFunc {
 		h.Set("Strict-Transport-Security", "max-age=31536000")
 		h.Set("X-Content-Type-Options", "nosniff")
 		h.Set("X-Frame-Options", "DENY")
+		c.Response().Before(func() {
+			// Recorders have no deadline, and no slow client.
+			_ = http.NewResponseController(c.Response()).SetWriteDeadline(time.Now().Add(writeTimeout))
+		})
 		return next(c)
 	}
 }

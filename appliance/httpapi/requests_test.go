@@ -1,0 +1,341 @@
+package httpapi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/cairn-backup/cairn/api"
+	"github.com/cairn-backup/cairn/api/server"
+	"github.com/cairn-backup/cairn/appliance/catalog"
+	"github.com/cairn-backup/cairn/hypervisors"
+	"github.com/cairn-backup/cairn/internal/fault"
+)
+
+// TestAnswersConform calls every operation that needs nothing but a token; do compares with the document.
+func TestAnswersConform(t *testing.T) {
+	ts := ready(t)
+	tests := []struct {
+		method, path string
+		body         any
+		status       int
+	}{
+		{"GET", "/version", nil, 200},
+		{"GET", "/livez", nil, 200},
+		{"GET", "/readyz", nil, 200},
+		{"GET", "/connections", nil, 200},
+		{"GET", "/connections/conn_1", nil, 200},
+		{"DELETE", "/connections/conn_1", nil, 204},
+		{"POST", "/connections/conn_1/check", nil, 200},
+		{"POST", "/connections/conn_1/refresh", nil, 200},
+		{"GET", "/connections/conn_1/datastores", nil, 200},
+		{"GET", "/connections/conn_1/networks", nil, 200},
+		{"POST", "/connections", map[string]any{"name": "lab", "platform": "kvm", "address": "qemu:///system"}, 201},
+		{"POST", "/connections", map[string]any{"name": "lab", "platform": "kvm", "address": "qemu:///system", "dry_run": true}, 200},
+		{"GET", "/vms", nil, 200},
+		{"GET", "/vms/vm_1", nil, 200},
+		{"GET", "/repositories", nil, 200},
+		{"GET", "/repositories/repo_1", nil, 200},
+		{"POST", "/repositories", map[string]any{"name": "main", "path": "/backup"}, 201},
+		{"DELETE", "/repositories/repo_1", nil, 204},
+		{"GET", "/restore-points", nil, 200},
+		{"GET", "/restore-points/rp_1", nil, 200},
+		{"DELETE", "/restore-points/rp_1", nil, 204},
+		{"GET", "/runs", nil, 200},
+		{"GET", "/runs?page_token=more", nil, 200},
+		{"GET", "/runs/run_1", nil, 200},
+		{"POST", "/runs/run_1/cancel", nil, 202},
+		{"GET", "/runs/run_1/events", nil, 200},
+		{"GET", "/tasks", nil, 200},
+		{"GET", "/tasks/task_1", nil, 200},
+		{"POST", "/tasks/task_1/cancel", nil, 202},
+		{"POST", "/vms/vm_1/backup", map[string]any{"repository": "repo_1"}, 202},
+		{"POST", "/repositories/repo_1/collect", map[string]any{}, 202},
+		{"POST", "/restore-points/rp_1/verify", nil, 202},
+		{"POST", "/restores", map[string]any{"restore_point": "rp_1", "mode": "new", "name": "web2"}, 202},
+		{"POST", "/restores", map[string]any{"restore_point": "rp_1", "mode": "new", "name": "web2", "dry_run": true}, 200},
+	}
+	for _, tt := range tests {
+		ts.do(tt.method, tt.path, tt.body).want(t, tt.status, "")
+	}
+}
+
+func TestNothingSecretIsAnswered(t *testing.T) {
+	ts := ready(t)
+	for _, path := range []string{"/connections", "/connections/conn_1"} {
+		if a := ts.do("GET", path, nil); strings.Contains(string(a.body), "sealed") {
+			t.Errorf("%s: %s", path, a.body)
+		}
+	}
+}
+
+func TestRefusedRequests(t *testing.T) {
+	ts := ready(t)
+	conn := `"name":"a","platform":"kvm","address":"qemu:///system"`
+	tests := []struct {
+		name, method, path string
+		body               any
+		status             int
+		problem            string
+		at                 []string // pointers or parameters of the errors
+	}{
+		{"no JSON", "POST", "/connections", `{`, 400, "json", nil},
+		{"empty body", "POST", "/connections", "", 400, "json", nil},
+		{"two values", "POST", "/connections", `{` + conn + `} {}`, 400, "json", nil},
+		{"not an object", "POST", "/connections", `[]`, 422, "body", []string{"#"}},
+		{"null", "POST", "/connections", `null`, 422, "body", []string{"#"}},
+		{"unknown member", "POST", "/connections", `{` + conn + `,"nmae":1}`, 422, "body", []string{"#/nmae"}},
+		{"other case", "POST", "/connections", `{` + conn + `,"Name":"b"}`, 422, "body", []string{"#/Name"}},
+		{"missing members", "POST", "/connections", `{"name":"a"}`, 422, "body", []string{"#/address", "#/platform"}},
+		{"wrong type", "POST", "/connections", `{"name":1,"platform":"kvm","address":"x"}`, 422, "body", []string{"#/name"}},
+		{"wrong types", "POST", "/connections", `{"name":"a","platform":"kvm","address":"x","dry_run":"yes","options":{"k":1}}`, 422, "body", []string{"#/dry_run", "#/options/k"}},
+		{"empty name", "POST", "/connections", `{"name":"","platform":"kvm","address":"x"}`, 422, "body", []string{"#/name", "#/name"}},
+		{"slash in name", "POST", "/connections", `{"name":"a/b","platform":"kvm","address":"x"}`, 422, "body", []string{"#/name"}},
+		{"relative path", "POST", "/repositories", `{"name":"a","path":"backup"}`, 422, "body", []string{"#/path"}},
+		{"unknown mode", "POST", "/repositories", `{"name":"a","path":"/b","mode":"steal"}`, 422, "body", []string{"#/mode"}},
+		{"key for a new one", "POST", "/repositories", `{"name":"a","path":"/b","key_file":"/k"}`, 422, "body", []string{"#/key_file"}},
+		{"unknown quiesce", "POST", "/vms/vm_1/backup", `{"repository":"repo_1","quiesce":"maybe"}`, 422, "body", []string{"#/quiesce"}},
+		{"disk twice", "POST", "/vms/vm_1/backup", `{"repository":"repo_1","exclude_disks":["vda","vda"]}`, 422, "body", []string{"#/exclude_disks"}},
+		{"new without name", "POST", "/restores", `{"restore_point":"rp_1","mode":"new"}`, 422, "body", []string{"#/name"}},
+		{"in place with name", "POST", "/restores", `{"restore_point":"rp_1","mode":"in-place","name":"x","connection":"c"}`, 422, "body", []string{"#/name", "#/connection"}},
+		{"restore disk twice", "POST", "/restores", `{"restore_point":"rp_1","mode":"new","name":"x","disks":[{"id":"vda"},{"id":"vda"}]}`, 422, "body", []string{"#/disks/1/id"}},
+		{"restore disk format", "POST", "/restores", `{"restore_point":"rp_1","mode":"new","name":"x","disks":[{"id":"vda","format":"vmdk"}]}`, 422, "body", []string{"#/disks/0/format"}},
+		{"number beyond int", "POST", "/tokens", `{"name":"x","expires_in_days":1e30}`, 422, "body", []string{"#/expires_in_days"}},
+		{"fraction", "POST", "/tokens", `{"name":"x","expires_in_days":1.5}`, 422, "body", []string{"#/expires_in_days"}},
+		{"odd integer", "POST", "/tokens", `{"name":"x","expires_in_days":1.0}`, 422, "body", []string{"#/expires_in_days"}},
+		{"body where none is", "POST", "/restore-points/rp_1/verify", `{}`, 400, "body", nil},
+		{"unknown parameter", "GET", "/vms?nmae=x&zzz=1", nil, 422, "parameter", []string{"nmae", "zzz"}},
+		{"parameter twice", "GET", "/vms?name=x&name=y", nil, 422, "parameter", []string{"name"}},
+		{"parameter of another call", "GET", "/connections?power=on", nil, 422, "parameter", []string{"power"}},
+		{"header as parameter", "GET", "/events?Last-Event-ID=1", nil, 422, "parameter", []string{"Last-Event-ID"}},
+		{"limit 0", "GET", "/vms?limit=0", nil, 422, "parameter", []string{"limit"}},
+		{"limit 1001", "GET", "/vms?limit=1001", nil, 422, "parameter", []string{"limit"}},
+		{"limit x", "GET", "/vms?limit=x", nil, 422, "parameter", []string{"limit"}},
+		{"limit as a list", "GET", "/vms?limit=[1]", nil, 422, "parameter", []string{"limit"}},
+		{"limit 1.0", "GET", "/vms?limit=1.0", nil, 400, "", nil},
+		{"power", "GET", "/vms?power=maybe", nil, 422, "parameter", []string{"power"}},
+		{"gone", "GET", "/vms?gone=maybe", nil, 422, "parameter", []string{"gone"}},
+		{"topic", "GET", "/events?topics=run,nothing", nil, 422, "parameter", []string{"topics"}},
+		{"bad escape", "GET", "/vms?name=%zz", nil, 400, "query", nil},
+		{"page token", "GET", "/vms?page_token=zzz", nil, 422, "", nil},
+		{"event page token", "GET", "/runs/run_1/events?page_token=-1", nil, 422, "", nil},
+		{"no such path", "GET", "/nothing", nil, 404, "route", nil},
+		{"no such method", "PUT", "/vms", nil, 405, "method", nil},
+		{"too large", "POST", "/connections", `{"name":"` + strings.Repeat("x", maxBodyBytes) + `"}`, 413, "too-large", nil},
+	}
+	before := ts.core.count()
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			problem := "/problems/invalid"
+			if tt.status == 404 {
+				problem = "/problems/not-found"
+			}
+			if tt.problem != "" {
+				problem += "/" + tt.problem
+			}
+			p := ts.do(tt.method, tt.path, tt.body).want(t, tt.status, problem)
+			var at []string
+			for _, f := range p.Errors {
+				at = append(at, f.Pointer+f.Parameter)
+				if f.Detail == "" {
+					t.Errorf("no detail at %s", f.Pointer+f.Parameter)
+				}
+			}
+			if diff := cmp.Diff(tt.at, at, cmpopts.SortSlices(strings.Compare)); diff != "" {
+				t.Errorf("errors (-want +got):\n%s", diff)
+			}
+		})
+	}
+	if got := ts.core.count() - before; got != 1 { // the page token of a VM list is the core's to judge
+		t.Errorf("%d refused requests reached the core, want 1", got)
+	}
+}
+
+func TestMediaType(t *testing.T) {
+	ts := ready(t)
+	body := `{"name":"x"}`
+	ts.do("POST", "/tokens", body, "Content-Type", "text/plain").want(t, 415, "/problems/invalid/media-type")
+	ts.do("POST", "/tokens", body, "Content-Type", "").want(t, 415, "/problems/invalid/media-type")
+	ts.do("POST", "/tokens", body, "Content-Type", "application/json; charset=utf-8").want(t, 201, "")
+}
+
+// TestRequestsReachTheCore shows that nothing is lost or swapped between the document and the core.
+func TestRequestsReachTheCore(t *testing.T) {
+	ts := ready(t)
+	tests := []struct {
+		method, path, body string
+		want               any
+	}{
+		{"POST", "/connections", `{"name":"n","platform":"kvm","address":"a","user":"u","password":"p","options":{"k":"v"}}`,
+			NewConnection{Name: "n", Platform: hypervisors.KVM, Address: "a", User: "u", Password: "p", Options: map[string]string{"k": "v"}}},
+		{"POST", "/repositories", `{"name":"n","path":"/p","mode":"attach","key_file":"/k"}`,
+			NewRepository{Name: "n", Path: "/p", Attach: true, KeyFile: "/k"}},
+		{"POST", "/repositories", `{"name":"n","path":"/p","mode":"create"}`, NewRepository{Name: "n", Path: "/p"}},
+		{"POST", "/vms/vm_1/backup", `{"repository":"repo_1"}`,
+			BackupRequest{VMID: "vm_1", RepositoryID: "repo_1", Quiesce: hypervisors.QuiesceTry}},
+		{"POST", "/vms/vm_1/backup", `{"repository":"repo_1","quiesce":"require","exclude_disks":["vdb"],"full":true}`,
+			BackupRequest{VMID: "vm_1", RepositoryID: "repo_1", Quiesce: hypervisors.QuiesceRequire, ExcludeDisks: []string{"vdb"}, Full: true}},
+		{"POST", "/repositories/repo_1/collect", `{"dry_run":true}`, true},
+		{"POST", "/restore-points/rp_1/verify", ``, "rp_1"},
+		{"POST", "/restores", `{"restore_point":"rp_1","mode":"new","name":"w","connection":"c","datastore":"d","disks":[{"id":"vda","datastore":"e","format":"raw"}],"networks":{"a":"b","c":""},"keep_macs":true,"start":true}`,
+			RestoreRequest{
+				RestorePointID: "rp_1", Mode: hypervisors.RestoreNew, Name: "w", ConnectionID: "c", Datastore: "d",
+				Disks:    []hypervisors.RestoreDisk{{ID: "vda", Datastore: "e", Format: hypervisors.Raw}},
+				Networks: map[string]string{"a": "b", "c": ""}, KeepMACs: true, Start: true,
+			}},
+		{"POST", "/restores", `{"restore_point":"rp_1","mode":"in-place","dry_run":true}`,
+			RestoreRequest{RestorePointID: "rp_1", Mode: hypervisors.RestoreInPlace}},
+		{"GET", "/vms?connection=c&name=w*&power=paused&gone=true", ``,
+			catalog.VMFilter{ConnectionID: "c", Name: "w*", Power: hypervisors.PowerPaused, Gone: true}},
+		{"GET", "/restore-points?vm=v&repository=r", ``, catalog.PointFilter{VMID: "v", RepositoryID: "r"}},
+		{"GET", "/runs?state=warning&kind=collect&vm=v", ``, catalog.RunFilter{State: catalog.Warning, Kind: catalog.KindCollect, VMID: "v"}},
+		{"GET", "/tasks?state=running&run=r&vm=v", ``, catalog.TaskFilter{States: []catalog.State{catalog.Running}, RunID: "r", VMID: "v"}},
+	}
+	for _, tt := range tests {
+		var body any
+		if tt.body != "" {
+			body = tt.body
+		}
+		a := ts.do(tt.method, tt.path, body)
+		if a.status >= 300 {
+			t.Errorf("%s %s: %d %s", tt.method, tt.path, a.status, a.body)
+			continue
+		}
+		if diff := cmp.Diff(tt.want, ts.core.last()); diff != "" {
+			t.Errorf("%s %s (-want +got):\n%s", tt.method, tt.path, diff)
+		}
+	}
+}
+
+func TestUnknownIDs(t *testing.T) {
+	ts := ready(t)
+	for key, op := range ts.contract.operations {
+		method, path, _ := strings.Cut(key, " ")
+		if !strings.Contains(path, ":") {
+			continue
+		}
+		parts := strings.Split(strings.TrimPrefix(path, api.BasePath), "/")
+		for i, p := range parts {
+			if strings.HasPrefix(p, ":") {
+				parts[i] = "nothing_1"
+			}
+		}
+		var body any
+		if op.body != nil {
+			body = map[string]map[string]any{"startBackup": {"repository": "repo_1"}, "startCollect": {}}[op.id]
+		}
+		ts.do(method, strings.Join(parts, "/"), body).want(t, http.StatusNotFound, "/problems/not-found")
+	}
+	ts.do("POST", "/restores", map[string]any{"restore_point": "nothing", "mode": "in-place"}).
+		want(t, http.StatusNotFound, "/problems/not-found")
+}
+
+func TestKindsOfErrors(t *testing.T) {
+	ts := ready(t)
+	tests := []struct {
+		err     error
+		status  int
+		problem string
+		shown   bool
+	}{
+		{fault.New(fault.Invalid, "op", "s", "planted"), 422, "/problems/invalid", true},
+		{fault.New(fault.NotFound, "op", "s", "planted"), 404, "/problems/not-found", true},
+		{fault.New(fault.Exists, "op", "s", "planted"), 409, "/problems/exists", true},
+		{fault.New(fault.Conflict, "op", "s", "planted"), 409, "/problems/conflict", true},
+		{fault.New(fault.Denied, "op", "s", "planted"), 403, "/problems/denied", true},
+		{fault.New(fault.Unsupported, "op", "s", "planted"), 501, "/problems/unsupported", true},
+		{fault.New(fault.Transient, "op", "s", "planted"), 503, "/problems/transient", true},
+		{fault.New(fault.Corrupt, "op", "s", "planted"), 500, "/problems/corrupt", true},
+		{fault.New(fault.Canceled, "op", "s", "planted"), 499, "/problems/canceled", true},
+		{fault.New(fault.Internal, "op", "s", "planted"), 500, "/problems/internal", false},
+		{errors.New("planted"), 500, "/problems/internal", false},
+		{fmt.Errorf("x: %w", context.DeadlineExceeded), 503, "/problems/transient", true},
+		{fmt.Errorf("outer: %w", fault.New(fault.Conflict, "op", "s", "planted").Explain("m", "a")), 409, "/problems/conflict", true},
+	}
+	for _, tt := range tests {
+		ts.core.set(tt.err)
+		a := ts.do("GET", "/connections", nil)
+		p := a.want(t, tt.status, tt.problem)
+		if shown := p.Detail == tt.err.Error(); shown != tt.shown || (!shown && p.Detail != "") {
+			t.Errorf("%v: detail %q", tt.err, p.Detail)
+		}
+		meaning, advice := fault.Explanation(tt.err)
+		if p.Meaning != meaning || p.Advice != advice || p.Instance != "/api/v1/connections" || p.Title == "" {
+			t.Errorf("%v: problem %+v", tt.err, p)
+		}
+		if p.Retryable != (tt.status == 503) || (a.header.Get("Retry-After") != "") != (tt.status == 503) {
+			t.Errorf("%v: retryable %v, Retry-After %q", tt.err, p.Retryable, a.header.Get("Retry-After"))
+		}
+		if logged := strings.Contains(ts.logs.String(), p.RequestID+" kind="); logged != (tt.status == 500) {
+			t.Errorf("%v: logged as an error: %v", tt.err, logged)
+		}
+	}
+	p := ts.do("GET", "/readyz", nil).want(t, 503, "/problems/transient")
+	if strings.Contains(p.Detail, "planted") {
+		t.Errorf("readyz tells strangers %q", p.Detail)
+	}
+}
+
+func TestPanicIsAnInternalError(t *testing.T) {
+	ts := ready(t)
+	ts.core.panics = true
+	p := ts.do("GET", "/connections", nil).want(t, 500, "/problems/internal")
+	if p.Detail != "" || !strings.Contains(ts.logs.String(), "planted panic") {
+		t.Errorf("detail %q; logged: %v", p.Detail, strings.Contains(ts.logs.String(), "planted panic"))
+	}
+}
+
+func TestRunEventPages(t *testing.T) {
+	ts := ready(t)
+	var got []string
+	next := ""
+	for range 3 {
+		path := "/runs/run_1/events?limit=2"
+		if next != "" {
+			path += "&page_token=" + next
+		}
+		var page server.RunEventList
+		ts.do("GET", path, nil).decode(t, &page)
+		for _, e := range page.Items {
+			got = append(got, e.Message)
+		}
+		if next = page.Next; next == "" {
+			break
+		}
+	}
+	if diff := cmp.Diff([]string{"one", "two", "three"}, got); diff != "" || next != "" {
+		t.Errorf("events (-want +got):\n%s next %q", diff, next)
+	}
+}
+
+// FuzzBody: whatever the body is, checking and decoding it ends in an answer below 500.
+func FuzzBody(f *testing.F) {
+	c, err := loadContract(api.Document)
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, seed := range []string{
+		``, `{}`, `[]`, `null`, `1e999`, `"`, `{"name":"a","platform":"kvm","address":"x"}`, `{"expires_in_days":9223372036854775808,"name":"x"}`,
+		`{"expires_in_days":3650,"name":"\ud800"}`, `{"name":"a","name":"b"}`, strings.Repeat("[", 10001), `{"":{"":[]}}`, `{"name":"x"}{`,
+	} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, body string) {
+		for key, op := range c.operations {
+			if op.body == nil {
+				continue
+			}
+			if _, err := op.accept(http.Header{"Content-Type": {"application/json"}}, []byte(body)); err != nil {
+				if p := problemOf(err); p.Status >= 500 {
+					t.Errorf("%s: %q: %d %v", key, body, p.Status, err)
+				}
+			}
+		}
+	})
+}
