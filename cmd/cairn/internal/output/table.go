@@ -154,7 +154,7 @@ var stateColours = map[string]string{
 	"succeeded": "32", "ok": "32", "connected": "32", "verified": "32", "active": "32", "yes": "32",
 	"running": "36", "queued": "36", "verifying": "36",
 	"warning": "33", "late": "33", "cancelled": "33", "unverified": "33", "never": "33",
-	"failed": "31", "error": "31", "unreachable": "31", "corrupt": "31", "damaged": "31",
+	"failed": "31", "error": "31", "problem": "31", "unknown": "33", "unreachable": "31", "corrupt": "31", "damaged": "31",
 }
 
 // StateColour paints a state green, cyan, yellow or red; unknown words stay as they are.

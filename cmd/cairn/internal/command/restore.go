@@ -1,0 +1,177 @@
+package command
+
+import (
+	"context"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/cairn-backup/cairn/api/client"
+	"github.com/cairn-backup/cairn/cmd/cairn/internal/failure"
+	"github.com/cairn-backup/cairn/cmd/cairn/internal/output"
+	"github.com/cairn-backup/cairn/cmd/cairn/internal/remote"
+)
+
+func (a *App) restore() *cobra.Command {
+	group := a.group("restore", "Restore virtual machines", "")
+	group.AddCommand(a.restoreStart())
+	return group
+}
+
+// restoreFlags are the flags of restore start as they are typed.
+type restoreFlags struct {
+	waiting
+	name       string
+	inPlace    bool
+	connection string
+	pool       string
+	disks      []string
+	networks   []string
+	keepMACs   bool
+	start      bool
+	dryRun     bool
+}
+
+func (a *App) restoreStart() *cobra.Command {
+	var f restoreFlags
+	cmd := &cobra.Command{
+		Use: "start POINT", Short: "Restore a virtual machine from a restore point", Args: args("POINT"), ValidArgsFunction: a.completePoints,
+		Long: `Restore a virtual machine, as a new one with --name, or in place of the original, which must be off, with
+--in-place.
+
+Disks that --disk does not name are restored as they were. --disk DISK=POOL:FORMAT takes POOL or FORMAT alone, too:
+vda=fast, vda=:qcow2. --network FROM=TO with nothing after the = leaves the NIC unconnected.`,
+		Example: `  cairn restore start rp_01j... --name web01-copy --pool default --start --wait
+  cairn restore start rp_01j... --in-place --wait
+  cairn restore start rp_01j... --name t1 --disk vda=fast:qcow2 --network network:default=network:lab --dry-run`,
+		RunE: a.ask(func(ctx context.Context, s *remote.Session, args []string) error {
+			req, err := f.request(args[0])
+			if err != nil {
+				return err
+			}
+			if f.connection != "" {
+				c, err := findConnection(ctx, s, f.connection)
+				if err != nil {
+					return err
+				}
+				req.Connection = c.ID
+			}
+			if f.inPlace && !f.dryRun {
+				if err := a.Confirm("Replace the disks of the original VM by those of %s?", args[0]); err != nil {
+					return err
+				}
+			}
+			resp, err := s.StartRestore(ctx, &client.StartRestoreParams{IdempotencyKey: f.key()}, req)
+			if f.dryRun {
+				outcome, err := remote.Decode[client.RestoreOutcome](s, resp, err)
+				if err != nil {
+					return err
+				}
+				return a.showPlan(outcome.Plan)
+			}
+			run, err := restoreRun(s, resp, err)
+			if err != nil {
+				return err
+			}
+			return a.started(ctx, s, f.waiting, []client.Run{run})
+		}),
+	}
+	f.flags(cmd)
+	fl := cmd.Flags()
+	fl.StringVar(&f.name, "name", "", "make a new VM of this name")
+	fl.BoolVar(&f.inPlace, "in-place", false, "give the original VM its disks back")
+	fl.StringVar(&f.connection, "connection", "", "where to restore to; the original connection by default")
+	fl.StringVar(&f.pool, "pool", "", "datastore for the disks that name none")
+	fl.StringArrayVar(&f.disks, "disk", nil, "DISK=POOL:FORMAT; may be repeated")
+	fl.StringArrayVar(&f.networks, "network", nil, "FROM=TO; may be repeated")
+	fl.BoolVar(&f.keepMACs, "keep-macs", false, "with --name: keep the MAC addresses")
+	fl.BoolVar(&f.start, "start", false, "start the VM when it is restored")
+	fl.BoolVar(&f.dryRun, "dry-run", false, "only say what would be made")
+	_ = cmd.RegisterFlagCompletionFunc("connection", a.completeConnections)
+	for _, name := range []string{"name", "pool", "disk", "network"} {
+		_ = cmd.RegisterFlagCompletionFunc(name, cobra.NoFileCompletions)
+	}
+	return cmd
+}
+
+// request turns the flags into what the API wants, and refuses what makes no sense before anybody is asked.
+func (f *restoreFlags) request(point string) (client.RestoreRequest, error) {
+	req := client.RestoreRequest{
+		RestorePoint: point, Mode: client.RestoreNew, Name: f.name, Datastore: f.pool, KeepMACs: f.keepMACs, Start: f.start, DryRun: f.dryRun,
+	}
+	switch {
+	case f.inPlace && f.name != "":
+		return req, failure.UsageError("Give one of the two.", "--name makes a new VM and --in-place replaces the original")
+	case f.inPlace:
+		req.Mode = client.RestoreInPlace
+	case f.name == "":
+		return req, failure.UsageError("Give --name NEW for a new VM, or --in-place to replace the original.", "it is not said what to restore to")
+	}
+	for _, d := range f.disks {
+		disk, err := parseDisk(d)
+		if err != nil {
+			return req, err
+		}
+		req.Disks = append(req.Disks, disk)
+	}
+	for _, n := range f.networks {
+		from, to, ok := strings.Cut(n, "=")
+		if !ok || from == "" {
+			return req, failure.UsageError("Write FROM=TO.", "--network %q is not a pair of networks", n)
+		}
+		if req.Networks == nil {
+			req.Networks = map[string]string{}
+		}
+		req.Networks[from] = to
+	}
+	return req, nil
+}
+
+// parseDisk reads DISK=POOL:FORMAT, DISK=POOL and DISK=:FORMAT.
+func parseDisk(s string) (client.RestoreDisk, error) {
+	id, target, ok := strings.Cut(s, "=")
+	pool, format := target, ""
+	if i := strings.LastIndexByte(target, ':'); i >= 0 {
+		pool, format = target[:i], target[i+1:]
+	}
+	d := client.RestoreDisk{ID: id, Datastore: pool, Format: client.DiskFormat(format)}
+	bad := d.Format != "" && d.Format != client.DiskRaw && d.Format != client.DiskQCOW2
+	if !ok || id == "" || target == "" || target == ":" || bad || strings.HasSuffix(target, ":") {
+		return d, failure.UsageError("Write DISK=POOL:FORMAT, as vda=default:qcow2; FORMAT is raw or qcow2.", "--disk %q cannot be understood", s)
+	}
+	return d, nil
+}
+
+func (a *App) showPlan(plan client.RestorePlan) error {
+	err := a.one(plan, plan.VMName, func(p output.Printer, w io.Writer) error {
+		fields := []output.Field{
+			{Name: "VM", Value: plan.VMName},
+			{Name: "Mode", Value: plan.Mode},
+			{Name: "Connection", Value: plan.ConnectionID},
+		}
+		for from, to := range sorted(plan.Networks) {
+			if to == "" {
+				to = "not connected"
+			}
+			fields = append(fields, output.Field{Name: "Network " + from, Value: to})
+		}
+		if err := p.Fields(w, append(fields, bullets("Warnings", plan.Warnings)...)...); err != nil {
+			return err
+		}
+		return output.Section(p, w, "Disks", plan.Disks, []output.Column[client.PlannedDisk]{
+			{Header: "DISK", Value: func(d client.PlannedDisk) string { return d.ID }},
+			{Header: "SIZE", Right: true, Value: func(d client.PlannedDisk) string { return output.Size(d.SizeBytes) }},
+			{Header: "DATASTORE", Value: func(d client.PlannedDisk) string { return d.Datastore }},
+			{Header: "FORMAT", Value: func(d client.PlannedDisk) string { return d.Format }},
+		})
+	})
+	if err != nil {
+		return err
+	}
+	a.Say("Nothing was made.")
+	if len(plan.Warnings) > 0 {
+		return failure.Ended{Code: failure.Warning}
+	}
+	return nil
+}

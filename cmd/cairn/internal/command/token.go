@@ -1,0 +1,63 @@
+package command
+
+import (
+	"context"
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"github.com/cairn-backup/cairn/api/client"
+	"github.com/cairn-backup/cairn/cmd/cairn/internal/output"
+	"github.com/cairn-backup/cairn/cmd/cairn/internal/remote"
+)
+
+func (a *App) tokens() *cobra.Command {
+	group := a.group("token", "API tokens, for scripts and other programs", "")
+	var days int
+	create := &cobra.Command{
+		Use: "create NAME", Short: "Create an API token and print it, once", Args: args("NAME"), ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: a.ask(func(ctx context.Context, s *remote.Session, args []string) error {
+			resp, err := s.CreateToken(ctx, client.CreateTokenRequest{Name: args[0], ExpiresInDays: days})
+			t, err := remote.Decode[client.IssuedToken](s, resp, err)
+			if err != nil {
+				return err
+			}
+			a.Say("Token %s, valid until %s. It is shown only now:", t.Token.ID, output.TimeExact(t.Token.ExpiresAt, a.Location))
+			return a.one(t, t.Token.ID, func(_ output.Printer, w io.Writer) error {
+				_, err := fmt.Fprintln(w, t.Secret)
+				return err
+			})
+		}),
+	}
+	create.Flags().IntVar(&days, "days", 0, "days it is valid; the appliance's default when not given")
+	list := &cobra.Command{
+		Use: "list", Aliases: []string{"ls"}, Short: "List your API tokens, never their secrets", Args: args(),
+		RunE: a.ask(func(ctx context.Context, s *remote.Session, _ []string) error {
+			all, err := remote.All(func(token *string) ([]client.Token, string, error) {
+				resp, err := s.ListTokens(ctx, &client.ListTokensParams{Limit: ref(page), PageToken: token})
+				l, err := remote.Decode[client.TokenList](s, resp, err)
+				return l.Items, l.Next, err
+			})
+			if err != nil {
+				return err
+			}
+			return output.List(a.Printer(), all, func(t client.Token) string { return t.ID }, "No tokens.", []output.Column[client.Token]{
+				{Header: "TOKEN", Value: func(t client.Token) string { return t.ID }},
+				{Header: "NAME", Value: func(t client.Token) string { return t.Name }},
+				{Header: "USER", Value: func(t client.Token) string { return t.User }},
+				{Header: "EXPIRES", Value: func(t client.Token) string { return output.Time(t.ExpiresAt, a.Location) }},
+				{Header: "LAST USED", Right: true, Value: func(t client.Token) string { return a.age(t.LastUsedAt) }},
+			})
+		}),
+	}
+	remove := &cobra.Command{
+		Use: "remove TOKEN", Aliases: []string{"rm"}, Short: "Make an API token useless", Args: args("TOKEN"), ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: a.ask(func(ctx context.Context, s *remote.Session, args []string) error {
+			resp, err := s.DeleteToken(ctx, args[0])
+			return remote.Done(s, resp, err)
+		}),
+	}
+	group.AddCommand(create, list, remove)
+	return group
+}

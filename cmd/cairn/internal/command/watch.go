@@ -1,0 +1,49 @@
+package command
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"time"
+
+	"github.com/cairn-backup/cairn/cmd/cairn/internal/console"
+	"github.com/cairn-backup/cairn/cmd/cairn/internal/failure"
+	"github.com/cairn-backup/cairn/cmd/cairn/internal/output"
+)
+
+// watch calls list once, or again and again until it is interrupted: on a terminal it redraws the screen, elsewhere
+// it writes what is new.
+func (a *App) watch(ctx context.Context, again bool, list func(io.Writer) error) error {
+	if !again {
+		return list(a.Out)
+	}
+	if a.Format() == output.JSON || a.Format() == output.YAML {
+		return failure.UsageError("For a stream of JSON use \"cairn event watch -o json\".", "--watch is for people; it does not go with -o %s", a.Format())
+	}
+	screen := console.IsTerminal(a.Out)
+	var last []byte
+	for {
+		var b bytes.Buffer
+		if err := list(&b); err != nil {
+			return err
+		}
+		if !bytes.Equal(b.Bytes(), last) {
+			last = b.Bytes()
+			if screen {
+				if _, err := io.WriteString(a.Out, "\x1b[H\x1b[2J"); err != nil {
+					return err
+				}
+			}
+			if _, err := a.Out.Write(last); err != nil {
+				return err
+			}
+		}
+		timer := time.NewTimer(a.redraw)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return context.Cause(ctx)
+		case <-timer.C:
+		}
+	}
+}

@@ -1,0 +1,163 @@
+// Package rescue reads a repository directory with no appliance running: it lists, shows, verifies and exports
+// restore points.
+//
+// It writes nothing into the repository, takes no lock and needs no catalog, so it also works beside a running
+// appliance and from a read-only medium. Its one invariant: a file that it leaves behind is complete and every byte
+// of it was proven against the signed restore point.
+package rescue
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/cairn-backup/cairn/cmd/cairn/internal/console"
+	"github.com/cairn-backup/cairn/cmd/cairn/internal/failure"
+	"github.com/cairn-backup/cairn/internal/fault"
+	"github.com/cairn-backup/cairn/store"
+	"github.com/cairn-backup/cairn/store/blob/file"
+)
+
+// tool is one run of a rescue command.
+type tool struct {
+	*console.Console
+	repo, key string
+}
+
+// Command is "cairn rescue".
+func Command(c *console.Console) *cobra.Command {
+	t := &tool{Console: c}
+	group := &cobra.Command{
+		Use: "rescue", Short: "Read a repository directory with no appliance running", Args: cobra.ArbitraryArgs,
+		Long: `Read a repository directory with no appliance running: all it takes is the directory and its key file. Nothing is
+written into the repository.
+
+POINT is the id of a restore point, or "latest", which with --vm is the newest one of that VM.
+The environment can name the repository and the key: CAIRN_RESCUE_REPO, CAIRN_RESCUE_KEY.`,
+		Example: `  cairn rescue ls --repo /srv/backup --key backup.key
+  cairn rescue verify --repo /srv/backup --key backup.key
+  cairn rescue export latest --vm web01 --disk vda --to qcow2 --out web01.qcow2 --repo /srv/backup --key backup.key
+  cairn rescue export latest --vm web01 --all --to raw --out ./web01 --repo /srv/backup --key backup.key`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return failure.UsageError("See \"cairn rescue --help\".", "there is no command \"cairn rescue %s\"", args[0])
+			}
+			return cmd.Help()
+		},
+	}
+	f := group.PersistentFlags()
+	f.StringVar(&t.repo, "repo", "", "directory of the repository")
+	f.StringVar(&t.key, "key", "", "key file of the repository")
+	_ = group.MarkPersistentFlagDirname("repo")
+	_ = group.MarkPersistentFlagFilename("key")
+	group.AddCommand(t.list(), t.show(), t.verify(), t.check(), t.export())
+	return group
+}
+
+// use opens the repository for reading while do runs.
+func (t *tool) use(ctx context.Context, do func(*store.Repository) error) (err error) {
+	dir, keyFile := t.repo, t.key
+	if dir == "" {
+		dir = t.Getenv("CAIRN_RESCUE_REPO")
+	}
+	if keyFile == "" {
+		keyFile = t.Getenv("CAIRN_RESCUE_KEY")
+	}
+	switch {
+	case dir == "":
+		return failure.UsageError("Name it with --repo DIR.", "it is not said which repository to read")
+	case keyFile == "":
+		return failure.UsageError("Name it with --key FILE: the copy of the key file that you keep apart from the appliance.", "the key of the repository is not given")
+	}
+	key, err := store.LoadKeyFile(keyFile)
+	if err != nil {
+		return err
+	}
+	b, err := file.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, b.Close()) }()
+	r, err := store.Open(ctx, b, key, store.Options{ReadOnly: true, Log: t.log()})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, r.Close()) }()
+	return do(r)
+}
+
+func (t *tool) log() *slog.Logger {
+	level := slog.LevelError
+	if t.Verbose {
+		level = slog.LevelDebug
+	}
+	return slog.New(slog.NewTextHandler(t.Err, &slog.HandlerOptions{Level: level}))
+}
+
+// points returns all restore points, the newest first.
+func points(ctx context.Context, r *store.Repository) ([]store.RestorePoint, error) {
+	all, err := r.RestorePoints(ctx)
+	slices.SortStableFunc(all, func(a, b store.RestorePoint) int {
+		if c := b.Time.Compare(a.Time); c != 0 {
+			return c
+		}
+		return strings.Compare(b.ID, a.ID)
+	})
+	return all, err
+}
+
+// find returns the restore point that arg names: an id, the beginning of one that only one has, or "latest".
+func find(ctx context.Context, r *store.Repository, arg, vm string) (store.RestorePoint, error) {
+	if arg != "latest" && vm == "" {
+		if p, err := r.RestorePoint(ctx, arg); err == nil || fault.KindOf(err) != fault.NotFound && fault.KindOf(err) != fault.Invalid {
+			return p, err
+		}
+	}
+	all, listErr := points(ctx, r)
+	hits := slices.DeleteFunc(all, func(p store.RestorePoint) bool {
+		return vm != "" && describe(p).VM != vm || arg != "latest" && !strings.HasPrefix(p.ID, arg)
+	})
+	if len(hits) == 0 && listErr != nil {
+		return store.RestorePoint{}, listErr
+	}
+	switch {
+	case len(hits) == 0:
+		return store.RestorePoint{}, fault.New(fault.NotFound, "", "", "there is no restore point %q%s", arg, ofVM(vm)).
+			Explain("", "List them with \"cairn rescue ls\".")
+	case arg == "latest":
+		for _, p := range hits {
+			if p.Series != hits[0].Series {
+				return store.RestorePoint{}, failure.UsageError("Say whose with --vm NAME, or give the id.", "the repository holds restore points of several VMs")
+			}
+		}
+		return hits[0], nil
+	case len(hits) > 1:
+		lines := []string{"several restore points begin with " + arg + ":"}
+		for _, p := range hits {
+			lines = append(lines, p.ID)
+		}
+		return store.RestorePoint{}, failure.UsageError("Give more of the id.", "%s", strings.Join(lines, "\n"))
+	}
+	return hits[0], nil
+}
+
+func ofVM(vm string) string {
+	if vm == "" {
+		return ""
+	}
+	return " of the VM " + vm
+}
+
+// count checks the number of arguments.
+func count(least, most int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) < least || len(args) > most {
+			return failure.UsageError("Usage: "+cmd.UseLine(), "%d arguments were given", len(args))
+		}
+		return nil
+	}
+}
