@@ -243,7 +243,7 @@ func testOwe(e *env) {
 			e.Errorf("freeze with failing call %d of Owe: %v, want %v", n, err, full)
 		}
 		if len(book.items) != n {
-			e.Errorf("Owe was called %d times although call %d failed", len(book.items), n)
+			e.Fatalf("Owe was called %d times although call %d failed", len(book.items), n)
 		}
 		e.clean("after call " + book.items[n-1].Name + " of Owe failed")
 		for _, o := range book.items { // never made

@@ -165,3 +165,34 @@ func NeedsRecovery(r io.ReaderAt) (bool, error) {
 	}
 	return p[0x60]&4 != 0, nil
 }
+
+// Content returns what a disk of the VM holds now; a running VM is paused meanwhile.
+func (v *VM) Content(ctx context.Context, target string) ([]byte, error) {
+	disks, err := v.Disks(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if disks[target] == "" {
+		return nil, fmt.Errorf("VM %s has no disk %s", v.Name, target)
+	}
+	tmp, err := os.CreateTemp(v.lab.dir, "content-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.Remove(tmp.Name())
+	defer tmp.Close()
+	read := func() error { return v.lab.RawCopy(ctx, disks[target], tmp.Name()) }
+	state, err := v.State(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if state == "running" {
+		err = v.Paused(ctx, read)
+	} else {
+		err = read()
+	}
+	if err != nil {
+		return nil, err
+	}
+	return os.ReadFile(tmp.Name())
+}

@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 )
 
@@ -34,7 +33,7 @@ type Lab struct {
 	daemon *Daemon
 	log    *slog.Logger
 	kernel kernel
-	unuse  func()
+	unuse  []func()
 
 	mu      sync.Mutex
 	initrds map[bool]string // by agent
@@ -60,18 +59,12 @@ func Open(ctx context.Context, o Options) (*Lab, error) {
 }
 
 func (l *Lab) open(ctx context.Context, o Options) error {
-	for _, d := range []string{filepath.Dir(l.dir), l.dir, l.PoolDir()} {
-		if err := os.MkdirAll(d, 0o711); err != nil {
-			return err
-		}
-	}
-	unuse, err := tryLock(filepath.Join(runtimeDir, "users"), syscall.LOCK_SH)
+	err := l.claim(ctx)
 	if err != nil {
 		return err
 	}
-	l.unuse = unuse
 	if o.Private {
-		l.daemon, err = StartPrivate(ctx, filepath.Join(l.dir, "d"))
+		l.daemon, err = StartPrivate(ctx, l.path(privateDir))
 	} else {
 		l.daemon, err = EnsureLibvirtd(ctx)
 	}
@@ -144,10 +137,10 @@ func (l *Lab) Close() error {
 		errs = append(errs, l.removeVMs(ctx), l.removePool(ctx, l.name), l.daemon.Close())
 	}
 	errs = append(errs, os.RemoveAll(l.dir))
-	if l.unuse != nil {
-		l.unuse()
-		l.unuse = nil
+	for _, f := range l.unuse {
+		f()
 	}
+	l.unuse = nil
 	return errors.Join(errs...)
 }
 

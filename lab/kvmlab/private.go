@@ -12,11 +12,18 @@ import (
 // overlays are the places where libvirtd keeps what is its own; a private one sees other directories there.
 var overlays = []string{"/run/libvirt", "/etc/libvirt", "/var/lib/libvirt", "/var/cache/libvirt"}
 
+// privateDir is where in a lab's directory its own libvirtd lives; short, for the sake of socket paths.
+const privateDir = "d"
+
+func privateDaemon(dir string) *Daemon {
+	return &Daemon{URI: "qemu+unix:///system?socket=" + dir + "/run/libvirt/libvirt-sock", dir: dir}
+}
+
 // StartPrivate starts a libvirtd of its own in dir, in a mount namespace in which its sockets, state and
 // configuration lie below dir. Everything else is shared with the machine, so that images, sockets and scratch files
 // in other places are the same for both. Its URI can be used from outside.
 func StartPrivate(ctx context.Context, dir string) (*Daemon, error) {
-	d := &Daemon{URI: "qemu+unix:///system?socket=" + dir + "/run/libvirt/libvirt-sock", dir: dir}
+	d := privateDaemon(dir)
 	for _, o := range overlays {
 		if err := os.MkdirAll(d.host(o), 0o755); err != nil {
 			return nil, err

@@ -1,0 +1,175 @@
+package kvmlab_test
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	nbdtransport "github.com/cairn-backup/cairn/datamover/transport/nbd"
+	"github.com/cairn-backup/cairn/hypervisors"
+	"github.com/cairn-backup/cairn/hypervisors/hypervisortest"
+	"github.com/cairn-backup/cairn/hypervisors/kvm"
+	"github.com/cairn-backup/cairn/lab/kvmlab"
+)
+
+func openDriver(t *testing.T, l *kvmlab.Lab) *kvm.Driver {
+	t.Helper()
+	d, err := kvm.Open(t.Context(), kvm.Config{URI: l.URI()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := d.Close(); err != nil {
+			t.Errorf("close driver: %v", err)
+		}
+	})
+	return d
+}
+
+// TestConformance runs the driver suite against real libvirt and QEMU. Its tests share two VMs, which they leave as
+// they were.
+func TestConformance(t *testing.T) {
+	l := kvmlab.New(t, kvmlab.Options{})
+	ctx := t.Context()
+	running, err := l.Run(ctx, kvmlab.Spec{Name: "running", Rate: -1, NIC: true, AreaBytes: 2 << 20, Disks: []kvmlab.Disk{
+		{MiB: 24, Fill: 2 << 20}, {MiB: 16}, {MiB: 1, Kind: kvmlab.CDROM},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stopped, err := l.Define(ctx, kvmlab.Spec{Name: "a-stopped-one", Rate: -1, AreaBytes: 2 << 20, Disks: []kvmlab.Disk{{MiB: 16, Fill: 2 << 20}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := openDriver(t, l)
+	hypervisortest.Run(t, func(*testing.T) hypervisortest.Fixture { return fixture(l, d, running, stopped) })
+}
+
+func fixture(l *kvmlab.Lab, d hypervisors.Driver, running, stopped *kvmlab.VM) hypervisortest.Fixture {
+	find := func(t testing.TB, id string) *kvmlab.VM {
+		vm, err := l.Find(context.WithoutCancel(t.Context()), id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return vm
+	}
+	return hypervisortest.Fixture{
+		Driver: d, Running: running.UUID, Stopped: stopped.UUID,
+		NoSuchVM: "6f8e5c60-0000-4000-8000-0123456789ab",
+		Write: func(t testing.TB) {
+			if _, err := running.Write(t.Context(), 3); err != nil {
+				t.Error(err)
+			}
+		},
+		Background: func(t testing.TB) func() {
+			rate := func(r float64) {
+				if err := running.SetRate(context.WithoutCancel(t.Context()), r); err != nil {
+					t.Error(err)
+				}
+			}
+			rate(10)
+			return func() { rate(0) }
+		},
+		Content: func(t testing.TB, vm, disk string) []byte {
+			data, err := find(t, vm).Content(t.Context(), disk)
+			if err != nil {
+				t.Error(err)
+			}
+			return data
+		},
+		Remove: func(t testing.TB, vm string) {
+			if err := find(t, vm).Remove(context.WithoutCancel(t.Context())); err != nil {
+				t.Error(err)
+			}
+		},
+		OpenSource: nbdtransport.OpenSource, OpenTarget: nbdtransport.OpenTarget,
+		Foreign: func(t testing.TB) (string, func() bool) {
+			const name = "another-tool"
+			virsh := func(args ...string) string {
+				out, err := l.Virsh(context.WithoutCancel(t.Context()), args...)
+				if err != nil {
+					t.Error(err)
+				}
+				return out
+			}
+			virsh("checkpoint-create-as", running.Name, name)
+			t.Cleanup(func() { virsh("checkpoint-delete", running.Name, name) })
+			return name, func() bool { return strings.Contains(virsh("checkpoint-list", running.Name, "--name"), name) }
+		},
+	}
+}
+
+// TestQuiesceOnARealGuest freezes a file system through the guest agent and looks whether it is clean in the frozen
+// disk, and that the guest writes on afterwards.
+func TestQuiesceOnARealGuest(t *testing.T) {
+	l := kvmlab.New(t, kvmlab.Options{})
+	ctx := t.Context()
+	vm, err := l.Run(ctx, kvmlab.Spec{Name: "quiesce", Agent: true, Rate: 5, Disks: []kvmlab.Disk{{MiB: 48, Kind: kvmlab.FileSystem}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := vm.WaitAgent(ctx); err != nil {
+		t.Fatal(err)
+	}
+	d := openDriver(t, l)
+	for _, tt := range []struct {
+		mode  hypervisors.Quiesce
+		want  hypervisors.Consistency
+		dirty bool
+	}{
+		{hypervisors.QuiesceNever, hypervisors.CrashConsistent, true},
+		{hypervisors.QuiesceTry, hypervisors.FilesystemConsistent, false},
+		{hypervisors.QuiesceRequire, hypervisors.FilesystemConsistent, false},
+	} {
+		f, err := d.Freeze(ctx, hypervisors.FreezeRequest{
+			VM: vm.UUID, Tag: "quiesce-" + string(tt.mode), Quiesce: tt.mode, Owe: func(context.Context, hypervisors.Owed) error { return nil },
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		info := f.Info()
+		if info.Consistency != tt.want || info.ConsistencyNote != "" {
+			t.Errorf("quiesce %q: %q (%s), want %q", tt.mode, info.Consistency, info.ConsistencyNote, tt.want)
+		}
+		src, err := nbdtransport.OpenSource(ctx, info.Disks[0].Export)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if dirty, err := kvmlab.NeedsRecovery(src); err != nil || dirty != tt.dirty {
+			t.Errorf("quiesce %q: the file system needs recovery: %v (%v), want %v", tt.mode, dirty, err, tt.dirty)
+		}
+		src.Close()
+		if err := f.Release(ctx); err != nil {
+			t.Error(err)
+		}
+		if _, err := vm.Write(ctx, 1); err != nil {
+			t.Errorf("quiesce %q: the guest does not write any more: %v", tt.mode, err)
+		}
+	}
+}
+
+// TestLeavesNothing looks for what a closed lab has left.
+func TestLeavesNothing(t *testing.T) {
+	l := kvmlab.New(t, kvmlab.Options{})
+	vm, err := l.Define(t.Context(), kvmlab.Spec{Name: "gone", UEFI: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.Find(t.Context(), vm.Name); err == nil {
+		t.Errorf("%s is still there", vm.Name)
+	}
+	if out, err := l.Virsh(t.Context(), "pool-list", "--all", "--name"); err != nil || strings.Contains(out, l.Pool()) {
+		t.Errorf("pool %s is still there (%v)", l.Pool(), err)
+	}
+	if _, err := os.Stat(l.Dir()); err == nil {
+		t.Errorf("%s is still there", l.Dir())
+	}
+	if left, _ := filepath.Glob("/var/lib/libvirt/qemu/nvram/" + vm.Name + "*"); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+}
