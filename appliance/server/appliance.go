@@ -1,0 +1,164 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/cairn-backup/cairn/appliance/catalog"
+	"github.com/cairn-backup/cairn/appliance/httpapi"
+	"github.com/cairn-backup/cairn/appliance/jobs"
+	"github.com/cairn-backup/cairn/appliance/protect"
+	"github.com/cairn-backup/cairn/appliance/recover"
+	"github.com/cairn-backup/cairn/hypervisors"
+	"github.com/cairn-backup/cairn/internal/fault"
+)
+
+// Target is what a driver needs to reach a connection.
+type Target struct {
+	Address string
+	User    string
+	Secret  catalog.Secret
+	Options map[string]string
+	Log     *slog.Logger
+}
+
+// OpenDriver makes the driver of a connection. It does not have to reach it.
+type OpenDriver func(ctx context.Context, t Target) (hypervisors.Driver, error)
+
+// Options of Open.
+type Options struct {
+	Dir        string // the data directory
+	Drivers    map[hypervisors.Platform]OpenDriver
+	Log        *slog.Logger
+	Workers    int           // tasks at once; 0 is the queue's default
+	SweepEvery time.Duration // 0 is the queue's default
+}
+
+// Appliance is a running manager without its network side. It implements httpapi.Core.
+type Appliance struct {
+	dir       string
+	openers   map[hypervisors.Platform]OpenDriver
+	log       *slog.Logger
+	lock      *os.File
+	catalog   *catalog.Catalog
+	queue     *jobs.Queue
+	protector *protect.Protector
+	recoverer *recover.Recoverer
+	stream    *httpapi.Stream
+	mover     *mover
+
+	connections  connections
+	repositories repositories
+	closing      sync.Once
+	closeErr     error
+}
+
+var _ httpapi.Core = (*Appliance)(nil)
+
+// Open opens the data directory, brings what an earlier process left to its end and begins to work. Close it.
+func Open(ctx context.Context, o Options) (_ *Appliance, err error) {
+	a := &Appliance{dir: o.Dir, openers: o.Drivers, log: o.Log, stream: httpapi.NewStream(), mover: newMover()}
+	a.connections.drivers = map[string]hypervisors.Driver{}
+	a.repositories.open = map[string]*openRepository{}
+	if err := os.MkdirAll(a.dir, 0o700); err != nil {
+		return nil, fault.Context("create data directory", a.dir, err)
+	}
+	if a.lock, err = lockDir(a.path("lock")); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, a.shut())
+		}
+	}()
+	a.catalog, err = catalog.Open(ctx, catalog.Options{Path: a.path("catalog.db"), KeyFile: a.path("keys", "catalog.key")})
+	if err != nil {
+		return nil, err
+	}
+	a.protector = protect.New(protect.Options{
+		Catalog: a.catalog, Drivers: a.driver, Repositories: a.repository, Reader: a.mover, Log: a.log,
+	})
+	a.recoverer = recover.New(recover.Options{
+		Catalog: a.catalog, Drivers: a.driver, Repositories: a.repository, Writer: a.mover, Log: a.log,
+	})
+	a.queue, err = jobs.New(ctx, jobs.Options{
+		Catalog: a.catalog, Journal: jobs.NewJournal(a.catalog, a.driver, a.log), Log: a.log, Publish: publisher{a.stream},
+		Workers: o.Workers, SweepEvery: o.SweepEvery,
+		Handlers: map[catalog.RunKind]jobs.Handler{
+			catalog.KindBackup: a.protector.Backup, catalog.KindRestore: a.recoverer.Restore,
+			catalog.KindVerify: a.protector.Verify, catalog.KindCollect: a.protector.Collect,
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	// Restore points first: whether a checkpoint is still owed depends on them.
+	if err := a.openRepositories(ctx); err != nil {
+		return nil, err
+	}
+	return a, a.queue.Start(ctx)
+}
+
+func (a *Appliance) path(parts ...string) string {
+	return filepath.Join(append([]string{a.dir}, parts...)...)
+}
+
+// Close cancels what is running, waits for its clean-up until ctx ends, and closes everything. Queued tasks stay
+// queued for the next process.
+func (a *Appliance) Close(ctx context.Context) error {
+	a.closing.Do(func() {
+		a.closeErr = errors.Join(a.queue.Stop(ctx), a.shut())
+	})
+	return a.closeErr
+}
+
+// shut closes what is open, in the opposite order of Open.
+func (a *Appliance) shut() error {
+	errs := []error{a.repositories.close(), a.connections.close()}
+	if a.catalog != nil {
+		errs = append(errs, a.catalog.Close())
+	}
+	return errors.Join(append(errs, a.lock.Close())...)
+}
+
+// Ready implements httpapi.Core.
+func (a *Appliance) Ready(ctx context.Context) error {
+	if err := a.catalog.DB().PingContext(ctx); err != nil {
+		return fault.Context("reach catalog", "", err)
+	}
+	return nil
+}
+
+// lockDir keeps other processes off the data directory.
+func lockDir(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fault.Context("lock data directory", path, err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		_ = f.Close()
+		return nil, fault.Wrap(fault.Conflict, "lock data directory", path, err).Explain(
+			"Another cairnd works on this data directory.", "Stop it first, or choose another directory.")
+	}
+	return f, nil
+}
+
+// publisher passes what the queue tells on to those who follow the events.
+type publisher struct{ stream *httpapi.Stream }
+
+// PublishTask implements jobs.Publisher.
+func (p publisher) PublishTask(t catalog.Task) { p.stream.PublishTask(t) }
+
+// PublishRun implements jobs.Publisher.
+func (p publisher) PublishRun(r catalog.Run, tasks []catalog.Task) {
+	p.stream.PublishRun(httpapi.RunInfo{Run: r, Tasks: tasks})
+}
+
+// PublishRunEvent implements jobs.Publisher.
+func (p publisher) PublishRunEvent(e catalog.Event) { p.stream.PublishRunEvent(e) }

@@ -1,0 +1,214 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/cairn-backup/cairn/appliance/catalog"
+	"github.com/cairn-backup/cairn/appliance/httpapi"
+	"github.com/cairn-backup/cairn/hypervisors"
+	"github.com/cairn-backup/cairn/internal/fault"
+)
+
+// connections keeps one driver a connection.
+type connections struct {
+	mu      sync.Mutex
+	drivers map[string]hypervisors.Driver
+	closed  bool
+}
+
+func (c *connections) close() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.closed = true
+	var errs []error
+	for _, d := range c.drivers {
+		errs = append(errs, d.Close())
+	}
+	clear(c.drivers)
+	return errors.Join(errs...)
+}
+
+// driver returns the driver of a connection; it implements jobs.Platforms.
+func (a *Appliance) driver(ctx context.Context, id string) (hypervisors.Driver, error) {
+	a.connections.mu.Lock()
+	defer a.connections.mu.Unlock()
+	if d, ok := a.connections.drivers[id]; ok {
+		return d, nil
+	}
+	if a.connections.closed {
+		return nil, fault.New(fault.Canceled, "open connection", id, "the manager is stopping")
+	}
+	conn, err := a.catalog.Connection(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	secret, err := a.catalog.ConnectionSecret(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	d, err := a.open(ctx, conn.Platform, Target{
+		Address: conn.Address, User: conn.User, Secret: secret, Options: conn.Options, Log: a.log.With("connection", conn.Name),
+	})
+	if err != nil {
+		return nil, fault.Context("open connection", conn.Name, err)
+	}
+	a.connections.drivers[id] = d
+	return d, nil
+}
+
+func (a *Appliance) open(ctx context.Context, platform hypervisors.Platform, t Target) (hypervisors.Driver, error) {
+	open, ok := a.openers[platform]
+	if !ok {
+		var known []string
+		for p := range maps.Keys(a.openers) {
+			known = append(known, string(p))
+		}
+		slices.Sort(known)
+		return nil, fault.New(fault.Invalid, "connect", t.Address, "there is no driver for platform %q", platform).Explain(
+			"This appliance cannot speak to such a platform.", "Known platforms: "+strings.Join(known, ", ")+".")
+	}
+	return open(ctx, t)
+}
+
+// ListConnections implements httpapi.Core.
+func (a *Appliance) ListConnections(ctx context.Context, p catalog.Page) (catalog.List[httpapi.ConnectionInfo], error) {
+	list, err := a.catalog.Connections(ctx, p)
+	out := catalog.List[httpapi.ConnectionInfo]{Next: list.Next}
+	for _, c := range list.Items {
+		info, infoErr := a.connectionInfo(ctx, c)
+		if infoErr != nil {
+			return out, infoErr
+		}
+		out.Items = append(out.Items, info)
+	}
+	return out, err
+}
+
+// GetConnection implements httpapi.Core.
+func (a *Appliance) GetConnection(ctx context.Context, id string) (httpapi.ConnectionInfo, error) {
+	c, err := a.catalog.Connection(ctx, id)
+	if err != nil {
+		return httpapi.ConnectionInfo{}, err
+	}
+	return a.connectionInfo(ctx, c)
+}
+
+func (a *Appliance) connectionInfo(ctx context.Context, c catalog.Connection) (httpapi.ConnectionInfo, error) {
+	n, err := a.catalog.CountVMs(ctx, c.ID)
+	info := httpapi.ConnectionInfo{Connection: c, VMs: n}
+	if d, openErr := a.driver(ctx, c.ID); openErr == nil {
+		caps := d.Capabilities()
+		info.Capabilities = &caps
+	}
+	return info, err
+}
+
+// TryConnection implements httpapi.Core.
+func (a *Appliance) TryConnection(ctx context.Context, c httpapi.NewConnection) (hypervisors.Health, error) {
+	d, err := a.open(ctx, c.Platform, Target{
+		Address: c.Address, User: c.User, Secret: c.Password, Options: c.Options, Log: a.log.With("connection", c.Name),
+	})
+	if err != nil {
+		return hypervisors.Health{}, err
+	}
+	health, err := d.Check(ctx)
+	if closeErr := d.Close(); err == nil && closeErr != nil {
+		err = closeErr
+	}
+	return health, err
+}
+
+// AddConnection implements httpapi.Core.
+func (a *Appliance) AddConnection(ctx context.Context, c httpapi.NewConnection) (httpapi.ConnectionInfo, error) {
+	if _, err := a.catalog.ConnectionByName(ctx, c.Name); err == nil {
+		return httpapi.ConnectionInfo{}, fault.New(fault.Exists, "add connection", c.Name, "there is one of that name")
+	}
+	health, err := a.TryConnection(ctx, c)
+	if err != nil {
+		return httpapi.ConnectionInfo{}, err
+	}
+	row := catalog.Connection{
+		Name: c.Name, Platform: c.Platform, Address: c.Address, User: c.User, Options: c.Options,
+	}
+	setHealth(&row, health, nil)
+	if err := a.catalog.CreateConnection(ctx, &row, c.Password); err != nil {
+		return httpapi.ConnectionInfo{}, err
+	}
+	if _, err := a.RefreshConnection(ctx, row.ID); err != nil {
+		// The connection answered a moment ago and is kept; its row says why it has no inventory.
+		a.log.WarnContext(ctx, "inventory was not read", "connection", row.Name, "err", err)
+	}
+	return a.GetConnection(ctx, row.ID)
+}
+
+// setHealth notes the outcome of a check.
+func setHealth(row *catalog.Connection, h hypervisors.Health, err error) {
+	now := time.Now().UTC()
+	row.LastChecked, row.LastError = &now, catalog.FailureOf(err)
+	if err != nil {
+		row.Status = catalog.HealthProblem
+		return
+	}
+	row.Status, row.Product, row.Host, row.Problems = catalog.HealthOK, h.Product, h.Host, h.Problems
+	if len(h.Problems) > 0 {
+		row.Status = catalog.HealthProblem
+	}
+}
+
+// RemoveConnection implements httpapi.Core.
+func (a *Appliance) RemoveConnection(ctx context.Context, id string) error {
+	if err := a.catalog.DeleteConnection(ctx, id); err != nil {
+		return err
+	}
+	a.connections.mu.Lock()
+	d := a.connections.drivers[id]
+	delete(a.connections.drivers, id)
+	a.connections.mu.Unlock()
+	if d != nil {
+		if err := d.Close(); err != nil {
+			a.log.WarnContext(ctx, "connection was not closed", "connection", id, "err", err)
+		}
+	}
+	a.stream.PublishInventory(id)
+	return nil
+}
+
+// CheckConnection implements httpapi.Core.
+func (a *Appliance) CheckConnection(ctx context.Context, id string) (hypervisors.Health, error) {
+	d, err := a.driver(ctx, id)
+	if err != nil {
+		return hypervisors.Health{}, err
+	}
+	health, err := d.Check(ctx)
+	_, storeErr := a.catalog.UpdateConnection(context.WithoutCancel(ctx), id, nil, func(c *catalog.Connection) {
+		setHealth(c, health, err)
+	})
+	return health, errors.Join(err, storeErr)
+}
+
+// RefreshConnection implements httpapi.Core.
+func (a *Appliance) RefreshConnection(ctx context.Context, id string) (httpapi.InventoryReport, error) {
+	d, err := a.driver(ctx, id)
+	if err != nil {
+		return httpapi.InventoryReport{}, err
+	}
+	vms, err := d.VMs(ctx)
+	if err != nil {
+		_, storeErr := a.catalog.UpdateConnection(context.WithoutCancel(ctx), id, nil, func(c *catalog.Connection) {
+			setHealth(c, hypervisors.Health{}, err)
+		})
+		return httpapi.InventoryReport{}, errors.Join(fault.Context("read inventory", "", err), storeErr)
+	}
+	report, err := a.catalog.SyncVMs(ctx, id, vms)
+	if err != nil {
+		return httpapi.InventoryReport{}, err
+	}
+	a.stream.PublishInventory(id)
+	return httpapi.InventoryReport(report), nil
+}

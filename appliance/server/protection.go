@@ -1,0 +1,145 @@
+package server
+
+import (
+	"context"
+	"encoding/json"
+
+	"github.com/cairn-backup/cairn/appliance/catalog"
+	"github.com/cairn-backup/cairn/appliance/httpapi"
+	"github.com/cairn-backup/cairn/appliance/protect"
+	"github.com/cairn-backup/cairn/appliance/recover"
+	"github.com/cairn-backup/cairn/hypervisors"
+	"github.com/cairn-backup/cairn/internal/fault"
+)
+
+// start queues a run of one task, unless the request is a repetition. make checks the request first.
+func (a *Appliance) start(
+	ctx context.Context, s httpapi.Start, kind catalog.RunKind, request func() (*catalog.Task, error),
+) (httpapi.Started, error) {
+	if s.Key != "" {
+		known, err := a.catalog.RunOfRequest(ctx, s.User, s.Key)
+		if err == nil {
+			return httpapi.Started{RunID: known.ID, Replayed: true, Fingerprint: known.RequestPrint}, nil
+		}
+		if fault.KindOf(err) != fault.NotFound {
+			return httpapi.Started{}, err
+		}
+	}
+	task, err := request()
+	if err != nil {
+		return httpapi.Started{}, err
+	}
+	run := catalog.Run{
+		Kind: kind, Trigger: catalog.TriggerManual, User: s.User, RequestKey: s.Key, RequestPrint: s.Fingerprint,
+	}
+	replayed, err := a.queue.Submit(ctx, &run, task)
+	if err != nil {
+		return httpapi.Started{}, err
+	}
+	return httpapi.Started{RunID: run.ID, Replayed: replayed, Fingerprint: run.RequestPrint}, nil
+}
+
+// StartBackup implements httpapi.Core.
+func (a *Appliance) StartBackup(ctx context.Context, s httpapi.Start, r httpapi.BackupRequest) (httpapi.Started, error) {
+	return a.start(ctx, s, catalog.KindBackup, func() (*catalog.Task, error) {
+		return a.protector.RequestBackup(ctx, protect.BackupSpec{
+			VMID: r.VMID, RepositoryID: r.RepositoryID, Quiesce: r.Quiesce, Exclude: r.ExcludeDisks, Full: r.Full,
+		})
+	})
+}
+
+// StartRestore implements httpapi.Core.
+func (a *Appliance) StartRestore(ctx context.Context, s httpapi.Start, r httpapi.RestoreRequest) (httpapi.Started, error) {
+	return a.start(ctx, s, catalog.KindRestore, func() (*catalog.Task, error) {
+		return a.recoverer.RequestRestore(ctx, recover.Spec(r))
+	})
+}
+
+// PlanRestore implements httpapi.Core.
+func (a *Appliance) PlanRestore(ctx context.Context, r httpapi.RestoreRequest) (httpapi.RestorePlan, error) {
+	p, err := a.recoverer.Plan(ctx, recover.Spec(r))
+	if err != nil {
+		return httpapi.RestorePlan{}, err
+	}
+	out := httpapi.RestorePlan{
+		Mode: p.Request.Mode, ConnectionID: p.ConnectionID, VMName: p.Request.Name, Disks: p.Request.Disks,
+		Networks: map[string]string{}, Warnings: p.Warnings,
+	}
+	for _, nic := range p.Request.VM.NICs {
+		out.Networks[nic.Network] = nic.Network
+		if to, ok := p.Request.Networks[nic.Network]; ok {
+			out.Networks[nic.Network] = to
+		}
+	}
+	return out, nil
+}
+
+// StartVerify implements httpapi.Core.
+func (a *Appliance) StartVerify(ctx context.Context, s httpapi.Start, restorePoint string) (httpapi.Started, error) {
+	return a.start(ctx, s, catalog.KindVerify, func() (*catalog.Task, error) {
+		return a.protector.RequestVerify(ctx, restorePoint)
+	})
+}
+
+// StartCollect implements httpapi.Core.
+func (a *Appliance) StartCollect(ctx context.Context, s httpapi.Start, repository string, dryRun bool) (httpapi.Started, error) {
+	return a.start(ctx, s, catalog.KindCollect, func() (*catalog.Task, error) {
+		return a.protector.RequestCollect(ctx, repository, protect.CollectSpec{DryRun: dryRun})
+	})
+}
+
+// ListRestorePoints implements httpapi.Core.
+func (a *Appliance) ListRestorePoints(
+	ctx context.Context, f catalog.PointFilter, p catalog.Page,
+) (catalog.List[catalog.RestorePoint], error) {
+	return a.catalog.RestorePoints(ctx, f, p)
+}
+
+// GetRestorePoint implements httpapi.Core.
+func (a *Appliance) GetRestorePoint(ctx context.Context, id string) (httpapi.PointInfo, error) {
+	row, err := a.catalog.RestorePoint(ctx, id)
+	if err != nil {
+		return httpapi.PointInfo{}, err
+	}
+	info := httpapi.PointInfo{RestorePoint: row}
+	repo, err := a.repository(ctx, row.RepositoryID)
+	if err != nil {
+		return info, nil //nolint:nilerr // the row is the answer; the description is absent
+	}
+	point, err := repo.RestorePoint(ctx, id)
+	if err != nil {
+		return info, nil //nolint:nilerr // as above
+	}
+	var vm hypervisors.VM
+	if err := json.Unmarshal(point.Description, &vm); err == nil {
+		info.Description = &vm
+	}
+	return info, nil
+}
+
+// PruneRestorePoint implements httpapi.Core.
+func (a *Appliance) PruneRestorePoint(ctx context.Context, id string) error {
+	row, err := a.catalog.RestorePoint(ctx, id)
+	if err != nil {
+		return err
+	}
+	active, err := a.catalog.ActiveTasks(ctx)
+	if err != nil {
+		return err
+	}
+	for _, t := range active {
+		// A backup of the VM may be building on it.
+		if t.RestorePointID == id || (t.Kind == catalog.KindBackup && t.VMID == row.VMID) {
+			return fault.New(fault.Conflict, "prune restore point", id, "task %s uses it", t.ID).Explain(
+				"A task that is queued or running needs this restore point.", "Wait for it, or cancel it.")
+		}
+	}
+	repo, err := a.repository(ctx, row.RepositoryID)
+	if err != nil {
+		return err
+	}
+	if err := repo.Prune(ctx, id); err != nil {
+		return fault.Context("prune restore point", id, err)
+	}
+	return a.catalog.DeleteRestorePoint(context.WithoutCancel(ctx), id)
+}

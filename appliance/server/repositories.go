@@ -1,0 +1,331 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/cairn-backup/cairn/appliance/catalog"
+	"github.com/cairn-backup/cairn/appliance/httpapi"
+	"github.com/cairn-backup/cairn/internal/fault"
+	"github.com/cairn-backup/cairn/store"
+	"github.com/cairn-backup/cairn/store/blob/file"
+)
+
+// repositories keeps repositories open.
+type repositories struct {
+	mu     sync.Mutex
+	open   map[string]*openRepository
+	closed bool
+}
+
+// openRepository is opened once; who comes meanwhile waits.
+type openRepository struct {
+	mu   sync.Mutex
+	repo *store.Repository
+}
+
+func (r *repositories) entry(id string) (*openRepository, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return nil, fault.New(fault.Canceled, "open repository", id, "the manager is stopping")
+	}
+	if r.open[id] == nil {
+		r.open[id] = &openRepository{}
+	}
+	return r.open[id], nil
+}
+
+// drop closes one repository.
+func (r *repositories) drop(id string) error {
+	r.mu.Lock()
+	entry := r.open[id]
+	delete(r.open, id)
+	r.mu.Unlock()
+	if entry == nil {
+		return nil
+	}
+	entry.mu.Lock()
+	defer entry.mu.Unlock()
+	if entry.repo == nil {
+		return nil
+	}
+	return entry.repo.Close()
+}
+
+func (r *repositories) close() error {
+	r.mu.Lock()
+	r.closed = true
+	var ids []string
+	for id := range r.open {
+		ids = append(ids, id)
+	}
+	r.mu.Unlock()
+	var errs []error
+	for _, id := range ids {
+		errs = append(errs, r.drop(id))
+	}
+	return errors.Join(errs...)
+}
+
+// repository returns an open repository. One that could not be opened is tried again each time, so that a directory
+// that was mounted late is found.
+func (a *Appliance) repository(ctx context.Context, id string) (*store.Repository, error) {
+	entry, err := a.repositories.entry(id)
+	if err != nil {
+		return nil, err
+	}
+	entry.mu.Lock()
+	defer entry.mu.Unlock()
+	if entry.repo != nil {
+		return entry.repo, nil
+	}
+	row, err := a.catalog.Repository(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	repo, err := a.openStore(ctx, row)
+	a.noteRepository(ctx, row, err)
+	if err != nil {
+		return nil, fault.Context("open repository", row.Name, err)
+	}
+	entry.repo = repo
+	return repo, nil
+}
+
+func (a *Appliance) openStore(ctx context.Context, row catalog.Repository) (*store.Repository, error) {
+	key, err := store.LoadKeyFile(row.KeyFile)
+	if err != nil {
+		return nil, err
+	}
+	backend, err := file.Open(row.Path)
+	if err != nil {
+		return nil, err
+	}
+	repo, err := store.Open(ctx, backend, key, store.Options{IndexDir: a.path("index", row.ID), Log: a.log})
+	if err != nil {
+		return nil, err
+	}
+	if row.StoreID != "" && repo.ID() != row.StoreID {
+		return nil, errors.Join(fault.New(fault.Conflict, "open directory", row.Path, "another repository is there").Explain(
+			"The directory holds a repository, but not the one that was attached here.",
+			"Look whether another file system is mounted there."), repo.Close())
+	}
+	return repo, nil
+}
+
+// noteRepository keeps whether a repository could be opened.
+func (a *Appliance) noteRepository(ctx context.Context, row catalog.Repository, err error) {
+	_, storeErr := a.catalog.UpdateRepository(context.WithoutCancel(ctx), row.ID, func(r *catalog.Repository) {
+		now := time.Now().UTC()
+		r.LastChecked, r.LastError, r.Status = &now, catalog.FailureOf(err), catalog.HealthOK
+		if err != nil {
+			r.Status = catalog.HealthProblem
+		}
+	})
+	if storeErr != nil {
+		a.log.WarnContext(ctx, "state of repository was not stored", "repository", row.Name, "err", storeErr)
+	}
+}
+
+// openRepositories opens all repositories and makes the catalog agree with them. One that cannot be opened does not
+// keep the manager from starting.
+func (a *Appliance) openRepositories(ctx context.Context) error {
+	list, err := a.catalog.Repositories(ctx, catalog.Page{Limit: catalog.MaxLimit})
+	if err != nil {
+		return err
+	}
+	for _, row := range list.Items {
+		added, removed, err := a.protector.Reconcile(ctx, row.ID)
+		if err != nil {
+			a.log.ErrorContext(ctx, "repository cannot be read", "repository", row.Name, "err", err)
+		}
+		if added+removed > 0 {
+			a.log.InfoContext(ctx, "catalog brought up to date", "repository", row.Name, "added", added, "removed", removed)
+		}
+	}
+	return nil
+}
+
+// ListRepositories implements httpapi.Core.
+func (a *Appliance) ListRepositories(ctx context.Context, p catalog.Page) (catalog.List[httpapi.RepositoryInfo], error) {
+	list, err := a.catalog.Repositories(ctx, p)
+	out := catalog.List[httpapi.RepositoryInfo]{Next: list.Next}
+	for _, row := range list.Items {
+		out.Items = append(out.Items, a.repositoryInfo(ctx, row))
+	}
+	return out, err
+}
+
+// GetRepository implements httpapi.Core.
+func (a *Appliance) GetRepository(ctx context.Context, id string) (httpapi.RepositoryInfo, error) {
+	row, err := a.catalog.Repository(ctx, id)
+	if err != nil {
+		return httpapi.RepositoryInfo{}, err
+	}
+	return a.repositoryInfo(ctx, row), nil
+}
+
+func (a *Appliance) repositoryInfo(ctx context.Context, row catalog.Repository) httpapi.RepositoryInfo {
+	info := httpapi.RepositoryInfo{Repository: row}
+	repo, err := a.repository(ctx, row.ID)
+	if err == nil {
+		var u store.Usage
+		if u, err = repo.Usage(ctx); err == nil {
+			info.Usage = &httpapi.Usage{
+				RestorePoints: u.RestorePoints, Packs: u.Packs, LogicalBytes: u.LogicalBytes, StoredBytes: u.StoredBytes,
+				FreeBytes: freeBytes(row.Path),
+			}
+		}
+	}
+	if err != nil {
+		info.Status, info.LastError = catalog.HealthProblem, catalog.FailureOf(err)
+	} else {
+		info.Status, info.LastError = catalog.HealthOK, nil
+	}
+	return info
+}
+
+func freeBytes(path string) int64 {
+	var s syscall.Statfs_t
+	if err := syscall.Statfs(path, &s); err != nil {
+		return 0
+	}
+	return int64(s.Bavail) * s.Bsize
+}
+
+// AddRepository implements httpapi.Core.
+func (a *Appliance) AddRepository(ctx context.Context, n httpapi.NewRepository) (httpapi.RepositoryInfo, error) {
+	path := filepath.Clean(n.Path)
+	if !filepath.IsAbs(path) {
+		return httpapi.RepositoryInfo{}, fault.New(fault.Invalid, "add repository", n.Name, "%q is not an absolute path", n.Path)
+	}
+	if _, err := a.catalog.RepositoryByName(ctx, n.Name); err == nil {
+		return httpapi.RepositoryInfo{}, fault.New(fault.Exists, "add repository", n.Name, "there is one of that name")
+	}
+	row := catalog.Repository{ID: catalog.NewID(catalog.PrefixRepository), Name: n.Name, Kind: catalog.KindDirectory, Path: path}
+	row.KeyFile = a.path("keys", row.ID+".key")
+	var err error
+	if n.Attach {
+		err = a.attach(ctx, &row, n.KeyFile)
+	} else {
+		err = a.create(ctx, &row)
+	}
+	if err != nil {
+		return httpapi.RepositoryInfo{}, err
+	}
+	if err := a.catalog.CreateRepository(ctx, &row); err != nil {
+		return httpapi.RepositoryInfo{}, err
+	}
+	if _, _, err := a.protector.Reconcile(ctx, row.ID); err != nil {
+		a.log.WarnContext(ctx, "restore points were not read", "repository", row.Name, "err", err)
+	}
+	return a.GetRepository(ctx, row.ID)
+}
+
+// create makes a repository with a key of its own. On an error nothing of it is left.
+func (a *Appliance) create(ctx context.Context, row *catalog.Repository) error {
+	entries, err := os.ReadDir(row.Path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fault.Context("create repository in", row.Path, err)
+	}
+	fresh := err != nil
+	if len(entries) > 0 {
+		return fault.New(fault.Exists, "create repository in", row.Path, "the directory is not empty").Explain(
+			"A new repository needs an empty directory.", "Choose another one, or attach the repository that is there.")
+	}
+	key, err := store.NewKeyFile(row.KeyFile)
+	if err != nil {
+		return err
+	}
+	undo := func(err error) error {
+		errs := []error{err, os.Remove(row.KeyFile)}
+		if fresh {
+			errs = append(errs, os.RemoveAll(row.Path))
+		}
+		return errors.Join(errs...)
+	}
+	backend, err := file.Create(row.Path)
+	if err != nil {
+		return undo(err)
+	}
+	if err := store.Create(ctx, backend, key, store.CreateOptions{Name: row.Name}); err != nil {
+		return undo(err)
+	}
+	if err := a.adopt(ctx, row); err != nil {
+		return undo(err)
+	}
+	return nil
+}
+
+// adopt opens a repository that has its key in place and reads its identity.
+func (a *Appliance) adopt(ctx context.Context, row *catalog.Repository) error {
+	repo, err := a.openStore(ctx, *row)
+	if err != nil {
+		return err
+	}
+	row.StoreID, row.Status = repo.ID(), catalog.HealthOK
+	return repo.Close()
+}
+
+// attach finds the key of a repository and keeps a copy. Without a key file the keys that were kept are tried.
+func (a *Appliance) attach(ctx context.Context, row *catalog.Repository, keyFile string) error {
+	candidates := []string{keyFile}
+	if keyFile == "" {
+		var err error
+		if candidates, err = filepath.Glob(a.path("keys", catalog.PrefixRepository+"_*.key")); err != nil {
+			return fault.Context("look for keys", row.Name, err)
+		}
+	}
+	err := error(fault.New(fault.Denied, "attach repository", row.Path, "no key for it is kept here").Explain(
+		"Without its key a repository cannot be read.", "Name the key file."))
+	for _, candidate := range candidates {
+		if err = a.attachWith(ctx, row, candidate); err == nil || fault.KindOf(err) != fault.Denied {
+			return err
+		}
+	}
+	return err
+}
+
+func (a *Appliance) attachWith(ctx context.Context, row *catalog.Repository, keyFile string) error {
+	raw, err := os.ReadFile(keyFile)
+	if err != nil {
+		return fault.Context("read key file", keyFile, err)
+	}
+	if err := writeKey(row.KeyFile, raw); err != nil {
+		return fault.Context("keep key file", row.KeyFile, err)
+	}
+	if err := a.adopt(ctx, row); err != nil {
+		return errors.Join(err, os.Remove(row.KeyFile))
+	}
+	return nil
+}
+
+func writeKey(path string, raw []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o400)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(raw)
+	return errors.Join(err, f.Sync(), f.Close())
+}
+
+// DetachRepository implements httpapi.Core.
+func (a *Appliance) DetachRepository(ctx context.Context, id string) error {
+	if err := a.catalog.DeleteRepository(ctx, id); err != nil {
+		return err
+	}
+	if err := a.repositories.drop(id); err != nil {
+		a.log.WarnContext(ctx, "repository was not closed", "repository", id, "err", err)
+	}
+	if err := os.RemoveAll(a.path("index", id)); err != nil {
+		a.log.WarnContext(ctx, "index of repository was not removed", "repository", id, "err", err)
+	}
+	return nil
+}
