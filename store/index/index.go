@@ -26,7 +26,7 @@ import (
 )
 
 // An entry's key is 'c', the first idBytes of the object's id and the pack's number; its value the slot in the pack's
-// directory. 160 bits of a keyed hash tell objects apart; a reader compares the whole id anyway.
+// directory, with the lowest bit set if it has references. 160 bits of a keyed hash tell objects apart; a reader compares the whole id anyway.
 const (
 	idBytes   = 20
 	prefixLen = 1 + idBytes
@@ -37,6 +37,7 @@ const (
 type Location struct {
 	Pack seal.ID
 	Slot uint32 // index into the pack's directory
+	Refs bool   // it refers to blocks of other chunks
 }
 
 // Pack is an indexed pack.
@@ -51,10 +52,13 @@ type Pack struct {
 type Index struct {
 	db *pebble.DB
 
+	adding sync.Mutex // numbers are recorded in the order they are given out
+
 	mu    sync.RWMutex
 	packs map[seal.ID]record
 	byNum map[uint32]seal.ID
 	next  uint32
+	gone  map[uint32]bool // numbers of packs that are forgotten but not swept
 }
 
 type record struct {
@@ -105,7 +109,7 @@ func open(dir string, repository seal.ID, log *slog.Logger) (*Index, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open index: %w", err)
 	}
-	x := &Index{db: db, packs: map[seal.ID]record{}, byNum: map[uint32]seal.ID{}}
+	x := &Index{db: db, packs: map[seal.ID]record{}, byNum: map[uint32]seal.ID{}, gone: map[uint32]bool{}}
 	if err := x.load(repository); err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
@@ -174,7 +178,21 @@ func (x *Index) loadPacks() error {
 		x.byNum[r.number] = r.ID
 		x.next = max(x.next, r.number+1)
 	}
-	return it.Close()
+	if err := it.Close(); err != nil {
+		return fmt.Errorf("read index: %w", err)
+	}
+	// Numbers of packs that are forgotten may still stand in entries, so none is given out twice.
+	val, closer, err := x.db.Get([]byte("n"))
+	if errors.Is(err, pebble.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("read index: %w", err)
+	}
+	if len(val) == 4 {
+		x.next = max(x.next, binary.BigEndian.Uint32(val))
+	}
+	return closer.Close()
 }
 
 func packKey(id seal.ID) []byte { return append([]byte{'p'}, id[:]...) }
@@ -200,6 +218,8 @@ func parseRecord(key, val []byte) (r record, err error) {
 
 // Add records a pack and all its entries.
 func (x *Index) Add(d *pack.Directory) error {
+	x.adding.Lock()
+	defer x.adding.Unlock()
 	x.mu.Lock()
 	if _, ok := x.packs[d.Header.ID]; ok {
 		x.mu.Unlock()
@@ -212,11 +232,19 @@ func (x *Index) Add(d *pack.Directory) error {
 	b := x.db.NewBatchWithSize(len(d.Entries)*40 + 64)
 	defer b.Close()
 	var key [prefixLen + 4]byte
+	var buf [binary.MaxVarintLen64]byte
 	for slot := range d.Entries {
 		entryKey(&key, d.Entries[slot].ID, r.number)
-		if err := b.Set(key[:], binary.AppendUvarint(nil, uint64(slot)), nil); err != nil {
+		val := uint64(slot) << 1
+		if len(d.Entries[slot].Refs) > 0 {
+			val |= 1
+		}
+		if err := b.Set(key[:], binary.AppendUvarint(buf[:0], val), nil); err != nil {
 			return fmt.Errorf("index pack: %w", err)
 		}
+	}
+	if err := b.Set([]byte("n"), binary.BigEndian.AppendUint32(nil, r.number+1), nil); err != nil {
+		return fmt.Errorf("index pack: %w", err)
 	}
 	if err := b.Set(packKey(r.ID), r.append(nil), nil); err != nil {
 		return fmt.Errorf("index pack: %w", err)
@@ -256,7 +284,7 @@ func (x *Index) Lookup(dst []Location, id chunk.Hash) ([]Location, error) {
 		id, known := x.byNum[binary.BigEndian.Uint32(key[prefixLen:])]
 		x.mu.RUnlock()
 		if known {
-			dst = append(dst, Location{Pack: id, Slot: uint32(slot)})
+			dst = append(dst, Location{Pack: id, Slot: uint32(slot >> 1), Refs: slot&1 != 0})
 		}
 	}
 	return dst, it.Close()
@@ -282,31 +310,50 @@ func (x *Index) Pack(id seal.ID) (Pack, bool) {
 	return r.Pack, ok
 }
 
-// Drop forgets packs. From its return on no Lookup answers with them; what they leave in the database is removed too.
-func (x *Index) Drop(ids ...seal.ID) error {
-	gone := map[uint32]bool{}
+// Forget drops packs. From its return on no Lookup answers with them; what is left of their entries costs room until
+// Sweep.
+func (x *Index) Forget(ids ...seal.ID) error {
 	b := x.db.NewBatch()
 	defer b.Close()
 	x.mu.Lock()
+	defer x.mu.Unlock()
 	for _, id := range ids {
 		r, ok := x.packs[id]
 		if !ok {
 			continue
 		}
-		gone[r.number] = true
+		x.gone[r.number] = true
 		delete(x.packs, id)
 		delete(x.byNum, r.number)
 		if err := b.Delete(packKey(id), nil); err != nil {
-			x.mu.Unlock()
-			return fmt.Errorf("drop packs: %w", err)
+			return fmt.Errorf("forget packs: %w", err)
 		}
 	}
+	if err := b.Commit(pebble.NoSync); err != nil {
+		return fmt.Errorf("forget packs: %w", err)
+	}
+	return nil
+}
+
+// Drop forgets packs and sweeps.
+func (x *Index) Drop(ids ...seal.ID) error {
+	if len(ids) == 0 {
+		return nil
+	}
+	if err := x.Forget(ids...); err != nil {
+		return err
+	}
+	return x.Sweep()
+}
+
+// Sweep removes the entries of packs that were forgotten.
+func (x *Index) Sweep() error {
+	x.mu.Lock()
+	gone := x.gone
+	x.gone = map[uint32]bool{}
 	x.mu.Unlock()
 	if len(gone) == 0 {
 		return nil
-	}
-	if err := b.Commit(pebble.NoSync); err != nil {
-		return fmt.Errorf("drop packs: %w", err)
 	}
 	return x.sweep(gone)
 }
@@ -352,7 +399,7 @@ func (x *Index) Dump() (map[string]Location, error) {
 		key := it.Key()
 		slot, _ := binary.Uvarint(it.Value())
 		if id, ok := byNum[binary.BigEndian.Uint32(key[prefixLen:])]; ok {
-			out[string(key[1:prefixLen])+string(id[:])] = Location{id, uint32(slot)}
+			out[string(key[1:prefixLen])+string(id[:])] = Location{id, uint32(slot >> 1), slot&1 != 0}
 		}
 	}
 	return out, it.Close()

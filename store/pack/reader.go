@@ -117,17 +117,16 @@ func (r *Reader) Frame(ctx context.Context, number uint32, coder *Coder, bufs *B
 	return plain, nil
 }
 
-// Prints returns the fingerprints of the blocks of all chunks, in order of entries.
+// Prints returns the fingerprints of the blocks of a data pack: Blocks for each entry.
 func (r *Reader) Prints(ctx context.Context) ([]chunk.Fingerprint, error) {
-	chunks := 0
 	for i := range r.dir.Entries {
-		if r.dir.Entries[i].Type == Chunk {
-			chunks++
+		if r.dir.Entries[i].Type != Chunk {
+			return nil, fmt.Errorf("entry %d is no chunk", i)
 		}
 	}
-	want := int64(chunks) * int64(r.dir.Blocks) * 16
+	want := int64(len(r.dir.Entries)) * int64(r.dir.Blocks) * 16
 	if r.dir.prints.length != want+seal.Overhead {
-		return nil, fmt.Errorf("%d bytes of fingerprints for %d chunks", r.dir.prints.length, chunks)
+		return nil, fmt.Errorf("%d bytes of fingerprints for %d chunks", r.dir.prints.length, len(r.dir.Entries))
 	}
 	sealed := make([]byte, r.dir.prints.length)
 	if err := r.src.ReadAt(ctx, r.name, sealed, r.dir.prints.offset); err != nil {

@@ -142,3 +142,6 @@ func ParseHead(p []byte) (h Head, err error) {
 	}
 	return h, nil
 }
+
+// Span returns how many chunks lie under each child of a node of a level; equally, how many leaves under the node.
+func Span(level uint8) int64 { return 1 << (8 * uint(level)) }

@@ -1,0 +1,107 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/cairn-backup/cairn/internal/fault"
+	"github.com/cairn-backup/cairn/store/pack"
+	"github.com/cairn-backup/cairn/store/seal"
+)
+
+// Check looks at the structure: every pack describes itself, every manifest is proven, and everything that restore
+// points name is in a pack. It reads no disk data; Verify does.
+func (r *Repository) Check(ctx context.Context) (CheckReport, error) {
+	var report CheckReport
+	points, err := r.RestorePoints(ctx)
+	if err != nil {
+		if fault.KindOf(err) != fault.Corrupt {
+			return report, err
+		}
+		report.Problems = append(report.Problems, err.Error())
+	}
+	report.RestorePoints = len(points)
+	if err := r.checkPacks(ctx, &report); err != nil {
+		return report, err
+	}
+	for _, p := range points {
+		if err := r.checkPoint(ctx, p.ID); err != nil {
+			if fault.KindOf(err) != fault.Corrupt {
+				return report, err
+			}
+			report.Problems = append(report.Problems, fmt.Sprintf("restore point %s: %v", p.ID, err))
+		}
+	}
+	report.Notes = append(report.Notes, chainNotes(points)...)
+	return report, nil
+}
+
+func (r *Repository) checkPacks(ctx context.Context, report *CheckReport) error {
+	there, err := r.listPacks(ctx)
+	if err != nil {
+		return err
+	}
+	report.Packs = len(there)
+	for id, size := range there {
+		_, err := r.openPack(ctx, id, size)
+		switch kind := fault.KindOf(err); {
+		case err == nil:
+		case kind == fault.NotFound: // collected since the listing
+		case kind == fault.Corrupt || kind == fault.Unsupported:
+			report.Problems = append(report.Problems, err.Error())
+		default:
+			return err
+		}
+	}
+	for _, p := range r.idx.Packs() {
+		if size, ok := there[p.ID]; (!ok || size != p.Size) && r.reallyGone(ctx, p.ID, p.Size) {
+			report.Problems = append(report.Problems, fmt.Sprintf("%s is missing or has another size", pack.Name(p.ID)))
+		}
+	}
+	slices.Sort(report.Problems)
+	return nil
+}
+
+// reallyGone looks again at a pack that the listing did not have: it may have been written since.
+func (r *Repository) reallyGone(ctx context.Context, id seal.ID, size int64) bool {
+	info, err := r.b.Stat(ctx, pack.Name(id))
+	_, known := r.idx.Pack(id)
+	return known && (err != nil || info.Size != size)
+}
+
+func (r *Repository) checkPoint(ctx context.Context, id string) error {
+	p, err := r.point(ctx, id)
+	if fault.KindOf(err) == fault.NotFound && err != nil {
+		return nil // pruned since
+	}
+	if err != nil {
+		return err
+	}
+	m := newMarker(r)
+	rs := roots{map[ImageRef]struct{}{}, map[Hash]struct{}{}}
+	for _, im := range p.Images {
+		rs.images[im.Ref] = struct{}{}
+	}
+	for _, pieces := range p.pieces {
+		for _, h := range pieces {
+			rs.documents[h] = struct{}{}
+		}
+	}
+	return m.mark(ctx, rs)
+}
+
+// chainNotes reports restore points whose predecessor is not there. A Prune does that, but so does a rollback.
+func chainNotes(points []RestorePoint) []string {
+	known := map[string]bool{}
+	for _, p := range points {
+		known[p.ID] = true
+	}
+	var notes []string
+	for _, p := range points {
+		if p.Previous != "" && !known[p.Previous] {
+			notes = append(notes, fmt.Sprintf("restore point %s follows %s, which is not there (pruned?)", p.ID, p.Previous))
+		}
+	}
+	return notes
+}

@@ -1,0 +1,262 @@
+package store
+
+import (
+	"context"
+	"math/bits"
+	"sync"
+	"sync/atomic"
+
+	"github.com/cairn-backup/cairn/internal/fault"
+	"github.com/cairn-backup/cairn/store/chunk"
+	"github.com/cairn-backup/cairn/store/pack"
+	"github.com/cairn-backup/cairn/store/tree"
+)
+
+// ImageWriter writes one image. Write and Zero may be called from several goroutines for ranges that do not overlap.
+// A failed call is final for the whole session.
+type ImageWriter struct {
+	s      *Session
+	size   int64
+	chunks int64
+	parent *tree.Head
+
+	maxDirty int
+	spilling sync.Mutex
+
+	mu       sync.Mutex
+	leaves   map[int64]*leaf
+	done     map[int64]Hash // leaves stored already
+	tick     uint64
+	partial  []*frame
+	finished bool
+
+	written, zero, fresh, stored, given, new, refs atomic.Int64
+}
+
+// NewImage starts an image.
+func (s *Session) NewImage(ctx context.Context, o ImageOptions) (*ImageWriter, error) {
+	if err := s.enter(); err != nil {
+		return nil, err
+	}
+	defer s.leave()
+	if o.SizeBytes < 0 {
+		return nil, fault.New(fault.Invalid, "begin image", s.o.Series, "a size of %d bytes", o.SizeBytes)
+	}
+	w := &ImageWriter{
+		s: s, size: o.SizeBytes, chunks: tree.Chunks(o.SizeBytes, s.r.config.ChunkBytes),
+		maxDirty: maxDirtyLeaves, leaves: map[int64]*leaf{}, done: map[int64]Hash{},
+	}
+	if o.Parent == nil {
+		return w, nil
+	}
+	if !s.r.keep(s, *o.Parent) {
+		return nil, fault.New(fault.NotFound, "begin image", o.Parent.Root.Short(), "the parent image is in no restore point").Explain(
+			"The restore point that this backup would build on is not in the repository any more.", "Read the whole disk.")
+	}
+	head, err := s.r.imageHead(ctx, *o.Parent)
+	if err != nil {
+		return nil, err
+	}
+	w.parent = &head
+	return w, nil
+}
+
+// keep makes the session rely on an image, if a restore point or the session itself has it.
+func (r *Repository) keep(s *Session, ref ImageRef) bool {
+	r.gc.RLock()
+	defer r.gc.RUnlock()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, ok := s.images[ref]; ok {
+		return true
+	}
+	for _, p := range r.points {
+		for _, im := range p.Images {
+			if im.Ref == ref {
+				s.images[ref] = struct{}{}
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// ChunkBytes returns the alignment of Write and Zero.
+func (w *ImageWriter) ChunkBytes() int { return w.s.r.config.ChunkBytes }
+
+// Stats returns the counts so far.
+func (w *ImageWriter) Stats() ImageStats {
+	return ImageStats{
+		BytesWritten: w.written.Load(), BytesZero: w.zero.Load(), BytesNew: w.fresh.Load(), BytesStored: w.stored.Load(),
+		Chunks: w.given.Load(), ChunksNew: w.new.Load(), ChunksRefs: w.refs.Load(),
+	}
+}
+
+// check answers why a range cannot be written.
+func (w *ImageWriter) check(op string, off, n int64) error {
+	size := int64(w.ChunkBytes())
+	if off < 0 || n < 0 || off > w.size || n > w.size-off || off%size != 0 || (n%size != 0 && off+n != w.size) {
+		return fault.New(fault.Invalid, op, "", "range %d+%d of an image of %d bytes, in chunks of %d", off, n, w.size, size)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.finished {
+		return fault.New(fault.Conflict, op, "", "the image is finished")
+	}
+	return nil
+}
+
+// Write gives the content of a range. Hashing, compressing and sealing happen in the caller's goroutine.
+func (w *ImageWriter) Write(ctx context.Context, off int64, p []byte) error {
+	if err := w.check("write image", off, int64(len(p))); err != nil {
+		return err
+	}
+	if err := w.s.enter(); err != nil {
+		return err
+	}
+	defer w.s.leave()
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	b := &batch{w: w, ctx: ctx, src: p}
+	defer b.putBack()
+	size := w.ChunkBytes()
+	for at := 0; at < len(p); at += size {
+		c, from := p[at:min(at+size, len(p))], at
+		if len(c) < size {
+			c, from = append(make([]byte, 0, size), c...)[:size], -1 // the tail of the image, filled up with zeros
+		}
+		if err := w.writeChunk(b, (off+int64(at))/int64(size), c, from); err != nil {
+			return w.s.fail(err)
+		}
+	}
+	if err := b.flushRun(); err != nil {
+		return w.s.fail(err)
+	}
+	w.written.Add(int64(len(p)))
+	return nil
+}
+
+// writeChunk decides what is to be stored of a chunk, which lies at offset at of what the batch was given.
+func (w *ImageWriter) writeChunk(b *batch, number int64, p []byte, at int) error {
+	if chunk.IsZero(p) {
+		w.zero.Add(int64(len(p)))
+		return w.setLeaf(b.ctx, number, Hash{})
+	}
+	w.given.Add(1)
+	prints := b.prints(w.s.r.blocks)
+	id, zeros := w.s.r.hasher.Chunk(p, prints)
+	parent, err := w.parentChunk(b.ctx, number)
+	if err != nil {
+		return err
+	}
+	known := parent == id // the parent is kept for the session's life
+	if !known {
+		if known, err = w.s.has(b.ctx, id); err != nil {
+			return err
+		}
+	}
+	if !known && w.s.claim(id) {
+		e := pack.Entry{Type: pack.Chunk, ID: id, Zeros: zeros, Present: w.s.r.allBlocks() &^ zeros}
+		if !parent.IsZero() {
+			if err := w.refer(b.ctx, &e, prints, parent); err != nil {
+				return err
+			}
+		}
+		n := bits.OnesCount64(e.Present) * chunk.BlockBytes
+		e.Length = uint32(n)
+		w.new.Add(1)
+		w.fresh.Add(int64(n))
+		if len(e.Refs) > 0 {
+			w.refs.Add(1)
+		}
+		if err := b.add(e, prints, p, at); err != nil {
+			return err
+		}
+	}
+	return w.setLeaf(b.ctx, number, id)
+}
+
+// allBlocks is the bitmap of all blocks of a chunk.
+func (r *Repository) allBlocks() uint64 { return ^uint64(0) >> (64 - r.blocks) }
+
+// Zero says that a range is all zeros. It costs next to nothing however long the range is.
+func (w *ImageWriter) Zero(ctx context.Context, off, n int64) error {
+	if err := w.check("write image", off, n); err != nil {
+		return err
+	}
+	if err := w.s.enter(); err != nil {
+		return err
+	}
+	defer w.s.leave()
+	size := int64(w.ChunkBytes())
+	last := tree.Chunks(off+n, int(size))
+	for number := off / size; number < last; {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if w.zeroLeaf(number, last) {
+			number += tree.FanOut
+			continue
+		}
+		if err := w.setLeaf(ctx, number, Hash{}); err != nil {
+			return w.s.fail(err)
+		}
+		number++
+	}
+	w.written.Add(n)
+	w.zero.Add(n)
+	return nil
+}
+
+// Finish stores what is left and the tree over it. Ranges never written are as in the parent, or zeros.
+func (w *ImageWriter) Finish(ctx context.Context) (ImageRef, error) {
+	if err := w.s.enter(); err != nil {
+		return ImageRef{}, err
+	}
+	defer w.s.leave()
+	if err := w.check("finish image", 0, 0); err != nil {
+		return ImageRef{}, err
+	}
+	ref, err := w.finish(ctx)
+	if err != nil {
+		return ImageRef{}, w.s.fail(err)
+	}
+	return ref, nil
+}
+
+func (w *ImageWriter) finish(ctx context.Context) (ImageRef, error) {
+	if err := w.trimTail(ctx); err != nil {
+		return ImageRef{}, err
+	}
+	w.mu.Lock()
+	w.finished = true
+	partial := w.partial
+	w.partial = nil
+	w.mu.Unlock()
+	for _, f := range partial {
+		if len(f.plain) == 0 && len(f.items) == 0 {
+			continue
+		}
+		n, err := w.s.storeFrame(ctx, pack.Data, f)
+		if err != nil {
+			return ImageRef{}, err
+		}
+		w.stored.Add(int64(n))
+	}
+	top, err := w.buildTree(ctx)
+	if err != nil {
+		return ImageRef{}, err
+	}
+	head := tree.Head{Size: w.size, ChunkBytes: uint32(w.ChunkBytes()), Height: tree.Height(w.size, w.ChunkBytes()), Top: top}
+	root, err := w.s.putObject(ctx, pack.Image, head.Append(nil))
+	if err != nil {
+		return ImageRef{}, err
+	}
+	w.s.mu.Lock()
+	defer w.s.mu.Unlock()
+	w.s.finished[ImageRef{root, w.size}] = struct{}{}
+	return ImageRef{Root: root, SizeBytes: w.size}, nil
+}

@@ -1,0 +1,250 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"runtime"
+	"sync"
+
+	"github.com/cairn-backup/cairn/internal/fault"
+	"github.com/cairn-backup/cairn/store/blob"
+	"github.com/cairn-backup/cairn/store/cache"
+	"github.com/cairn-backup/cairn/store/chunk"
+	"github.com/cairn-backup/cairn/store/index"
+	"github.com/cairn-backup/cairn/store/pack"
+	"github.com/cairn-backup/cairn/store/seal"
+	"github.com/cairn-backup/cairn/store/tree"
+)
+
+// Limits of caches, in bytes.
+const (
+	directoryCache = 48 << 20
+	printCache     = 48 << 20
+	frameCache     = 24 << 20
+	nodeCache      = 16 << 20
+)
+
+// Repository is an open repository. Its methods may be called from several goroutines.
+type Repository struct {
+	b      blob.Store
+	log    *slog.Logger
+	o      Options
+	config configBody
+	id     seal.ID
+	keys   *seal.KeySet
+	hasher *chunk.Hasher
+	coder  *pack.Coder
+	bufs   *sync.Pool
+	idx    *index.Index
+	blocks int // per chunk
+
+	directories *cache.Cache[seal.ID, *pack.Reader]
+	prints      *cache.Cache[seal.ID, []chunk.Fingerprint]
+	frames      *cache.Cache[frameKey, []byte]
+	nodes       *cache.Cache[Hash, *tree.Node]
+
+	release func() error // the owner lock
+	epoch   uint64       // the owner's fencing token
+
+	// gc is held shared by whoever comes to rely on a pack (see doc.go), exclusively while a collect decides.
+	gc         sync.RWMutex
+	publishing sync.Mutex // one publish at a time: chains and sequences
+	collecting sync.Mutex // one collect or prune at a time
+
+	mu       sync.Mutex
+	closed   bool
+	unsafe   error // a delete of a manifest may or may not be durable: no collect before the next open
+	points   map[string]*point
+	sessions map[*Session]struct{}
+	reading  map[ImageRef]int // images of open ImageReaders
+}
+
+type frameKey struct {
+	pack  seal.ID
+	frame uint32
+}
+
+// Open opens a repository. Unless it is read-only, the caller becomes its one owner until Close, and what a crashed
+// owner left behind is put in order. b stays the caller's to close, after Close.
+func Open(ctx context.Context, b blob.Store, k Key, o Options) (*Repository, error) {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Workers <= 0 {
+		o.Workers = runtime.GOMAXPROCS(0)
+	}
+	config, id, keys, err := loadConfig(ctx, b, k)
+	if err != nil {
+		return nil, err
+	}
+	coder, err := pack.NewCoder(pack.Zstd)
+	if err != nil {
+		return nil, fault.Wrap(fault.Internal, "open repository", b.Location(), err)
+	}
+	r := &Repository{
+		b: b, log: o.Log.With("repository", b.Location()), o: o, config: config, id: id, keys: keys,
+		hasher: chunk.NewHasher(keys.IDs), coder: coder, bufs: pack.NewBufferPool(frameTarget), blocks: config.ChunkBytes / chunk.BlockBytes,
+		directories: cache.New[seal.ID, *pack.Reader](directoryCache), prints: cache.New[seal.ID, []chunk.Fingerprint](printCache),
+		frames: cache.New[frameKey, []byte](frameCache), nodes: cache.New[Hash, *tree.Node](nodeCache),
+		points: map[string]*point{}, sessions: map[*Session]struct{}{}, reading: map[ImageRef]int{},
+	}
+	if err := r.open(ctx); err != nil {
+		return nil, errors.Join(err, r.shut())
+	}
+	return r, nil
+}
+
+func (r *Repository) open(ctx context.Context) error {
+	if !r.o.ReadOnly {
+		if err := r.own(ctx); err != nil {
+			return err
+		}
+	}
+	if err := r.openIndex(ctx); err != nil {
+		return err
+	}
+	// A damaged restore point must not keep the others from being read.
+	if err := r.refresh(ctx); err != nil {
+		if fault.KindOf(err) != fault.Corrupt {
+			return err
+		}
+		r.log.Error("restore point is damaged", "err", err)
+	}
+	return nil
+}
+
+// openIndex opens the index and makes it agree with the packs that are there.
+func (r *Repository) openIndex(ctx context.Context) (err error) {
+	dir := r.o.IndexDir
+	if r.o.ReadOnly {
+		dir = "" // the one on disk is the owner's
+	}
+	r.idx, err = index.Open(dir, r.id, r.log)
+	if err != nil && dir != "" {
+		r.log.Warn("index is kept in memory", "dir", dir, "err", err)
+		r.idx, err = index.Open("", r.id, r.log)
+	}
+	if err != nil {
+		return fault.Wrap(fault.Internal, "open index of repository", r.b.Location(), err)
+	}
+	return r.syncIndex(ctx)
+}
+
+// syncIndex drops from the index the packs that are gone and adds those it does not know.
+func (r *Repository) syncIndex(ctx context.Context) error {
+	there, err := r.listPacks(ctx)
+	if err != nil {
+		return err
+	}
+	var gone []seal.ID
+	for _, p := range r.idx.Packs() {
+		if size, ok := there[p.ID]; !ok || size != p.Size {
+			gone = append(gone, p.ID)
+		}
+	}
+	if err := r.idx.Drop(gone...); err != nil {
+		return fault.Wrap(fault.Internal, "update index of repository", r.b.Location(), err)
+	}
+	if len(gone) > 0 {
+		r.log.Warn("packs in the index are gone", "packs", len(gone))
+	}
+	for id, size := range there {
+		if _, ok := r.idx.Pack(id); ok {
+			continue
+		}
+		if err := r.indexPack(ctx, id, size); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *Repository) indexPack(ctx context.Context, id seal.ID, size int64) error {
+	rd, err := r.openPack(ctx, id, size)
+	switch kind := fault.KindOf(err); {
+	case err == nil:
+	case kind == fault.NotFound && r.o.ReadOnly:
+		return nil // collected by the owner since the listing
+	case kind == fault.Corrupt || kind == fault.Unsupported:
+		// Whoever needs what is in it will be told; the rest of the repository goes on.
+		r.log.Error("pack cannot be indexed", "pack", pack.Name(id), "err", err)
+		return nil
+	default:
+		return err
+	}
+	if err := r.idx.Add(rd.Directory()); err != nil {
+		return fault.Wrap(fault.Internal, "update index of repository", r.b.Location(), err)
+	}
+	return nil
+}
+
+// listPacks returns the sizes of all packs.
+func (r *Repository) listPacks(ctx context.Context) (map[seal.ID]int64, error) {
+	there := map[seal.ID]int64{}
+	for info, err := range r.b.List(ctx, pack.Folder) {
+		if err != nil {
+			return nil, fault.Context("list packs of repository", r.b.Location(), err)
+		}
+		if id, err := pack.ParseName(info.Name); err == nil {
+			there[id] = info.Size
+		} else {
+			r.log.Warn("foreign file among packs", "object", info.Name)
+		}
+	}
+	return there, nil
+}
+
+// ID returns the repository's id, 32 hex digits.
+func (r *Repository) ID() string { return r.config.Repository }
+
+// Name returns the name the repository was created with.
+func (r *Repository) Name() string { return r.config.Name }
+
+// ChunkBytes returns the size of chunks.
+func (r *Repository) ChunkBytes() int { return r.config.ChunkBytes }
+
+// Close ends the ownership. Sessions that are still open are aborted.
+func (r *Repository) Close() error {
+	r.mu.Lock()
+	if r.closed {
+		r.mu.Unlock()
+		return nil
+	}
+	r.closed = true
+	var open []*Session
+	for s := range r.sessions {
+		open = append(open, s)
+	}
+	r.mu.Unlock()
+	var errs []error
+	for _, s := range open {
+		errs = append(errs, s.Abort(context.Background()))
+	}
+	return errors.Join(append(errs, r.shut())...)
+}
+
+func (r *Repository) shut() error {
+	var errs []error
+	if r.idx != nil {
+		errs = append(errs, r.idx.Close())
+	}
+	r.coder.Close()
+	if r.release != nil {
+		errs = append(errs, r.release())
+	}
+	return errors.Join(errs...)
+}
+
+// writable answers why r cannot be written to.
+func (r *Repository) writable(op string) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case r.closed:
+		return fault.New(fault.Conflict, op, r.b.Location(), "the repository is closed")
+	case r.o.ReadOnly:
+		return fault.New(fault.Conflict, op, r.b.Location(), "the repository is open for reading only")
+	}
+	return nil
+}
