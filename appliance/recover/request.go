@@ -15,8 +15,8 @@ import (
 type Spec struct {
 	RestorePointID string                    `json:"restore_point_id"`
 	Mode           hypervisors.RestoreMode   `json:"mode"`
-	ConnectionID   string                    `json:"connection_id,omitempty"`
 	Name           string                    `json:"name,omitempty"`
+	ConnectionID   string                    `json:"connection_id,omitempty"`
 	Datastore      string                    `json:"datastore,omitempty"` // for disks that name none
 	Disks          []hypervisors.RestoreDisk `json:"disks,omitempty"`     // only ID, Datastore and Format count
 	Networks       map[string]string         `json:"networks,omitempty"`

@@ -193,22 +193,22 @@ func (a *Appliance) CheckConnection(ctx context.Context, id string) (hypervisors
 }
 
 // RefreshConnection implements httpapi.Core.
-func (a *Appliance) RefreshConnection(ctx context.Context, id string) (httpapi.InventoryReport, error) {
+func (a *Appliance) RefreshConnection(ctx context.Context, id string) (catalog.InventoryReport, error) {
 	d, err := a.driver(ctx, id)
 	if err != nil {
-		return httpapi.InventoryReport{}, err
+		return catalog.InventoryReport{}, err
 	}
 	vms, err := d.VMs(ctx)
 	if err != nil {
 		_, storeErr := a.catalog.UpdateConnection(context.WithoutCancel(ctx), id, nil, func(c *catalog.Connection) {
 			setHealth(c, hypervisors.Health{}, err)
 		})
-		return httpapi.InventoryReport{}, errors.Join(fault.Context("read inventory", "", err), storeErr)
+		return catalog.InventoryReport{}, errors.Join(fault.Context("read inventory", "", err), storeErr)
 	}
 	report, err := a.catalog.SyncVMs(ctx, id, vms)
 	if err != nil {
-		return httpapi.InventoryReport{}, err
+		return catalog.InventoryReport{}, err
 	}
 	a.stream.PublishInventory(id)
-	return httpapi.InventoryReport(report), nil
+	return report, nil
 }

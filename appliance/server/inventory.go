@@ -9,8 +9,8 @@ import (
 )
 
 // ListVMs implements httpapi.Core.
-func (a *Appliance) ListVMs(ctx context.Context, f httpapi.VMFilter, p catalog.Page) (catalog.List[httpapi.VMInfo], error) {
-	list, err := a.catalog.VMs(ctx, catalog.VMFilter(f), p)
+func (a *Appliance) ListVMs(ctx context.Context, f catalog.VMFilter, p catalog.Page) (catalog.List[httpapi.VMInfo], error) {
+	list, err := a.catalog.VMs(ctx, f, p)
 	if err != nil {
 		return catalog.List[httpapi.VMInfo]{}, err
 	}
