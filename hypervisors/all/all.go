@@ -1,0 +1,67 @@
+// Package all is the table of platforms that can be connected.
+//
+// It holds no driver and keeps no state: a platform is in the table or it cannot be connected. Nothing registers
+// itself.
+package all
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+
+	"github.com/cairn-backup/cairn/hypervisors"
+	"github.com/cairn-backup/cairn/hypervisors/kvm"
+	"github.com/cairn-backup/cairn/internal/fault"
+)
+
+// Secret is a credential: it is never printed, logged or formatted.
+type Secret string
+
+// LogValue hides the secret from logs.
+func (Secret) LogValue() slog.Value { return slog.StringValue("[redacted]") }
+
+// String hides the secret from everything that prints.
+func (Secret) String() string { return "[redacted]" }
+
+// GoString hides the secret from %#v.
+func (Secret) GoString() string { return "[redacted]" }
+
+// Config is a connection, in the words that all platforms share.
+type Config struct {
+	Platform hypervisors.Platform
+	Address  string // KVM: libvirt's URI
+	User     string
+	Password Secret // KVM: SASL password for qemu+tls
+	SSHKey   Secret // KVM: private key for qemu+ssh, PEM
+	Options  map[string]string
+	Log      *slog.Logger
+}
+
+// Opener opens a driver for a connection. It does not connect yet.
+type Opener func(ctx context.Context, cfg Config) (hypervisors.Driver, error)
+
+// Platforms returns the table.
+func Platforms() map[hypervisors.Platform]Opener {
+	return map[hypervisors.Platform]Opener{hypervisors.KVM: openKVM}
+}
+
+// Open opens a driver by the table.
+func Open(ctx context.Context, cfg Config) (hypervisors.Driver, error) {
+	open, ok := Platforms()[cfg.Platform]
+	if !ok {
+		return nil, fault.New(fault.Invalid, "open connection", cfg.Address, "unknown platform %q", cfg.Platform).
+			Explain(fmt.Sprintf("This version cannot connect to a platform called %q.", cfg.Platform), "Use the platform kvm.")
+	}
+	return open(ctx, cfg)
+}
+
+func openKVM(ctx context.Context, cfg Config) (hypervisors.Driver, error) {
+	d, err := kvm.Open(ctx, kvm.Config{
+		URI: cfg.Address, User: cfg.User, Password: string(cfg.Password), SSHKey: string(cfg.SSHKey),
+		Options: cfg.Options, Log: cfg.Log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return d, nil
+}
