@@ -40,10 +40,10 @@ fingerprint and asked.`,
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	f := cmd.Flags()
-	f.StringVar(&e.name, "name", "", "name of the context; the host name by default")
-	f.StringVarP(&e.user, "user", "u", "", "user name")
-	f.StringVar(&e.passwordFile, "password-file", "", "file that holds the password, - for standard input")
-	f.StringVar(&e.tokenFile, "token-file", "", "file that holds an API token, - for standard input")
+	f.StringVar(&e.name, "name", "", "`NAME` of the context; the host name by default")
+	f.StringVarP(&e.user, "user", "u", "", "user `NAME`")
+	f.StringVar(&e.passwordFile, "password-file", "", "`FILE` that holds the password, - for standard input")
+	f.StringVar(&e.tokenFile, "token-file", "", "`FILE` that holds an API token, - for standard input")
 	return cmd
 }
 
@@ -60,11 +60,11 @@ the first time, and remember the appliance as a context.`,
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	f := cmd.Flags()
-	f.StringVar(&e.name, "name", "", "name of the context; the host name by default")
-	f.StringVarP(&e.user, "user", "u", "admin", "user name of the administrator")
-	f.StringVar(&e.passwordFile, "password-file", "", "file that holds the new password, - for standard input")
-	f.StringVar(&e.token, "token", "", "the set-up token")
-	f.StringVar(&e.tokenFile, "token-file", "", "file that holds the set-up token")
+	f.StringVar(&e.name, "name", "", "`NAME` of the context; the host name by default")
+	f.StringVarP(&e.user, "user", "u", "admin", "user `NAME` of the administrator")
+	f.StringVar(&e.passwordFile, "password-file", "", "`FILE` that holds the new password, - for standard input")
+	f.StringVar(&e.token, "token", "", "the set-up `TOKEN`")
+	f.StringVar(&e.tokenFile, "token-file", "", "`FILE` that holds the set-up token")
 	return cmd
 }
 

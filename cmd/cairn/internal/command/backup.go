@@ -65,9 +65,9 @@ With --wait the exit code is 0 when every backup succeeded, 3 when one has warni
 	}
 	w.flags(cmd)
 	f := cmd.Flags()
-	f.StringVarP(&repository, "repository", "r", "", "where to; may be left out where there is only one")
-	f.StringVar(&quiesce, "quiesce", "", "ask the guest agent: "+strings.Join(quiesceModes, ", "))
-	f.StringArrayVar(&exclude, "exclude-disk", nil, "leave this disk out; may be repeated")
+	f.StringVarP(&repository, "repository", "r", "", "`REPOSITORY` to store in; may be left out where there is only one")
+	f.StringVar(&quiesce, "quiesce", "", "`MODE` of asking the guest agent: "+strings.Join(quiesceModes, ", "))
+	f.StringArrayVar(&exclude, "exclude-disk", nil, "leave this `DISK` out; may be repeated")
 	f.BoolVar(&full, "full", false, "read every disk as a whole")
 	_ = cmd.RegisterFlagCompletionFunc("repository", a.completeRepositories)
 	_ = cmd.RegisterFlagCompletionFunc("quiesce", cobra.FixedCompletions(quiesceModes, cobra.ShellCompDirectiveNoFileComp))

@@ -64,10 +64,10 @@ func (a *App) connectionAdd() *cobra.Command {
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	f := cmd.Flags()
-	f.StringVar(&req.Platform, "platform", "", "platform; kvm where the address starts with qemu")
-	f.StringVarP(&req.User, "user", "u", "", "user name on the platform")
-	f.StringVar(&passwordFile, "password-file", "", "file that holds the password, - for standard input")
-	f.StringToStringVar(&req.Options, "option", nil, "KEY=VALUE for the platform's driver; may be repeated")
+	f.StringVar(&req.Platform, "platform", "", "`PLATFORM`; kvm where the address starts with qemu")
+	f.StringVarP(&req.User, "user", "u", "", "user `NAME` on the platform")
+	f.StringVar(&passwordFile, "password-file", "", "`FILE` that holds the password, - for standard input")
+	f.StringToStringVar(&req.Options, "option", nil, "`KEY=VALUE` for the platform's driver; may be repeated")
 	f.BoolVar(&req.DryRun, "dry-run", false, "only try it")
 	return cmd
 }

@@ -37,7 +37,7 @@ func (a *App) events() *cobra.Command {
 			return a.followEvents(ctx, s, chosen)
 		}),
 	}
-	watch.Flags().StringSliceVar(&chosen, "topic", nil, "only these topics: "+strings.Join(topics, ", "))
+	watch.Flags().StringSliceVar(&chosen, "topic", nil, "only this `TOPIC`, may be repeated: "+strings.Join(topics, ", "))
 	_ = watch.RegisterFlagCompletionFunc("topic", cobra.FixedCompletions(topics, cobra.ShellCompDirectiveNoFileComp))
 	group.AddCommand(watch)
 	return group

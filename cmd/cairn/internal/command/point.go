@@ -61,7 +61,7 @@ func (a *App) pointList() *cobra.Command {
 			})
 		}),
 	}
-	cmd.Flags().StringVarP(&repository, "repository", "r", "", "only restore points in this repository")
+	cmd.Flags().StringVarP(&repository, "repository", "r", "", "only restore points in this `REPOSITORY`")
 	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "list again whenever something may have changed")
 	_ = cmd.RegisterFlagCompletionFunc("repository", a.completeRepositories)
 	return cmd
@@ -145,7 +145,7 @@ func (a *App) pointPage(p output.Printer, w io.Writer, r client.RestorePoint) er
 	if err != nil {
 		return err
 	}
-	return describeDevices(p, w, r.Description)
+	return describeDevices(p, w, r.Description, " of the VM at that time")
 }
 
 func (a *App) pointVerify() *cobra.Command {

@@ -50,7 +50,7 @@ func (a *App) repositoryCreate() *cobra.Command {
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	cmd.Flags().BoolVar(&attach, "attach", false, "use the repository that is there already")
-	cmd.Flags().StringVar(&req.KeyFile, "key-file", "", "with --attach: its key, a file on the appliance")
+	cmd.Flags().StringVar(&req.KeyFile, "key-file", "", "with --attach: its key, a `FILE` on the appliance")
 	return cmd
 }
 

@@ -73,10 +73,10 @@ func (a *App) root() *cobra.Command {
 	root.PersistentPreRunE = func(*cobra.Command, []string) error { return a.Check() }
 	a.AddFlags(root)
 	f := root.PersistentFlags()
-	f.StringVar(&a.choice.Context, "context", "", "context to use")
-	f.StringVar(&a.choice.Server, "server", "", "address of the appliance, https://HOST:PORT")
-	f.StringVar(&a.choice.CAFingerprint, "ca-fingerprint", "", "SHA-256 of the appliance's CA certificate")
-	f.StringVar(&a.choice.CAFile, "cacert", "", "file with the appliance's CA certificate, PEM")
+	f.StringVar(&a.choice.Context, "context", "", "`NAME` of the context to use")
+	f.StringVar(&a.choice.Server, "server", "", "address of the appliance, `https://HOST:PORT`")
+	f.StringVar(&a.choice.CAFingerprint, "ca-fingerprint", "", "`SHA-256` of the appliance's CA certificate")
+	f.StringVar(&a.choice.CAFile, "cacert", "", "`FILE` with the appliance's CA certificate, PEM")
 	_ = root.RegisterFlagCompletionFunc("context", a.completeContexts)
 	root.AddCommand(a.login(), a.setUp(), a.contexts(), a.connections(), a.vms(), a.repositories(), a.backup(),
 		a.points(), a.restore(), a.runs(), a.tasks(), a.events(), a.tokens(), a.version(), a.completion(), rescue.Command(a.Console))

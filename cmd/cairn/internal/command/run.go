@@ -45,9 +45,9 @@ type activity struct {
 
 func (x *activity) flags(a *App, cmd *cobra.Command) {
 	f := cmd.Flags()
-	f.StringVar(&x.state, "state", "", "only in this state: "+strings.Join(states, ", "))
-	f.StringVar(&x.vm, "vm", "", "only for this VM")
-	f.IntVar(&x.limit, "limit", 50, "at most so many, the newest; 0 for all")
+	f.StringVar(&x.state, "state", "", "only in this `STATE`: "+strings.Join(states, ", "))
+	f.StringVar(&x.vm, "vm", "", "only for this `VM`")
+	f.IntVar(&x.limit, "limit", 50, "at most `N`, the newest; 0 for all")
 	f.BoolVarP(&x.watch, "watch", "w", false, "list again whenever something may have changed")
 	_ = cmd.RegisterFlagCompletionFunc("state", cobra.FixedCompletions(states, cobra.ShellCompDirectiveNoFileComp))
 	_ = cmd.RegisterFlagCompletionFunc("vm", a.completeVMs)
@@ -116,7 +116,7 @@ func (a *App) runList() *cobra.Command {
 		}),
 	}
 	x.flags(a, cmd)
-	cmd.Flags().StringVar(&x.kind, "kind", "", "only of this kind: "+strings.Join(kinds, ", "))
+	cmd.Flags().StringVar(&x.kind, "kind", "", "only of this `KIND`: "+strings.Join(kinds, ", "))
 	_ = cmd.RegisterFlagCompletionFunc("kind", cobra.FixedCompletions(kinds, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }

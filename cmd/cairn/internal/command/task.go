@@ -45,7 +45,7 @@ func (a *App) taskList() *cobra.Command {
 		}),
 	}
 	x.flags(a, cmd)
-	cmd.Flags().StringVar(&run, "run", "", "only tasks of this run")
+	cmd.Flags().StringVar(&run, "run", "", "only tasks of this `RUN`")
 	_ = cmd.RegisterFlagCompletionFunc("run", a.completeRuns)
 	return cmd
 }

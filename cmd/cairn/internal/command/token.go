@@ -30,7 +30,7 @@ func (a *App) tokens() *cobra.Command {
 			})
 		}),
 	}
-	create.Flags().IntVar(&days, "days", 0, "days it is valid; the appliance's default when not given")
+	create.Flags().IntVar(&days, "days", 0, "valid for `N` days; the appliance's default when not given")
 	list := &cobra.Command{
 		Use: "list", Aliases: []string{"ls"}, Short: "List your API tokens, never their secrets", Args: args(),
 		RunE: a.ask(func(ctx context.Context, s *remote.Session, _ []string) error {

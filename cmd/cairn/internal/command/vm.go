@@ -61,12 +61,12 @@ func (a *App) vmList() *cobra.Command {
 			}
 			p := a.Printer()
 			p.Out = w
-			return output.List(p, all, func(v client.VM) string { return v.Name }, "No virtual machines.", a.vmColumns(names))
+			return output.List(p, all, unambiguous(all), "No virtual machines.", a.vmColumns(names))
 		})
 	})
 	f := cmd.Flags()
-	f.StringVar(&connection, "connection", "", "only VMs of this connection")
-	f.StringVar(&power, "power", "", "only VMs in this power state: on, off, paused, other")
+	f.StringVar(&connection, "connection", "", "only VMs of this `CONNECTION`")
+	f.StringVar(&power, "power", "", "only VMs in this power `STATE`: on, off, paused, other")
 	f.BoolVar(&gone, "gone", false, "also VMs that the last inventory did not have any more")
 	f.BoolVarP(&watch, "watch", "w", false, "list again whenever something may have changed")
 	_ = cmd.RegisterFlagCompletionFunc("connection", a.completeConnections)
@@ -86,6 +86,20 @@ func (a *App) vmColumns(connections map[string]string) []output.Column[client.VM
 		{Header: "HOST", Wide: true, Value: func(v client.VM) string { return v.Host }},
 		{Header: "PLATFORM ID", Wide: true, Value: func(v client.VM) string { return v.PlatformID }},
 		{Header: "NOTE", Value: vmNote},
+	}
+}
+
+// unambiguous names VMs so that other commands understand it: by name, or by id where several have the name.
+func unambiguous(all []client.VM) func(client.VM) string {
+	count := map[string]int{}
+	for _, v := range all {
+		count[v.Name]++
+	}
+	return func(v client.VM) string {
+		if count[v.Name] > 1 {
+			return v.ID
+		}
+		return v.Name
 	}
 }
 
@@ -169,7 +183,7 @@ func (a *App) vmPage(p output.Printer, w io.Writer, vm client.VM, connections ma
 	if err := p.Fields(w, append(fields, bullets("Notes", d.Notes)...)...); err != nil {
 		return err
 	}
-	return describeDevices(p, w, d)
+	return describeDevices(p, w, d, "")
 }
 
 // hardware are the fields that a VM and a restore point share.
@@ -194,8 +208,9 @@ func hardware(d client.VMDescription) []output.Field {
 	}
 }
 
-func describeDevices(p output.Printer, w io.Writer, d client.VMDescription) error {
-	err := output.Section(p, w, "Disks", d.Disks, []output.Column[client.Disk]{
+// describeDevices writes tables of disks and networks; then says of when they are, where that is not now.
+func describeDevices(p output.Printer, w io.Writer, d client.VMDescription, then string) error {
+	err := output.Section(p, w, "Disks"+then, d.Disks, []output.Column[client.Disk]{
 		{Header: "DISK", Value: func(d client.Disk) string { return d.ID }},
 		{Header: "KIND", Value: func(d client.Disk) string { return d.Kind }},
 		{Header: "BUS", Value: func(d client.Disk) string { return d.Bus }},
@@ -209,7 +224,7 @@ func describeDevices(p output.Printer, w io.Writer, d client.VMDescription) erro
 	if err != nil {
 		return err
 	}
-	return output.Section(p, w, "Networks", d.NICs, []output.Column[client.NIC]{
+	return output.Section(p, w, "Networks"+then, d.NICs, []output.Column[client.NIC]{
 		{Header: "NIC", Value: func(n client.NIC) string { return n.ID }},
 		{Header: "MAC", Value: func(n client.NIC) string { return n.MAC }},
 		{Header: "MODEL", Value: func(n client.NIC) string { return n.Model }},

@@ -28,7 +28,7 @@ type waiting struct {
 
 func (w *waiting) flags(cmd *cobra.Command) {
 	cmd.Flags().BoolVar(&w.wait, "wait", false, "wait for the end and show progress; the exit code says how it ended")
-	cmd.Flags().StringVar(&w.idempotency, "idempotency-key", "", "start nothing when the appliance was asked with this key before")
+	cmd.Flags().StringVar(&w.idempotency, "idempotency-key", "", "start nothing when the appliance was asked with this `KEY` before")
 }
 
 // key is the caller's idempotency key, or a fresh one.

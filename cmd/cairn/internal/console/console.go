@@ -45,7 +45,7 @@ func New(getenv func(string) string, in io.Reader, out, err io.Writer) *Console 
 // AddFlags registers the flags that every command has.
 func (c *Console) AddFlags(root *cobra.Command) {
 	f := root.PersistentFlags()
-	f.StringVarP(&c.format, "output", "o", "table", "output format: "+strings.Join(output.Formats(), ", "))
+	f.StringVarP(&c.format, "output", "o", "table", "output `FORMAT`: "+strings.Join(output.Formats(), ", "))
 	f.BoolVarP(&c.Yes, "yes", "y", false, "answer yes to every question")
 	f.BoolVarP(&c.Verbose, "verbose", "v", false, "say more on standard error")
 	_ = root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(output.Formats(), cobra.ShellCompDirectiveNoFileComp))

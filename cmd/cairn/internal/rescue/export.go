@@ -67,13 +67,13 @@ With --disk and --document, --out is a file, "-" for a document on standard outp
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&o.point, "point", "", "the restore point; the same as the argument POINT")
-	f.StringVar(&o.vm, "vm", "", "with \"latest\": of this VM")
-	f.StringVar(&o.disk, "disk", "", "write this disk; may be left out where there is only one")
-	f.StringVar(&o.document, "document", "", "write this document, as domain.xml")
+	f.StringVar(&o.point, "point", "", "restore `POINT`; the same as the argument")
+	f.StringVar(&o.vm, "vm", "", "with \"latest\": of this `VM`")
+	f.StringVar(&o.disk, "disk", "", "write this `DISK`; may be left out where there is only one")
+	f.StringVar(&o.document, "document", "", "write this document, `NAME` as domain.xml")
 	f.BoolVar(&o.all, "all", false, "write all disks and documents into the directory --out")
-	f.StringVar(&o.to, "to", "raw", "format of disks: raw, qcow2")
-	f.StringVar(&o.out, "out", "", "file, or directory with --all")
+	f.StringVar(&o.to, "to", "raw", "`FORMAT` of disks: raw, qcow2")
+	f.StringVar(&o.out, "out", "", "`FILE`, or directory with --all")
 	f.BoolVar(&o.force, "force", false, "replace files that exist")
 	_ = cmd.RegisterFlagCompletionFunc("to", cobra.FixedCompletions([]string{"raw", "qcow2"}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd

@@ -37,7 +37,7 @@ func (t *tool) list() *cobra.Command {
 			})
 		},
 	}
-	cmd.Flags().StringVar(&vm, "vm", "", "only restore points of this VM")
+	cmd.Flags().StringVar(&vm, "vm", "", "only restore points of this `VM`")
 	return cmd
 }
 
@@ -83,7 +83,7 @@ func (t *tool) show() *cobra.Command {
 			})
 		},
 	}
-	cmd.Flags().StringVar(&vm, "vm", "", "with \"latest\": of this VM")
+	cmd.Flags().StringVar(&vm, "vm", "", "with \"latest\": of this `VM`")
 	return cmd
 }
 

@@ -50,8 +50,8 @@ The environment can name the repository and the key: CAIRN_RESCUE_REPO, CAIRN_RE
 		},
 	}
 	f := group.PersistentFlags()
-	f.StringVar(&t.repo, "repo", "", "directory of the repository")
-	f.StringVar(&t.key, "key", "", "key file of the repository")
+	f.StringVar(&t.repo, "repo", "", "`DIR` of the repository")
+	f.StringVar(&t.key, "key", "", "key `FILE` of the repository")
 	_ = group.MarkPersistentFlagDirname("repo")
 	_ = group.MarkPersistentFlagFilename("key")
 	group.AddCommand(t.list(), t.show(), t.verify(), t.check(), t.export())

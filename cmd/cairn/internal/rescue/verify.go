@@ -54,7 +54,7 @@ func (t *tool) verify() *cobra.Command {
 			})
 		},
 	}
-	cmd.Flags().StringVar(&vm, "vm", "", "only restore points of this VM")
+	cmd.Flags().StringVar(&vm, "vm", "", "only restore points of this `VM`")
 	return cmd
 }
 
