@@ -115,9 +115,9 @@ func livePID(file, name string) int {
 	if err != nil || pid <= 1 {
 		return 0
 	}
-	comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
-	if err != nil || strings.TrimSpace(string(comm)) != name {
-		return 0
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil || !strings.Contains(string(stat), " ("+name+") ") || strings.Contains(string(stat), ") Z ") {
+		return 0 // a zombie is dead, though in a container nobody may ever fetch it
 	}
 	return pid
 }

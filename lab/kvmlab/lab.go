@@ -63,6 +63,9 @@ func (l *Lab) open(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
+	if err := l.save(o.Private); err != nil {
+		return err
+	}
 	if o.Private {
 		l.daemon, err = StartPrivate(ctx, l.path(privateDir))
 	} else {
@@ -169,13 +172,9 @@ func (l *Lab) removeVMs(ctx context.Context) error {
 		return err
 	}
 	var errs []error
-	for name := range strings.Lines(names) {
-		name = strings.TrimSpace(name)
-		if name == "" {
-			continue
-		}
+	for _, name := range splitLines(names) {
 		xml, err := l.Virsh(ctx, "dumpxml", name)
-		if err != nil || !strings.HasSuffix(name, "-"+l.tag) && !strings.Contains(xml, "'"+l.dir+"/") {
+		if err != nil || !own(name, l.tag) && !strings.Contains(xml, "'"+l.dir+"/") {
 			continue // it is gone, or somebody else's
 		}
 		errs = append(errs, l.remove(ctx, name))
@@ -193,6 +192,22 @@ func (l *Lab) remove(ctx context.Context, name string) error {
 		}
 	}
 	return err
+}
+
+// own says whether a VM's name is one that the lab gives.
+func own(name, tag string) bool {
+	return strings.HasPrefix(name, "lab-") && strings.HasSuffix(name, "-"+tag)
+}
+
+// splitLines returns the lines that are not empty; names may hold spaces.
+func splitLines(s string) []string {
+	var out []string
+	for line := range strings.Lines(s) {
+		if line = strings.TrimSpace(line); line != "" {
+			out = append(out, line)
+		}
+	}
+	return out
 }
 
 func randomHex(n int) string {

@@ -3,7 +3,7 @@ package kvmlab
 import (
 	"context"
 	"errors"
-	"log/slog"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -55,13 +55,9 @@ func sweep(ctx context.Context) error {
 
 // remains removes a lab that somebody else made.
 func remains(ctx context.Context, dir string) error {
-	l := &Lab{dir: dir, tag: filepath.Base(dir), name: "lab-" + filepath.Base(dir), log: slog.New(slog.DiscardHandler)}
-	var err error
-	if _, e := os.Stat(l.path(privateDir)); e == nil {
-		l.daemon = privateDaemon(l.path(privateDir))
-		err = l.daemon.start(ctx)
-	} else {
-		l.daemon, err = EnsureLibvirtd(ctx)
+	l, err := Reopen(ctx, dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return os.RemoveAll(dir) // nothing was made yet
 	}
 	if err != nil {
 		return err

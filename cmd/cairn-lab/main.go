@@ -1,0 +1,37 @@
+// Command cairn-lab makes small real VMs for demos, tests and training. It is no part of the appliance.
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := Run(ctx, os.Args[1:], os.Stdout)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "cairn-lab:", err)
+		os.Exit(1)
+	}
+}
+
+// Run runs the program.
+func Run(ctx context.Context, args []string, stdout io.Writer) error {
+	root := &cobra.Command{
+		Use:           "cairn-lab",
+		Short:         "Small real VMs for demos, tests and training",
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	root.SetArgs(args)
+	root.SetOut(stdout)
+	root.AddCommand(kvmCommand())
+	return root.ExecuteContext(ctx)
+}
