@@ -1,6 +1,7 @@
 package transfer
 
 import (
+	"cmp"
 	"context"
 	"runtime"
 	"sync"
@@ -94,11 +95,18 @@ func (m *meter) report() (stop func()) {
 		defer t.Stop()
 		last := m.sample()
 		var rate float64
+		var where Bottleneck // stays while no segment is finished
+		tell := func(now sample) {
+			p := m.progress(rate, now)
+			where = cmp.Or(m.bottleneck(last, now), where)
+			p.Bottleneck = where
+			m.options.Progress(p)
+		}
 		for {
 			select {
 			case <-t.C:
 			case <-done:
-				m.options.Progress(m.progress(rate, last, m.sample()))
+				tell(m.sample())
 				return
 			}
 			now := m.sample()
@@ -107,7 +115,7 @@ func (m *meter) report() (stop func()) {
 				rate = r
 			}
 			rate += (r - rate) / 4 // smoothed over about four reports
-			m.options.Progress(m.progress(rate, last, now))
+			tell(now)
 			last = now
 		}
 	})
@@ -137,10 +145,10 @@ func (m *meter) sample() sample {
 	return s
 }
 
-func (m *meter) progress(rate float64, last, now sample) Progress {
+func (m *meter) progress(rate float64, now sample) Progress {
 	p := Progress{
 		BytesTotal: m.total, BytesRead: now.read, BytesSkipped: now.skipped, BytesScanned: now.read + now.skipped, Rate: int64(rate),
-		Bottleneck: m.bottleneck(last, now), Verifying: m.verifying,
+		Verifying: m.verifying,
 	}
 	if spent := now.at.Sub(m.begin); p.BytesScanned > 0 {
 		left := float64(p.BytesTotal-p.BytesScanned) / float64(p.BytesScanned)

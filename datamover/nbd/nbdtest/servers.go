@@ -94,13 +94,13 @@ func NBDKitTCP(t testing.TB, args ...string) *Process {
 // QemuNBD starts qemu-nbd for any number of clients, one after another or at once.
 func QemuNBD(t testing.TB, args ...string) *Process {
 	t.Helper()
-	return start(t, "unix", "qemu-nbd", append([]string{"--persistent", "--shared=8"}, args...)...)
+	return start(t, "unix", "qemu-nbd", append([]string{"--persistent", "--shared=0"}, args...)...)
 }
 
 // QemuNBDTCP does the same on a TCP port of the loopback.
 func QemuNBDTCP(t testing.TB, args ...string) *Process {
 	t.Helper()
-	return start(t, "tcp", "qemu-nbd", append([]string{"--persistent", "--shared=8"}, args...)...)
+	return start(t, "tcp", "qemu-nbd", append([]string{"--persistent", "--shared=0"}, args...)...)
 }
 
 // StorageDaemon starts qemu-storage-daemon; its NBD server is there already, args add nodes and exports.
