@@ -274,8 +274,7 @@ func testCleanUp(e *env) {
 	req := e.request(e.Running)
 	req.Track = e.caps.ChangeTracking
 	f := e.freeze(req)
-	left, err := e.Driver.Leftovers(e.Context())
-	e.ok(err, "look for leftovers")
+	left := e.leftovers()
 	if len(left) == 0 {
 		e.Error("a freeze under way is not among the leftovers")
 	}
@@ -290,8 +289,7 @@ func testCleanUp(e *env) {
 		e.ok(e.Driver.CleanUp(e.cleanup(), o), "clean up leftover "+string(o.Kind)+" "+o.Name)
 	}
 	f = e.freeze(e.request(e.Running))
-	left, err = e.Driver.Leftovers(e.Context())
-	e.ok(err, "look for leftovers")
+	left = e.leftovers()
 	for _, o := range left {
 		e.ok(e.Driver.CleanUp(e.cleanup(), o), "clean up leftover "+string(o.Kind)+" "+o.Name)
 	}

@@ -96,7 +96,7 @@ func testAbandonedRun(e *env) {
 func testLostCheckpoint(e *env) {
 	e.need(e.caps.ChangeTracking, "change tracking")
 	req := e.request(e.Running)
-	req.Since, req.Track = "cairn-"+tag(), true
+	req.Since, req.Track = "cairn-"+e.tag(), true
 	f := e.freeze(req)
 	for _, d := range f.Info().Disks {
 		if d.Export.DirtyContext != "" || d.FullReason == "" {

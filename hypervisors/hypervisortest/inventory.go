@@ -110,7 +110,7 @@ func testCapabilities(e *env) {
 	}
 	vm := e.vm(e.Running)
 	req := e.request(e.Running)
-	restore := hypervisors.RestoreRequest{Tag: tag(), Mode: hypervisors.RestoreNew, Name: "never", VM: vm, Disks: restoreDisks(vm), Owe: e.owed.owe}
+	restore := hypervisors.RestoreRequest{Tag: e.tag(), Mode: hypervisors.RestoreNew, Name: "never", VM: vm, Disks: restoreDisks(vm), Owe: e.owed.owe}
 	inPlace := restore
 	inPlace.Mode = hypervisors.RestoreInPlace
 	for _, tt := range []struct {

@@ -50,8 +50,10 @@ type Fixture struct {
 	NoSuchVM string
 }
 
-// Run runs the suite. open is called once for each of its tests.
+// Run runs the suite. open is called once for each of its tests. Other tests may use the platform at the same time:
+// the suite looks only at what carries its own tags.
 func Run(t *testing.T, open func(t *testing.T) Fixture) {
+	run := "suite" + random()
 	for _, tt := range []struct {
 		name string
 		test func(*env)
@@ -83,7 +85,7 @@ func Run(t *testing.T, open func(t *testing.T) Fixture) {
 		{"Power", testPower},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			e := &env{T: t, Fixture: open(t), owed: &ledger{}}
+			e := &env{T: t, Fixture: open(t), owed: &ledger{}, run: run}
 			e.caps = e.Driver.Capabilities()
 			e.clean("before the test")
 			tt.test(e)
@@ -98,6 +100,7 @@ type env struct {
 	Fixture
 	caps hypervisors.Capabilities
 	owed *ledger
+	run  string // begins the tags of this run of the suite
 }
 
 // ledger records what was owed, as the manager's catalog would.
@@ -148,15 +151,21 @@ func (e *env) kind(err error, want fault.Kind, doing string) {
 	}
 }
 
-// clean fails the test when something of ours is on the platform.
-func (e *env) clean(when string) {
+// leftovers returns what this run of the suite has on the platform.
+func (e *env) leftovers() []hypervisors.Owed {
 	e.Helper()
 	left, err := e.Driver.Leftovers(e.cleanup())
 	if errors.Is(err, errors.ErrUnsupported) {
-		return
+		return nil
 	}
 	e.ok(err, "look for leftovers")
-	if len(left) > 0 {
+	return slices.DeleteFunc(left, func(o hypervisors.Owed) bool { return !hasMarker(o.Name, e.run) })
+}
+
+// clean fails the test when something of ours is on the platform.
+func (e *env) clean(when string) {
+	e.Helper()
+	if left := e.leftovers(); len(left) > 0 {
 		e.Errorf("%s there is left on the platform: %+v", when, left)
 	}
 }
@@ -164,10 +173,13 @@ func (e *env) clean(when string) {
 // cleanup returns a context that the end of the test does not cancel.
 func (e *env) cleanup() context.Context { return context.WithoutCancel(e.Context()) }
 
-func tag() string {
-	b := make([]byte, 6)
+// tag returns a new tag of this run.
+func (e *env) tag() string { return e.run + "-" + random() }
+
+func random() string {
+	b := make([]byte, 4)
 	_, _ = rand.Read(b) // never fails
-	return "test-" + hex.EncodeToString(b)
+	return hex.EncodeToString(b)
 }
 
 func (e *env) vm(id string) hypervisors.VM {
@@ -178,7 +190,7 @@ func (e *env) vm(id string) hypervisors.VM {
 }
 
 func (e *env) request(vm string) hypervisors.FreezeRequest {
-	return hypervisors.FreezeRequest{VM: vm, Tag: tag(), Quiesce: hypervisors.QuiesceTry, Owe: e.owed.owe}
+	return hypervisors.FreezeRequest{VM: vm, Tag: e.tag(), Quiesce: hypervisors.QuiesceTry, Owe: e.owed.owe}
 }
 
 // freeze freezes a VM and releases it at the end of the test, if that was not done before.
