@@ -106,8 +106,10 @@ func TestFollow(t *testing.T) {
 	ts.core.stream.PublishInventory("conn_1")
 	got := []server.StreamEvent{f.event(), f.event(), f.event(), f.event()}
 	want := []server.StreamEvent{
-		{Topic: "run", Run: runOf(someRun)}, {Topic: "task", Task: taskOf(someTask)},
-		{Topic: "run-event", RunEvent: runEventOf(numbered(7))}, {Topic: "inventory", ConnectionID: "conn_1"},
+		{Topic: "run", Run: runOf(someRun)},
+		{Topic: "task", Task: taskOf(someTask)},
+		{Topic: "run-event", RunEvent: runEventOf(numbered(7))},
+		{Topic: "inventory", ConnectionID: "conn_1"},
 	}
 	for i := range got {
 		if got[i].Time.IsZero() || i > 0 && got[i].ID <= got[i-1].ID {

@@ -172,27 +172,41 @@ func TestRequestsReachTheCore(t *testing.T) {
 		method, path, body string
 		want               any
 	}{
-		{"POST", "/connections", `{"name":"n","platform":"kvm","address":"a","user":"u","password":"p","options":{"k":"v"}}`,
-			NewConnection{Name: "n", Platform: hypervisors.KVM, Address: "a", User: "u", Password: "p", Options: map[string]string{"k": "v"}}},
-		{"POST", "/repositories", `{"name":"n","path":"/p","mode":"attach","key_file":"/k"}`,
-			NewRepository{Name: "n", Path: "/p", Attach: true, KeyFile: "/k"}},
+		{
+			"POST", "/connections", `{"name":"n","platform":"kvm","address":"a","user":"u","password":"p","options":{"k":"v"}}`,
+			NewConnection{Name: "n", Platform: hypervisors.KVM, Address: "a", User: "u", Password: "p", Options: map[string]string{"k": "v"}},
+		},
+		{
+			"POST", "/repositories", `{"name":"n","path":"/p","mode":"attach","key_file":"/k"}`,
+			NewRepository{Name: "n", Path: "/p", Attach: true, KeyFile: "/k"},
+		},
 		{"POST", "/repositories", `{"name":"n","path":"/p","mode":"create"}`, NewRepository{Name: "n", Path: "/p"}},
-		{"POST", "/vms/vm_1/backup", `{"repository":"repo_1"}`,
-			BackupRequest{VMID: "vm_1", RepositoryID: "repo_1", Quiesce: hypervisors.QuiesceTry}},
-		{"POST", "/vms/vm_1/backup", `{"repository":"repo_1","quiesce":"require","exclude_disks":["vdb"],"full":true}`,
-			BackupRequest{VMID: "vm_1", RepositoryID: "repo_1", Quiesce: hypervisors.QuiesceRequire, ExcludeDisks: []string{"vdb"}, Full: true}},
+		{
+			"POST", "/vms/vm_1/backup", `{"repository":"repo_1"}`,
+			BackupRequest{VMID: "vm_1", RepositoryID: "repo_1", Quiesce: hypervisors.QuiesceTry},
+		},
+		{
+			"POST", "/vms/vm_1/backup", `{"repository":"repo_1","quiesce":"require","exclude_disks":["vdb"],"full":true}`,
+			BackupRequest{VMID: "vm_1", RepositoryID: "repo_1", Quiesce: hypervisors.QuiesceRequire, ExcludeDisks: []string{"vdb"}, Full: true},
+		},
 		{"POST", "/repositories/repo_1/collect", `{"dry_run":true}`, true},
 		{"POST", "/restore-points/rp_1/verify", ``, "rp_1"},
-		{"POST", "/restores", `{"restore_point":"rp_1","mode":"new","name":"w","connection":"c","datastore":"d","disks":[{"id":"vda","datastore":"e","format":"raw"}],"networks":{"a":"b","c":""},"keep_macs":true,"start":true}`,
+		{
+			"POST", "/restores", `{"restore_point":"rp_1","mode":"new","name":"w","connection":"c","datastore":"d","disks":[{"id":"vda","datastore":"e","format":"raw"}],"networks":{"a":"b","c":""},"keep_macs":true,"start":true}`,
 			RestoreRequest{
 				RestorePointID: "rp_1", Mode: hypervisors.RestoreNew, Name: "w", ConnectionID: "c", Datastore: "d",
 				Disks:    []hypervisors.RestoreDisk{{ID: "vda", Datastore: "e", Format: hypervisors.Raw}},
 				Networks: map[string]string{"a": "b", "c": ""}, KeepMACs: true, Start: true,
-			}},
-		{"POST", "/restores", `{"restore_point":"rp_1","mode":"in-place","dry_run":true}`,
-			RestoreRequest{RestorePointID: "rp_1", Mode: hypervisors.RestoreInPlace}},
-		{"GET", "/vms?connection=c&name=w*&power=paused&gone=true", ``,
-			catalog.VMFilter{ConnectionID: "c", Name: "w*", Power: hypervisors.PowerPaused, Gone: true}},
+			},
+		},
+		{
+			"POST", "/restores", `{"restore_point":"rp_1","mode":"in-place","dry_run":true}`,
+			RestoreRequest{RestorePointID: "rp_1", Mode: hypervisors.RestoreInPlace},
+		},
+		{
+			"GET", "/vms?connection=c&name=w*&power=paused&gone=true", ``,
+			catalog.VMFilter{ConnectionID: "c", Name: "w*", Power: hypervisors.PowerPaused, Gone: true},
+		},
 		{"GET", "/restore-points?vm=v&repository=r", ``, catalog.PointFilter{VMID: "v", RepositoryID: "r"}},
 		{"GET", "/runs?state=warning&kind=collect&vm=v", ``, catalog.RunFilter{State: catalog.Warning, Kind: catalog.KindCollect, VMID: "v"}},
 		{"GET", "/tasks?state=running&run=r&vm=v", ``, catalog.TaskFilter{States: []catalog.State{catalog.Running}, RunID: "r", VMID: "v"}},

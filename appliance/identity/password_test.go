@@ -21,8 +21,11 @@ func TestPasswords(t *testing.T) {
 		name, stored, password string
 		want                   bool
 	}{
-		{"right", stored, password, true}, {"wrong", stored, password + "x", false}, {"empty", stored, "", false},
-		{"no user", "", password, false}, {"no user, no password", "", "", false},
+		{"right", stored, password, true},
+		{"wrong", stored, password + "x", false},
+		{"empty", stored, "", false},
+		{"no user", "", password, false},
+		{"no user, no password", "", "", false},
 		{"very long", stored, strings.Repeat("x", 5*maxPassword), false},
 	}
 	for _, tt := range tests {
