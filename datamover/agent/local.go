@@ -41,10 +41,13 @@ func (l *Local) Backup(ctx context.Context, task BackupTask, progress func(trans
 	if access.Session == nil {
 		return BackupResult{}, fault.New(fault.Denied, "back up disk", task.Disk, "the ticket does not allow writing")
 	}
+	if err := known(task.Export); err != nil {
+		return BackupResult{}, err
+	}
 	if task.Parent == nil { // nothing could stand for what is unchanged
 		task.Export.DirtyContext = ""
 	}
-	disk, err := l.source(ctx, task.Export)
+	disk, err := l.Transport.OpenSource(ctx, task.Export)
 	if err != nil {
 		return BackupResult{}, fault.Context("back up disk", task.Disk, err)
 	}
@@ -75,12 +78,15 @@ func (l *Local) Restore(ctx context.Context, task RestoreTask, progress func(tra
 	if access.Repository == nil {
 		return RestoreResult{}, fault.New(fault.Denied, "restore disk", task.Disk, "the ticket does not allow reading")
 	}
+	if err := known(task.Export); err != nil {
+		return RestoreResult{}, err
+	}
 	image, err := access.Repository.OpenImage(ctx, task.Image)
 	if err != nil {
 		return RestoreResult{}, fault.Context("restore disk", task.Disk, err)
 	}
 	defer func() { _ = image.Close() }()
-	disk, err := l.target(ctx, task.Export)
+	disk, err := l.Transport.OpenTarget(ctx, task.Export)
 	if err != nil {
 		return RestoreResult{}, fault.Context("restore disk", task.Disk, err)
 	}
@@ -89,7 +95,7 @@ func (l *Local) Restore(ctx context.Context, task RestoreTask, progress func(tra
 	o := l.options(task.Limit, progress)
 	o.SeedZero = task.SeedZero
 	if task.Verify {
-		o.VerifyTarget = func(ctx context.Context) (hypervisors.FrozenDisk, error) { return l.source(ctx, task.Export) }
+		o.VerifyTarget = func(ctx context.Context) (hypervisors.FrozenDisk, error) { return l.Transport.OpenSource(ctx, task.Export) }
 	}
 	out, err := transfer.Restore(ctx, image, disk, o)
 	if err != nil {
@@ -114,20 +120,6 @@ func closeWith(ctx context.Context, disk interface{ Close() error }) func() {
 		stop()
 		_ = disk.Close()
 	}
-}
-
-func (l *Local) source(ctx context.Context, e hypervisors.Export) (hypervisors.FrozenDisk, error) {
-	if err := known(e); err != nil {
-		return nil, err
-	}
-	return l.Transport.OpenSource(ctx, e)
-}
-
-func (l *Local) target(ctx context.Context, e hypervisors.Export) (hypervisors.TargetDisk, error) {
-	if err := known(e); err != nil {
-		return nil, err
-	}
-	return l.Transport.OpenTarget(ctx, e)
 }
 
 // known refuses exports this mover has no transport for.
