@@ -84,7 +84,7 @@ func fixture(t *testing.T, o Options, agent bool) hypervisortest.Fixture {
 	g := newGuest(t, p, running)
 	g.write(t)
 	return hypervisortest.Fixture{
-		Driver: p.Driver(), Running: running.ID, Stopped: stopped.ID, Agent: agent,
+		Driver: sabotage(p.Driver()), Running: running.ID, Stopped: stopped.ID, Agent: agent,
 		Write: g.write, Background: g.background,
 		Content: func(t testing.TB, vm, disk string) []byte {
 			data, err := p.Content(vm, disk)
