@@ -87,7 +87,8 @@ func (s *Server) recoverPanic(next echo.HandlerFunc) echo.HandlerFunc {
 }
 
 // secure sets headers that keep browsers from doing anything with an answer but showing it, and bounds the time a
-// client may take to read it.
+// client may take to send its request and to read the answer. Recorders have no deadlines, and no slow clients: the
+// error is that.
 func (s *Server) secure(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		h := c.Response().Header()
@@ -97,10 +98,9 @@ func (s *Server) secure(next echo.HandlerFunc) echo.HandlerFunc {
 		h.Set("Strict-Transport-Security", "max-age=31536000")
 		h.Set("X-Content-Type-Options", "nosniff")
 		h.Set("X-Frame-Options", "DENY")
-		c.Response().Before(func() {
-			// Recorders have no deadline, and no slow client.
-			_ = http.NewResponseController(c.Response()).SetWriteDeadline(time.Now().Add(writeTimeout))
-		})
+		control := http.NewResponseController(c.Response())
+		_ = control.SetReadDeadline(time.Now().Add(bodyTimeout))
+		c.Response().Before(func() { _ = control.SetWriteDeadline(time.Now().Add(writeTimeout)) })
 		return next(c)
 	}
 }
@@ -178,13 +178,11 @@ func (s *Server) conform(next echo.HandlerFunc) echo.HandlerFunc {
 	}
 }
 
-// readBody reads the whole body, which may take neither long nor much.
+// readBody reads the whole body, which may not be large, and lifts the deadline for reading: from here on the
+// connection is only watched for the client going away.
 func readBody(c echo.Context) ([]byte, error) {
-	control := http.NewResponseController(c.Response())
-	// Not every writer has deadlines (recorders have none); where there is none, the server has no slow client either.
-	_ = control.SetReadDeadline(time.Now().Add(bodyTimeout))
 	body, err := io.ReadAll(http.MaxBytesReader(c.Response(), c.Request().Body, maxBodyBytes))
-	_ = control.SetReadDeadline(time.Time{})
+	_ = http.NewResponseController(c.Response()).SetReadDeadline(time.Time{}) // see secure
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
 		return nil, reject(fault.Invalid, http.StatusRequestEntityTooLarge, "too-large",
 			fmt.Sprintf("the body is larger than %d bytes", maxBodyBytes))
