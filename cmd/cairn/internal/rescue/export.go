@@ -25,6 +25,7 @@ type order struct {
 	all            bool
 	to, out        string
 	force          bool
+	salvage        bool
 }
 
 // exported is one file that was written, for -o json.
@@ -36,6 +37,8 @@ type exported struct {
 	Format       string `json:"format,omitempty"`
 	SizeBytes    int64  `json:"size_bytes"` // of the disk or document
 	DataBytes    int64  `json:"data_bytes"` // of it, what is not a hole
+	// Damage are ranges that are zeros in the file because they could not be read.
+	Damage []store.Damage `json:"damage,omitempty"`
 }
 
 func (t *tool) export() *cobra.Command {
@@ -43,7 +46,8 @@ func (t *tool) export() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "export POINT", Short: "Write disks and documents of a restore point into files", Args: count(0, 1),
 		Long: `Write a disk (--disk), a document (--document) or all of a restore point (--all) into files. Files appear under their
-names only when they are complete; every byte is verified while it is read. Holes stay holes.
+names only when they are complete; every byte is verified while it is read. Holes stay holes. A disk of which a part is
+damaged is not written, unless --damaged-as-zeros is given.
 
 With --disk and --document, --out is a file, "-" for a document on standard output; with --all it is a directory.`,
 		Example: `  cairn rescue export rp_01j... --disk vda --to qcow2 --out vda.qcow2
@@ -74,6 +78,7 @@ With --disk and --document, --out is a file, "-" for a document on standard outp
 	f.BoolVar(&o.all, "all", false, "write all disks and documents into the directory --out")
 	f.StringVar(&o.to, "to", "raw", "`FORMAT` of disks: raw, qcow2")
 	f.StringVar(&o.out, "out", "", "`FILE`, or directory with --all")
+	f.BoolVar(&o.salvage, "damaged-as-zeros", false, "write zeros where the repository is damaged, say where, and end with exit code 3")
 	f.BoolVar(&o.force, "force", false, "replace files that exist")
 	_ = cmd.RegisterFlagCompletionFunc("to", cobra.FixedCompletions([]string{"raw", "qcow2"}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
@@ -123,19 +128,23 @@ func (t *tool) exportFrom(ctx context.Context, r *store.Repository, p store.Rest
 	default:
 		var image store.NamedImage
 		if image, err = pickDisk(p, o.disk); err == nil {
-			done, err = t.exportDisk(ctx, r, p, image, o.out, o.force, format)
+			done, err = t.exportDisk(ctx, r, p, image, o.out, o, format)
 		}
 	}
 	if err != nil {
 		return err
 	}
-	return output.List(t.Printer(), done, func(e exported) string { return e.File }, "Nothing to export.", []output.Column[exported]{
+	err = output.List(t.Printer(), done, func(e exported) string { return e.File }, "Nothing to export.", []output.Column[exported]{
 		{Header: "FILE", Value: func(e exported) string { return e.File }},
 		{Header: "FROM", Value: func(e exported) string { return e.Disk + e.Document }},
 		{Header: "FORMAT", Value: func(e exported) string { return e.Format }},
 		{Header: "SIZE", Right: true, Value: func(e exported) string { return output.Size(e.SizeBytes) }},
 		{Header: "DATA", Right: true, Value: func(e exported) string { return output.Size(e.DataBytes) }},
 	})
+	for _, e := range done {
+		err = errors.Join(err, t.explainSalvaged(e))
+	}
+	return err
 }
 
 func pickDisk(p store.RestorePoint, name string) (store.NamedImage, error) {
@@ -180,7 +189,7 @@ func (t *tool) exportDocument(ctx context.Context, r *store.Repository, p store.
 	return []exported{{RestorePoint: p.ID, Document: name, File: out, SizeBytes: n, DataBytes: n}}, nil
 }
 
-func (t *tool) exportDisk(ctx context.Context, r *store.Repository, p store.RestorePoint, image store.NamedImage, out string, force bool, format imagefile.Format) (done []exported, err error) {
+func (t *tool) exportDisk(ctx context.Context, r *store.Repository, p store.RestorePoint, image store.NamedImage, out string, o order, format imagefile.Format) (done []exported, err error) {
 	src, err := r.OpenImage(ctx, image.Ref)
 	if err != nil {
 		return nil, err
@@ -188,11 +197,18 @@ func (t *tool) exportDisk(ctx context.Context, r *store.Repository, p store.Rest
 	defer func() { err = errors.Join(err, src.Close()) }()
 	show, stop := t.meter(fmt.Sprintf("%s to %s", image.Name, filepath.Base(out)))
 	defer stop()
-	res, err := imagefile.Write(ctx, out, src, imagefile.Options{Format: format, Force: force, Progress: show})
+	var source imagefile.Source = src
+	saved := &salvage{ImageReader: src, disk: image.Name}
+	if o.salvage {
+		source = saved
+	}
+	res, err := imagefile.Write(ctx, out, source, imagefile.Options{Format: format, Force: o.force, Progress: show})
 	if err != nil {
 		return nil, err
 	}
-	return []exported{{RestorePoint: p.ID, Disk: image.Name, File: out, Format: string(format), SizeBytes: res.SizeBytes, DataBytes: res.DataBytes}}, nil
+	return []exported{{
+		RestorePoint: p.ID, Disk: image.Name, File: out, Format: string(format), SizeBytes: res.SizeBytes, DataBytes: res.DataBytes, Damage: tidy(saved.damage),
+	}}, nil
 }
 
 // exportAll makes the directory and writes disks as NAME.FORMAT, documents under their names and the description as
@@ -226,7 +242,7 @@ func (t *tool) exportAll(ctx context.Context, r *store.Repository, p store.Resto
 		if err != nil {
 			return nil, err
 		}
-		done, err := t.exportDisk(ctx, r, p, image, out, o.force, format)
+		done, err := t.exportDisk(ctx, r, p, image, out, o, format)
 		if err != nil {
 			return nil, err
 		}

@@ -3,7 +3,7 @@
 //
 // It writes nothing into the repository, takes no lock and needs no catalog, so it also works beside a running
 // appliance and from a read-only medium. Its one invariant: a file that it leaves behind is complete and every byte
-// of it was proven against the signed restore point.
+// of it was proven against the signed restore point, save for ranges that --damaged-as-zeros names as damaged.
 package rescue
 
 import (
@@ -79,7 +79,8 @@ func (t *tool) use(ctx context.Context, do func(*store.Repository) error) (err e
 	}
 	b, err := file.Open(dir)
 	if err != nil {
-		return err
+		return fault.Context("read repository", dir, err).Explain("The directory of the repository cannot be opened.",
+			"Check the path in --repo, and that the right disk is mounted.")
 	}
 	defer func() { err = errors.Join(err, b.Close()) }()
 	r, err := store.Open(ctx, b, key, store.Options{ReadOnly: true, Log: t.log()})
@@ -95,7 +96,13 @@ func (t *tool) log() *slog.Logger {
 	if t.Verbose {
 		level = slog.LevelDebug
 	}
-	return slog.New(slog.NewTextHandler(t.Err, &slog.HandlerOptions{Level: level}))
+	noTime := func(_ []string, a slog.Attr) slog.Attr {
+		if a.Key == slog.TimeKey {
+			return slog.Attr{}
+		}
+		return a
+	}
+	return slog.New(slog.NewTextHandler(t.Err, &slog.HandlerOptions{Level: level, ReplaceAttr: noTime}))
 }
 
 // points returns all restore points, the newest first.

@@ -91,7 +91,7 @@ func (t *tool) verifyAll(ctx context.Context, r *store.Repository, chosen []stor
 		if err != nil && (ctx.Err() != nil || fault.KindOf(err) != fault.Corrupt) {
 			return verdicts, err
 		}
-		v.Bytes, v.Damage = report.Bytes, report.Damage
+		v.Bytes, v.Damage = report.Bytes, tidy(report.Damage)
 		if err != nil {
 			v.Error = err.Error()
 		}
@@ -149,24 +149,12 @@ func (t *tool) explainDamage(v verdict) {
 	if v.Good {
 		return
 	}
-	const most = 20
-	what := fmt.Sprintf("restore point %s of %s is damaged", v.RestorePoint, v.VM)
-	if v.Error != "" {
+	what := fmt.Sprintf("restore point %s of %s is damaged", v.RestorePoint, v.VM) + places(v.Damage)
+	if v.Error != "" && len(v.Damage) == 0 {
 		what += "\n" + v.Error
 	}
-	for i, d := range v.Damage {
-		if i == most {
-			what += fmt.Sprintf("\nand %d more; -o json lists them", len(v.Damage)-most)
-			break
-		}
-		where := "document or structure"
-		if d.Image != "" {
-			where = fmt.Sprintf("disk %s, %s at %d", d.Image, output.Size(d.Length), d.Offset)
-		}
-		what += "\n" + where + ": " + d.Cause
-	}
 	failure.Explain(t.Err, "Damaged", what, "These ranges cannot be restored from here; everything else can.",
-		"Restore an older or newer restore point, or bring the damaged files back from a copy of the repository.", t.ColourErr())
+		"Restore another restore point, bring the damaged files back from a copy of the repository, or export what is left with --damaged-as-zeros.", t.ColourErr())
 }
 
 func (t *tool) check() *cobra.Command {
