@@ -44,7 +44,7 @@ func (r *Repository) checkPacks(ctx context.Context, report *CheckReport) error 
 	}
 	report.Packs = len(there)
 	for id, size := range there {
-		_, err := r.openPack(ctx, id, size)
+		err := r.checkPack(ctx, id, size)
 		switch kind := fault.KindOf(err); {
 		case err == nil:
 		case kind == fault.NotFound: // collected since the listing
@@ -60,6 +60,18 @@ func (r *Repository) checkPacks(ctx context.Context, report *CheckReport) error 
 		}
 	}
 	slices.Sort(report.Problems)
+	return nil
+}
+
+// checkPack reads everything in a pack that is not frames.
+func (r *Repository) checkPack(ctx context.Context, id seal.ID, size int64) error {
+	rd, err := r.openPack(ctx, id, size)
+	if err != nil {
+		return err
+	}
+	if _, err := rd.Prints(ctx); err != nil {
+		return r.packError(id, err)
+	}
 	return nil
 }
 

@@ -167,6 +167,9 @@ func (r *Repository) forget(free []doomed) error {
 	return nil
 }
 
+// full reports whether err says that there is no room left.
+func full(err error) bool { return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) }
+
 func trashName(id seal.ID) string {
 	return trashFolder + strings.TrimPrefix(pack.Name(id), pack.Folder)[3:]
 }
@@ -184,8 +187,9 @@ func (r *Repository) remove(ctx context.Context, free []doomed, report *CollectR
 	}
 	for _, d := range free {
 		err := r.b.Rename(ctx, pack.Name(d.id), trashName(d.id))
-		if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
-			err = r.b.Delete(ctx, pack.Name(d.id)) // too full even to put it aside
+		if err != nil && (full(err) || fault.KindOf(err) == fault.Exists) {
+			// Too full even to put it aside; or a power cut kept both names of one that was put aside before.
+			err = r.b.Delete(ctx, pack.Name(d.id))
 		}
 		if err != nil {
 			return err

@@ -8,7 +8,6 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/cairn-backup/cairn/internal/fault"
@@ -45,7 +44,7 @@ func (r *Repository) own(ctx context.Context) (err error) {
 	}
 	r.epoch = newest + 1
 	err = r.putEpoch(ctx)
-	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+	if full(err) {
 		// A full repository must still open, or nothing could ever be removed: that is what the reserve is for.
 		r.log.Warn("repository is full; its reserve is given up")
 		if delErr := r.b.Delete(ctx, reserveName); delErr != nil {

@@ -81,6 +81,11 @@ func Open(ctx context.Context, src Source, repository, id seal.ID, size int64, s
 	if err != nil {
 		return nil, err
 	}
+	for i := range dir.Entries {
+		if (dir.Entries[i].Type == Chunk) != (head.Kind == Data) {
+			return nil, fmt.Errorf("entry %d of type %d in a pack of kind %s", i, dir.Entries[i].Type, head.Kind)
+		}
+	}
 	dir.Header, dir.size = head, size
 	dir.prints = span{int64(t.directory) + int64(t.dirLen), int64(t.printsLen)}
 	return &Reader{src: src, name: name, dir: dir, box: box}, nil
@@ -117,14 +122,12 @@ func (r *Reader) Frame(ctx context.Context, number uint32, coder *Coder, bufs *B
 	return plain, nil
 }
 
-// Prints returns the fingerprints of the blocks of a data pack: Blocks for each entry.
+// Prints returns the fingerprints of the blocks of a data pack, Blocks for each entry; of a meta pack, none.
 func (r *Reader) Prints(ctx context.Context) ([]chunk.Fingerprint, error) {
-	for i := range r.dir.Entries {
-		if r.dir.Entries[i].Type != Chunk {
-			return nil, fmt.Errorf("entry %d is no chunk", i)
-		}
-	}
 	want := int64(len(r.dir.Entries)) * int64(r.dir.Blocks) * 16
+	if r.dir.Header.Kind != Data {
+		want = 0
+	}
 	if r.dir.prints.length != want+seal.Overhead {
 		return nil, fmt.Errorf("%d bytes of fingerprints for %d chunks", r.dir.prints.length, len(r.dir.Entries))
 	}
