@@ -150,6 +150,89 @@ func TestQuiesceOnARealGuest(t *testing.T) {
 	}
 }
 
+// TestRestoredVMBoots restores a UEFI VM that was frozen while it wrote, and starts it beside the original: its guest
+// must find its disks whole. It runs on a libvirtd of its own, which is restarted in between.
+func TestRestoredVMBoots(t *testing.T) {
+	l := kvmlab.New(t, kvmlab.Options{Private: true})
+	ctx := t.Context()
+	vm, err := l.Run(ctx, kvmlab.Spec{Name: "source", UEFI: true, NIC: true, Rate: 10, AreaBytes: 2 << 20, Disks: []kvmlab.Disk{{MiB: 24}, {MiB: 16, Raw: true}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := vm.Write(ctx, 5); err != nil {
+		t.Fatal(err)
+	}
+	d := openDriver(t, l)
+	never := func(context.Context, hypervisors.Owed) error { return nil }
+	f, err := d.Freeze(ctx, hypervisors.FreezeRequest{VM: vm.UUID, Tag: "frozen-" + l.Pool(), Quiesce: hypervisors.QuiesceNever, Owe: never})
+	if err != nil {
+		t.Fatal(err)
+	}
+	info := f.Info()
+	req := hypervisors.RestoreRequest{Tag: "restored-" + l.Pool(), Mode: hypervisors.RestoreNew, Name: vm.Name + "-restored", VM: info.VM, Documents: info.Documents, Owe: never}
+	for _, disk := range info.Disks {
+		req.Disks = append(req.Disks, hypervisors.RestoreDisk{ID: disk.Disk.ID, SizeBytes: disk.Disk.SizeBytes})
+	}
+	r, err := d.BeginRestore(ctx, req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, target := range r.Disks() {
+		copyDisk(t, info.Disks[i].Export, target.Export)
+	}
+	if err := f.Release(ctx); err != nil {
+		t.Error(err)
+	}
+	restored, err := r.Finish(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if restored.Firmware != hypervisors.UEFI || restored.NVRAM == "" || restored.NVRAM == info.VM.NVRAM {
+		t.Errorf("restored firmware %q with NVRAM %q, the source's is %q", restored.Firmware, restored.NVRAM, info.VM.NVRAM)
+	}
+	if err := l.Daemon().Restart(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Start(ctx, restored.ID); err != nil {
+		t.Fatal(err)
+	}
+	copied, err := l.Find(ctx, restored.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	st, err := copied.Status(ctx)
+	if err != nil || len(st.Boot) != 1 || st.Boot[0].Disks != 2 || st.Boot[0].Round < 5 {
+		t.Errorf("guest of the restored VM: %+v, %v; want two disks verified at round 5 or later", st, err)
+	}
+	if _, err := vm.Write(ctx, 1); err != nil {
+		t.Errorf("the original does not write any more: %v", err)
+	}
+}
+
+func copyDisk(t *testing.T, from, to hypervisors.Export) {
+	t.Helper()
+	src, err := nbdtransport.OpenSource(t.Context(), from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer src.Close()
+	dst, err := nbdtransport.OpenTarget(t.Context(), to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dst.Close()
+	p := make([]byte, src.Size())
+	if _, err := src.ReadAt(p, 0); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := dst.WriteAt(p, 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := dst.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestLeavesNothing looks for what a closed lab has left.
 func TestLeavesNothing(t *testing.T) {
 	l := kvmlab.New(t, kvmlab.Options{})

@@ -9,8 +9,9 @@ import (
 	"syscall"
 )
 
-// overlays are the places where libvirtd keeps what is its own; a private one sees other directories there.
-var overlays = []string{"/run/libvirt", "/etc/libvirt", "/var/lib/libvirt", "/var/cache/libvirt"}
+// overlays are the places where libvirtd keeps what is its own; a private one sees other directories there. It shares
+// /var/lib/libvirt, where everything carries the names of VMs: programs look there for sockets by path.
+var overlays = []string{"/run/libvirt", "/etc/libvirt", "/var/cache/libvirt"}
 
 // privateDir is where in a lab's directory its own libvirtd lives; short, for the sake of socket paths.
 const privateDir = "d"
