@@ -95,7 +95,9 @@ func (l *Local) Restore(ctx context.Context, task RestoreTask, progress func(tra
 	o := l.options(task.Limit, progress)
 	o.SeedZero = task.SeedZero
 	if task.Verify {
-		o.VerifyTarget = func(ctx context.Context) (hypervisors.FrozenDisk, error) { return l.Transport.OpenSource(ctx, task.Export) }
+		o.VerifyTarget = func(ctx context.Context) (hypervisors.FrozenDisk, error) {
+			return l.Transport.OpenSource(ctx, task.Export)
+		}
 	}
 	out, err := transfer.Restore(ctx, image, disk, o)
 	if err != nil {

@@ -13,11 +13,10 @@ import (
 
 // negotiation is the client's half of a handshake on one connection.
 type negotiation struct {
-	cfg      Config
-	nc       net.Conn
-	info     Info
-	ids      map[uint32]string // metadata context id -> name
-	contexts bool
+	cfg  Config
+	nc   net.Conn
+	info Info
+	ids  map[uint32]string // metadata context id -> name
 }
 
 // optReply is one reply to an option.

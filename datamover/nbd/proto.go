@@ -81,8 +81,6 @@ const (
 	FUA Flags = 1 << 0
 	// NoHole: zeros are to be allocated.
 	NoHole Flags = 1 << 1
-	// dontFragment asks for a read in one chunk; only our server looks at it.
-	dontFragment Flags = 1 << 2
 	// FastZero: fail with ENOTSUP at once where zeroing is no faster than writing.
 	FastZero Flags = 1 << 4
 )
