@@ -314,7 +314,7 @@ func (c *Client) Zero(ctx context.Context, off, n int64, flags Flags) error {
 
 // zeroStep is the most that is zeroed by one request, and sparseStep by one that carries the zeros.
 const (
-	zeroStep   = 1 << 30
+	zeroStep   = 128 << 20 // a server may have to write them, and must answer within StallTimeout
 	sparseStep = 1 << 20
 )
 

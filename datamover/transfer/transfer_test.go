@@ -593,3 +593,24 @@ func BenchmarkBackupFromOurServer(b *testing.B) {
 		_ = d.Close()
 	}
 }
+
+// BenchmarkRestore writes 256 MiB to nbdkit's memory.
+func BenchmarkRestore(b *testing.B) {
+	image := newPlane(256 * mib)
+	for off := int64(0); off < 256*mib; off += chunk {
+		image.data[off] = 1
+	}
+	p := nbdtest.NBDKit(b, "memory", "256M")
+	e := hypervisors.Export{Transport: hypervisors.TransportNBD, Network: p.Network, Address: p.Address}
+	b.SetBytes(256 * mib)
+	for b.Loop() {
+		d, err := nbdtransport.OpenTarget(b.Context(), e)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if _, err := transfer.Restore(b.Context(), image, d, transfer.Options{}); err != nil {
+			b.Fatal(err)
+		}
+		_ = d.Close()
+	}
+}

@@ -59,6 +59,9 @@ func (p *Process) Kill() {
 	})
 }
 
+// Wait waits until the server has ended by itself.
+func (p *Process) Wait() { p.kill.Do(func() { _ = p.cmd.Wait() }) }
+
 // Output returns what the server wrote to its standard error so far.
 func (p *Process) Output() string { return p.output.String() }
 

@@ -303,6 +303,24 @@ func TestServerGoneForGood(t *testing.T) {
 	}
 }
 
+func TestServerThatLeavesWithItsLastClient(t *testing.T) {
+	p := nbdtest.NBDKit(t, "--filter=exitlast", "memory", "1M")
+	proxy := nbdtest.NewProxy(t, p.Network, p.Address, func(int) int64 { return -1 })
+	o := quick
+	o.Attempts = 3
+	d, err := o.OpenSource(t.Context(), export(proxy.Address, "", ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = d.Close() }()
+	proxy.CutAll()
+	p.Wait() // it has gone by itself
+	_, err = d.ReadAt(make([]byte, 512), 0)
+	if m, _ := fault.Explanation(err); fault.KindOf(err) != fault.Transient || m == "" {
+		t.Errorf("ReadAt = %v, explained by %q", err, m)
+	}
+}
+
 func TestConnectionThatAlwaysBreaksEnds(t *testing.T) {
 	p, _ := random(t)
 	proxy := nbdtest.NewProxy(t, p.Network, p.Address, func(int) int64 { return mib / 2 })
