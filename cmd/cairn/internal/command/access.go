@@ -128,7 +128,7 @@ func (a *App) trust(ctx context.Context, c *profile.Context) error {
 		// --yes answers questions about what to do, not about whom to trust.
 		return failure.UsageError("Repeat the command with --ca-fingerprint, after you compared it.", "whom to trust cannot be answered with --yes")
 	}
-	if err := a.Confirm("Is it the same?"); err != nil {
+	if err := a.Confirm(ctx, "Is it the same?"); err != nil {
 		return err
 	}
 	c.CAFingerprint = seen
@@ -144,11 +144,11 @@ func (a *App) loginSecret(ctx context.Context, s *remote.Session, e *entry) (str
 	}
 	var err error
 	if e.user == "" {
-		if e.user, err = a.Ask("user name", "Give it with --user, or an API token with --token-file."); err != nil {
+		if e.user, err = a.Ask(ctx, "user name", "Give it with --user, or an API token with --token-file."); err != nil {
 			return "", err
 		}
 	}
-	password, err := a.password(e.passwordFile, false)
+	password, err := a.password(ctx, e.passwordFile, false)
 	if err != nil {
 		return "", err
 	}
@@ -166,12 +166,12 @@ func (a *App) setUpSecret(ctx context.Context, s *remote.Session, e *entry) (str
 	case a.Getenv("CAIRN_SETUP_TOKEN") != "":
 		token = a.Getenv("CAIRN_SETUP_TOKEN")
 	default:
-		token, err = a.AskSecret("set-up token", "The appliance printed it when it started; give it with --token or --token-file.")
+		token, err = a.AskSecret(ctx, "set-up token", "The appliance printed it when it started; give it with --token or --token-file.")
 	}
 	if err != nil {
 		return "", err
 	}
-	password, err := a.password(e.passwordFile, true)
+	password, err := a.password(ctx, e.passwordFile, true)
 	if err != nil {
 		return "", err
 	}
@@ -181,7 +181,7 @@ func (a *App) setUpSecret(ctx context.Context, s *remote.Session, e *entry) (str
 }
 
 // password comes from a file, the environment or a person, who types a new one twice.
-func (a *App) password(file string, fresh bool) (string, error) {
+func (a *App) password(ctx context.Context, file string, fresh bool) (string, error) {
 	if file != "" {
 		return a.ReadSecret(file)
 	}
@@ -192,11 +192,11 @@ func (a *App) password(file string, fresh bool) (string, error) {
 	if fresh {
 		what = "new password (12 characters or more)"
 	}
-	p, err := a.AskSecret(what, passwordAdvice)
+	p, err := a.AskSecret(ctx, what, passwordAdvice)
 	if err != nil || !fresh {
 		return p, err
 	}
-	again, err := a.AskSecret("once more", passwordAdvice)
+	again, err := a.AskSecret(ctx, "once more", passwordAdvice)
 	if err == nil && again != p {
 		return "", failure.UsageError("Try again.", "the two passwords are not the same")
 	}

@@ -220,7 +220,7 @@ func (a *App) connectionRefresh() *cobra.Command {
 
 func (a *App) connectionRemove() *cobra.Command {
 	cmd := a.onConnection("remove NAME", "Forget a connection; its restore points stay", func(ctx context.Context, s *remote.Session, c client.Connection) error {
-		if err := a.Confirm("Forget the connection %q to %s?", c.Name, c.Address); err != nil {
+		if err := a.Confirm(ctx, "Forget the connection %q to %s?", c.Name, c.Address); err != nil {
 			return err
 		}
 		resp, err := s.DeleteConnection(ctx, c.ID)

@@ -192,7 +192,7 @@ by the next "cairn repository collect".`,
 				a.Say("Nothing was removed.")
 				return nil
 			}
-			if err := a.Confirm("Remove %s for ever?", plural(len(found), "restore point")); err != nil {
+			if err := a.Confirm(ctx, "Remove %s for ever?", plural(len(found), "restore point")); err != nil {
 				return err
 			}
 			for _, r := range found {

@@ -126,7 +126,7 @@ func (a *App) repositoryCollect() *cobra.Command {
 
 func (a *App) repositoryDetach() *cobra.Command {
 	return a.onRepository("detach NAME", "Forget a repository; its files and its key stay", func(ctx context.Context, s *remote.Session, r client.Repository) error {
-		if err := a.Confirm("Forget the repository %q in %s?", r.Name, r.Path); err != nil {
+		if err := a.Confirm(ctx, "Forget the repository %q in %s?", r.Name, r.Path); err != nil {
 			return err
 		}
 		resp, err := s.DetachRepository(ctx, r.ID)

@@ -58,7 +58,7 @@ vda=fast, vda=:qcow2. --network FROM=TO with nothing after the = leaves the NIC 
 				req.Connection = c.ID
 			}
 			if f.inPlace && !f.dryRun {
-				if err := a.Confirm("Replace the disks of the original VM by those of %s?", args[0]); err != nil {
+				if err := a.Confirm(ctx, "Replace the disks of the original VM by those of %s?", args[0]); err != nil {
 					return err
 				}
 			}

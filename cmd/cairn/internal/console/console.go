@@ -7,6 +7,7 @@ package console
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"io"
 	"os"
@@ -104,7 +105,7 @@ func (c *Console) Debug(format string, args ...any) {
 }
 
 // Confirm asks a yes-or-no question. Without a terminal and without --yes it is an error: silence is no consent.
-func (c *Console) Confirm(format string, args ...any) error {
+func (c *Console) Confirm(ctx context.Context, format string, args ...any) error {
 	if c.Yes {
 		return nil
 	}
@@ -113,7 +114,7 @@ func (c *Console) Confirm(format string, args ...any) error {
 		return failure.UsageError("Repeat the command with --yes.", "%s Nobody is there to answer, so nothing was done", question)
 	}
 	fmt.Fprintf(c.Err, "%s [y/N] ", output.Printable(question))
-	answer, err := c.line()
+	answer, err := c.await(ctx, c.line)
 	if err != nil {
 		return err
 	}
@@ -125,27 +126,57 @@ func (c *Console) Confirm(format string, args ...any) error {
 }
 
 // Ask asks for a line of text on a terminal; elsewhere it fails with advice, as what names it.
-func (c *Console) Ask(what, advice string) (string, error) {
+func (c *Console) Ask(ctx context.Context, what, advice string) (string, error) {
 	if !IsTerminal(c.In) {
 		return "", failure.UsageError(advice, "no %s was given", what)
 	}
 	fmt.Fprintf(c.Err, "%s: ", upperFirst(what))
-	return c.line()
+	return c.await(ctx, c.line)
 }
 
 // AskSecret is Ask without showing what is typed.
-func (c *Console) AskSecret(what, advice string) (string, error) {
+func (c *Console) AskSecret(ctx context.Context, what, advice string) (string, error) {
 	f, ok := c.In.(*os.File)
 	if !ok || !IsTerminal(c.In) {
 		return "", failure.UsageError(advice, "no %s was given", what)
 	}
 	fmt.Fprintf(c.Err, "%s: ", upperFirst(what))
-	secret, err := term.ReadPassword(int(f.Fd()))
-	fmt.Fprintln(c.Err)
+	fd := int(f.Fd())
+	shown, err := term.GetState(fd)
 	if err != nil {
 		return "", fmt.Errorf("read %s: %w", what, err)
 	}
-	return string(secret), nil
+	secret, err := c.await(ctx, func() (string, error) {
+		b, err := term.ReadPassword(fd)
+		return string(b), err
+	})
+	fmt.Fprintln(c.Err)
+	if err != nil {
+		_ = term.Restore(fd, shown) // an interrupted question must not leave a terminal that shows nothing
+		return "", fmt.Errorf("read %s: %w", what, err)
+	}
+	return secret, nil
+}
+
+// await reads an answer, or gives up when ctx ends: the terminal's own read cannot be interrupted, so it stays behind
+// until the program ends, which it is about to.
+func (c *Console) await(ctx context.Context, read func() (string, error)) (string, error) {
+	type answer struct {
+		text string
+		err  error
+	}
+	got := make(chan answer, 1)
+	go func() {
+		text, err := read()
+		got <- answer{text, err}
+	}()
+	select {
+	case a := <-got:
+		return a.text, a.err
+	case <-ctx.Done():
+		fmt.Fprintln(c.Err)
+		return "", context.Cause(ctx)
+	}
 }
 
 // ReadSecret reads a secret from a file, or from standard input where path is "-"; one newline at the end is cut off.

@@ -127,7 +127,7 @@ func fit(s State, width int) string {
 		words = words[:len(words)-1]
 		text = strings.Join(words, "  ")
 	}
-	room := min(width-utf8.RuneCountInString(text)-5, 30)
+	room := min(width-utf8.RuneCountInString(text)-5, 20)
 	if s.Total <= 0 || room < 8 {
 		runes := []rune(text)
 		return string(runes[:min(len(runes), width-1)])

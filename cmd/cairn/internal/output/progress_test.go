@@ -46,7 +46,7 @@ func TestTerminalProgress(t *testing.T) {
 		p.Show(State{Label: "web01", Phase: "transferring", Done: 2048, Total: 4096})
 		p.Message("a line")
 		p.Close()
-		want := "\rweb01  [..............................]  transferring    0%  0 B of 4 KiB\x1b[K" +
+		want := "\rweb01  [....................]  transferring    0%  0 B of 4 KiB\x1b[K" +
 			"\rweb01  [########........]  transferring   50%  2 KiB of 4 KiB  2 KiB/s  1s left\x1b[K\n" +
 			"a line\n"
 		if diff := cmp.Diff(b.String(), want); diff != "" {
