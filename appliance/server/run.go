@@ -1,0 +1,138 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/cairn-backup/cairn/appliance/httpapi"
+	"github.com/cairn-backup/cairn/appliance/identity"
+	"github.com/cairn-backup/cairn/hypervisors"
+	"github.com/cairn-backup/cairn/internal/fault"
+	"github.com/cairn-backup/cairn/internal/version"
+)
+
+// drainTime is how long a stop may take for cancelling what runs and cleaning the platforms up.
+const drainTime = 2 * time.Minute
+
+type settings struct {
+	dir, listen string
+	hosts       []string
+	level       slog.Level
+}
+
+// parse reads the command line; a flag that is not given may come from the environment.
+func parse(args []string, getenv func(string) string, output io.Writer) (settings, error) {
+	s := settings{}
+	f := flag.NewFlagSet("cairnd", flag.ContinueOnError)
+	f.SetOutput(output)
+	env := func(name, fallback string) string {
+		if v := getenv(name); v != "" {
+			return v
+		}
+		return fallback
+	}
+	f.StringVar(&s.dir, "data", env("CAIRN_DATA", "/var/lib/cairn"), "data directory (CAIRN_DATA)")
+	f.StringVar(&s.listen, "listen", env("CAIRN_LISTEN", ":8440"), "address and port of the API (CAIRN_LISTEN)")
+	hosts := f.String("hosts", getenv("CAIRN_HOSTS"), "more names and addresses for the certificate, separated by commas (CAIRN_HOSTS)")
+	f.TextVar(&s.level, "log-level", slog.LevelInfo, "debug, info, warn or error")
+	if err := f.Parse(args); err != nil {
+		return s, err
+	}
+	if f.NArg() > 0 {
+		return s, fault.New(fault.Invalid, "read command line", "", "unexpected argument %q", f.Arg(0))
+	}
+	s.hosts = append(ownNames(), strings.FieldsFunc(*hosts, func(r rune) bool { return r == ',' })...)
+	return s, nil
+}
+
+// ownNames are the names and addresses under which this machine may be spoken to.
+func ownNames() []string {
+	names := []string{"localhost"}
+	if h, err := os.Hostname(); err == nil {
+		names = append(names, h)
+	}
+	addresses, err := net.InterfaceAddrs()
+	if err != nil {
+		return append(names, "127.0.0.1", "::1")
+	}
+	for _, a := range addresses {
+		if n, ok := a.(*net.IPNet); ok && !n.IP.IsLinkLocalUnicast() {
+			names = append(names, n.IP.String())
+		}
+	}
+	return names
+}
+
+// Run is cairnd: it works until ctx is done, then drains. What a person needs to know is printed on stdout, the log
+// goes to stderr.
+func Run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer,
+	drivers map[hypervisors.Platform]OpenDriver,
+) error {
+	s, err := parse(args, getenv, stderr)
+	if errors.Is(err, flag.ErrHelp) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: s.level}))
+	appliance, err := Open(ctx, Options{Dir: s.dir, Drivers: drivers, Log: log})
+	if err != nil {
+		return err
+	}
+	err = appliance.serve(ctx, s, stdout)
+	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
+	defer cancel()
+	return errors.Join(err, appliance.Close(drain))
+}
+
+// serve answers the API until ctx is done.
+func (a *Appliance) serve(ctx context.Context, s settings, stdout io.Writer) error {
+	authority, err := identity.OpenAuthority(a.path("tls"), s.hosts)
+	if err != nil {
+		return err
+	}
+	people := identity.New(identity.Options{Store: a.catalog, SetUpFile: a.path("setup-token"), Log: a.log})
+	api, err := httpapi.New(httpapi.Options{
+		Core: a, Identity: people, Stream: a.stream, Log: a.log, Version: httpapi.Version{Version: version.Version},
+	})
+	if err != nil {
+		return err
+	}
+	token, err := people.PrepareSetUp(ctx)
+	if err != nil {
+		return err
+	}
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", s.listen)
+	if err != nil {
+		return fault.Context("listen on", s.listen, err).Explain(
+			"The API cannot be reached under this address, so the appliance does not start.",
+			"Stop what uses the port, or choose another address with --listen.")
+	}
+	fmt.Fprintf(stdout, "API:            %s\n", url(listener.Addr(), s.hosts))
+	fmt.Fprintf(stdout, "CA fingerprint: %s\n", authority.Fingerprint())
+	if token != "" {
+		fmt.Fprintf(stdout, "set-up token:   %s\n", token)
+	}
+	return api.Serve(ctx, listener, authority.TLSConfig())
+}
+
+// url is where a person finds the API: an address that is not "any".
+func url(addr net.Addr, hosts []string) string {
+	host, port, err := net.SplitHostPort(addr.String())
+	if err != nil {
+		return addr.String()
+	}
+	if ip := net.ParseIP(host); ip != nil && ip.IsUnspecified() {
+		host = hosts[min(1, len(hosts)-1)]
+	}
+	return "https://" + net.JoinHostPort(host, port)
+}
