@@ -34,7 +34,7 @@ const (
 	adminPassword = "correct horse battery"
 )
 
-// testServer is a whole server on a loopback port, over TLS, with real identities and a fake core.
+// testServer is a whole server on a loopback port, over TLS, with real identities.
 type testServer struct {
 	t *testing.T
 	*Server
@@ -49,8 +49,18 @@ type testServer struct {
 	stop     func() error
 }
 
-// start runs a server that is not set up yet.
+// start runs a server that is not set up yet, over a fake core.
 func start(t *testing.T, heartbeat time.Duration) *testServer {
+	t.Helper()
+	stream := NewStream()
+	core := newFakeCore(stream)
+	ts := startOver(t, core, stream, heartbeat)
+	ts.core = core
+	return ts
+}
+
+// startOver runs a server over any core.
+func startOver(t *testing.T, core Core, stream *Stream, heartbeat time.Duration) *testServer {
 	t.Helper()
 	dir := t.TempDir()
 	ts := &testServer{t: t, logs: &lockedBuffer{}}
@@ -65,10 +75,8 @@ func start(t *testing.T, heartbeat time.Duration) *testServer {
 	authority, err := identity.OpenAuthority(filepath.Join(dir, "tls"), []string{"127.0.0.1"})
 	check(t, err)
 
-	stream := NewStream()
-	ts.core = newFakeCore(stream)
 	ts.Server, err = New(Options{
-		Core: ts.core, Identity: ts.identity, Stream: stream, Log: log, Version: Version{Version: "1.2.3", Commit: "abc"}, Heartbeat: heartbeat,
+		Core: core, Identity: ts.identity, Stream: stream, Log: log, Version: Version{Version: "1.2.3", Commit: "abc"}, Heartbeat: heartbeat,
 	})
 	check(t, err)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
