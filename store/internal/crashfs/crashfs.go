@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/cairn-backup/cairn/store/blob/file"
@@ -41,12 +42,16 @@ type FS struct {
 	// Lie, if set, answers whether a sync of a path is to be reported as done without being done. isDir tells
 	// directories; last is the path whose entry was changed last in it, with a "-" before it if it was removed.
 	Lie func(name string, isDir bool, last string) bool
+	// Capacity, if not 0, is how many bytes of files fit; beyond it Write answers ENOSPC.
+	Capacity int64
 	// Fail, if set, may answer an error for an operation, which is then not done.
 	Fail func(op, name string) error
 
 	mu      sync.Mutex
 	inodes  []*inode
 	entries map[string]int // -1: directory
+	base    map[string]int // entries and sizes of files before the first recorded operation, all durable
+	sizes   map[int]int
 	log     []op
 	last    map[string]string
 	locked  map[string]bool
@@ -281,11 +286,46 @@ func (h *handle) Write(p []byte) (int, error) {
 	if err := h.f.fail("write", h.name); err != nil {
 		return 0, err
 	}
+	if h.f.Capacity > 0 && h.f.used()+int64(len(p)) > h.f.Capacity {
+		return 0, &fs.PathError{Op: "write", Path: h.name, Err: syscall.ENOSPC}
+	}
 	data := slices.Clone(p)
 	i := h.f.inodes[h.ino]
 	i.data = append(i.data, data...)
 	h.f.record(op{kind: opWrite, name: h.name, ino: h.ino, data: data})
 	return len(p), nil
+}
+
+// used returns the bytes of all files that have a name.
+func (f *FS) used() (n int64) {
+	seen := map[int]bool{}
+	for _, ino := range f.entries {
+		if ino >= 0 && !seen[ino] {
+			seen[ino] = true
+			n += int64(len(f.inodes[ino].data))
+		}
+	}
+	return n
+}
+
+// Used returns the bytes of all files.
+func (f *FS) Used() int64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.used()
+}
+
+// Names returns the files under a directory.
+func (f *FS) Names(dir string) (out []string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for name, ino := range f.entries {
+		if ino >= 0 && strings.HasPrefix(name, dir+"/") {
+			out = append(out, name)
+		}
+	}
+	slices.Sort(out)
+	return out
 }
 
 func (h *handle) ReadAt(p []byte, off int64) (int, error) {

@@ -25,7 +25,12 @@ type content struct {
 func (f *FS) Disk() *Disk {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return &Disk{log: slices.Clone(f.log), files: map[int]*content{}, durable: map[string]int{"/": -1}}
+	d := &Disk{log: slices.Clone(f.log), files: map[int]*content{}, durable: map[string]int{"/": -1}}
+	maps.Copy(d.durable, f.base)
+	for ino, size := range f.sizes {
+		d.files[ino] = &content{data: slices.Clone(f.inodes[ino].data[:size]), synced: size}
+	}
+	return d
 }
 
 // Step does one operation; false at the end.
@@ -106,6 +111,10 @@ func (d *Disk) Crash(loss Loss, rnd *rand.Rand) *FS {
 			f.inodes = append(f.inodes, &inode{data: d.files[ino].after(loss, rnd), first: name})
 		}
 		f.entries[name] = numbers[ino]
+	}
+	f.base, f.sizes = maps.Clone(f.entries), map[int]int{}
+	for ino, i := range f.inodes {
+		f.sizes[ino] = len(i.data)
 	}
 	return f
 }
