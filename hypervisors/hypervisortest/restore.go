@@ -1,6 +1,7 @@
 package hypervisortest
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"strings"
@@ -280,6 +281,74 @@ func testRestoreOwe(e *env) {
 			for _, o := range book.items {
 				e.ok(e.Driver.CleanUp(e.cleanup(), o), "clean up what was never made")
 			}
+		}
+	}
+}
+
+// testRestoreKeepsMACs restores a VM that is to take the place of the source in its networks.
+func testRestoreKeepsMACs(e *env) {
+	e.need(e.caps.Backup && e.caps.Restore, "restore")
+	s := e.save(e.Running)
+	e.need(len(s.info.VM.NICs) > 0, "NIC in its VM")
+	req := e.restoreRequest(s, hypervisors.RestoreNew)
+	req.KeepMACs = true
+	r, err := e.Driver.BeginRestore(e.Context(), req)
+	e.ok(err, "begin restore")
+	vm, err := r.Finish(e.Context())
+	if err != nil {
+		_ = r.Abandon(e.cleanup())
+		e.ok(err, "finish restore")
+	}
+	e.Cleanup(func() { e.Remove(e.T, vm.ID) })
+	macs := func(vm hypervisors.VM) (out []string) {
+		for _, n := range vm.NICs {
+			out = append(out, n.MAC)
+		}
+		return out
+	}
+	if got, want := macs(vm), macs(s.info.VM); !slices.Equal(got, want) {
+		e.Errorf("addresses %q, want the source's %q", got, want)
+	}
+	for id := range s.disks { // nothing was written
+		e.same(e.Content(e.T, vm.ID, id), make([]byte, len(s.disks[id])), "new disk "+id)
+	}
+}
+
+// testRestoreCanceled cancels a restore at its beginning and at each call of Owe.
+func testRestoreCanceled(e *env) {
+	e.need(e.caps.Restore && e.caps.StoppedBackup, "restore")
+	s := e.save(e.Stopped)
+	for _, mode := range e.modes() {
+		for n, done := 0, false; !done; n++ {
+			ctx, cancel := context.WithCancel(e.Context())
+			if n == 0 {
+				cancel()
+			}
+			book := &ledger{hook: func(call int) {
+				if call == n {
+					cancel()
+				}
+			}}
+			req := e.restoreRequest(s, mode)
+			req.Owe = book.owe
+			r, err := e.Driver.BeginRestore(ctx, req)
+			done = len(book.items) < n
+			cancel()
+			if err == nil {
+				e.ok(r.Abandon(e.cleanup()), "abandon")
+			} else {
+				e.kind(err, fault.Canceled, "canceled restore")
+			}
+			if n == 0 && (err == nil || len(book.items) > 0) {
+				e.Errorf("%s: a restore that was canceled before it began: %v, owed %+v", mode, err, book.items)
+			}
+			for _, o := range slices.Backward(book.items) {
+				e.ok(e.Driver.CleanUp(e.cleanup(), o), "clean up "+o.Name)
+			}
+			e.clean("after the canceled restore (" + string(mode) + ")")
+		}
+		for id, want := range s.disks {
+			e.same(e.Content(e.T, e.Stopped, id), want, string(mode)+": original disk "+id)
 		}
 	}
 }

@@ -81,6 +81,8 @@ func Run(t *testing.T, open func(t *testing.T) Fixture) {
 		{"RestoreAbandoned", testRestoreAbandoned},
 		{"RestoreRefused", testRestoreRefused},
 		{"RestoreOwe", testRestoreOwe},
+		{"RestoreKeepsMACs", testRestoreKeepsMACs},
+		{"CanceledRestore", testRestoreCanceled},
 		{"RestoreCleanUpAfterCrash", testRestoreCleanUp},
 		{"Power", testPower},
 	} {
