@@ -49,12 +49,12 @@ type Queue struct {
 	client   *river.Client[*sql.Tx]
 	every    time.Duration
 
-	stopping  atomic.Bool
-	quit      context.CancelFunc
-	sweeper   sync.WaitGroup
-	mu        sync.Mutex
-	running   map[string]context.CancelCauseFunc
-	sweepOnce chan struct{} // one token: one sweep at a time
+	stopping atomic.Bool
+	quit     context.CancelFunc
+	sweeper  sync.WaitGroup
+	mu       sync.Mutex
+	running  map[string]context.CancelCauseFunc
+	sweeping chan struct{} // one token: one sweep at a time
 }
 
 // What the contexts of tasks are cancelled with.
@@ -93,7 +93,7 @@ func (w *worker) Timeout(*river.Job[jobArgs]) time.Duration { return -1 }
 func New(ctx context.Context, o Options) (*Queue, error) {
 	q := &Queue{
 		catalog: o.Catalog, journal: o.Journal, handlers: o.Handlers, publish: o.Publish, log: o.Log,
-		every: o.SweepEvery, running: map[string]context.CancelCauseFunc{}, sweepOnce: make(chan struct{}, 1),
+		every: o.SweepEvery, running: map[string]context.CancelCauseFunc{}, sweeping: make(chan struct{}, 1),
 	}
 	if q.every == 0 {
 		q.every = 5 * time.Minute
@@ -126,11 +126,17 @@ func New(ctx context.Context, o Options) (*Queue, error) {
 	return q, nil
 }
 
-// Start brings the tasks of a manager that was killed to their end, then begins to work.
+// firstSweep bounds the sweep before the first task: a platform that does not answer must not keep others waiting.
+const firstSweep = 15 * time.Second
+
+// Start brings the tasks of a manager that was killed to their end, sweeps once, then begins to work.
 func (q *Queue) Start(ctx context.Context) error {
 	if err := q.reconcile(ctx); err != nil {
 		return err
 	}
+	first, done := context.WithTimeout(ctx, firstSweep)
+	q.complain(ctx, "something could not be cleaned up; it will be tried again", "", q.Sweep(first))
+	done()
 	if err := q.client.Start(context.WithoutCancel(ctx)); err != nil {
 		return fault.Context("start queue", "", err)
 	}

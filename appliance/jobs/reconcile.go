@@ -86,16 +86,16 @@ func phaseOf(t catalog.Task) string {
 	return t.Phase
 }
 
-// sweepLoop sweeps at once, then now and then.
+// sweepLoop sweeps now and then.
 func (q *Queue) sweepLoop(ctx context.Context) {
 	tick := time.NewTicker(q.every)
 	defer tick.Stop()
 	for {
-		q.complain(ctx, "something could not be cleaned up; it will be tried again", "", q.Sweep(ctx))
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+			q.complain(ctx, "something could not be cleaned up; it will be tried again", "", q.Sweep(ctx))
 		}
 	}
 }
@@ -103,8 +103,8 @@ func (q *Queue) sweepLoop(ctx context.Context) {
 // Sweep removes leftovers now; see Journal.Sweep. One sweep runs at a time.
 func (q *Queue) Sweep(ctx context.Context) error {
 	select {
-	case q.sweepOnce <- struct{}{}:
-		defer func() { <-q.sweepOnce }()
+	case q.sweeping <- struct{}{}:
+		defer func() { <-q.sweeping }()
 	case <-ctx.Done():
 		return nil
 	}

@@ -36,6 +36,9 @@ func TestOrphanIsCleanedUpAndFails(t *testing.T) {
 	if f.hasCheckpoint(task.ID) || f.owed() != 0 {
 		t.Error("something of the dead task is left")
 	}
+	if err := f.queue.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	f.crash()
 	f.start()
 	if again := f.task(task.ID); again.State != catalog.Failed {

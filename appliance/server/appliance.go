@@ -38,6 +38,8 @@ type Options struct {
 	Log        *slog.Logger
 	Workers    int           // tasks at once; 0 is the queue's default
 	SweepEvery time.Duration // 0 is the queue's default
+
+	observe func(catalog.Task) // for tests: sees every change of a task
 }
 
 // Appliance is a running manager without its network side. It implements httpapi.Core.
@@ -88,7 +90,7 @@ func Open(ctx context.Context, o Options) (_ *Appliance, err error) {
 		Catalog: a.catalog, Drivers: a.driver, Repositories: a.repository, Writer: a.mover, Log: a.log,
 	})
 	a.queue, err = jobs.New(ctx, jobs.Options{
-		Catalog: a.catalog, Journal: jobs.NewJournal(a.catalog, a.driver, a.log), Log: a.log, Publish: publisher{a.stream},
+		Catalog: a.catalog, Journal: jobs.NewJournal(a.catalog, a.driver, a.log), Log: a.log, Publish: publisher{a.stream, o.observe},
 		Workers: o.Workers, SweepEvery: o.SweepEvery,
 		Handlers: map[catalog.RunKind]jobs.Handler{
 			catalog.KindBackup: a.protector.Backup, catalog.KindRestore: a.recoverer.Restore,
@@ -150,10 +152,18 @@ func lockDir(path string) (*os.File, error) {
 }
 
 // publisher passes what the queue tells on to those who follow the events.
-type publisher struct{ stream *httpapi.Stream }
+type publisher struct {
+	stream  *httpapi.Stream
+	observe func(catalog.Task)
+}
 
 // PublishTask implements jobs.Publisher.
-func (p publisher) PublishTask(t catalog.Task) { p.stream.PublishTask(t) }
+func (p publisher) PublishTask(t catalog.Task) {
+	p.stream.PublishTask(t)
+	if p.observe != nil {
+		p.observe(t)
+	}
+}
 
 // PublishRun implements jobs.Publisher.
 func (p publisher) PublishRun(r catalog.Run, tasks []catalog.Task) {
