@@ -236,6 +236,11 @@ func (d *Driver) cleanReplaced(ctx context.Context, o hypervisors.Owed) error {
 		if path == "" || path == o.Args["new"] {
 			return answer{}, nil
 		}
+		v, err := lv.LookupStorageVolByPath(o.Args["new"])
+		if err != nil {
+			return answer{}, err // never remove the old disk when the new one is not there
+		}
+		_ = v.Free()
 		users, err := usersOf(lv, path)
 		if err != nil || len(users) > 0 {
 			return answer{}, err

@@ -12,7 +12,8 @@ import (
 
 // conn is one connection to a libvirt daemon, dialled when first needed and again after it was lost.
 type conn struct {
-	uri      string
+	uri      string // complete, with the paths of private files
+	name     string // as configured, for messages
 	user     string
 	password string
 	log      *slog.Logger
@@ -56,16 +57,16 @@ func (c *conn) get() (*libvirt.Connect, error) {
 	}
 	lv, err := libvirt.NewConnectWithAuth(c.uri, c.auth(), 0)
 	if err != nil {
-		return nil, translateDial(c.uri, err)
+		return nil, translateDial(c.name, err)
 	}
 	if err := lv.SetKeepAlive(5, 4); err != nil {
-		c.log.Debug("keepalive is not available", "connection", c.uri, "err", err)
+		c.log.Debug("keepalive is not available", "connection", c.name, "err", err)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
 		_, _ = lv.Close()
-		return nil, errClosed(c.uri)
+		return nil, errClosed(c.name)
 	}
 	c.c = lv
 	return lv, lv.Ref()
@@ -76,7 +77,7 @@ func (c *conn) current() (*libvirt.Connect, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
-		return nil, errClosed(c.uri)
+		return nil, errClosed(c.name)
 	}
 	if c.c == nil {
 		return nil, nil
@@ -127,7 +128,7 @@ func (c *conn) close() error {
 	waitAtMost(&c.calls, 10*time.Second)
 	if lv != nil {
 		if _, err := lv.Close(); err != nil {
-			return translate("close connection", c.uri, err)
+			return translate("close connection", c.name, err)
 		}
 	}
 	return nil

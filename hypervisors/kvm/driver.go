@@ -39,6 +39,8 @@ const (
 	OptScratchDir = "scratch_dir"
 	// OptSocketDir is a directory on the host that QEMU can make sockets in.
 	OptSocketDir = "socket_dir"
+	// OptNVRAMDir is the directory on the host for UEFI variables.
+	OptNVRAMDir = "nvram_dir"
 	// OptSSHKeyFile is the path of a private key on the appliance.
 	OptSSHKeyFile = "ssh_key_file"
 	// OptPKIPath is the directory with cacert.pem, clientcert.pem and clientkey.pem for qemu+tls and NBD.
@@ -51,7 +53,7 @@ const (
 	OptTLSCertDir = "tls_cert_dir"
 )
 
-var options = []string{OptScratchDir, OptSocketDir, OptSSHKeyFile, OptPKIPath, OptNBDHost, OptNBDPorts, OptTLSCertDir}
+var options = []string{OptScratchDir, OptSocketDir, OptNVRAMDir, OptSSHKeyFile, OptPKIPath, OptNBDHost, OptNBDPorts, OptTLSCertDir}
 
 // access is the way to a host.
 type access string
@@ -117,7 +119,7 @@ func Open(_ context.Context, cfg Config) (*Driver, error) {
 	if err := d.setUpAccess(u); err != nil {
 		return nil, err
 	}
-	d.conn = &conn{uri: u.String(), user: cfg.User, password: cfg.Password, log: cfg.Log}
+	d.conn = &conn{uri: u.String(), name: cfg.URI, user: cfg.User, password: cfg.Password, log: cfg.Log}
 	return d, nil
 }
 
@@ -274,13 +276,11 @@ func isDir(path string) bool {
 
 func version(v uint32) string { return fmt.Sprintf("%d.%d.%d", v/1_000_000, v/1000%1000, v%1000) }
 
-func (d *Driver) socketDir() string {
-	if dir := d.cfg.Options[OptSocketDir]; dir != "" {
-		return dir
-	}
-	// libvirt makes it and gives it to the user QEMU runs as, on every distribution.
-	return "/var/lib/libvirt/qemu"
-}
+// socketDir is by default one that libvirt makes and gives to the user QEMU runs as, on every distribution.
+func (d *Driver) socketDir() string { return d.option(OptSocketDir, "/var/lib/libvirt/qemu") }
+
+// nvramDir is where libvirt itself puts UEFI variables.
+func (d *Driver) nvramDir() string { return d.option(OptNVRAMDir, "/var/lib/libvirt/qemu/nvram") }
 
 func (d *Driver) socketPath(tag string) string {
 	return filepath.Join(d.socketDir(), marker+tag+".sock")

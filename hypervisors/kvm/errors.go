@@ -152,7 +152,7 @@ func translateDial(uri string, err error) error {
 	kind := kindOf(err)
 	meaning, advice := "libvirt on this host cannot be reached.", "Check the address, that libvirtd (or virtqemud) runs there, and that no firewall is in between."
 	switch {
-	case kind == fault.Denied, strings.Contains(lv.Message, "Host key verification failed"):
+	case kind == fault.Denied, strings.Contains(lv.Message, "Host key verification failed"), strings.Contains(lv.Message, "Permission denied"):
 		kind = fault.Denied
 		meaning, advice = "The host answered and refused the credentials.", "Check the user, the key or password, and that the host's key is known."
 	case lv.Code == libvirt.ERR_NO_CONNECT, lv.Code == libvirt.ERR_INVALID_ARG, lv.Code == libvirt.ERR_CONFIG_UNSUPPORTED:

@@ -217,11 +217,3 @@ func withDirPool(lv *libvirt.Connect, dir string, fn func(*libvirt.StoragePool) 
 	err = fn(p)
 	return errors.Join(err, p.Destroy())
 }
-
-// refreshPoolOf makes the host's pool of a path see that its files changed; a path outside of pools is fine.
-func refreshPoolOf(lv *libvirt.Connect, path string) {
-	if p, err := lv.LookupStoragePoolByTargetPath(filepath.Dir(path)); err == nil {
-		_ = p.Refresh(0)
-		_ = p.Free()
-	}
-}

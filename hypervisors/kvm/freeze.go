@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -206,13 +207,18 @@ func (d *Driver) lookAt(ctx context.Context, req hypervisors.FreezeRequest) (*st
 
 // readNVRAM adds the UEFI variables to the documents, or a warning.
 func (d *Driver) readNVRAM(ctx context.Context, st *state) {
-	if st.vm.Firmware != hypervisors.UEFI || st.vm.NVRAM == "" {
+	if st.vm.Firmware != hypervisors.UEFI {
 		return
 	}
-	data, err := d.readFile(ctx, st.vm.NVRAM)
+	path := st.vm.NVRAM
+	if path == "" {
+		// libvirt names the file when the VM starts, and does not keep its name.
+		path = filepath.Join(d.nvramDir(), st.vm.Name+"_VARS.fd")
+	}
+	data, err := d.readFile(ctx, path)
 	if err != nil {
 		if !st.active && fault.KindOf(err) == fault.NotFound {
-			return // libvirt makes it when the VM is started for the first time
+			return // it is made when the VM is started for the first time
 		}
 		st.warnings = append(st.warnings, "The UEFI variables are not part of this restore point: "+err.Error()+". A restored VM gets fresh ones.")
 		return

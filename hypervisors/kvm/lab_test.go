@@ -45,7 +45,12 @@ func (b *bench) in(t *testing.T) *bench {
 
 func newBench(t *testing.T) *bench {
 	t.Helper()
-	b := &bench{T: t, lab: kvmlab.New(t, kvmlab.Options{Private: true}), book: &ledger{}}
+	return benchIn(t, kvmlab.New(t, kvmlab.Options{Private: true}))
+}
+
+func benchIn(t *testing.T, lab *kvmlab.Lab) *bench {
+	t.Helper()
+	b := &bench{T: t, lab: lab, book: &ledger{}}
 	b.sockets = filepath.Join(b.lab.Dir(), "sockets")
 	if err := os.Mkdir(b.sockets, 0o755); err != nil {
 		t.Fatal(err)
@@ -64,7 +69,7 @@ func newBench(t *testing.T) *bench {
 
 func (b *bench) open(uri string, more map[string]string) *kvm.Driver {
 	b.Helper()
-	o := map[string]string{kvm.OptSocketDir: b.sockets}
+	o := map[string]string{kvm.OptSocketDir: b.sockets, kvm.OptNVRAMDir: b.lab.Dir()}
 	for k, v := range more {
 		o[k] = v
 	}
@@ -185,14 +190,13 @@ func (b *bench) same(got, want []byte, what string) {
 	}
 }
 
-// clean fails when something of ours is left, but for kinds that are expected. The directory of UEFI variables is the
-// machine's, where other tests have theirs.
+// clean fails when something of ours is left, but for kinds that are expected.
 func (b *bench) clean(expected ...hypervisors.OwedKind) {
 	b.Helper()
 	left, err := b.d.Leftovers(context.WithoutCancel(b.Context()))
 	b.ok(err)
 	for _, o := range left {
-		if o.Kind != "nvram" && !slices.Contains(expected, o.Kind) {
+		if !slices.Contains(expected, o.Kind) {
 			b.Errorf("left: %+v", o)
 		}
 	}

@@ -244,7 +244,7 @@ func (d *Driver) leftFiles(dirs map[string]bool, used map[string][]user, add fun
 	for _, f := range sockets {
 		add(hypervisors.Owed{Kind: kindSocket, Name: f})
 	}
-	vars, _ := filepath.Glob("/var/lib/libvirt/qemu/nvram/" + marker + "*_VARS.fd")
+	vars, _ := filepath.Glob(filepath.Join(d.nvramDir(), marker+"*_VARS.fd"))
 	for _, f := range vars {
 		if len(used[f]) == 0 {
 			add(hypervisors.Owed{Kind: kindNVRAM, Name: f})

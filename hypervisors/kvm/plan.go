@@ -92,7 +92,7 @@ func (d *Driver) planRestore(ctx context.Context, req hypervisors.RestoreRequest
 		return nil, err
 	}
 	if len(document(req.Documents, docNVRAM)) > 0 {
-		p.nvram = filepath.Join("/var/lib/libvirt/qemu/nvram", marker+req.Tag+"_VARS.fd")
+		p.nvram = filepath.Join(d.nvramDir(), marker+req.Tag+"_VARS.fd")
 		if old := nvramPath(p.domain); old != "" && req.Mode == hypervisors.RestoreInPlace {
 			p.nvram = filepath.Join(filepath.Dir(old), filepath.Base(p.nvram))
 		}

@@ -220,16 +220,42 @@ func (r *restoring) closeDisks(ctx context.Context) error {
 			}
 		}
 	}
-	if len(r.plan.disks) > 0 {
-		_, err := call(ctx, r.d.conn, "refresh datastores", r.d.cfg.URI, func(lv *libvirt.Connect) (none, error) {
-			for i := range r.plan.disks {
-				refreshPoolOf(lv, r.plan.disks[i].path)
+	_, err := call(ctx, r.d.conn, "look at the disks of", r.req.VM.Name, func(lv *libvirt.Connect) (none, error) {
+		for i := range r.plan.disks {
+			if err := verifyVolume(lv, &r.plan.disks[i]); err != nil {
+				return none{}, err
 			}
-			return none{}, nil
-		})
+		}
+		return none{}, nil
+	})
+	return err
+}
+
+// verifyVolume makes the pool see a volume as it is now, and sees that it is what the VM is to get. Somebody may have
+// cleaned it up meanwhile; an original must not lose its disk for one that is not there.
+func verifyVolume(lv *libvirt.Connect, disk *plannedDisk) error {
+	p, err := lv.LookupStoragePoolByName(disk.pool.Name)
+	if err != nil {
 		return err
 	}
-	return nil
+	defer p.Free()
+	_ = p.Refresh(0) // fails while another volume is being made; then what it knows is new enough
+	v, err := p.LookupStorageVolByName(disk.volume)
+	if err != nil {
+		return err
+	}
+	defer v.Free()
+	if info, err := v.GetInfo(); err != nil || int64(info.Capacity) < disk.size {
+		if err == nil {
+			err = fault.New(fault.Conflict, "look at volume", disk.volume, "it has %d bytes, want %d", info.Capacity, disk.size)
+		}
+		return err
+	}
+	path, err := v.GetPath()
+	if err == nil && path != disk.path {
+		err = fault.New(fault.Conflict, "look at volume", disk.volume, "it is at %s, was at %s", path, disk.path)
+	}
+	return err
 }
 
 // defineNew makes the new VM.

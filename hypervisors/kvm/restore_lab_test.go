@@ -73,23 +73,18 @@ func (b *bench) rollBack() {
 func TestRestoreUEFI(t *testing.T) {
 	b := newBench(t)
 	ctx := t.Context()
-	vm, err := b.lab.Run(ctx, kvmlab.Spec{Name: "efi", UEFI: true, Rate: -1, AreaBytes: 2 << 20, NIC: true, Disks: []kvmlab.Disk{{MiB: 16}, {MiB: 1, Kind: kvmlab.CDROM}}})
+	vm, err := b.lab.Define(ctx, kvmlab.Spec{Name: "efi", UEFI: true, Rate: -1, AreaBytes: 2 << 20, NIC: true, Disks: []kvmlab.Disk{{MiB: 16}, {MiB: 1, Kind: kvmlab.CDROM}}})
 	b.ok(err)
-	b.write(vm)
-	b.ok(vm.Stop(ctx))
-	// A libvirtd of our own has its directories elsewhere: bring the file to where this machine can read it.
+	// The directories of a libvirtd of our own are elsewhere; this file is where both see it.
 	nvram := filepath.Join(b.lab.Dir(), "efi_VARS.fd")
 	doc, err := vm.XML(ctx)
 	b.ok(err)
-	_, was, _ := strings.Cut(doc, "<nvram")
-	_, was, _ = strings.Cut(was, ">")
-	was, _, _ = strings.Cut(was, "<")
-	data, err := os.ReadFile(filepath.Join(b.lab.Dir(), "d", was))
-	b.ok(err)
-	b.ok(os.WriteFile(nvram, data, 0o600))
 	file := filepath.Join(b.lab.Dir(), "efi-moved.xml")
-	b.ok(os.WriteFile(file, []byte(strings.Replace(doc, was, nvram, 1)), 0o600))
+	b.ok(os.WriteFile(file, []byte(strings.Replace(doc, "</firmware>", "</firmware><nvram>"+nvram+"</nvram>", 1)), 0o600))
 	_, err = b.lab.Virsh(ctx, "define", file)
+	b.ok(err)
+	b.writeOnce(vm)
+	data, err := os.ReadFile(nvram)
 	b.ok(err)
 
 	s := b.saved(vm)
@@ -98,7 +93,7 @@ func TestRestoreUEFI(t *testing.T) {
 	}) {
 		t.Fatalf("firmware %q with %d documents: the UEFI variables are missing", s.info.VM.Firmware, len(s.info.Documents))
 	}
-	b.write2(vm)
+	b.writeOnce(vm)
 	req := b.restoreRequest(s, "")
 	restored := b.restore(req, s.image)
 	if restored.ID != vm.UUID || !strings.Contains(restored.NVRAM, "cairn-"+req.Tag) {
@@ -121,8 +116,8 @@ func TestRestoreUEFI(t *testing.T) {
 	b.same(b.content(vm, "vda"), b.content(vm, "vda"), "vda")
 }
 
-// write2 lets a stopped VM's guest write once more.
-func (b *bench) write2(vm *kvmlab.VM) {
+// writeOnce lets a stopped VM's guest write, and stops it.
+func (b *bench) writeOnce(vm *kvmlab.VM) {
 	b.Helper()
 	b.ok(vm.Start(b.Context()))
 	b.write(vm)
@@ -186,7 +181,9 @@ func TestRestoreRolledBack(t *testing.T) {
 }
 
 func TestRestoreRefusals(t *testing.T) {
-	b := newBench(t)
+	// A libvirtd of our own would not see the file system that this test mounts. Others use the machine's one, too, so
+	// that this test looks at its own things only.
+	b := benchIn(t, kvmlab.New(t, kvmlab.Options{}))
 	ctx := t.Context()
 	vm, err := b.lab.Define(ctx, kvmlab.Spec{Name: "no", Rate: -1, NIC: true, Disks: []kvmlab.Disk{{MiB: 32}}})
 	b.ok(err)
@@ -196,19 +193,30 @@ func TestRestoreRefusals(t *testing.T) {
 	b.tool("mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", small)
 	t.Cleanup(func() { b.in(t).toolAtEnd("umount", small) })
 	for _, p := range [][]string{
-		{"pool-create-as", "small", "dir", "--target", small},
-		{"pool-define-as", "off", "dir", "--target", small},
+		{"pool-define-as", "small", "dir", "--target", small},
+		{"pool-define-as", "off", "dir", "--target", filepath.Join(b.lab.Dir(), "off")},
 	} {
+		p[1] += b.lab.Pool()
 		_, err := b.lab.Virsh(ctx, p...)
 		b.ok(err)
+		t.Cleanup(func() {
+			b := b.in(t)
+			_, _ = b.try("virsh", "-c", b.lab.URI(), "pool-destroy", p[1]) // not all of them are started
+			b.toolAtEnd("virsh", "-c", b.lab.URI(), "pool-undefine", p[1])
+		})
 	}
+	_, err = b.lab.Virsh(ctx, "pool-start", "small"+b.lab.Pool())
+	b.ok(err)
 	tests := []struct {
 		name   string
 		change func(*hypervisors.RestoreRequest)
 		want   fault.Kind
 	}{
-		{"too little room", func(r *hypervisors.RestoreRequest) { r.Disks[0].Datastore = "small"; r.VM.Disks[0].UsedBytes = 0 }, fault.Conflict},
-		{"pool is not active", func(r *hypervisors.RestoreRequest) { r.Disks[0].Datastore = "off" }, fault.Conflict},
+		{"too little room", func(r *hypervisors.RestoreRequest) {
+			r.Disks[0].Datastore = "small" + b.lab.Pool()
+			r.VM.Disks[0].UsedBytes = 0
+		}, fault.Conflict},
+		{"pool is not active", func(r *hypervisors.RestoreRequest) { r.Disks[0].Datastore = "off" + b.lab.Pool() }, fault.Conflict},
 		{"no pool known", func(r *hypervisors.RestoreRequest) { r.VM.Disks[0].Datastore = "" }, fault.Invalid},
 		{"smaller than the source", func(r *hypervisors.RestoreRequest) { r.Disks[0].SizeBytes = 1 << 20 }, fault.Invalid},
 		{"unknown disk", func(r *hypervisors.RestoreRequest) { r.Disks[0].ID = "vdz" }, fault.Invalid},
@@ -235,7 +243,7 @@ func TestRestoreRefusals(t *testing.T) {
 	}
 	b.book.owed = nil
 	req := b.restoreRequest(s, "full")
-	req.Disks[0].Datastore = "small"
+	req.Disks[0].Datastore = "small" + b.lab.Pool()
 	req.VM.Disks = slices.Clone(req.VM.Disks)
 	req.VM.Disks[0].UsedBytes = 1 << 20 // a lie: the pool fills up while the disk is written
 	r, err := b.d.BeginRestore(ctx, req)
@@ -246,7 +254,6 @@ func TestRestoreRefusals(t *testing.T) {
 		t.Errorf("32 MiB were written to 8 MiB: %s", out)
 	}
 	b.ok(r.Abandon(ctx))
-	b.clean()
 	if left, _ := filepath.Glob(small + "/*"); len(left) > 0 {
 		t.Errorf("left in the full pool: %v", left)
 	}
