@@ -10,20 +10,22 @@ import (
 	"github.com/cairn-backup/cairn/api"
 )
 
-// Over serves a core for the tests of package httpapi_test, which can import the appliance. The client it returns
-// compares every answer with the document; the token is an administrator's.
-func Over(t *testing.T, core Core, stream *Stream) (url string, c *http.Client, token string) {
+// Conforming passes requests on and compares every answer with the document; for the tests of package httpapi_test,
+// which can import the appliance.
+func Conforming(t *testing.T, next http.RoundTripper) http.RoundTripper {
 	t.Helper()
-	ts := startOver(t, core, stream, 0)
-	ts.becomeReady()
-	return ts.url + api.BasePath, &http.Client{Transport: conforming{ts}}, ts.token
+	c, err := loadContract(api.Document)
+	check(t, err)
+	return conforming{&testServer{t: t, Server: &Server{contract: c}}, next}
 }
 
-// conforming passes requests on and checks what is answered.
-type conforming struct{ ts *testServer }
+type conforming struct {
+	ts   *testServer
+	next http.RoundTripper
+}
 
 func (c conforming) RoundTrip(r *http.Request) (*http.Response, error) {
-	resp, err := c.ts.client.Transport.RoundTrip(r)
+	resp, err := c.next.RoundTrip(r)
 	if err != nil || resp.Header.Get("Content-Type") == "text/event-stream" {
 		return resp, err
 	}
