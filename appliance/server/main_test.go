@@ -41,6 +41,7 @@ type bench struct {
 
 func newBench(t *testing.T) *bench {
 	t.Helper()
+	t.Parallel() // most of a test's time is waiting for the disk and the queue
 	p, err := memplatform.New(memplatform.Options{})
 	if err != nil {
 		t.Fatal(err)
