@@ -50,9 +50,9 @@ func TestEndings(t *testing.T) {
 		{"vm shov web01", 2, []string{"Did you mean \"cairn vm show\"?"}},
 		{"vm show", 2, []string{"VM is missing", "Usage: cairn vm show VM"}},
 		{"vm show web01 db", 2, []string{"one argument too many: \"db\""}},
-		{"vm show nobody", 5, []string{"there is no vm \"nobody\"", "cairn vm list"}},
-		{"vm show vm_none", 5, []string{"there is no vm \"vm_none\""}},
-		{"vm show db", 2, []string{"\"db\" is the name of 2 vms", "vm_db1", "vm_db2", "conn_02"}},
+		{"vm show nobody", 5, []string{"there is no VM \"nobody\"", "cairn vm list"}},
+		{"vm show vm_none", 5, []string{"there is no VM \"vm_none\""}},
+		{"vm show db", 2, []string{"\"db\" is the name of 2 VMs", "vm_db1", "vm_db2", "conn_02"}},
 		{"vm show far/db", 5, []string{"there is no such VM"}}, // found by the list; the page itself answers 404 here
 		{"point show rp_99", 5, []string{"no such restore point"}},
 		{"connection show nowhere", 5, []string{"there is no connection \"nowhere\""}},

@@ -102,7 +102,7 @@ func (a *App) connectionColumns() []output.Column[client.Connection] {
 
 // connectionState tells a connection that works but not for everything from one that does not work.
 func connectionState(c client.Connection) string {
-	if c.Status == client.StatusOK && len(c.Problems) > 0 {
+	if c.Error.Detail == "" && len(c.Problems) > 0 {
 		return "warning"
 	}
 	return string(c.Status)
@@ -212,7 +212,7 @@ func (a *App) connectionRefresh() *cobra.Command {
 			return err
 		}
 		return a.one(r, c.Name, func(_ output.Printer, w io.Writer) error {
-			_, err := fmt.Fprintf(w, "%d VMs: %d new, %d changed, %d gone.\n", r.VMs, r.Added, r.Changed, r.Gone)
+			_, err := fmt.Fprintf(w, "%s: %d new, %d changed, %d gone.\n", plural(r.VMs, "VM"), r.Added, r.Changed, r.Gone)
 			return err
 		})
 	})

@@ -91,7 +91,7 @@ func pick[T any](noun, arg string, all []T, names func(T) (id, name, note string
 	switch len(hits) {
 	case 0:
 		return none, fault.New(fault.NotFound, "", "", "there is no %s %q", noun, arg).
-			Explain("", fmt.Sprintf("List them with \"cairn %s list\".", noun))
+			Explain("", fmt.Sprintf("List them with \"cairn %s list\".", strings.ToLower(noun)))
 	case 1:
 		return hits[0], nil
 	}
@@ -136,7 +136,7 @@ func findVM(ctx context.Context, s *remote.Session, arg string) (client.VM, erro
 		}
 		return v.ID, arg, note
 	}
-	return pick("vm", arg, hits, byName)
+	return pick("VM", arg, hits, byName)
 }
 
 // vmsNamed lists the VMs of exactly that name: the filter's stars would match more.

@@ -232,6 +232,9 @@ func (a *App) eventColumns() []output.Column[client.RunEvent] {
 func eventText(e client.RunEvent) string {
 	words := []string{e.Message}
 	for k, v := range sorted(e.Fields) {
+		if v == "" {
+			continue
+		}
 		if n, err := strconv.ParseInt(v, 10, 64); err == nil && (k == "bytes" || strings.HasSuffix(k, "_bytes") || strings.HasPrefix(k, "bytes_")) {
 			v = output.Size(n)
 		}

@@ -254,7 +254,7 @@ func (a *App) printTaskOutcome(w io.Writer, t client.Task) error {
 	if t.RestorePointID != "" {
 		words = append(words, "restore point "+t.RestorePointID)
 	}
-	if p := t.Progress; p.BytesRead > 0 {
+	if p := t.Progress; p.BytesTotal > 0 && t.Kind != client.RunVerify {
 		moved := output.Size(p.BytesRead) + " read of " + output.Size(p.BytesTotal)
 		if t.Kind == client.RunBackup {
 			moved += ", " + output.Size(p.BytesNew) + " new, " + output.Size(p.BytesStored) + " stored"

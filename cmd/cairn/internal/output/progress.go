@@ -32,6 +32,9 @@ type State struct {
 	Note        string // "limited by source"
 }
 
+// spacing is how far apart plain lines about one phase are at least, so that logs stay short.
+const spacing = 2 * time.Second
+
 // redraw is how often a terminal line changes at most: faster is flicker.
 const redraw = 100 * time.Millisecond
 
@@ -55,7 +58,7 @@ func (p *Progress) Show(s State) {
 		s.ETA = time.Duration(float64(s.Total-s.Done) / s.Rate * float64(time.Second))
 	}
 	if !p.terminal {
-		p.plain(s)
+		p.plain(s, now)
 		return
 	}
 	if p.open && now.Sub(p.drawn) < redraw && s.Phase == p.phase && s.Done < s.Total {
@@ -65,12 +68,12 @@ func (p *Progress) Show(s State) {
 	fmt.Fprint(p.out, "\r"+fit(s, p.width())+"\x1b[K")
 }
 
-func (p *Progress) plain(s State) {
-	tenth := percent(s) / 10
-	if s.Phase == p.phase && tenth <= p.tenth {
+func (p *Progress) plain(s State, now time.Time) {
+	tenth, last := percent(s)/10, s.Total > 0 && s.Done >= s.Total
+	if s.Phase == p.phase && (tenth <= p.tenth || (now.Sub(p.drawn) < spacing && !last)) {
 		return
 	}
-	p.phase, p.tenth = s.Phase, tenth
+	p.phase, p.tenth, p.drawn = s.Phase, tenth, now
 	fmt.Fprintln(p.out, strings.Join(parts(s), "  "))
 }
 

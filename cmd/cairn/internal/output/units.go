@@ -58,8 +58,11 @@ func Age(t, now time.Time) string {
 	return fmt.Sprintf("%dd", int(d.Hours()/24))
 }
 
-// Duration writes a length of time to the second: "4s", "3m20s", "2h05m".
+// Duration writes a length of time to the second: "<1s", "4s", "3m20s", "2h05m".
 func Duration(d time.Duration) string {
+	if d > 0 && d < time.Second {
+		return "<1s"
+	}
 	d = d.Round(time.Second)
 	h, m, s := int(d.Hours()), int(d.Minutes())%60, int(d.Seconds())%60
 	switch {
