@@ -52,7 +52,11 @@ func TestEveryRouteRefusesStrangers(t *testing.T) {
 			}
 		}
 	}
-	ts.do("GET", "/nothing", nil).want(t, http.StatusUnauthorized, "/problems/denied/credentials")
+	for _, method := range []string{"GET", "PUT", "PATCH", "OPTIONS", "TRACE", "PROPFIND"} {
+		for _, path := range []string{"/nothing", "/vms/", "//vms", "/vms/a%2Fb/../x", "/VMS"} {
+			ts.do(method, path, nil).want(t, http.StatusUnauthorized, "/problems/denied/credentials")
+		}
+	}
 	if got := ts.core.count(); got != before {
 		t.Errorf("%d calls of strangers reached the core", got-before)
 	}

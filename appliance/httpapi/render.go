@@ -21,7 +21,7 @@ func (s *Server) renderError(err error, c echo.Context) {
 		return
 	}
 	p := problemOf(err)
-	p.Instance, p.RequestID = c.Request().URL.Path, requestID(c)
+	p.Instance, p.RequestID = c.Request().URL.EscapedPath(), requestID(c)
 	h := c.Response().Header()
 	switch p.Status {
 	case http.StatusUnauthorized:

@@ -66,6 +66,14 @@ func TestAnswersConform(t *testing.T) {
 	}
 }
 
+func TestInstanceIsAReference(t *testing.T) {
+	ts := ready(t)
+	p := ts.do("GET", "/vms/a%00%2Fb%20c", nil).want(t, http.StatusNotFound, "/problems/not-found")
+	if p.Instance != "/api/v1/vms/a%00%2Fb%20c" {
+		t.Errorf("instance %q", p.Instance)
+	}
+}
+
 func TestNothingSecretIsAnswered(t *testing.T) {
 	ts := ready(t)
 	for _, path := range []string{"/connections", "/connections/conn_1"} {
