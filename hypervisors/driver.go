@@ -192,9 +192,13 @@ type PowerSwitch interface {
 // OwedKind says what sort of thing is owed.
 type OwedKind string
 
-// OwedCheckpoint is the one kind with a fixed meaning: a checkpoint, Name being that of FrozenInfo.Checkpoint. It is
+// OwedCheckpoint is a kind with a fixed meaning: a checkpoint, Name being that of FrozenInfo.Checkpoint. It is
 // not removed once a durable restore point has recorded it.
 const OwedCheckpoint OwedKind = "checkpoint"
+
+// OwedReplaced is a disk of the original that an in-place restore has replaced. It is removed after the restore has
+// finished, when all else that was owed for it belongs to the VM; CleanUp leaves it alone while the VM still uses it.
+const OwedReplaced OwedKind = "replaced-disk"
 
 // Owed is a clean-up we owe: a thing made on a platform that must be removed. It is durable before the thing exists.
 type Owed struct {

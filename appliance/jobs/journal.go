@@ -81,8 +81,8 @@ func (j *Journal) StrikeOff(ctx context.Context, taskID string) error {
 	return j.catalog.StrikeOffTask(ctx, taskID)
 }
 
-// Settle removes what a task still owes, the newest first. What cannot be removed stays in the journal and is in the
-// error.
+// Settle removes what a task still owes, the newest first; what a restore that has finished made is not removed but
+// struck off. What cannot be removed stays in the journal and is in the error.
 func (j *Journal) Settle(ctx context.Context, taskID string) error {
 	rows, err := j.catalog.OpenCleanups(ctx, taskID)
 	if err != nil {
@@ -110,7 +110,7 @@ func (j *Journal) settle(ctx context.Context, rows []catalog.OwedCleanup) error 
 	var errs []error
 	for _, row := range rows {
 		made, err := j.made(ctx, row.TaskID)
-		if err == nil && !made {
+		if err == nil && (!made || row.Owed.Kind == hypervisors.OwedReplaced) {
 			err = j.remove(ctx, row)
 		}
 		if err == nil {

@@ -31,14 +31,12 @@ func (q *Queue) reconcile(ctx context.Context) error {
 // endOrphan ends one task of a dead manager. A restore whose result is recorded made its VM: that VM is the user's
 // now, so what was owed for it is struck off and nothing is removed.
 func (q *Queue) endOrphan(ctx context.Context, row catalog.Task) error {
-	if row.Kind == catalog.KindRestore && row.Result != nil {
-		if err := q.journal.StrikeOff(ctx, row.ID); err != nil {
-			return err
-		}
-		return q.endMade(ctx, row, "The manager stopped right after the VM was restored. The VM is complete; it may not have been started.")
-	}
 	t := &Task{Task: row, q: q, phase: row.Phase, disks: row.Progress.Disks, warnings: row.Warnings, result: row.Result}
 	q.settleTask(ctx, t)
+	row.Warnings = t.warnings
+	if row.Kind == catalog.KindRestore && row.Result != nil {
+		return q.endMade(ctx, row, "The manager stopped right after the VM was restored. The VM is complete; it may not have been started.")
+	}
 	if row.Kind == catalog.KindBackup {
 		point, err := q.catalog.RestorePointOfTask(ctx, row.ID)
 		if err == nil {
@@ -55,7 +53,7 @@ func (q *Queue) endOrphan(ctx context.Context, row catalog.Task) error {
 		"The manager ended or was killed. What the task had made was removed or is still being removed; restore points are not affected.",
 		"Run it again.")
 	end, err := q.catalog.MoveTask(ctx, row.ID, catalog.Failed, func(r *catalog.Task) {
-		r.Error, r.Warnings, r.Phase = catalog.FailureOf(failure), t.warnings, ""
+		r.Error, r.Warnings, r.Phase = catalog.FailureOf(failure), row.Warnings, ""
 	})
 	if err != nil {
 		return err

@@ -79,7 +79,12 @@ func TestOrphanWhoseVMIsMade(t *testing.T) {
 	if err := f.catalog.SetResult(t.Context(), task.ID, catalog.Result{VMPlatformID: "new"}); err != nil {
 		t.Fatal(err)
 	}
-	// What the journal holds would remove the VM: a volume, say. A checkpoint stands for it.
+	// What the journal holds would remove the VM: a volume, say. A checkpoint stands for it, another one for what the
+	// VM's restore replaced, of a kind this platform refuses to clean up.
+	replaced := hypervisors.Owed{Kind: hypervisors.OwedReplaced, VM: f.vm.ID, Name: "cairn-" + Tag(task.ID)}
+	if err := f.journal.Owe(f.conn, task.ID)(t.Context(), replaced); err != nil {
+		t.Fatal(err)
+	}
 	f.crash()
 	if err := f.queue.reconcile(t.Context()); err != nil {
 		t.Fatal(err)
@@ -87,8 +92,12 @@ func TestOrphanWhoseVMIsMade(t *testing.T) {
 	if got := f.task(task.ID); got.State != catalog.Warning {
 		t.Errorf("task = %s, want warning", got.State)
 	}
-	if !f.hasCheckpoint(task.ID) || f.owed() != 0 {
-		t.Error("what belongs to the restored VM was removed, or is still owed")
+	if !f.hasCheckpoint(task.ID) {
+		t.Error("what belongs to the restored VM was removed")
+	}
+	rows, err := f.catalog.OpenCleanups(t.Context(), task.ID)
+	if err != nil || len(rows) != 1 || rows[0].Owed.Kind != hypervisors.OwedReplaced || rows[0].Attempts != 1 {
+		t.Errorf("owed = %+v, %v, want the replaced disk, tried once", rows, err)
 	}
 }
 

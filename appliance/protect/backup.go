@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -36,7 +35,6 @@ type backup struct {
 	base   base
 	frozen hypervisors.Frozen
 	info   hypervisors.FrozenInfo
-	owed   sync.Once
 }
 
 // Backup is the handler of backup tasks.
@@ -131,17 +129,10 @@ func (b *backup) run(ctx context.Context, session *store.Session) (store.Restore
 
 func (b *backup) freeze(ctx context.Context) error {
 	b.t.SetPhase(ctx, "freezing")
-	owe := b.t.Journal().Owe(b.conn.ID, b.t.ID)
 	frozen, err := b.driver.Freeze(ctx, hypervisors.FreezeRequest{
 		VM: b.vm.PlatformID, Tag: jobs.Tag(b.t.ID), Exclude: b.spec.Exclude, Quiesce: b.spec.Quiesce,
 		Since: b.base.since, Track: b.driver.Capabilities().ChangeTracking,
-		Owe: func(ctx context.Context, owed hypervisors.Owed) error {
-			if err := owe(ctx, owed); err != nil {
-				return err
-			}
-			b.owed.Do(func() { fault.Point("backup.owed") })
-			return nil
-		},
+		Owe: b.t.Journal().Owe(b.conn.ID, b.t.ID),
 	})
 	if err != nil {
 		return fault.Context("freeze VM", b.vm.Name, err)

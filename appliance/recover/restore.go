@@ -3,7 +3,8 @@ package recover
 import (
 	"context"
 	"fmt"
-	"sync/atomic"
+	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -60,33 +61,20 @@ func (r *Recoverer) Restore(ctx context.Context, t *jobs.Task) error {
 	return r.complete(context.WithoutCancel(ctx), t, o, vm)
 }
 
-// begin makes the disks. The first thing exists when the second one is owed, or when begin returns.
+// begin makes the disks.
 func (r *Recoverer) begin(ctx context.Context, t *jobs.Task, o *order) (hypervisors.Restoring, error) {
 	owe := t.Journal().Owe(o.conn.ID, t.ID)
-	var made atomic.Int64
+	var first sync.Once
 	req := o.req
 	req.Tag = jobs.Tag(t.ID)
 	req.Owe = func(ctx context.Context, owed hypervisors.Owed) error {
 		if err := owe(ctx, owed); err != nil {
 			return err
 		}
-		switch made.Add(1) {
-		case 1:
-			fault.Point("restore.owed")
-		case 2:
-			fault.Point("restore.volume-created")
-		}
+		first.Do(func() { fault.Point("restore.owed") })
 		return nil
 	}
-	restoring, err := o.driver.BeginRestore(ctx, req)
-	if err != nil {
-		return nil, err
-	}
-	if made.Load() < 2 {
-		fault.Point("restore.volume-created")
-	}
-	fault.Point("restore.exports-open")
-	return restoring, nil
+	return o.driver.BeginRestore(ctx, req)
 }
 
 // fill has the disks written and makes the VM of them.
@@ -141,23 +129,26 @@ func (r *Recoverer) write(ctx context.Context, t *jobs.Task, o *order, target hy
 	return nil
 }
 
-// complete hands the VM over: recorded first, then no longer owed, then started. It is not cancelled any more.
+// complete hands the VM over: recorded first, then no longer owed (but for what it replaced, which is removed), then
+// started. It is not cancelled any more.
 func (r *Recoverer) complete(ctx context.Context, t *jobs.Task, o *order, vm hypervisors.VM) error {
 	result := catalog.Result{RestorePointID: o.point.ID, VMPlatformID: vm.ID, VMName: vm.Name}
 	if err := t.SetResult(ctx, result); err != nil {
 		return err
 	}
 	fault.Point("restore.defined")
-	if o.spec.Mode == hypervisors.RestoreInPlace {
-		fault.Point("restore.original-removed")
-		if o.driver.Capabilities().ChangeTracking {
-			if err := o.driver.KeepCheckpoint(ctx, vm.ID, ""); err != nil {
-				t.Event(ctx, "Checkpoints of the replaced disks could not be removed; it will be tried again: "+err.Error())
-			}
+	for _, note := range vm.Notes {
+		if !slices.Contains(o.req.VM.Notes, note) {
+			t.Event(ctx, note)
 		}
 	}
-	if err := t.Journal().StrikeOff(ctx, t.ID); err != nil {
-		return err
+	if o.spec.Mode == hypervisors.RestoreInPlace && o.driver.Capabilities().ChangeTracking {
+		if err := o.driver.KeepCheckpoint(ctx, vm.ID, ""); err != nil {
+			t.Event(ctx, "Checkpoints of the replaced disks could not be removed; it will be tried again: "+err.Error())
+		}
+	}
+	if err := t.Journal().Settle(ctx, t.ID); err != nil {
+		t.Warn(ctx, "A replaced disk could not be removed yet; it will be tried again: "+err.Error())
 	}
 	fault.Point("restore.struck-off")
 	t.Event(ctx, fmt.Sprintf("VM %s is complete.", vm.Name), "vm", vm.ID)
