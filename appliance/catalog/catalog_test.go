@@ -438,3 +438,16 @@ func TestNewestPoints(t *testing.T) {
 		t.Errorf("newest: -want +got %s", diff)
 	}
 }
+
+func TestEveryFailureExplainsItself(t *testing.T) {
+	for kind := fault.Internal; kind <= fault.Canceled; kind++ {
+		f := FailureOf(fault.New(kind, "do", "it", "no"))
+		if f.Kind != kind.String() || f.What != "do it: no" || f.Meaning == "" || f.Advice == "" {
+			t.Errorf("%s: %+v", kind, f)
+		}
+	}
+	f := FailureOf(fault.Context("outer", "", fault.New(fault.Transient, "inner", "", "no").Explain("It is off.", "")))
+	if f.Meaning != "It is off." || f.Advice != kindWords[fault.Transient][1] {
+		t.Errorf("own words are lost: %+v", f)
+	}
+}

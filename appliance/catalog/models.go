@@ -5,26 +5,7 @@ import (
 	"time"
 
 	"github.com/cairn-backup/cairn/hypervisors"
-	"github.com/cairn-backup/cairn/internal/fault"
 )
-
-// Failure is an error as it is kept and shown: what happened, what it means, what to do.
-type Failure struct {
-	Kind    string `json:"kind"` // fault.Kind's name
-	What    string `json:"what"`
-	Meaning string `json:"meaning,omitempty"`
-	Advice  string `json:"advice,omitempty"`
-}
-
-// FailureOf keeps an error; nil for nil.
-func FailureOf(err error) *Failure {
-	if err == nil {
-		return nil
-	}
-	f := &Failure{Kind: fault.KindOf(err).String(), What: err.Error()}
-	f.Meaning, f.Advice = fault.Explanation(err)
-	return f
-}
 
 // Health of a connection or repository.
 type Health string
