@@ -61,7 +61,6 @@ func needLab(t *testing.T) {
 type appliance struct {
 	t     *testing.T
 	data  string // its data directory
-	env   []string
 	token string
 
 	cmd    *exec.Cmd
@@ -103,12 +102,9 @@ func newAppliance(t *testing.T) *appliance {
 	if setup == nil {
 		t.Fatalf("cairnd printed no set-up token:\n%s", a.log.String())
 	}
-	var issued struct{ Token, Secret string }
+	var issued client.IssuedToken
 	a.must(http.MethodPost, "/setup", map[string]any{"token": setup[1], "username": "admin", "password": "correct horse battery"}, &issued)
 	a.token = issued.Secret
-	if a.token == "" {
-		a.token = issued.Token
-	}
 	return a
 }
 
