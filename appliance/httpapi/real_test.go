@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"io"
 	"net/http"
 	"os"
@@ -292,29 +293,79 @@ func TestRealRefusals(t *testing.T) {
 	}
 }
 
+// lab connects the platform, makes a repository and returns both with the VM.
+func (r *real) lab() (vm, repository string) {
+	r.t.Helper()
+	made, err := r.CreateConnectionWithResponse(r.ctx, client.CreateConnectionRequest{Name: "lab", Platform: string(memplatform.PlatformName), Address: "here"})
+	check(r.t, err)
+	got(r.t, made.JSON201, made.HTTPResponse, made.ApplicationProblemJSONDefault)
+	built, err := r.CreateRepositoryWithResponse(r.ctx, client.CreateRepositoryRequest{Name: "main", Path: filepath.Join(r.t.TempDir(), "repo")})
+	check(r.t, err)
+	repo := got(r.t, built.JSON201, built.HTTPResponse, built.ApplicationProblemJSONDefault)
+	vms, err := r.ListVMsWithResponse(r.ctx, nil)
+	check(r.t, err)
+	return got(r.t, vms.JSON200, vms.HTTPResponse, vms.ApplicationProblemJSONDefault).Items[0].ID, repo.ID
+}
+
+// TestRealEvents: who follows sees the run begin and end, and its task in between.
+func TestRealEvents(t *testing.T) {
+	r := newReal(t)
+	vm, repo := r.lab()
+	ctx, cancel := context.WithCancel(r.ctx)
+	defer cancel()
+	topics := []client.Topic{client.TopicRun, client.TopicTask, client.TopicRunEvent}
+	stream, err := r.StreamEvents(ctx, &client.StreamEventsParams{Topics: &topics})
+	check(t, err)
+	defer stream.Body.Close()
+	lines := bufio.NewScanner(stream.Body)
+	lines.Buffer(nil, 1<<20)
+	if !lines.Scan() || lines.Text() != ": follow" {
+		t.Fatalf("the stream begins with %q, %v", lines.Text(), lines.Err())
+	}
+	started, err := r.StartBackupWithResponse(r.ctx, vm, nil, client.BackupRequest{Repository: repo})
+	check(t, err)
+	run := got(t, started.JSON202, started.HTTPResponse, started.ApplicationProblemJSONDefault)
+	var tasks, events int
+	for lines.Scan() {
+		data, ok := strings.CutPrefix(lines.Text(), "data: ")
+		if !ok {
+			continue
+		}
+		var e client.StreamEvent
+		check(t, json.Unmarshal([]byte(data), &e))
+		if e.Task.RunID == run.ID {
+			tasks++
+		}
+		if e.RunEvent.RunID == run.ID {
+			events++
+		}
+		if e.Run.ID == run.ID && e.Run.State != client.StateQueued && e.Run.State != client.StateRunning {
+			r.succeeded(e.Run)
+			break
+		}
+	}
+	check(t, lines.Err())
+	if tasks == 0 || events == 0 {
+		t.Errorf("%d events of the task and %d lines of the run were seen", tasks, events)
+	}
+}
+
 // TestRealIdempotency: a request that is repeated, also after it has ended, starts one run.
 func TestRealIdempotency(t *testing.T) {
 	r := newReal(t)
-	made, err := r.CreateConnectionWithResponse(r.ctx, client.CreateConnectionRequest{Name: "lab", Platform: string(memplatform.PlatformName), Address: "here"})
-	check(t, err)
-	got(t, made.JSON201, made.HTTPResponse, made.ApplicationProblemJSONDefault)
-	built, err := r.CreateRepositoryWithResponse(r.ctx, client.CreateRepositoryRequest{Name: "main", Path: filepath.Join(t.TempDir(), "repo")})
-	check(t, err)
-	repo := got(t, built.JSON201, built.HTTPResponse, built.ApplicationProblemJSONDefault)
-	vms, err := r.ListVMsWithResponse(r.ctx, nil)
-	check(t, err)
-	vm, key := vms.JSON200.Items[0].ID, "nightly-2026-03-04"
+	vm, repo := r.lab()
+	key := "nightly-2026-03-04"
 	params := &client.StartBackupParams{Prefer: &wait, IdempotencyKey: &key}
 	var ids []string
 	for range 3 {
-		b, err := r.StartBackupWithResponse(r.ctx, vm, params, client.BackupRequest{Repository: repo.ID})
+		b, err := r.StartBackupWithResponse(r.ctx, vm, params, client.BackupRequest{Repository: repo})
 		check(t, err)
 		ids = append(ids, got(t, b.JSON200, b.HTTPResponse, b.ApplicationProblemJSONDefault).ID)
 	}
 	if ids[0] != ids[1] || ids[0] != ids[2] {
 		t.Errorf("runs %v", ids)
 	}
-	other, err := r.StartBackupWithResponse(r.ctx, vm, params, client.BackupRequest{Repository: repo.ID, Full: true})
+	other, err := r.StartBackupWithResponse(r.ctx, vm, params, client.BackupRequest{Repository: repo, Full: true})
 	check(t, err)
 	if p := other.ApplicationProblemJSONDefault; p == nil || p.Type != "/problems/invalid/idempotency-key" {
 		t.Errorf("another body with the same key: %s", other.Status())
