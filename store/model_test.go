@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -31,8 +32,9 @@ type model struct {
 
 type modelSession struct {
 	s    *Session
+	w    *ImageWriter
 	disk []byte
-	ref  *ImageRef
+	half int // what is written at the beginning; the rest when it is published
 }
 
 func newModel(t *rapid.T) *model {
@@ -83,13 +85,8 @@ func (m *model) begin(t *rapid.T) {
 	}
 	w, err := s.NewImage(ctx, ImageOptions{SizeBytes: int64(len(disk)), Parent: parent})
 	m.must(err)
-	m.must(w.Write(ctx, 0, disk))
-	ms.disk = disk
-	if rapid.Bool().Draw(t, "finish now") {
-		ref, err := w.Finish(ctx)
-		m.must(err)
-		ms.ref = &ref
-	}
+	ms.w, ms.disk, ms.half = w, disk, rapid.IntRange(0, 6).Draw(t, "half")*chunk.MinBytes
+	m.must(w.Write(ctx, 0, disk[:ms.half]))
 }
 
 func (m *model) take(t *rapid.T) *modelSession {
@@ -104,11 +101,11 @@ func (m *model) take(t *rapid.T) *modelSession {
 
 func (m *model) publish(t *rapid.T) {
 	ms := m.take(t)
-	if ms.ref == nil {
-		m.must(ms.s.Abort(context.Background()))
-		return
-	}
-	p, err := ms.s.Publish(context.Background(), Manifest{Images: []NamedImage{{Name: "a", Ref: *ms.ref}}})
+	ctx := context.Background()
+	m.must(ms.w.Write(ctx, int64(ms.half), ms.disk[ms.half:]))
+	ref, err := ms.w.Finish(ctx)
+	m.must(err)
+	p, err := ms.s.Publish(ctx, Manifest{Images: []NamedImage{{Name: "a", Ref: ref}}})
 	m.must(err)
 	m.points[p.ID], m.disks[p.ID] = p, ms.disk
 }
@@ -155,6 +152,11 @@ func (m *model) check(t *rapid.T) {
 }
 
 func TestAgainstModel(t *testing.T) {
+	if f := flag.Lookup("rapid.checks"); f.Value.String() == f.DefValue {
+		if err := f.Value.Set("50"); err != nil { // -rapid.checks asks for more
+			t.Fatal(err)
+		}
+	}
 	freed := 0
 	rapid.Check(t, func(t *rapid.T) {
 		m := newModel(t)
@@ -183,7 +185,7 @@ func TestEverythingAtOnce(t *testing.T) {
 			rnd := rand.New(rand.NewPCG(uint64(writer), 11))
 			disk := make([]byte, 40*testChunk)
 			var last *RestorePoint
-			for round := range 5 {
+			for round := range 4 {
 				before := bytes.Clone(disk)
 				for range 5 {
 					at := rnd.IntN(40)

@@ -50,7 +50,9 @@ type Pack struct {
 
 // Index maps ids to locations. It may be used from several goroutines.
 type Index struct {
-	db *pebble.DB
+	db  *pebble.DB
+	dir string
+	log *logger
 
 	adding sync.Mutex // numbers are recorded in the order they are given out
 
@@ -83,10 +85,11 @@ func Open(dir string, repository seal.ID, log *slog.Logger) (*Index, error) {
 var errInUse = errors.New("index is in use")
 
 func open(dir string, repository seal.ID, log *slog.Logger) (*Index, error) {
+	lg := &logger{log: log}
 	cache := pebble.NewCache(64 << 20)
 	defer cache.Unref()
 	o := &pebble.Options{
-		Cache: cache, Comparer: comparer(), Logger: logger{log}, DisableWAL: true, MemTableSize: 16 << 20,
+		Cache: cache, Comparer: comparer(), Logger: lg, EventListener: lg.listener(), DisableWAL: true, MemTableSize: 16 << 20,
 		FormatMajorVersion: pebble.FormatNewest, MaxOpenFiles: 200,
 	}
 	for i := range o.Levels {
@@ -109,7 +112,7 @@ func open(dir string, repository seal.ID, log *slog.Logger) (*Index, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open index: %w", err)
 	}
-	x := &Index{db: db, packs: map[seal.ID]record{}, byNum: map[uint32]seal.ID{}, gone: map[uint32]bool{}}
+	x := &Index{db: db, dir: dir, log: lg, packs: map[seal.ID]record{}, byNum: map[uint32]seal.ID{}, gone: map[uint32]bool{}}
 	if err := x.load(repository); err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
@@ -127,22 +130,6 @@ func comparer() *pebble.Comparer {
 		return len(key)
 	}
 	return &c
-}
-
-// logger passes what Pebble says on to slog.
-type logger struct{ log *slog.Logger }
-
-func (l logger) Infof(format string, args ...any) {
-	l.log.Debug("index says", "text", fmt.Sprintf(format, args...))
-}
-
-func (l logger) Errorf(format string, args ...any) {
-	l.log.Warn("index has trouble", "text", fmt.Sprintf(format, args...))
-}
-
-// Fatalf must not return. The index is a cache, but a half-broken one must not answer.
-func (l logger) Fatalf(format string, args ...any) {
-	panic("index: " + fmt.Sprintf(format, args...))
 }
 
 func (x *Index) load(repository seal.ID) error {
@@ -218,6 +205,9 @@ func parseRecord(key, val []byte) (r record, err error) {
 
 // Add records a pack and all its entries.
 func (x *Index) Add(d *pack.Directory) error {
+	if err := x.log.broken(); err != nil {
+		return err
+	}
 	x.adding.Lock()
 	defer x.adding.Unlock()
 	x.mu.Lock()
@@ -267,6 +257,9 @@ func entryKey(key *[prefixLen + 4]byte, id chunk.Hash, number uint32) {
 
 // Lookup appends every known location of id to dst, oldest pack first.
 func (x *Index) Lookup(dst []Location, id chunk.Hash) ([]Location, error) {
+	if err := x.log.broken(); err != nil {
+		return dst, err
+	}
 	var prefix, end [prefixLen + 4]byte
 	entryKey(&prefix, id, 0)
 	entryKey(&end, id, ^uint32(0))
@@ -405,10 +398,16 @@ func (x *Index) Dump() (map[string]Location, error) {
 	return out, it.Close()
 }
 
-// Close writes what is in memory and closes the index.
+// Close writes what is in memory and closes the index. One that cannot be written is thrown away: it is a cache.
 func (x *Index) Close() error {
-	if err := x.db.Flush(); err != nil {
-		return errors.Join(err, x.db.Close())
+	err := x.log.broken()
+	if err == nil && x.dir != "" {
+		err = x.db.Flush()
 	}
-	return x.db.Close()
+	err = errors.Join(err, x.db.Close())
+	if err == nil || x.dir == "" {
+		return nil
+	}
+	x.log.log.Warn("index is thrown away", "dir", x.dir, "err", err)
+	return os.RemoveAll(x.dir)
 }
