@@ -19,7 +19,7 @@ const retryStore = time.Second
 func (q *Queue) finish(ctx context.Context, t *Task, err error) {
 	cause := context.Cause(ctx)
 	ctx = context.WithoutCancel(ctx)
-	q.settleTask(ctx, t)
+	q.settleTask(ctx, t, cleanUpTime)
 	state, err := outcome(err, cause, len(t.warnings) > 0)
 	t.mu.Lock()
 	last := t.row()
@@ -38,8 +38,8 @@ func (q *Queue) finish(ctx context.Context, t *Task, err error) {
 	q.tellEnd(ctx, row, err)
 }
 
-func (q *Queue) settleTask(ctx context.Context, t *Task) {
-	ctx, cancel := context.WithTimeout(ctx, cleanUpTime)
+func (q *Queue) settleTask(ctx context.Context, t *Task, limit time.Duration) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	if err := q.journal.Settle(ctx, t.ID); err != nil {
 		t.Warn(ctx, "Something that was made on the platform could not be removed yet; it will be tried again: "+err.Error())
@@ -61,10 +61,11 @@ func outcome(err, cause error, warned bool) (catalog.State, error) {
 	return catalog.Failed, err
 }
 
-func stopped(err error) error {
-	return fault.Wrap(fault.Transient, "", "", err).Explain(
-		"The manager was stopped while the task was under way. What it had made was removed; restore points are not affected.",
-		"Start it again.")
+// stopped does not wrap the cause, whose own explanation would not be the point.
+func stopped(cause error) error {
+	return fault.New(fault.Transient, "run task", "", "the manager stopped while the task was under way: %v", cause).Explain(
+		"The manager was stopped. What the task had made was removed; restore points are not affected.",
+		"Run it again.")
 }
 
 // moveToEnd stores the end of a task. While the catalog cannot be written it tries again until the queue stops; the

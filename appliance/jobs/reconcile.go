@@ -8,6 +8,9 @@ import (
 	"github.com/cairn-backup/cairn/internal/fault"
 )
 
+// orphanTime bounds the clean-up behind one task of a dead manager: nothing is answered before it is over.
+const orphanTime = 20 * time.Second
+
 // reconcile ends the tasks that a manager which is no more was running: what they owe is removed first. Tasks that
 // were queued are queued again, because the job of one may have been lost between delivery and claim.
 func (q *Queue) reconcile(ctx context.Context) error {
@@ -32,7 +35,7 @@ func (q *Queue) reconcile(ctx context.Context) error {
 // now, so what was owed for it is struck off and nothing is removed.
 func (q *Queue) endOrphan(ctx context.Context, row catalog.Task) error {
 	t := &Task{Task: row, q: q, phase: row.Phase, disks: row.Progress.Disks, warnings: row.Warnings, result: row.Result}
-	q.settleTask(ctx, t)
+	q.settleTask(ctx, t, orphanTime)
 	row.Warnings = t.warnings
 	if row.Kind == catalog.KindRestore && row.Result != nil {
 		return q.endMade(ctx, row, "The manager stopped right after the VM was restored. The VM is complete; it may not have been started.")

@@ -380,3 +380,24 @@ func TestRepositoryComesBackWithItsRestorePoints(t *testing.T) {
 		t.Errorf("the next backup is %s", p.Kind)
 	}
 }
+
+func TestTwoWantTheSameDirectory(t *testing.T) {
+	b := newBench(t)
+	path := filepath.Join(b.root, "shared")
+	errs := make(chan error, 2)
+	for _, name := range []string{"one", "two"} {
+		go func() {
+			_, err := b.AddRepository(t.Context(), httpapi.NewRepository{Name: name, Path: path})
+			errs <- err
+		}()
+	}
+	kinds := map[string]int{kindOf(<-errs): 1}
+	kinds[kindOf(<-errs)]++
+	if diff := cmp.Diff(map[string]int{"nil": 1, "exists": 1}, kinds); diff != "" {
+		t.Errorf("outcomes: -want +got %s", diff)
+	}
+	list, err := b.ListRepositories(t.Context(), catalog.Page{})
+	if err != nil || len(list.Items) != 2 || list.Items[0].Usage == nil || list.Items[1].Usage == nil {
+		t.Errorf("repositories = %+v, %v", list.Items, err)
+	}
+}

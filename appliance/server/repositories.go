@@ -19,6 +19,8 @@ import (
 
 // repositories keeps repositories open.
 type repositories struct {
+	adding sync.Mutex // one is added at a time: who undoes must not undo another's
+
 	mu     sync.Mutex
 	open   map[string]*openRepository
 	closed bool
@@ -206,6 +208,8 @@ func (a *Appliance) AddRepository(ctx context.Context, n httpapi.NewRepository) 
 	if !filepath.IsAbs(path) {
 		return httpapi.RepositoryInfo{}, fault.New(fault.Invalid, "add repository", n.Name, "%q is not an absolute path", n.Path)
 	}
+	a.repositories.adding.Lock()
+	defer a.repositories.adding.Unlock()
 	if _, err := a.catalog.RepositoryByName(ctx, n.Name); err == nil {
 		return httpapi.RepositoryInfo{}, fault.New(fault.Exists, "add repository", n.Name, "there is one of that name")
 	}
@@ -313,7 +317,14 @@ func writeKey(path string, raw []byte) error {
 		return err
 	}
 	_, err = f.Write(raw)
-	return errors.Join(err, f.Sync(), f.Close())
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
 }
 
 // DetachRepository implements httpapi.Core.
