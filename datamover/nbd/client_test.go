@@ -394,9 +394,20 @@ func TestTLS(t *testing.T) {
 }
 
 func TestCancelLeavesOtherRequestsAlone(t *testing.T) {
-	p := nbdtest.NBDKit(t, "-t", "32", "--filter=delay", "random", "8M", "seed=6", "rdelay=50ms")
+	t.Run("plain", func(t *testing.T) {
+		cancelSome(t, at(nbdtest.NBDKit(t, "-t", "32", "--filter=delay", "random", "8M", "seed=6", "rdelay=50ms"), ""))
+	})
+	t.Run("TLS", func(t *testing.T) {
+		dir := nbdtest.Certificates(t)
+		cfg := at(nbdtest.NBDKitTCP(t, "-t", "32", "--tls=require", "--tls-certificates="+dir, "--filter=delay", "random", "8M", "seed=6", "rdelay=50ms"), "")
+		_, cfg.TLS = nbdtest.TLS(t, dir)
+		cancelSome(t, cfg)
+	})
+}
+
+// cancelSome cancels half of many reads and looks at what became of the others.
+func cancelSome(t *testing.T, cfg nbd.Config) {
 	want := copiedSeed(t, "8M", "seed=6")
-	cfg := at(p, "")
 	cfg.Connections = 1
 	c := dial(t, cfg)
 	var wg sync.WaitGroup

@@ -221,10 +221,11 @@ func (c *conn) abandon(ctx context.Context, req *request) error {
 		c.mu.Unlock()
 		return ctx.Err()
 	}
-	req.released = make(chan struct{})
+	released := make(chan struct{})
+	req.released = released
 	_ = c.nc.SetReadDeadline(time.Unix(1, 0))
 	c.mu.Unlock()
-	<-req.released
+	<-released
 	return ctx.Err()
 }
 

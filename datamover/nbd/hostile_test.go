@@ -3,6 +3,7 @@ package nbd
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -13,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cairn-backup/cairn/datamover/nbd/nbdtest"
 	"github.com/cairn-backup/cairn/internal/fault"
 )
 
@@ -44,14 +46,20 @@ func listen(t testing.TB, talk func(c net.Conn)) Config {
 }
 
 // agree is a server's part of a good handshake: an export of 1 MiB with two contexts (ids 0 and 1).
-func agree(t testing.TB, c net.Conn) bool {
-	s := NewServer(ServerOptions{})
+func agree(t testing.TB, c net.Conn) bool { return agreeTLS(t, c, nil) != nil }
+
+// agreeTLS does the same over TLS if there is a configuration; it returns the connection to go on with.
+func agreeTLS(t testing.TB, c net.Conn, server *tls.Config) net.Conn {
+	s := NewServer(ServerOptions{TLS: server})
 	if err := s.Add(Export{Name: "d", Backend: NewMemory(1<<20, nil), Contexts: []string{BaseAllocation, "qemu:dirty-bitmap:b"}}); err != nil {
 		t.Error(err)
-		return false
+		return nil
 	}
 	sc := &serverConn{server: s, nc: c, raw: c}
-	return sc.handshake() == nil
+	if sc.handshake() != nil {
+		return nil
+	}
+	return sc.nc
 }
 
 // request28 is what a client sends for one request without payload.
@@ -404,11 +412,20 @@ func TestCancelReturnsThoughTheServerIsSilent(t *testing.T) {
 }
 
 func TestCancelInTheMiddleOfAReply(t *testing.T) {
+	t.Run("plain", func(t *testing.T) { cancelMidReply(t, nil, nil) })
+	t.Run("TLS", func(t *testing.T) {
+		server, client := nbdtest.TLS(t, nbdtest.Certificates(t))
+		cancelMidReply(t, server, client)
+	})
+}
+
+func cancelMidReply(t *testing.T, server, client *tls.Config) {
 	cancels := make(chan context.CancelFunc, 1)
 	var rest sync.WaitGroup
 	rest.Add(1)
-	cfg := listen(t, func(c net.Conn) {
-		if !agree(t, c) {
+	cfg := listen(t, func(raw net.Conn) {
+		c := agreeTLS(t, raw, server)
+		if c == nil {
 			return
 		}
 		first, _ := nextRequest(c)
@@ -425,6 +442,7 @@ func TestCancelInTheMiddleOfAReply(t *testing.T) {
 		_, _ = c.Write(chunkOf(second.cookie, done, chunkOffsetData, uint64(0), bytes.Repeat([]byte{9}, 512)))
 		_, _ = nextRequest(c)
 	})
+	cfg.TLS = client
 	c, err := Dial(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
