@@ -77,6 +77,7 @@ type Driver struct {
 
 	mu       sync.Mutex
 	creating map[string]*sync.WaitGroup // by tag: calls under way that make something
+	underWay map[string]int             // by tag: how many
 }
 
 var _ hypervisors.Driver = (*Driver)(nil)
@@ -98,7 +99,7 @@ func Open(_ context.Context, cfg Config) (*Driver, error) {
 	}
 	d := &Driver{
 		Unsupported: hypervisors.Unsupported{Platform: hypervisors.KVM},
-		cfg:         cfg, log: cfg.Log, creating: map[string]*sync.WaitGroup{},
+		cfg:         cfg, log: cfg.Log, creating: map[string]*sync.WaitGroup{}, underWay: map[string]int{},
 	}
 	switch {
 	case u.Scheme == "qemu" && u.Host == "":
@@ -305,8 +306,17 @@ func making[T any](ctx context.Context, d *Driver, tag, op, subject string, fn f
 		d.creating[tag] = wg
 	}
 	wg.Add(1)
+	d.underWay[tag]++
 	d.mu.Unlock()
-	return callThen(ctx, d.conn, op, subject, fn, wg.Done)
+	return callThen(ctx, d.conn, op, subject, fn, func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if d.underWay[tag]--; d.underWay[tag] == 0 {
+			delete(d.underWay, tag)
+			delete(d.creating, tag)
+		}
+		wg.Done()
+	})
 }
 
 // waitMade waits until no call is under way that makes something of this name, or for the tag in it.

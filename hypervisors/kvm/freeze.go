@@ -145,7 +145,6 @@ func (d *Driver) Freeze(ctx context.Context, req hypervisors.FreezeRequest) (_ h
 type state struct {
 	vm       hypervisors.VM
 	active   bool
-	arch     string
 	disks    []hypervisors.Disk // to be frozen
 	skipped  []hypervisors.SkippedDisk
 	docs     []hypervisors.Document

@@ -44,6 +44,22 @@ func TestChangeHistory(t *testing.T) {
 		b.ok(b.d.KeepCheckpoint(ctx, vm.UUID, last))
 	})
 
+	t.Run("checkpoint dropped while the export is open", func(t *testing.T) {
+		b := b.in(t)
+		b.write(vm)
+		f := b.freeze(vm.UUID, last)
+		b.ok(b.d.KeepCheckpoint(ctx, vm.UUID, f.Info().Checkpoint))
+		b.apply(image, info(f, "vda").Export)
+		b.ok(f.Release(ctx))
+		b.same(image, b.content(vm, "vda"), "vda")
+		last = f.Info().Checkpoint
+		cps, err := b.d.Checkpoints(ctx, vm.UUID)
+		b.ok(err)
+		if len(cps) != 1 || cps[0].Name != last {
+			t.Errorf("checkpoints %+v, want only %s", cps, last)
+		}
+	})
+
 	t.Run("stopped", func(t *testing.T) {
 		b := b.in(t)
 		b.write(vm)
