@@ -10,6 +10,9 @@ import (
 	"testing"
 
 	"github.com/cairn-backup/cairn/store/blob/file"
+	"github.com/cairn-backup/cairn/store/chunk"
+	"github.com/cairn-backup/cairn/store/pack"
+	"github.com/cairn-backup/cairn/store/seal"
 )
 
 const benchBytes = 128 << 20
@@ -171,4 +174,35 @@ func BenchmarkHoles(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+}
+
+// BenchmarkBare is the least a full write can cost: hash, compress, seal, nothing else.
+func BenchmarkBare(b *testing.B) {
+	disk := benchDisk()
+	h := chunk.NewHasher([32]byte{1})
+	coder, err := pack.NewCoder(pack.Zstd)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer coder.Close()
+	box, err := seal.NewBox([32]byte{1}, 1, 1, seal.ID{}, seal.ID{}, seal.Salt{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	dst, scratch, sealed := make([]byte, 0, 1<<20), make([]byte, 0, 1<<20), make([]byte, 0, 1<<20)
+	cpu := cpuSeconds()
+	for b.Loop() {
+		for at := 0; at < len(disk); at += frameTarget {
+			frame := disk[at : at+frameTarget]
+			for c := 0; c < len(frame); c += testChunk {
+				h.Chunk(frame[c:c+testChunk], nil)
+			}
+			coded, _, err := coder.Encode(dst, scratch, frame)
+			if err != nil {
+				b.Fatal(err)
+			}
+			sealed = box.Seal(sealed[:0], seal.Frame, uint64(at), 0, coded)
+		}
+	}
+	report(b, cpu, benchBytes)
 }

@@ -153,7 +153,11 @@ func (m *model) check(t *rapid.T) {
 
 func TestAgainstModel(t *testing.T) {
 	if f := flag.Lookup("rapid.checks"); f.Value.String() == f.DefValue {
-		if err := f.Value.Set("50"); err != nil { // -rapid.checks asks for more
+		checks := "50" // -rapid.checks asks for more
+		if raceEnabled {
+			checks = "5"
+		}
+		if err := f.Value.Set(checks); err != nil {
 			t.Fatal(err)
 		}
 	}
