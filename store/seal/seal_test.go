@@ -72,7 +72,8 @@ func TestKeySetsKeepTheirSecrets(t *testing.T) {
 			t.Errorf("a key set prints as %q", s)
 		}
 	}
-	if *NewKeySet(1) == *k || NewSalt() == NewSalt() || NewID() == NewID() {
+	salt, id := NewSalt(), NewID()
+	if *NewKeySet(1) == *k || NewSalt() == salt || NewID() == id {
 		t.Error("random values repeat")
 	}
 }
