@@ -239,12 +239,12 @@ func (s *scene) leftovers() []string {
 		if name == "" {
 			continue
 		}
+		xml, err := s.lab.Virsh(context.WithoutCancel(s.t.Context()), "dumpxml", name)
+		if err != nil || !strings.Contains(xml, s.lab.Dir()+"/") {
+			continue // of another test, perhaps gone meanwhile
+		}
 		if strings.HasPrefix(name, "cairn-") {
 			out = append(out, "domain "+name)
-		}
-		xml, err := s.lab.Virsh(context.WithoutCancel(s.t.Context()), "dumpxml", name)
-		if err != nil {
-			continue // of another test, gone meanwhile
 		}
 		used += xml
 	}
