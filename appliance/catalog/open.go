@@ -119,12 +119,20 @@ func (c *Catalog) Close() error { return c.sql.Close() }
 func failure(op, subject string, err error) error {
 	switch {
 	case errors.Is(err, gorm.ErrRecordNotFound):
-		return fault.New(fault.NotFound, op, subject, "not in the catalog")
+		return notFound(op, subject)
 	case errors.Is(err, gorm.ErrDuplicatedKey):
-		return fault.New(fault.Exists, op, subject, "the name or address is taken")
+		return fault.New(fault.Exists, op, subject, "the name or address is taken").Explain(
+			"Another one has this name, or lies in the same place.", "Choose another name or place.")
 	}
 	return fault.Context(op, subject, err)
 }
+
+func notFound(op, subject string) error {
+	return fault.New(fault.NotFound, op, subject, "not in the catalog").Explain(
+		"The appliance does not know it, or not any more.", "List what there is, and name one of those.")
+}
+
+func isNotFound(err error) bool { return fault.KindOf(err) == fault.NotFound }
 
 // first reads one row by a condition.
 func first[T any](ctx context.Context, c *Catalog, op, subject, where string, args ...any) (T, error) {

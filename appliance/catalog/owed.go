@@ -5,14 +5,7 @@ import (
 	"time"
 
 	"github.com/cairn-backup/cairn/hypervisors"
-	"github.com/cairn-backup/cairn/internal/fault"
 )
-
-func notFound(op, subject string) error {
-	return fault.New(fault.NotFound, op, subject, "not in the catalog")
-}
-
-func isNotFound(err error) bool { return err != nil && fault.KindOf(err) == fault.NotFound }
 
 // Owe records, durably, a clean-up for something that is about to be made.
 func (c *Catalog) Owe(ctx context.Context, connectionID, taskID string, owed hypervisors.Owed) (OwedCleanup, error) {
