@@ -56,7 +56,7 @@ func (a *Appliance) driver(ctx context.Context, id string) (hypervisors.Driver, 
 		Address: conn.Address, User: conn.User, Secret: secret, Options: conn.Options, Log: a.log.With("connection", conn.Name),
 	})
 	if err != nil {
-		return nil, fault.Context("open connection", conn.Name, err)
+		return nil, fault.Wrap(absentKind(err), "open connection", conn.Name, err)
 	}
 	a.connections.drivers[id] = d
 	return d, nil
@@ -115,19 +115,32 @@ func (a *Appliance) TryConnection(ctx context.Context, c httpapi.NewConnection) 
 		Address: c.Address, User: c.User, Secret: c.Password, Options: c.Options, Log: a.log.With("connection", c.Name),
 	})
 	if err != nil {
-		return hypervisors.Health{}, err
+		return hypervisors.Health{}, refused(c, err)
 	}
 	health, err := d.Check(ctx)
+	if err != nil {
+		err = refused(c, err)
+	}
 	if closeErr := d.Close(); err == nil && closeErr != nil {
 		err = closeErr
 	}
 	return health, err
 }
 
+// refused keeps NotFound from a request for a new connection: what is missing is what its address or options name.
+func refused(c httpapi.NewConnection, err error) error {
+	if fault.KindOf(err) != fault.NotFound {
+		return err
+	}
+	return fault.Wrap(fault.Invalid, "connect", c.Name, err).Explain(
+		"Something that the address or the options name is not there.", "Look at the message, and correct the connection.")
+}
+
 // AddConnection implements httpapi.Core.
 func (a *Appliance) AddConnection(ctx context.Context, c httpapi.NewConnection) (httpapi.ConnectionInfo, error) {
 	if _, err := a.catalog.ConnectionByName(ctx, c.Name); err == nil {
-		return httpapi.ConnectionInfo{}, fault.New(fault.Exists, "add connection", c.Name, "there is one of that name")
+		return httpapi.ConnectionInfo{}, fault.New(fault.Exists, "add connection", c.Name, "there is one of that name").Explain(
+			"Another connection of this appliance has the name.", "Choose another name.")
 	}
 	health, err := a.TryConnection(ctx, c)
 	if err != nil {

@@ -95,10 +95,19 @@ func (a *Appliance) repository(ctx context.Context, id string) (*store.Repositor
 	repo, err := a.openStore(ctx, row)
 	a.noteRepository(ctx, row, err)
 	if err != nil {
-		return nil, fault.Context("open repository", row.Name, err)
+		return nil, fault.Wrap(absentKind(err), "open repository", row.Name, err)
 	}
 	entry.repo = repo
 	return repo, nil
+}
+
+// absentKind is the kind of an error about something the appliance itself needs. When that is not there, a client must
+// not be told NotFound, which would be about what its request names; it may come back (a file system not mounted yet).
+func absentKind(err error) fault.Kind {
+	if kind := fault.KindOf(err); kind != fault.NotFound {
+		return kind
+	}
+	return fault.Transient
 }
 
 func (a *Appliance) openStore(ctx context.Context, row catalog.Repository) (*store.Repository, error) {
@@ -206,12 +215,14 @@ func freeBytes(path string) int64 {
 func (a *Appliance) AddRepository(ctx context.Context, n httpapi.NewRepository) (httpapi.RepositoryInfo, error) {
 	path := filepath.Clean(n.Path)
 	if !filepath.IsAbs(path) {
-		return httpapi.RepositoryInfo{}, fault.New(fault.Invalid, "add repository", n.Name, "%q is not an absolute path", n.Path)
+		return httpapi.RepositoryInfo{}, fault.New(fault.Invalid, "add repository", n.Name, "%q is not an absolute path", n.Path).Explain(
+			"A repository lies in a directory of the machine the appliance runs on.", "Give its whole path, beginning with a slash.")
 	}
 	a.repositories.adding.Lock()
 	defer a.repositories.adding.Unlock()
 	if _, err := a.catalog.RepositoryByName(ctx, n.Name); err == nil {
-		return httpapi.RepositoryInfo{}, fault.New(fault.Exists, "add repository", n.Name, "there is one of that name")
+		return httpapi.RepositoryInfo{}, fault.New(fault.Exists, "add repository", n.Name, "there is one of that name").Explain(
+			"Another repository of this appliance has the name.", "Choose another name.")
 	}
 	row := catalog.Repository{ID: catalog.NewID(catalog.PrefixRepository), Name: n.Name, Kind: catalog.KindDirectory, Path: path}
 	row.KeyFile = a.path("keys", row.ID+".key")
@@ -237,7 +248,7 @@ func (a *Appliance) AddRepository(ctx context.Context, n httpapi.NewRepository) 
 func (a *Appliance) create(ctx context.Context, row *catalog.Repository) error {
 	entries, err := os.ReadDir(row.Path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fault.Context("create repository in", row.Path, err)
+		return unusable("create repository in", row.Path, err)
 	}
 	fresh := err != nil
 	if len(entries) > 0 {
@@ -257,7 +268,7 @@ func (a *Appliance) create(ctx context.Context, row *catalog.Repository) error {
 	}
 	backend, err := file.Create(row.Path)
 	if err != nil {
-		return undo(err)
+		return undo(unusable("create repository in", row.Path, err))
 	}
 	if err := store.Create(ctx, backend, key, store.CreateOptions{Name: row.Name}); err != nil {
 		return undo(err)
@@ -266,6 +277,18 @@ func (a *Appliance) create(ctx context.Context, row *catalog.Repository) error {
 		return undo(err)
 	}
 	return nil
+}
+
+// unusable says that a request names a place that cannot be used. What may pass by itself and what the disk did keep
+// their kinds.
+func unusable(op, path string, err error) error {
+	kind := fault.KindOf(err)
+	if kind == fault.NotFound || kind == fault.Denied || (kind == fault.Internal && !errors.Is(err, syscall.EIO)) {
+		kind = fault.Invalid
+	}
+	return fault.Wrap(kind, op, path, err).Explain(
+		"This place on the machine the appliance runs on cannot be used.",
+		"Look at the message for what is wrong with it, and name a place that the appliance may read and write.")
 }
 
 // adopt opens a repository that has its key in place and reads its identity.
@@ -300,12 +323,15 @@ func (a *Appliance) attach(ctx context.Context, row *catalog.Repository, keyFile
 func (a *Appliance) attachWith(ctx context.Context, row *catalog.Repository, keyFile string) error {
 	raw, err := os.ReadFile(keyFile)
 	if err != nil {
-		return fault.Context("read key file", keyFile, err)
+		return unusable("read key file", keyFile, err)
 	}
 	if err := writeKey(row.KeyFile, raw); err != nil {
 		return fault.Context("keep key file", row.KeyFile, err)
 	}
 	if err := a.adopt(ctx, row); err != nil {
+		if fault.KindOf(err) == fault.NotFound {
+			err = unusable("attach repository", row.Path, err)
+		}
 		return errors.Join(err, os.Remove(row.KeyFile))
 	}
 	return nil

@@ -213,8 +213,8 @@ func TestStartWithoutARepository(t *testing.T) {
 	if err != nil || info.Status != catalog.HealthProblem || info.LastError == nil || info.Usage != nil {
 		t.Errorf("repository = %+v, %v", info, err)
 	}
-	if _, err := b.startBackup(); kindOf(err) != "not-found" {
-		t.Errorf("backup: %v, want not-found", err)
+	if _, err := b.startBackup(); kindOf(err) != "transient" {
+		t.Errorf("backup: %v, want transient", err)
 	}
 	if err := os.Rename(repo+".away", repo); err != nil {
 		t.Fatal(err)
