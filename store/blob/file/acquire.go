@@ -24,7 +24,7 @@ func (s *Store) Acquire(ctx context.Context) (func() error, error) {
 			"Stop that process, or work through it; reading (cairn rescue) is possible beside it.")
 	}
 	if err != nil {
-		return nil, wrap("lock repository", s.root, err)
+		return nil, s.fail("lock repository", s.root, err)
 	}
 	if err := s.settle(ctx); err != nil {
 		return nil, errors.Join(err, release())
@@ -38,11 +38,11 @@ func (s *Store) settle(ctx context.Context) error {
 	tmp := filepath.Join(s.root, tmpDir)
 	entries, err := s.fs.ReadDir(tmp)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return wrap("open repository", s.root, err)
+		return s.fail("open repository", s.root, err)
 	}
 	for _, e := range entries {
 		if err := s.fs.Remove(filepath.Join(tmp, e.Name())); err != nil {
-			return wrap("remove unfinished file", e.Name(), err)
+			return s.fail("remove unfinished file", e.Name(), err)
 		}
 	}
 	return s.syncTree(ctx, s.root)
@@ -54,7 +54,7 @@ func (s *Store) syncTree(ctx context.Context, dir string) error {
 	}
 	entries, err := s.fs.ReadDir(dir)
 	if err != nil {
-		return wrap("open repository", dir, err)
+		return s.fail("open repository", dir, err)
 	}
 	for _, e := range entries {
 		if e.IsDir() {
@@ -64,7 +64,7 @@ func (s *Store) syncTree(ctx context.Context, dir string) error {
 		}
 	}
 	if err := s.fs.SyncDir(dir); err != nil {
-		return wrap("open repository", dir, err)
+		return s.fail("open repository", dir, err)
 	}
 	return nil
 }

@@ -62,6 +62,10 @@ func Create(dir string) (*Store, error) {
 // OpenFS opens an existing directory of a file system.
 func OpenFS(fsys FS, dir string) (*Store, error) {
 	info, err := fsys.Stat(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fault.Wrap(fault.NotFound, "open directory", dir, err).Explain(
+			"The repository's directory is not there.", "Check the path, and that the disk it lies on is mounted.")
+	}
 	if err != nil {
 		return nil, wrap("open directory", dir, err)
 	}
@@ -149,15 +153,15 @@ func (s *Store) Create(ctx context.Context, name string) (blob.Writer, error) {
 		return nil, err
 	}
 	if err := s.ensureDir(path.Dir(name)); err != nil {
-		return nil, wrap("create object", name, err)
+		return nil, s.fail("create object", name, err)
 	}
 	if err := s.ensureDir(tmpDir); err != nil {
-		return nil, wrap("create object", name, err)
+		return nil, s.fail("create object", name, err)
 	}
 	tmp := filepath.Join(s.root, tmpDir, fmt.Sprintf("%s-%d", s.tag, s.seq.Add(1)))
 	f, err := s.fs.Create(tmp)
 	if err != nil {
-		return nil, wrap("create object", name, err)
+		return nil, s.fail("create object", name, err)
 	}
 	return &writer{store: s, name: name, tmp: tmp, final: final, f: f}, nil
 }
@@ -182,7 +186,7 @@ func (s *Store) ReadAt(ctx context.Context, name string, p []byte, off int64) er
 			"The disk under the repository could not read "+file+".",
 			"Look at the system's log for disk errors; restore points that need this file are damaged until it can be read.")
 	}
-	return wrap("read object", name, err)
+	return s.fail("read object", name, err)
 }
 
 // Stat implements blob.Store.
@@ -196,7 +200,7 @@ func (s *Store) Stat(ctx context.Context, name string) (blob.Info, error) {
 	}
 	info, err := s.fs.Stat(file)
 	if err != nil {
-		return blob.Info{}, wrap("look at object", name, err)
+		return blob.Info{}, s.fail("look at object", name, err)
 	}
 	return blob.Info{Name: name, Size: info.Size()}, nil
 }
@@ -216,12 +220,12 @@ func (s *Store) list(ctx context.Context, dir string, yield func(blob.Info, erro
 	if errors.Is(err, fs.ErrNotExist) {
 		// Only the folder may be missing, not the directory everything lies in (an unmounted disk).
 		if _, rootErr := s.fs.Stat(s.root); rootErr != nil {
-			return yield(blob.Info{}, wrap("list", s.root, rootErr)) && false
+			return yield(blob.Info{}, s.fail("list", s.root, rootErr)) && false
 		}
 		return true
 	}
 	if err != nil {
-		return yield(blob.Info{}, wrap("list", dir, err)) && false
+		return yield(blob.Info{}, s.fail("list", dir, err)) && false
 	}
 	for _, e := range entries {
 		name := path.Join(dir, e.Name())
@@ -239,7 +243,7 @@ func (s *Store) list(ctx context.Context, dir string, yield func(blob.Info, erro
 			continue // removed since the directory was read
 		}
 		if err != nil {
-			return yield(blob.Info{}, wrap("list", name, err)) && false
+			return yield(blob.Info{}, s.fail("list", name, err)) && false
 		}
 		if !yield(blob.Info{Name: name, Size: info.Size()}, nil) {
 			return false
@@ -262,18 +266,18 @@ func (s *Store) Rename(ctx context.Context, from, to string) error {
 		return err
 	}
 	if err := s.ensureDir(path.Dir(to)); err != nil {
-		return wrap("rename object", from, err)
+		return s.fail("rename object", from, err)
 	}
 	if _, err := s.fs.Stat(dst); err == nil {
 		return fault.New(fault.Exists, "rename object", from, "%s is there already", to)
 	}
 	s.files.forget(src)
 	if err := s.fs.Rename(src, dst); err != nil {
-		return wrap("rename object", from, err)
+		return s.fail("rename object", from, err)
 	}
 	for _, dir := range []string{filepath.Dir(dst), filepath.Dir(src)} {
 		if err := s.fs.SyncDir(dir); err != nil {
-			return wrap("rename object", from, err)
+			return s.fail("rename object", from, err)
 		}
 	}
 	return nil
@@ -290,12 +294,25 @@ func (s *Store) Delete(ctx context.Context, name string) error {
 	}
 	s.files.forget(file)
 	if err := s.fs.Remove(file); err != nil {
-		return wrap("delete object", name, err)
+		return s.fail("delete object", name, err)
 	}
 	if err := s.fs.SyncDir(filepath.Dir(file)); err != nil {
-		return wrap("delete object", name, err)
+		return s.fail("delete object", name, err)
 	}
 	return nil
+}
+
+// fail translates an error of the file system. That something is not there says nothing about it when the whole
+// directory is gone (an unmounted disk).
+func (s *Store) fail(op, subject string, err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		if _, rootErr := s.fs.Stat(s.root); errors.Is(rootErr, fs.ErrNotExist) {
+			return fault.Wrap(fault.Transient, op, subject, err).Explain(
+				"The repository's directory "+s.root+" is not there any more.",
+				"Check that the disk it lies on is mounted; what was being done can then be done again.")
+		}
+	}
+	return wrap(op, subject, err)
 }
 
 // wrap translates an operating-system error.

@@ -146,8 +146,11 @@ func TestUnmountedDiskIsNotAnEmptyOne(t *testing.T) {
 	for _, err := range s.List(t.Context(), "packs/") {
 		got = err
 	}
-	if fault.KindOf(got) != fault.NotFound || got == nil {
-		t.Errorf("List of a directory that is gone: %v, want not found", got)
+	if fault.KindOf(got) != fault.Transient {
+		t.Errorf("List of a directory that is gone: %v, want transient", got)
+	}
+	if _, err := s.Stat(t.Context(), "packs/1"); fault.KindOf(err) != fault.Transient {
+		t.Errorf("Stat in a directory that is gone: %v, want transient", err)
 	}
 	if _, err := Open(dir); fault.KindOf(err) != fault.NotFound {
 		t.Errorf("Open: %v, want not found", err)

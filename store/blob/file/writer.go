@@ -24,7 +24,7 @@ func (w *writer) Write(p []byte) (int, error) {
 	}
 	n, err := w.f.Write(p)
 	if err != nil {
-		w.failed = wrap("write object", w.name, err)
+		w.failed = w.store.fail("write object", w.name, err)
 		return n, w.failed
 	}
 	return n, nil
@@ -42,7 +42,7 @@ func (w *writer) Commit(ctx context.Context) error {
 		return fault.New(fault.Internal, "commit object", w.name, "written already")
 	}
 	if err := w.commit(); err != nil {
-		w.failed = wrap("commit object", w.name, err)
+		w.failed = w.store.fail("commit object", w.name, err)
 		return w.failed
 	}
 	return nil
@@ -86,7 +86,7 @@ func (w *writer) Abort() error {
 	tmp := w.tmp
 	w.tmp = ""
 	if err := w.store.fs.Remove(tmp); err != nil {
-		return wrap("abort object", w.name, err)
+		return w.store.fail("abort object", w.name, err)
 	}
 	return nil
 }
