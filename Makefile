@@ -59,6 +59,7 @@ bench: ## Go benchmarks of the repository and the mover
 	go test -run XXX -bench . -benchmem ./store/... ./datamover/...
 
 bench-kvm: deps build ## Full, re-read and 1 % incremental of the demo VM beside nbdcopy and virtnbdbackup
+	@scripts/install-deps.sh --bench
 	@scripts/bench-kvm.sh
 
 cover: ## Coverage of the unit tests
