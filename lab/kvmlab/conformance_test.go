@@ -3,6 +3,7 @@ package kvmlab_test
 import (
 	"context"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -14,9 +15,17 @@ import (
 	"github.com/cairn-backup/cairn/lab/kvmlab"
 )
 
+// openDriver returns a driver whose sockets and UEFI variables lie in the lab, where it meets no other test's.
 func openDriver(t *testing.T, l *kvmlab.Lab) *kvm.Driver {
 	t.Helper()
-	d, err := kvm.Open(t.Context(), kvm.Config{URI: l.URI()})
+	sockets := filepath.Join(l.Dir(), "sockets")
+	if err := os.Mkdir(sockets, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("chown", "libvirt-qemu", sockets).CombinedOutput(); err != nil {
+		t.Fatalf("chown: %v: %s", err, out)
+	}
+	d, err := kvm.Open(t.Context(), kvm.Config{URI: l.URI(), Options: map[string]string{kvm.OptSocketDir: sockets, kvm.OptNVRAMDir: l.Dir()}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -29,9 +38,9 @@ func openDriver(t *testing.T, l *kvmlab.Lab) *kvm.Driver {
 }
 
 // TestConformance runs the driver suite against real libvirt and QEMU. Its tests share two VMs, which they leave as
-// they were.
+// they were. The suite cleans up whatever it finds on its libvirtd, so that this is one of its own.
 func TestConformance(t *testing.T) {
-	l := kvmlab.New(t, kvmlab.Options{})
+	l := kvmlab.New(t, kvmlab.Options{Private: true})
 	ctx := t.Context()
 	running, err := l.Run(ctx, kvmlab.Spec{Name: "running", Rate: -1, NIC: true, AreaBytes: 2 << 20, Disks: []kvmlab.Disk{
 		{MiB: 24, Fill: 2 << 20}, {MiB: 16}, {MiB: 1, Kind: kvmlab.CDROM},

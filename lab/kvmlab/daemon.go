@@ -66,6 +66,7 @@ func (d *Daemon) start(ctx context.Context) error {
 			return err
 		}
 	} else {
+		_ = shareKVM() // without it VMs start slowly
 		for _, name := range []string{"virtlogd", "libvirtd"} {
 			if d.pid(name) != 0 {
 				continue
@@ -122,7 +123,7 @@ func livePID(file, name string) int {
 	return pid
 }
 
-// spawn starts a daemon in a session of its own, so that it outlives this process.
+// spawn starts a daemon below a reaper in a session of its own, so that it outlives this process.
 func (d *Daemon) spawn(name string) error {
 	log, err := os.OpenFile(filepath.Join(d.state(), name+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
@@ -133,6 +134,7 @@ func (d *Daemon) spawn(name string) error {
 	if d.dir != "" {
 		argv = append(d.enter(), argv...)
 	}
+	argv = reaped(filepath.Join(d.state(), name+".started"), argv)
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = "/", log, log
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LC_ALL=C.UTF-8"}
@@ -140,10 +142,8 @@ func (d *Daemon) spawn(name string) error {
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start %s: %w", name, err)
 	}
-	started := filepath.Join(d.state(), name+".started")
-	err = os.WriteFile(started, []byte(strconv.Itoa(cmd.Process.Pid)), 0o644)
-	go func() { _ = cmd.Wait() }() // no zombie while we live; it ends with the daemon or with us
-	return err
+	go func() { _ = cmd.Wait() }() // no zombie while we live; it ends with the daemon and its VMs, or with us
+	return nil
 }
 
 // Signal sends a signal to libvirtd and, when it is one that ends it, waits until it is gone. VMs go on running.

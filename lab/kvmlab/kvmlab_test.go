@@ -1,6 +1,10 @@
 package kvmlab
 
 import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
 	"os"
 	"regexp"
 	"strings"
@@ -195,5 +199,71 @@ func TestPrivateLibvirtdDiesAlone(t *testing.T) {
 	}
 	if after, err := vm.PID(); err != nil || after != before {
 		t.Errorf("QEMU is %d after the restart (%v), was %d", after, err, before)
+	}
+}
+
+// TestEndedProcessesVanish ends QEMU and libvirtd and looks whether somebody fetches their exit status, which libvirt
+// waits for; also that of a QEMU that was started before its libvirtd was killed.
+func TestEndedProcessesVanish(t *testing.T) {
+	l := New(t, Options{Private: true})
+	ctx := t.Context()
+	vm, err := l.Define(ctx, Spec{Name: "ended", Rate: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	start := func() int {
+		t.Helper()
+		began := time.Now()
+		if err := vm.Start(ctx); err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("started in %v", time.Since(began).Round(time.Millisecond))
+		pid, err := vm.PID()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return pid
+	}
+	vanished := func(pid int, what string) {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+		defer cancel()
+		err := poll(ctx, 10*time.Millisecond, what+" to vanish", func() (bool, error) {
+			stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+			if errors.Is(err, fs.ErrNotExist) {
+				return true, nil
+			}
+			return false, fmt.Errorf("it is still there: %s (%w)", stat, err)
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	destroy := func(pid int) {
+		t.Helper()
+		began := time.Now()
+		if _, err := l.Virsh(ctx, "destroy", vm.Name); err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("destroyed in %v", time.Since(began).Round(time.Millisecond))
+		vanished(pid, "QEMU")
+	}
+
+	destroy(start())
+	qemu, daemon := start(), l.Daemon().pid("libvirtd")
+	if err := l.Daemon().Signal(ctx, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	vanished(daemon, "libvirtd")
+	if err := l.Daemon().Start(ctx); err != nil {
+		t.Fatal(err)
+	}
+	destroy(qemu)
+	ended := map[string]int{"virtlogd": l.Daemon().pid("virtlogd"), "libvirtd": l.Daemon().pid("libvirtd")}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for name, pid := range ended {
+		vanished(pid, name)
 	}
 }

@@ -34,6 +34,7 @@ type Lab struct {
 	log    *slog.Logger
 	kernel kernel
 	unuse  []func()
+	closed bool
 
 	mu      sync.Mutex
 	initrds map[bool]string // by agent
@@ -131,8 +132,11 @@ func (l *Lab) initrd(ctx context.Context, agent bool) (string, error) {
 }
 
 // Close removes the lab: every VM that is its own or has a file in its directory, its pool, its directory, and its
-// libvirtd if that is private.
+// libvirtd if that is private. A second call does nothing when the first one has removed all.
 func (l *Lab) Close() error {
+	if l.closed {
+		return nil
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	var errs []error
@@ -144,7 +148,9 @@ func (l *Lab) Close() error {
 		f()
 	}
 	l.unuse = nil
-	return errors.Join(errs...)
+	err := errors.Join(errs...)
+	l.closed = err == nil
+	return err
 }
 
 // removePool removes a pool's definition and leaves its files.

@@ -64,7 +64,7 @@ func kvmWorks() bool {
 	}
 	_ = f.Close()
 	info, err := os.Stat("/dev/kvm")
-	if err != nil || info.Mode().Perm()&0o060 != 0o060 && info.Mode().Perm()&0o006 != 0o006 {
+	if err != nil || !groupCanUse(info) {
 		return false // QEMU does not run as root
 	}
 	b, err := os.ReadFile("/proc/cpuinfo")
