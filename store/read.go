@@ -121,9 +121,20 @@ func (r *Repository) eachCopy(ctx context.Context, typ pack.EntryType, id Hash, 
 			"Something that a restore point needs is not in the repository any more.",
 			"Check that all files of the repository are there; put missing packs back from a copy if there is one.")
 	case 1:
-		return errs[0]
+		return r.lost(errs[0])
 	}
-	return fault.Wrap(fault.KindOf(errs[0]), "read", typeName(typ)+" "+id.Short(), errors.Join(errs...))
+	return r.lost(fault.Wrap(fault.KindOf(errs[0]), "read", typeName(typ)+" "+id.Short(), errors.Join(errs...)))
+}
+
+// lost makes damage of a pack that is not there: the owner removes none that a reader needs. Beside the owner it may
+// have been collected.
+func (r *Repository) lost(err error) error {
+	if r.o.ReadOnly || fault.KindOf(err) != fault.NotFound {
+		return err
+	}
+	return fault.Wrap(fault.Corrupt, "read repository", r.b.Location(), err).Explain(
+		"A file that a restore point needs is not in the repository any more.",
+		"Verify the restore points to see which are touched; put the file back from a copy of the repository if there is one.")
 }
 
 func typeName(t pack.EntryType) string {

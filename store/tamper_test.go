@@ -107,6 +107,25 @@ func TestFlipsAreDetected(t *testing.T) {
 	}
 }
 
+func TestPackRemovedBehindTheOwnerIsDamage(t *testing.T) {
+	g, p := smallRig(t)
+	g.reopen()
+	for _, name := range g.files("packs") {
+		if err := os.Remove(name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := g.b.Close(); err != nil { // files kept open would still be read
+		t.Fatal(err)
+	}
+	if report, err := g.repo.Verify(t.Context(), p.ID, nil); fault.KindOf(err) != fault.Corrupt || len(report.Damage) == 0 {
+		t.Errorf("Verify = %+v, %v, want damage", report, err)
+	}
+	if _, err := g.repo.Document(t.Context(), p.ID, "domain.xml"); fault.KindOf(err) != fault.Corrupt {
+		t.Errorf("Document: %v, want corrupt", err)
+	}
+}
+
 // sameJSON reports whether a flip left the meaning of a JSON object as it was: the case of a digit or a name, or the
 // format and kind of a key wrapping, which nothing depends on.
 func sameJSON(a, b []byte) bool {
