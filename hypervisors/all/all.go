@@ -6,12 +6,10 @@ package all
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 
 	"github.com/cairn-backup/cairn/hypervisors"
 	"github.com/cairn-backup/cairn/hypervisors/kvm"
-	"github.com/cairn-backup/cairn/internal/fault"
 )
 
 // Secret is a credential: it is never printed, logged or formatted.
@@ -28,7 +26,6 @@ func (Secret) GoString() string { return "[redacted]" }
 
 // Config is a connection, in the words that all platforms share.
 type Config struct {
-	Platform hypervisors.Platform
 	Address  string // KVM: libvirt's URI
 	User     string
 	Password Secret // KVM: SASL password for qemu+tls
@@ -43,16 +40,6 @@ type Opener func(ctx context.Context, cfg Config) (hypervisors.Driver, error)
 // Platforms returns the table.
 func Platforms() map[hypervisors.Platform]Opener {
 	return map[hypervisors.Platform]Opener{hypervisors.KVM: openKVM}
-}
-
-// Open opens a driver by the table.
-func Open(ctx context.Context, cfg Config) (hypervisors.Driver, error) {
-	open, ok := Platforms()[cfg.Platform]
-	if !ok {
-		return nil, fault.New(fault.Invalid, "open connection", cfg.Address, "unknown platform %q", cfg.Platform).
-			Explain(fmt.Sprintf("This version cannot connect to a platform called %q.", cfg.Platform), "Use the platform kvm.")
-	}
-	return open(ctx, cfg)
 }
 
 func openKVM(ctx context.Context, cfg Config) (hypervisors.Driver, error) {
