@@ -2,11 +2,9 @@ package catalog
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"gorm.io/gorm"
-	"gorm.io/gorm/clause"
 )
 
 // CreateUser stores a new user and fills in the id and time.
@@ -104,28 +102,6 @@ func (c *Catalog) DeleteToken(ctx context.Context, id string) error {
 	}
 	if res.RowsAffected == 0 {
 		return notFound("delete token", id)
-	}
-	return nil
-}
-
-// Setting returns a remembered value; "" when there is none.
-func (c *Catalog) Setting(ctx context.Context, key string) (string, error) {
-	var s Setting
-	err := c.db.WithContext(ctx).Where("key = ?", key).Take(&s).Error
-	if errors.Is(err, gorm.ErrRecordNotFound) {
-		return "", nil
-	}
-	if err != nil {
-		return "", failure("read setting", key, err)
-	}
-	return s.Value, nil
-}
-
-// SetSetting remembers a value.
-func (c *Catalog) SetSetting(ctx context.Context, key, value string) error {
-	err := c.db.WithContext(ctx).Clauses(clause.OnConflict{UpdateAll: true}).Create(&Setting{Key: key, Value: value}).Error
-	if err != nil {
-		return failure("store setting", key, err)
 	}
 	return nil
 }

@@ -38,9 +38,6 @@ type Connection struct {
 	UpdatedAt     time.Time  `json:"updated_at"`
 }
 
-// HasSecret reports whether credentials are stored.
-func (c Connection) HasSecret() bool { return len(c.SealedSecret) > 0 }
-
 // Repository is where restore points are kept.
 type Repository struct {
 	ID          string     `gorm:"primaryKey" json:"id"`
@@ -293,10 +290,4 @@ type Token struct {
 	CreatedAt time.Time  `json:"created_at"`
 	ExpiresAt *time.Time `json:"expires_at,omitempty"`
 	LastUsed  *time.Time `json:"last_used,omitempty"`
-}
-
-// Setting is one remembered value.
-type Setting struct {
-	Key   string `gorm:"primaryKey"`
-	Value string
 }

@@ -99,7 +99,7 @@ func (c *Catalog) prepare(ctx context.Context) error {
 
 func migrate(tx *gorm.DB) error {
 	err := tx.AutoMigrate(&Connection{}, &Repository{}, &VM{}, &Run{}, &Task{}, &Event{}, &RestorePoint{},
-		&OwedCleanup{}, &User{}, &Token{}, &Setting{})
+		&OwedCleanup{}, &User{}, &Token{})
 	if err != nil {
 		return fmt.Errorf("create tables: %w", err)
 	}

@@ -13,13 +13,11 @@ import (
 	"github.com/cairn-backup/cairn/internal/fault"
 )
 
-// Secret is text that must not be shown: it prints, logs and marshals as "[redacted]".
+// Secret is text that must not be shown: it prints, logs and marshals as "[redacted]"; only a conversion to
+// string shows it.
 type Secret string
 
 const redacted = "[redacted]"
-
-// Reveal returns the text itself.
-func (s Secret) Reveal() string { return string(s) }
 
 // LogValue hides the text from slog.
 func (s Secret) LogValue() slog.Value { return slog.StringValue(redacted) }
