@@ -266,10 +266,24 @@ func poolOf(pools []pool, path string) string {
 	return ""
 }
 
+// freshPools lists the pools after libvirt has looked at them again: what it says of free space is as old as its last
+// look.
+func freshPools(lv *libvirt.Connect) ([]pool, error) {
+	active, err := lv.ListAllStoragePools(libvirt.CONNECT_LIST_STORAGE_POOLS_ACTIVE)
+	if err != nil {
+		return nil, err
+	}
+	for i := range active {
+		_ = active[i].Refresh(0) // a pool with a job under way cannot; then the old figures must do
+		_ = active[i].Free()
+	}
+	return listPools(lv)
+}
+
 // Datastores lists the storage pools. A pool's id is its name: libvirt keeps it unique and cannot rename pools.
 func (d *Driver) Datastores(ctx context.Context) ([]hypervisors.Datastore, error) {
 	return call(ctx, d.conn, "list datastores", d.cfg.URI, func(lv *libvirt.Connect) ([]hypervisors.Datastore, error) {
-		pools, err := listPools(lv)
+		pools, err := freshPools(lv)
 		out := make([]hypervisors.Datastore, len(pools))
 		for i, p := range pools {
 			out[i] = p.Datastore

@@ -170,7 +170,7 @@ func planDisks(req hypervisors.RestoreRequest) ([]plannedDisk, error) {
 
 // placeDisks finds the pools, and sees whether they can take the disks.
 func (p *restorePlan) placeDisks(lv *libvirt.Connect, req hypervisors.RestoreRequest) error {
-	pools, err := listPools(lv)
+	pools, err := freshPools(lv)
 	if err != nil {
 		return err
 	}

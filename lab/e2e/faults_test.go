@@ -1,9 +1,11 @@
 package e2e
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -212,39 +214,74 @@ func TestWrongRepositoryKey(t *testing.T) {
 	s.verifyAll()
 }
 
-func TestPoolFullOnRestore(t *testing.T) {
+// smallPool makes a storage pool on a file system of its own.
+func (s *scene) smallPool(mib int) (name, dir string, grow func(int)) {
+	s.t.Helper()
+	dir = filepath.Join(s.lab.Dir(), "small")
+	grow = tmpfs(s.t, dir, mib)
+	name = filepath.Base(s.lab.Dir()) + "-small"
+	s.virsh("pool-define-as", name, "dir", "--target", dir)
+	s.virsh("pool-start", name)
+	s.t.Cleanup(func() {
+		for _, verb := range []string{"pool-destroy", "pool-undefine"} {
+			if _, err := s.lab.Virsh(context.Background(), verb, name); err != nil {
+				s.t.Error(err)
+			}
+		}
+	})
+	return name, dir, grow
+}
+
+// A pool that is too small from the start is noticed before anything is made.
+func TestPoolTooSmallForRestore(t *testing.T) {
 	s := newScene(t, kvmlab.Options{}, smallVM)
 	point := s.backup(s.vmID, s.repo.ID, nil)
-	dir := filepath.Join(s.lab.Dir(), "small")
-	tmpfs(t, dir, 4)
-	pool := filepath.Base(s.lab.Dir()) + "-small"
-	s.virsh("pool-define-as", pool, "dir", "--target", dir)
-	s.virsh("pool-start", pool)
-	defer func() {
-		s.virsh("pool-destroy", pool)
-		s.virsh("pool-undefine", pool)
-	}()
+	pool, dir, _ := s.smallPool(4)
 	name := s.guest.Name + "-full"
-	run, err := s.startRestore(map[string]any{"restore_point": point.ID, "mode": "new", "name": name, "datastore": pool})
-	var p *problem
-	switch {
-	case errors.As(err, &p):
-		t.Logf("refused: %v", p)
-		if p.Meaning == "" || p.Advice == "" {
-			t.Errorf("the refusal does not explain itself: %v", p)
-		}
-	case err != nil:
+	_, err := s.startRestore(map[string]any{"restore_point": point.ID, "mode": "new", "name": name, "datastore": pool})
+	refused(t, "pool too small", err, 409, "conflict")
+	s.nothingRestored(name, dir)
+}
+
+// A pool that somebody else fills while the restore writes: the run says so, nothing is left, and it can be repeated.
+func TestPoolFullMidRestore(t *testing.T) {
+	s := newScene(t, kvmlab.Options{}, smallVM)
+	point := s.backup(s.vmID, s.repo.ID, nil)
+	pool, dir, grow := s.smallPool(48)
+	name := s.guest.Name + "-full"
+	request := map[string]any{"restore_point": point.ID, "mode": "new", "name": name, "datastore": pool}
+	p := s.pauseAt("restore.exports-open")
+	run, err := s.startRestore(request)
+	if err != nil {
 		t.Fatal(err)
-	default:
-		explained(t, s.ended(run.ID, client.StateFailed))
 	}
-	if _, err := s.lab.Find(t.Context(), name); err == nil {
-		t.Errorf("VM %s exists after a failed restore", name)
+	p.reached()
+	filler := filepath.Join(dir, "filler")
+	if err := exec.CommandContext(t.Context(), "dd", "if=/dev/zero", "of="+filler, "bs=64k").Run(); err == nil {
+		t.Fatal("the pool did not run full")
+	}
+	p.release()
+	ended := s.ended(run.ID, client.StateFailed)
+	explained(t, ended)
+	if !strings.Contains(strings.ToLower(ended.Tasks[0].Error.Detail), "no space") {
+		t.Errorf("the run failed, but not of a full pool: %s", ended.Tasks[0].Error.Detail)
+	}
+	if err := os.Remove(filler); err != nil {
+		t.Fatal(err)
+	}
+	s.nothingRestored(name, dir)
+	grow(128)
+	s.restore(request)
+	s.remove(name)
+}
+
+func (s *scene) nothingRestored(name, dir string) {
+	s.t.Helper()
+	if _, err := s.lab.Find(s.t.Context(), name); err == nil {
+		s.t.Errorf("VM %s exists after a failed restore", name)
 	}
 	if left, _ := filepath.Glob(filepath.Join(dir, "*")); len(left) > 0 {
-		t.Errorf("left in the pool: %v", left)
+		s.t.Errorf("left in the pool: %v", left)
 	}
 	s.noLeftovers()
-	s.restore(map[string]any{"restore_point": point.ID, "mode": "new", "name": name})
-	s.remove(name)
 }
