@@ -84,7 +84,7 @@ func (r *Repository) reallyGone(ctx context.Context, id seal.ID, size int64) boo
 
 func (r *Repository) checkPoint(ctx context.Context, id string) error {
 	p, err := r.point(ctx, id)
-	if fault.KindOf(err) == fault.NotFound && err != nil {
+	if fault.KindOf(err) == fault.NotFound {
 		return nil // pruned since
 	}
 	if err != nil {

@@ -54,12 +54,6 @@ func (r *Repository) unpublish(ctx context.Context, id string) error {
 	return nil
 }
 
-// doomed is a pack that nothing needs.
-type doomed struct {
-	id   seal.ID
-	size int64
-}
-
 // Collect removes packs that no restore point, running session or open reader needs. It may run beside anything.
 // Any error while it lists, reads or marks makes it delete nothing.
 func (r *Repository) Collect(ctx context.Context, o CollectOptions) (CollectReport, error) {
@@ -93,7 +87,7 @@ func (r *Repository) Collect(ctx context.Context, o CollectOptions) (CollectRepo
 
 // decide marks, then chooses under the exclusive lock, and makes the index forget what is chosen: from there on no
 // session can come to rely on it.
-func (r *Repository) decide(ctx context.Context, o CollectOptions, report *CollectReport) ([]doomed, error) {
+func (r *Repository) decide(ctx context.Context, o CollectOptions, report *CollectReport) ([]seal.ID, error) {
 	there, err := r.listPacks(ctx)
 	if err != nil {
 		return nil, err
@@ -116,7 +110,7 @@ func (r *Repository) decide(ctx context.Context, o CollectOptions, report *Colle
 	}
 	defer r.gc.Unlock()
 	pinned := r.pinned()
-	var free []doomed
+	var free []seal.ID
 	for id, size := range there {
 		_, marked := m.packs[id]
 		_, waits := pinned[id]
@@ -131,7 +125,7 @@ func (r *Repository) decide(ctx context.Context, o CollectOptions, report *Colle
 		default:
 			report.PacksFreed++
 			report.BytesFreed += size
-			free = append(free, doomed{id, size})
+			free = append(free, id)
 		}
 	}
 	if o.DryRun {
@@ -154,14 +148,12 @@ func (r *Repository) pinned() map[seal.ID]struct{} {
 	return out
 }
 
-func (r *Repository) forget(free []doomed) error {
-	ids := make([]seal.ID, len(free))
-	for i, d := range free {
-		ids[i] = d.id
-		r.directories.Forget(d.id)
-		r.prints.Forget(d.id)
+func (r *Repository) forget(free []seal.ID) error {
+	for _, id := range free {
+		r.directories.Forget(id)
+		r.prints.Forget(id)
 	}
-	if err := r.idx.Forget(ids...); err != nil {
+	if err := r.idx.Forget(free...); err != nil {
 		return fault.Wrap(fault.Internal, "forget packs", "", err)
 	}
 	return nil
@@ -175,7 +167,7 @@ func trashName(id seal.ID) string {
 }
 
 // remove puts the packs aside, then unlinks them. What an error leaves is known again to the index.
-func (r *Repository) remove(ctx context.Context, free []doomed, report *CollectReport) (err error) {
+func (r *Repository) remove(ctx context.Context, free []seal.ID, report *CollectReport) (err error) {
 	defer func() {
 		if err != nil {
 			report.PacksFreed, report.BytesFreed = 0, 0
@@ -185,11 +177,11 @@ func (r *Repository) remove(ctx context.Context, free []doomed, report *CollectR
 	if err := r.fence(ctx); err != nil {
 		return err
 	}
-	for _, d := range free {
-		err := r.b.Rename(ctx, pack.Name(d.id), trashName(d.id))
+	for _, id := range free {
+		err := r.b.Rename(ctx, pack.Name(id), trashName(id))
 		if err != nil && (full(err) || fault.KindOf(err) == fault.Exists) {
 			// Too full even to put it aside; or a power cut kept both names of one that was put aside before.
-			err = r.b.Delete(ctx, pack.Name(d.id))
+			err = r.b.Delete(ctx, pack.Name(id))
 		}
 		if err != nil {
 			return err

@@ -136,7 +136,7 @@ func wrapKeys(ctx context.Context, b blob.Store, k Key, repository seal.ID, keys
 // loadConfig reads config and keys and proves that they belong together.
 func loadConfig(ctx context.Context, b blob.Store, k Key) (c configBody, id seal.ID, keys *seal.KeySet, err error) {
 	p, err := blob.Get(ctx, b, configName, smallObject)
-	if fault.KindOf(err) == fault.NotFound && err != nil {
+	if fault.KindOf(err) == fault.NotFound {
 		return c, id, nil, fault.New(fault.NotFound, "open repository", b.Location(), "there is no repository here").Explain(
 			"The directory is there but holds no repository, or its file \"config\" is missing.",
 			"Check the path and that the right disk is mounted; or create a repository here.")

@@ -61,7 +61,7 @@ func (r *Repository) own(ctx context.Context) (err error) {
 
 // restock puts the reserve back if it is gone and there is room.
 func (r *Repository) restock(ctx context.Context) {
-	if _, err := r.b.Stat(ctx, reserveName); fault.KindOf(err) == fault.NotFound && err != nil {
+	if _, err := r.b.Stat(ctx, reserveName); fault.KindOf(err) == fault.NotFound {
 		if err := blob.Put(ctx, r.b, reserveName, make([]byte, reserveBytes)); err != nil {
 			r.log.Warn("reserve is not there", "err", err)
 		}

@@ -21,11 +21,10 @@ import (
 
 // record is the body of a manifest.
 type record struct {
-	Format       int            `json:"format"`
-	PreviousHash string         `json:"previous_hash,omitempty"`
-	Pieces       [][]Hash       `json:"pieces"` // of each document
-	Point        RestorePoint   `json:"point"`
-	Extra        map[string]any `json:"extra,omitempty"` // kept for later versions
+	Format       int          `json:"format"`
+	PreviousHash string       `json:"previous_hash,omitempty"`
+	Pieces       [][]Hash     `json:"pieces"` // of each document
+	Point        RestorePoint `json:"point"`
 }
 
 // point is a restore point that was proven when it was loaded.

@@ -67,13 +67,6 @@ func (c *Cache[K, V]) Get(key K, fetch func() (val V, cost int64, err error)) (V
 	return l.val, l.err
 }
 
-// Put adds a value that the caller happens to have.
-func (c *Cache[K, V]) Put(key K, val V, cost int64) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.put(key, val, cost)
-}
-
 func (c *Cache[K, V]) put(key K, val V, cost int64) {
 	if c.entries[key] != nil {
 		return
