@@ -2,7 +2,7 @@
 //
 // It knows chunks, images and restore points, and nothing of virtual machines. Its invariant: a restore point is
 // visible only when everything it needs is durable, and every byte is proven before it is handed out. The format of
-// what it stores is in FORMAT.md, the rules of its design in the comments of its packages.
+// what it stores is in FORMAT.md, what was decided and why in DESIGN.md.
 //
 // # Who may do what at the same time
 //
