@@ -47,14 +47,14 @@ type Stats struct {
 // Dial connects to an export. Failing to reach the server is Transient, a missing export NotFound, refused credentials
 // Denied. Fewer connections than wanted are made when the server allows no more.
 func Dial(ctx context.Context, cfg Config) (*Client, error) {
-	n, err := negotiate(ctx, cfg, optGo, handshakeTimeout)
+	n, err := negotiate(ctx, cfg, handshakeTimeout)
 	if err != nil {
 		return nil, err
 	}
 	c := &Client{gone: make(chan struct{}), info: n.info}
 	c.add(n, cfg)
 	for n.info.MultiConn && len(c.conns) < cfg.connections() {
-		more, err := negotiate(ctx, cfg, optGo, extraTimeout)
+		more, err := negotiate(ctx, cfg, extraTimeout)
 		if ctx.Err() != nil {
 			_ = c.Close()
 			return nil, ctx.Err()
@@ -96,20 +96,8 @@ func sameExport(a, b Info) bool {
 	return a.MinBlock == b.MinBlock && a.MaxBlock == b.MaxBlock
 }
 
-// Query asks a server about an export without opening it.
-func Query(ctx context.Context, cfg Config) (Info, error) {
-	n, err := negotiate(ctx, cfg, optInfo, handshakeTimeout)
-	if err != nil {
-		return Info{}, err
-	}
-	defer func() { _ = n.nc.Close() }()
-	_ = n.nc.SetDeadline(time.Now().Add(sendGrace))
-	_, _ = n.ask(optAbort, nil, unexpected(optAbort))
-	return n.info, nil
-}
-
 // negotiate opens one connection and does the handshake.
-func negotiate(ctx context.Context, cfg Config, last uint32, limit time.Duration) (*negotiation, error) {
+func negotiate(ctx context.Context, cfg Config, limit time.Duration) (*negotiation, error) {
 	if cfg.TLS != nil && cfg.TLS.ServerName == "" && !cfg.TLS.InsecureSkipVerify {
 		return nil, fault.New(fault.Invalid, "open export", cfg.subject(), "TLS needs the server's name")
 	}
@@ -121,7 +109,7 @@ func negotiate(ctx context.Context, cfg Config, last uint32, limit time.Duration
 	}
 	stop := context.AfterFunc(ctx, func() { _ = nc.SetDeadline(time.Unix(1, 0)) })
 	n := &negotiation{cfg: cfg, nc: nc}
-	err = n.run(last)
+	err = n.run()
 	if !stop() && err == nil {
 		err = ctx.Err()
 	}
@@ -328,22 +316,6 @@ func (c *Client) zeroAligned(ctx context.Context, off, n int64, flags Flags) err
 	return pieces(ctx, off, n, zeroStep, func(ctx context.Context, at, n int64) error {
 		c.stats.zeroes.Add(1)
 		return c.do(ctx, &request{cmd: cmdWriteZeroes, flags: flags & (FUA | NoHole | FastZero), offset: at, length: n})
-	})
-}
-
-// Trim tells the server that a range is not needed; what it reads as is then undefined. Partial blocks at its ends
-// are left alone.
-func (c *Client) Trim(ctx context.Context, off, n int64) error {
-	if err := c.checkWrite("trim", off, n, 0); err != nil {
-		return err
-	}
-	if !c.info.CanTrim {
-		return fault.New(fault.Unsupported, "trim", "", "the server has no TRIM")
-	}
-	m := int64(c.info.MinBlock)
-	lo, hi := (off+m-1)&^(m-1), (off+n)&^(m-1)
-	return pieces(ctx, lo, max(0, hi-lo), zeroStep, func(ctx context.Context, at, n int64) error {
-		return c.do(ctx, &request{cmd: cmdTrim, offset: at, length: n})
 	})
 }
 

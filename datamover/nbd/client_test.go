@@ -273,18 +273,17 @@ func tempFile(t testing.TB, size int64) string {
 	return f
 }
 
-func TestQueryTellsWithoutOpening(t *testing.T) {
+func TestInfo(t *testing.T) {
 	p := nbdtest.QemuNBD(t, "-x", "disk", "-D", "a description", "-f", "raw", "-r", tempFile(t, 5<<20))
-	info, err := nbd.Query(t.Context(), nbd.Config{Network: p.Network, Address: p.Address, Export: "disk", Contexts: []string{nbd.BaseAllocation, "x:y"}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	cfg := at(p, "disk")
+	cfg.Contexts = []string{nbd.BaseAllocation, "x:y"}
+	info := dial(t, cfg).Info()
 	want := nbd.Info{
 		Size: 5 << 20, Description: "a description", MinBlock: info.MinBlock, PreferredBlock: 4096, MaxBlock: 32 << 20, Structured: true,
 		Contexts: []string{nbd.BaseAllocation}, ReadOnly: true, MultiConn: true, CanFlush: true, CanFUA: true,
 	}
 	if diff := cmp.Diff(want, info); diff != "" {
-		t.Errorf("Query differs (-want +got):\n%s", diff)
+		t.Errorf("Info differs (-want +got):\n%s", diff)
 	}
 }
 

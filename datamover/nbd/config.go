@@ -47,8 +47,8 @@ type Info struct {
 	Contexts []string
 	ReadOnly bool
 	// MultiConn: what is written and flushed on one connection is seen on all.
-	MultiConn                                       bool
-	CanFlush, CanFUA, CanTrim, CanZero, CanFastZero bool
+	MultiConn                              bool
+	CanFlush, CanFUA, CanZero, CanFastZero bool
 }
 
 func (i *Info) setFlags(f uint16) {
@@ -56,7 +56,6 @@ func (i *Info) setFlags(f uint16) {
 	i.MultiConn = f&flagCanMultiConn != 0
 	i.CanFlush = f&flagSendFlush != 0
 	i.CanFUA = f&flagSendFUA != 0
-	i.CanTrim = f&flagSendTrim != 0
 	i.CanZero = f&flagSendWriteZero != 0
 	i.CanFastZero = f&flagSendFastZeroes != 0
 }

@@ -113,7 +113,7 @@ func FuzzNegotiate(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		n := &negotiation{cfg: Config{Export: "d", Contexts: []string{BaseAllocation}}, nc: newTape(b)}
-		if n.run(optGo) != nil {
+		if n.run() != nil {
 			return
 		}
 		i := n.info

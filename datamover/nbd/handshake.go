@@ -25,9 +25,8 @@ type optReply struct {
 	data []byte
 }
 
-// run does the whole handshake. With last = optGo the connection is in the transmission phase after it; with optInfo
-// it is still negotiating.
-func (n *negotiation) run(last uint32) error {
+// run does the whole handshake; after it the connection is in the transmission phase.
+func (n *negotiation) run() error {
 	if err := n.greet(); err != nil {
 		return err
 	}
@@ -44,7 +43,7 @@ func (n *negotiation) run(last uint32) error {
 			return err
 		}
 	}
-	return n.export(last)
+	return n.export()
 }
 
 func (n *negotiation) greet() error {
@@ -206,14 +205,14 @@ func (n *negotiation) metaContext(r optReply) error {
 }
 
 // export asks for the export's properties, and with optGo enters the transmission phase.
-func (n *negotiation) export(opt uint32) error {
+func (n *negotiation) export() error {
 	n.info.MinBlock, n.info.PreferredBlock, n.info.MaxBlock = 1, 4096, maxPayload
 	data := appendString(nil, n.cfg.Export)
 	data = be.AppendUint16(data, 2)
 	data = be.AppendUint16(data, infoBlockSize)
 	data = be.AppendUint16(data, infoDescription)
 	seen := false
-	r, err := n.ask(opt, data, func(r optReply) error {
+	r, err := n.ask(optGo, data, func(r optReply) error {
 		if r.kind != repInfo || len(r.data) < 2 {
 			return protocolError("reply of type %d with %d bytes to a query of an export", r.kind, len(r.data))
 		}

@@ -65,7 +65,6 @@ const (
 	flagReadOnly       = 1 << 1
 	flagSendFlush      = 1 << 2
 	flagSendFUA        = 1 << 3
-	flagSendTrim       = 1 << 5
 	flagSendWriteZero  = 1 << 6
 	flagSendDF         = 1 << 7
 	flagCanMultiConn   = 1 << 8

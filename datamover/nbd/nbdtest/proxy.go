@@ -41,9 +41,6 @@ func NewProxy(t testing.TB, network, address string, limit func(connection int) 
 // Cuts returns how many connections the proxy has cut by its limit.
 func (p *Proxy) Cuts() int { return int(p.cuts.Load()) }
 
-// Connections returns how many connections were made.
-func (p *Proxy) Connections() int { return int(p.count.Load()) }
-
 // Stop cuts everything and listens no more.
 func (p *Proxy) Stop() {
 	_ = p.l.Close()
