@@ -11,9 +11,9 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"strings"
 
+	"github.com/cairn-backup/cairn/internal/durable"
 	"github.com/cairn-backup/cairn/internal/fault"
 )
 
@@ -45,26 +45,10 @@ func (k Key) Fingerprint() string {
 func NewKeyFile(path string) (Key, error) {
 	var k Key
 	_, _ = rand.Read(k.secret[:]) // never fails
-	if err := writeKeyFile(path, k); err != nil {
+	if err := durable.Create(path, []byte(k.text()+"\n"), 0o400); err != nil {
 		return Key{}, fault.Wrap(fault.KindOf(err), "make key file", path, err)
 	}
 	return k, nil
-}
-
-func writeKeyFile(path string, k Key) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o400)
-	if err != nil {
-		return err
-	}
-	_, err = f.WriteString(k.text() + "\n")
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return errors.Join(err, os.Remove(path))
-	}
-	d, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
 
 // text is the one line of a key file: the secret with a checksum against slips of the pen.

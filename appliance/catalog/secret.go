@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/cairn-backup/cairn/internal/durable"
 	"github.com/cairn-backup/cairn/internal/fault"
 )
 
@@ -71,21 +72,7 @@ func createKey(path string) ([]byte, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, err
 	}
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o400)
-	if err != nil {
-		return nil, err
-	}
-	_, err = f.Write(key)
-	err = errors.Join(err, f.Sync(), f.Close(), syncDir(filepath.Dir(path)))
-	return key, err
-}
-
-func syncDir(path string) error {
-	d, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return key, durable.Create(path, key, 0o400)
 }
 
 func (s *sealer) seal(owner string, secret Secret) []byte {

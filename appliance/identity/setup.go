@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/cairn-backup/cairn/internal/durable"
 	"github.com/cairn-backup/cairn/internal/fault"
 )
 
@@ -70,27 +71,10 @@ func (s *Service) forgetSetUp() error {
 	return nil
 }
 
-// writeFile replaces a file by a complete new one, durably.
+// writeFile replaces a file, in a directory that is made if need be.
 func writeFile(path string, data []byte, mode fs.FileMode) error {
-	dir := filepath.Dir(path)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+"-*")
-	if err != nil {
-		return err
-	}
-	_, errWrite := f.Write(data)
-	err = errors.Join(errWrite, f.Chmod(mode), f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return durable.Replace(path, data, mode)
 }

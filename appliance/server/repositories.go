@@ -12,6 +12,7 @@ import (
 
 	"github.com/cairn-backup/cairn/appliance/catalog"
 	"github.com/cairn-backup/cairn/appliance/httpapi"
+	"github.com/cairn-backup/cairn/internal/durable"
 	"github.com/cairn-backup/cairn/internal/fault"
 	"github.com/cairn-backup/cairn/store"
 	"github.com/cairn-backup/cairn/store/blob/file"
@@ -325,7 +326,7 @@ func (a *Appliance) attachWith(ctx context.Context, row *catalog.Repository, key
 	if err != nil {
 		return unusable("read key file", keyFile, err)
 	}
-	if err := writeKey(row.KeyFile, raw); err != nil {
+	if err := durable.Create(row.KeyFile, raw, 0o400); err != nil {
 		return fault.Context("keep key file", row.KeyFile, err)
 	}
 	if err := a.adopt(ctx, row); err != nil {
@@ -335,22 +336,6 @@ func (a *Appliance) attachWith(ctx context.Context, row *catalog.Repository, key
 		return errors.Join(err, os.Remove(row.KeyFile))
 	}
 	return nil
-}
-
-func writeKey(path string, raw []byte) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o400)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(raw)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
 }
 
 // DetachRepository implements httpapi.Core.
