@@ -32,8 +32,8 @@ func (a *App) login() *cobra.Command {
 The appliance's certificate must be known: by the fingerprint of its CA (--ca-fingerprint, the appliance prints it
 when it starts), by a CA file (--cacert), or because the operating system trusts it. On a terminal you are shown the
 fingerprint and asked.`,
-		Example: `  cairn login https://backup1:8443 --ca-fingerprint sha256:4f1c... --user admin
-  cairn login https://backup1:8443 --cacert ca.pem --token-file token.txt --name site1`,
+		Example: `  cairn login https://backup1:8440 --ca-fingerprint sha256:4f1c... --user admin
+  cairn login https://backup1:8440 --cacert ca.pem --token-file token.txt --name site1`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.enter(cmd.Context(), args, e, a.loginSecret)
 		},
@@ -53,7 +53,7 @@ func (a *App) setUp() *cobra.Command {
 		Use: "setup [SERVER]", Short: "Create the first administrator of a new appliance", Args: args("[SERVER]"),
 		Long: `Create the first administrator with the one-time set-up token, which the appliance prints when it starts for
 the first time, and remember the appliance as a context.`,
-		Example: `  cairn setup https://backup1:8443 --ca-fingerprint sha256:4f1c... --token 7KQ2... --user admin`,
+		Example: `  cairn setup https://backup1:8440 --ca-fingerprint sha256:4f1c... --token 7KQ2... --user admin`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.enter(cmd.Context(), args, e, a.setUpSecret)
 		},
