@@ -148,7 +148,7 @@ func (a *App) showConnection(c client.Connection) error {
 			fields = append(fields, output.Field{Name: "Option " + k, Value: v})
 		}
 		fields = append(fields, failureFields(c.Error)...)
-		return p.Fields(w, append(fields, bullets("Will not work", c.Problems)...)...)
+		return p.Fields(w, append(fields, output.Lines("Will not work", c.Problems)...)...)
 	})
 }
 
@@ -196,7 +196,7 @@ func (a *App) showHealth(h client.ConnectionHealth) error {
 			{Name: "Host", Value: h.Host},
 			{Name: "VMs", Value: strconv.Itoa(h.VMs)},
 		}
-		return p.Fields(w, append(fields, bullets("Will not work", h.Problems)...)...)
+		return p.Fields(w, append(fields, output.Lines("Will not work", h.Problems)...)...)
 	})
 	if err == nil && len(h.Problems) > 0 {
 		return failure.Ended{Code: failure.Warning}
@@ -289,19 +289,6 @@ func (a *App) one(v any, name string, human func(output.Printer, io.Writer) erro
 		return err
 	}
 	return p.Value(v, func(w io.Writer) error { return human(p, w) })
-}
-
-// bullets are fields of one name and many values.
-func bullets(name string, values []string) []output.Field {
-	var fields []output.Field
-	for i, v := range values {
-		f := output.Field{Value: v}
-		if i == 0 {
-			f.Name = name
-		}
-		fields = append(fields, f)
-	}
-	return fields
 }
 
 // age writes how long ago t was for a table.

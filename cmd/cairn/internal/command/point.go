@@ -129,9 +129,9 @@ func (a *App) pointPage(p output.Printer, w io.Writer, r client.RestorePoint) er
 		{Name: "Stored", Value: output.SizeExact(r.StoredBytes)},
 	}
 	fields = append(fields, hardware(r.Description)...)
-	fields = append(fields, bullets("Left out", reasons(r.Skipped))...)
-	fields = append(fields, bullets("Warnings", r.Warnings)...)
-	if err := p.Fields(w, append(fields, bullets("Notes", r.Description.Notes)...)...); err != nil {
+	fields = append(fields, output.Lines("Left out", reasons(r.Skipped))...)
+	fields = append(fields, output.Lines("Warnings", r.Warnings)...)
+	if err := p.Fields(w, append(fields, output.Lines("Notes", r.Description.Notes)...)...); err != nil {
 		return err
 	}
 	err := output.Section(p, w, "Disks in the restore point", r.Disks, []output.Column[client.RestorePointDisk]{

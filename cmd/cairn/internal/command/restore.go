@@ -156,7 +156,7 @@ func (a *App) showPlan(plan client.RestorePlan) error {
 			}
 			fields = append(fields, output.Field{Name: "Network " + from, Value: to})
 		}
-		if err := p.Fields(w, append(fields, bullets("Warnings", plan.Warnings)...)...); err != nil {
+		if err := p.Fields(w, append(fields, output.Lines("Warnings", plan.Warnings)...)...); err != nil {
 			return err
 		}
 		return output.Section(p, w, "Disks", plan.Disks, []output.Column[client.PlannedDisk]{

@@ -129,7 +129,7 @@ func (a *App) taskPage(p output.Printer, w io.Writer, t client.Task) error {
 		}
 		fields = append(fields, output.Field{Name: "Rate", Value: taskRate(t)}, output.Field{Name: "Limited by", Value: g.Bottleneck})
 	}
-	fields = append(fields, bullets("Warnings", t.Warnings)...)
+	fields = append(fields, output.Lines("Warnings", t.Warnings)...)
 	fields = append(fields, failureFields(t.Error)...)
 	if err := p.Fields(w, fields...); err != nil {
 		return err

@@ -179,8 +179,8 @@ func (a *App) vmPage(p output.Printer, w io.Writer, vm client.VM, connections ma
 		last = vm.LastRestorePointID + ", " + a.when(vm.LastRestorePointAt)
 	}
 	fields = append(fields, output.Field{Name: "Seen", Value: a.when(vm.SeenAt)}, output.Field{Name: "Last restore point", Value: last})
-	fields = append(fields, bullets("Left out of backups", reasons(vm.Unprotectable))...)
-	if err := p.Fields(w, append(fields, bullets("Notes", d.Notes)...)...); err != nil {
+	fields = append(fields, output.Lines("Left out of backups", reasons(vm.Unprotectable))...)
+	if err := p.Fields(w, append(fields, output.Lines("Notes", d.Notes)...)...); err != nil {
 		return err
 	}
 	return describeDevices(p, w, d, "")

@@ -97,6 +97,19 @@ type Field struct {
 	State       bool
 }
 
+// Lines is one field of many values, one a line.
+func Lines(name string, values []string) []Field {
+	var fields []Field
+	for i, v := range values {
+		f := Field{Value: v}
+		if i == 0 {
+			f.Name = name
+		}
+		fields = append(fields, f)
+	}
+	return fields
+}
+
 // Fields writes a page about one object: names in a column, values beside them; empty values are left out.
 func (p Printer) Fields(w io.Writer, fields ...Field) error {
 	width := 0

@@ -178,7 +178,7 @@ func (t *tool) check() *cobra.Command {
 						{Name: "Restore points", Value: fmt.Sprint(report.RestorePoints)},
 						{Name: "Packs", Value: fmt.Sprint(report.Packs)},
 					}
-					return p.Fields(w, append(append(fields, several("Problems", report.Problems)...), several("Notes", report.Notes)...)...)
+					return p.Fields(w, append(append(fields, output.Lines("Problems", report.Problems)...), output.Lines("Notes", report.Notes)...)...)
 				})
 				if err == nil && len(report.Problems) > 0 {
 					return failed()
@@ -187,16 +187,4 @@ func (t *tool) check() *cobra.Command {
 			})
 		},
 	}
-}
-
-func several(name string, lines []string) []output.Field {
-	var fields []output.Field
-	for i, l := range lines {
-		f := output.Field{Value: l}
-		if i == 0 {
-			f.Name = name
-		}
-		fields = append(fields, f)
-	}
-	return fields
 }
