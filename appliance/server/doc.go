@@ -3,7 +3,7 @@
 //
 // It decides little itself: what a backup is, protect knows; what is due after a crash, jobs. Its invariant: one
 // process at a time works on a data directory, and before it answers the first request the catalog agrees with the
-// repositories and the tasks of an earlier process have ended.
+// repositories that can be opened and the tasks of an earlier process have ended.
 //
 // The data directory:
 //
