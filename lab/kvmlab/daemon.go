@@ -130,7 +130,7 @@ func (d *Daemon) spawn(name string) error {
 		return err
 	}
 	defer log.Close()
-	argv := []string{"/usr/sbin/" + name, "-p", d.pidFile(name)}
+	argv := append([]string{"/usr/sbin/" + name, "-p", d.pidFile(name)}, d.listening(name)...)
 	if d.dir != "" {
 		argv = append(d.enter(), argv...)
 	}
