@@ -72,8 +72,10 @@ type Driver struct {
 	access access
 	host   string // as in the URI; empty for local
 	ssh    sshConfig
-	log    *slog.Logger
-	tmp    string // private directory on the appliance, made when needed
+	// pkiPath is the directory of our certificate for TLS; empty for libvirt's own places.
+	pkiPath string
+	log     *slog.Logger
+	tmp     string // private directory on the appliance, made when needed
 
 	mu       sync.Mutex
 	creating map[string]*sync.WaitGroup // by tag: calls under way that make something
@@ -149,8 +151,8 @@ func (d *Driver) setUpAccess(u *url.URL) error {
 		}
 		q.Set("no_tty", "1")
 	case accessTLS:
-		if p := d.cfg.Options[OptPKIPath]; p != "" {
-			q.Set("pkipath", p)
+		if d.pkiPath = d.option(OptPKIPath, q.Get("pkipath")); d.pkiPath != "" {
+			q.Set("pkipath", d.pkiPath)
 		}
 	}
 	u.RawQuery = q.Encode()

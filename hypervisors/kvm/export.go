@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"hash/fnv"
+	"net"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -11,6 +12,35 @@ import (
 	"github.com/cairn-backup/cairn/hypervisors"
 	"github.com/cairn-backup/cairn/internal/fault"
 )
+
+// nbdAddress is where an NBD server on the host listens: on a unix socket, or on one port of a range.
+type nbdAddress struct {
+	network     string // "unix" or "tcp"
+	path        string
+	host        string
+	port        int
+	first, last int
+	certDir     string // of the server, for helpers; libvirt has its own setting for backups
+}
+
+func (a nbdAddress) ports() int { return a.last - a.first + 1 }
+
+// next goes to the next port of the range.
+func (a *nbdAddress) next() {
+	if a.port++; a.port > a.last {
+		a.port = a.first
+	}
+}
+
+func (a nbdAddress) noPort(err error) error {
+	return fault.Wrap(fault.Transient, "open NBD port on", a.host, err).
+		Explain(fmt.Sprintf("All ports from %d to %d are in use on the host.", a.first, a.last),
+			"Run fewer backups at a time, or give the connection more ports with the option "+OptNBDPorts+".")
+}
+
+func portTaken(err error) bool {
+	return err != nil && strings.Contains(err.Error(), "Address already in use")
+}
 
 // listenAt says where the host's NBD server for a tag listens: on a unix socket, or over TLS where the host can
 // only be reached by TCP. It never listens on plain TCP.
@@ -29,8 +59,10 @@ func (d *Driver) listenAt(tag string) (nbdAddress, error) {
 	}
 	h := fnv.New32a()
 	_, _ = h.Write([]byte(tag))
-	port := first + int(h.Sum32()%uint32(last-first+1))
-	return nbdAddress{network: "tcp", host: d.nbdHost(), port: port, certDir: d.option(OptTLSCertDir, "/etc/pki/qemu")}, nil
+	return nbdAddress{
+		network: "tcp", host: d.nbdHost(), first: first, last: last, port: first + int(h.Sum32()%uint32(last-first+1)),
+		certDir: d.option(OptTLSCertDir, "/etc/pki/qemu"),
+	}, nil
 }
 
 func (d *Driver) nbdHost() string { return d.option(OptNBDHost, d.host) }
@@ -68,7 +100,7 @@ func (d *Driver) exportBase(ctx context.Context, tag string, at nbdAddress) (hyp
 		e.Address = fwd.local
 		return e, fwd, nil
 	case accessTLS:
-		e.Address = fmt.Sprintf("%s:%d", at.host, at.port)
+		e.Address = net.JoinHostPort(at.host, strconv.Itoa(at.port))
 		e.TLS = d.clientTLS()
 	}
 	return e, nil, nil
@@ -76,7 +108,7 @@ func (d *Driver) exportBase(ctx context.Context, tag string, at nbdAddress) (hyp
 
 // clientTLS is where libvirt's own client keeps its certificates.
 func (d *Driver) clientTLS() *hypervisors.TLS {
-	if p := d.cfg.Options[OptPKIPath]; p != "" {
+	if p := d.pkiPath; p != "" {
 		return &hypervisors.TLS{
 			CAFile: filepath.Join(p, "cacert.pem"), CertFile: filepath.Join(p, "clientcert.pem"),
 			KeyFile: filepath.Join(p, "clientkey.pem"), ServerName: d.nbdHost(),

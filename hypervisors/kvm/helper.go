@@ -3,7 +3,6 @@ package kvm
 import (
 	"context"
 	"fmt"
-	"strings"
 
 	"github.com/cairn-backup/cairn/hypervisors"
 	"github.com/cairn-backup/cairn/internal/fault"
@@ -111,15 +110,8 @@ func (d *Driver) serve(ctx context.Context, tag string, disks []helperDisk, at n
 		if err != nil {
 			return at, err
 		}
-		for attempt := 0; ; attempt++ {
-			err := startNBD(m, at)
-			if err == nil {
-				break
-			}
-			if at.network != "tcp" || attempt == 8 || !strings.Contains(err.Error(), "Address already in use") {
-				return at, err
-			}
-			at.port++
+		if err := startNBD(m, &at); err != nil {
+			return at, err
 		}
 		for i, disk := range disks {
 			node, ok := nodes[alias(i)]

@@ -117,7 +117,7 @@ func formatNodes(m qmp.Monitor) (map[string]string, error) {
 }
 
 // startNBD starts QEMU's NBD server.
-func startNBD(m qmp.Monitor, at nbdAddress) error {
+func startNBD(m qmp.Monitor, at *nbdAddress) error {
 	if at.network == "unix" {
 		err := raw.NewMonitor(m).NBDServerStart(raw.SocketAddressLegacyUnix{Path: at.path}, nil)
 		if err != nil {
@@ -125,16 +125,38 @@ func startNBD(m qmp.Monitor, at nbdAddress) error {
 		}
 		return nil
 	}
+	return startNBDOverTLS(m, at)
+}
+
+// startNBDOverTLS does so on the first port of the range that is free, for clients with a certificate only.
+func startNBDOverTLS(m qmp.Monitor, at *nbdAddress) error {
 	const creds = "cairn-tls"
 	if err := qmpRun(m, "object-add", map[string]any{
 		"qom-type": "tls-creds-x509", "id": creds, "dir": at.certDir, "endpoint": "server", "verify-peer": true,
 	}, nil); err != nil {
 		return err
 	}
-	return qmpRun(m, "nbd-server-start", map[string]any{
-		"addr":      map[string]any{"type": "inet", "data": map[string]any{"host": at.host, "port": fmt.Sprint(at.port)}},
-		"tls-creds": creds,
-	}, nil)
+	for tried := 1; ; tried++ {
+		err := qmpRun(m, "nbd-server-start", map[string]any{
+			"addr":      map[string]any{"type": "inet", "data": map[string]any{"host": at.host, "port": fmt.Sprint(at.port)}},
+			"tls-creds": creds,
+		}, nil)
+		if !portTaken(err) {
+			return err
+		}
+		if tried == at.ports() {
+			return at.noPort(err)
+		}
+		at.next()
+	}
+}
+
+// verifiesClients reports whether the NBD server of a backup refuses clients without a certificate: that is a
+// setting of the host's.
+func verifiesClients(m qmp.Monitor) (bool, error) {
+	verify := false
+	err := qmpRun(m, "qom-get", map[string]any{"path": "/objects/objlibvirt_backup_tls0", "property": "verify-peer"}, &verify)
+	return verify, err
 }
 
 // addExport serves a node over NBD.
@@ -144,13 +166,4 @@ func addExport(m qmp.Monitor, node, name string, writable bool, bitmap string) e
 		args["bitmaps"] = []string{bitmap}
 	}
 	return qmpRun(m, "block-export-add", args, nil)
-}
-
-// nbdAddress is where an NBD server on the host listens.
-type nbdAddress struct {
-	network string // "unix" or "tcp"
-	path    string
-	host    string
-	port    int
-	certDir string
 }

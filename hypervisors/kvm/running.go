@@ -152,24 +152,31 @@ func (f *frozen) beginQuiesced(ctx context.Context, req hypervisors.FreezeReques
 
 // begin starts the job. What libvirt refuses for the sake of a disk's change history is tried again without it.
 func (f *frozen) begin(ctx context.Context, req hypervisors.FreezeRequest, plans []diskPlan, at nbdAddress) (nbdAddress, error) {
-	var err error
-	for attempt := 0; attempt < 4; attempt++ {
-		err = f.beginOnce(ctx, req, plans, at)
+	tried := 1 // ports
+	for attempt := 1; ; {
+		err := f.beginOnce(ctx, req, plans, at)
 		if err == nil {
 			for _, p := range plans {
 				if p.track {
 					f.info.Checkpoint = marker + req.Tag
 				}
 			}
-			return at, nil
+			return at, f.d.requireVerification(ctx, req.VM, at)
 		}
 		text := err.Error()
 		switch {
 		case ctx.Err() != nil:
 			return at, err
-		case at.network == "tcp" && strings.Contains(text, "Address already in use"):
-			at.port++
+		case at.network == "tcp" && portTaken(err):
+			if tried == at.ports() {
+				return at, at.noPort(err)
+			}
+			tried++
+			at.next()
 		case strings.Contains(text, "itmap") || strings.Contains(text, "heckpoint"):
+			if attempt++; attempt > 4 {
+				return at, err
+			}
 			if e := f.d.relax(ctx, req, plans, text); e != nil {
 				return at, e
 			}
@@ -177,7 +184,22 @@ func (f *frozen) begin(ctx context.Context, req hypervisors.FreezeRequest, plans
 			return at, err
 		}
 	}
-	return at, err
+}
+
+// requireVerification fails when the host would give the disks to clients without a certificate.
+func (d *Driver) requireVerification(ctx context.Context, vm string, at nbdAddress) error {
+	if at.network != "tcp" {
+		return nil
+	}
+	ok, err := onDomain(ctx, d.conn, "look at NBD server of", vm, func(_ *libvirt.Connect, dom *libvirt.Domain) (bool, error) {
+		return verifiesClients(monitor{dom})
+	})
+	if err == nil && !ok {
+		err = fault.New(fault.Conflict, "export disks of", "VM "+vm, "backup_tls_x509_verify is off on the host").
+			Explain("Anybody who can reach the host's NBD port could read the disks during the backup.",
+				"Set backup_tls_x509_verify = 1 in /etc/libvirt/qemu.conf on the host and restart libvirtd (or virtqemud).")
+	}
+	return err
 }
 
 func (f *frozen) beginOnce(ctx context.Context, req hypervisors.FreezeRequest, plans []diskPlan, at nbdAddress) error {
