@@ -93,7 +93,9 @@ func TestRestoreUEFI(t *testing.T) {
 	}) {
 		t.Fatalf("firmware %q with %d documents: the UEFI variables are missing", s.info.VM.Firmware, len(s.info.Documents))
 	}
-	b.writeOnce(vm)
+	// Both change after the backup; by hand, because a guest takes long to boot by UEFI.
+	b.tool("qemu-io", "-f", "qcow2", "-c", "write -q -P 7 0 1M", s.info.Disks[0].Disk.Path)
+	b.ok(os.WriteFile(nvram, bytes.Repeat([]byte{7}, len(data)), 0o600))
 	req := b.restoreRequest(s, "")
 	restored := b.restore(req, s.image)
 	if restored.ID != vm.UUID || !strings.Contains(restored.NVRAM, "cairn-"+req.Tag) {
@@ -107,13 +109,14 @@ func TestRestoreUEFI(t *testing.T) {
 		t.Errorf("the replaced disk %s is still there", s.info.Disks[0].Disk.Path)
 	}
 	b.ok(vm.Start(ctx))
-	st, err := vm.Check(ctx)
+	st, err := vm.Status(ctx)
 	b.ok(err)
-	if len(st.Now) == 0 {
-		t.Error("the guest checked nothing")
+	if len(st.Boot) == 0 {
+		t.Error("the guest checked nothing at boot")
 	}
 	b.rollBack() // after a crash: the restore is complete, and stays so
-	b.same(b.content(vm, "vda"), b.content(vm, "vda"), "vda")
+	_, err = vm.Check(ctx)
+	b.ok(err)
 }
 
 // writeOnce lets a stopped VM's guest write, and stops it.
