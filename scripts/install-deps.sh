@@ -4,7 +4,7 @@
 set -u
 
 packages="
-  bc ca-certificates curl git jq make procps util-linux
+  bc ca-certificates curl git jq make perl-base procps util-linux
   gcc libc6-dev pkg-config libvirt-dev
   libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients
   qemu-system-x86 qemu-utils qemu-block-extra ovmf
