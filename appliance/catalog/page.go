@@ -57,7 +57,8 @@ func page[T any](q *gorm.DB, p Page, o order[T]) (List[T], error) {
 		var at [2]string
 		raw, err := base64.RawURLEncoding.DecodeString(p.Cursor)
 		if err != nil || json.Unmarshal(raw, &at) != nil {
-			return List[T]{}, fault.New(fault.Invalid, "read page", "", "the cursor is not one of this list")
+			return List[T]{}, fault.New(fault.Invalid, "read page", "", "the page token is not one of this list").Explain(
+				"Page tokens are good for the list they came from, in the same order.", "Read the list from its beginning.")
 		}
 		q = q.Where("("+o.column+", id) "+cmp+" (?, ?)", at[0], at[1])
 	}

@@ -230,7 +230,8 @@ func (c *Catalog) RequestCancel(ctx context.Context, id string) (Task, error) {
 			t.CancelRequested = true
 			return tx.Model(&Task{}).Where("id = ?", id).Update("cancel_requested", true).Error
 		}
-		return fault.New(fault.Conflict, "", "", "the task is over: %s", t.State)
+		return fault.New(fault.Conflict, "", "", "the task is over: %s", t.State).Explain(
+			"The task has ended, so there is nothing to cancel.", "Look at the task for how it ended.")
 	})
 	if err != nil {
 		return Task{}, failure("cancel task", id, err)

@@ -53,7 +53,9 @@ func loadSealer(path string, create bool) (*sealer, error) {
 			"Put the key file of this catalog back in its place.")
 	}
 	if len(key) != keyBytes {
-		return nil, fault.New(fault.Invalid, "read catalog key", path, "%d bytes, want %d", len(key), keyBytes)
+		return nil, fault.New(fault.Invalid, "read catalog key", path, "%d bytes, want %d", len(key), keyBytes).Explain(
+			"The file is not the whole key, so the credentials of the connections cannot be read.",
+			"Put the key file of this catalog back from a copy.")
 	}
 	block, err := aes.NewCipher(key)
 	if err != nil {

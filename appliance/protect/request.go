@@ -27,7 +27,9 @@ func (p *Protector) RequestBackup(ctx context.Context, spec BackupSpec) (*catalo
 		return nil, err
 	}
 	if vm.GoneAt != nil {
-		return nil, fault.New(fault.Conflict, "back up VM", vm.Name, "the platform does not have it any more")
+		return nil, fault.New(fault.Conflict, "back up VM", vm.Name, "the platform does not have it any more").Explain(
+			"The last inventory of the connection did not find this VM.",
+			"If it is there again, refresh the connection; its restore points can be restored as new VMs.")
 	}
 	if err := checkExclude(vm, spec.Exclude); err != nil {
 		return nil, err
@@ -37,7 +39,9 @@ func (p *Protector) RequestBackup(ctx context.Context, spec BackupSpec) (*catalo
 		return nil, err
 	}
 	if !driver.Capabilities().Backup {
-		return nil, fault.New(fault.Unsupported, "back up VM", vm.Name, "this connection cannot be backed up")
+		return nil, fault.New(fault.Unsupported, "back up VM", vm.Name, "this connection cannot be backed up").Explain(
+			"The platform behind the connection, or its version, has no way to freeze disks that Cairn can use.",
+			"Check the connection: what it says will not work names the reason.")
 	}
 	if _, err := p.repositories(ctx, spec.RepositoryID); err != nil {
 		return nil, err
@@ -60,7 +64,8 @@ func checkExclude(vm catalog.VM, exclude []string) error {
 	}
 	for _, id := range exclude {
 		if !slices.ContainsFunc(vm.Description.Disks, func(d hypervisors.Disk) bool { return d.ID == id }) {
-			return fault.New(fault.Invalid, "exclude disk", id, "VM %s has no such disk", vm.Name)
+			return fault.New(fault.Invalid, "exclude disk", id, "VM %s has no such disk", vm.Name).Explain(
+				"A disk that is to be left out is not one of this VM's.", "Show the VM, and name one of its disks by its id.")
 		}
 	}
 	if left == 0 {

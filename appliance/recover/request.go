@@ -133,7 +133,8 @@ func checkSpec(spec Spec, point catalog.RestorePoint) error {
 			return invalid("in place means on the connection the VM was backed up from")
 		}
 		if point.VMID == "" {
-			return fault.New(fault.NotFound, "restore", point.ID, "the original VM is not known")
+			return fault.New(fault.NotFound, "restore", point.ID, "the original VM is not known").Explain(
+				"The connection has no VM any more whose disks could be replaced.", "Restore it as a new VM.")
 		}
 	default:
 		return invalid("mode %q is neither new nor in-place", spec.Mode)
@@ -192,7 +193,9 @@ func (o *order) disk(img store.NamedImage) hypervisors.RestoreDisk {
 func (o *order) check(ctx context.Context, tag string) error {
 	c := o.driver.Capabilities()
 	if !c.Restore || (o.spec.Mode == hypervisors.RestoreInPlace && !c.RestoreInPlace) {
-		return fault.New(fault.Unsupported, "restore to connection", o.conn.Name, "it cannot restore %s", o.spec.Mode)
+		return fault.New(fault.Unsupported, "restore to connection", o.conn.Name, "it cannot restore %s", o.spec.Mode).Explain(
+			"The platform behind this connection, or its version, cannot do this kind of restore.",
+			"Restore in the other mode, or to another connection.")
 	}
 	req := o.req
 	req.Tag = tag

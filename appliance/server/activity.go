@@ -43,7 +43,8 @@ func (a *Appliance) CancelRun(ctx context.Context, id string) error {
 		return err
 	}
 	if run.State.Final() {
-		return fault.New(fault.Conflict, "cancel run", id, "the run is over: %s", run.State)
+		return fault.New(fault.Conflict, "cancel run", id, "the run is over: %s", run.State).Explain(
+			"All tasks of the run have ended, so there is nothing to cancel.", "Look at the run for how they ended.")
 	}
 	for _, t := range run.Tasks {
 		if t.State.Final() {
