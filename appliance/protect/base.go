@@ -2,6 +2,7 @@ package protect
 
 import (
 	"context"
+	"encoding/json"
 
 	"github.com/cairn-backup/cairn/appliance/catalog"
 	"github.com/cairn-backup/cairn/hypervisors"
@@ -9,9 +10,12 @@ import (
 	"github.com/cairn-backup/cairn/store"
 )
 
-// base is what an incremental backup builds on: the last durable restore point and its checkpoint.
+// base is what an incremental backup builds on: a checkpoint and the durable restore point that shows the disks at it.
+// That is not always the newest one: a backup of a VM that is off may keep the checkpoint of an earlier one. What was
+// written between the two is in the newest, but an image that was put back meanwhile may not know of it any more.
 type base struct {
 	since  string                    // checkpoint; "" asks for full reads
+	point  string                    // the restore point that shows the disks at the checkpoint
 	images map[string]store.ImageRef // by disk
 	reason string                    // why there is no base, in words; "" when none was wanted
 }
@@ -36,14 +40,40 @@ func (b *backup) findBase(ctx context.Context) (base, error) {
 		return base{reason: "the last restore point is damaged"}, nil
 	}
 	point, err := b.repo.RestorePoint(ctx, newest.ID)
-	if err != nil {
-		return base{reason: "the last restore point cannot be read: " + err.Error()}, nil
+	if err == nil {
+		point, err = b.atCheckpoint(ctx, point)
 	}
-	out := base{since: newest.Checkpoint, images: make(map[string]store.ImageRef, len(point.Images))}
+	if err != nil {
+		return base{reason: "the restore point to build on cannot be read: " + err.Error()}, nil
+	}
+	if row, err := b.catalog.RestorePoint(ctx, point.ID); err == nil && row.VerifyResult == catalog.VerifyDamaged {
+		return base{reason: "the restore point to build on is damaged"}, nil
+	}
+	out := base{since: newest.Checkpoint, point: point.ID, images: make(map[string]store.ImageRef, len(point.Images))}
 	for _, img := range point.Images {
 		out.images[img.Name] = img.Ref
 	}
 	return out, nil
+}
+
+// atCheckpoint returns the restore point that was made together with the checkpoint of a restore point.
+func (b *backup) atCheckpoint(ctx context.Context, point store.RestorePoint) (store.RestorePoint, error) {
+	var meta pointMeta
+	if err := json.Unmarshal(point.Meta, &meta); err != nil {
+		return point, fault.Wrap(fault.Unsupported, "read restore point", point.ID, err)
+	}
+	if meta.CheckpointOf == "" {
+		return point, nil
+	}
+	return b.repo.RestorePoint(ctx, meta.CheckpointOf)
+}
+
+// checkpointOf names the restore point that a freeze's checkpoint was made with; "" is the one that is being made.
+func (b base) checkpointOf(checkpoint string) string {
+	if checkpoint == "" || checkpoint != b.since {
+		return ""
+	}
+	return b.point
 }
 
 // diskPlan says how one disk is read.

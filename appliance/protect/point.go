@@ -28,6 +28,7 @@ type pointMeta struct {
 	Consistency     hypervisors.Consistency `json:"consistency"`
 	ConsistencyNote string                  `json:"consistency_note,omitempty"`
 	Checkpoint      string                  `json:"checkpoint,omitempty"`
+	CheckpointOf    string                  `json:"checkpoint_of,omitempty"` // restore point it was made with; this one if empty
 	Skipped         []catalog.SkippedDisk   `json:"skipped,omitempty"`
 	Warnings        []string                `json:"warnings,omitempty"`
 }
@@ -46,7 +47,7 @@ type diskMeta struct {
 func (b *backup) manifest() store.Manifest {
 	meta := pointMeta{
 		Consistency: b.info.Consistency, ConsistencyNote: b.info.ConsistencyNote, Checkpoint: b.info.Checkpoint,
-		Warnings: b.info.Warnings,
+		CheckpointOf: b.base.checkpointOf(b.info.Checkpoint), Warnings: b.info.Warnings,
 	}
 	for _, s := range b.info.Skipped {
 		meta.Skipped = append(meta.Skipped, catalog.SkippedDisk{ID: s.Disk.ID, Kind: s.Disk.Kind, Reason: s.Reason})
