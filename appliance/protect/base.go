@@ -35,7 +35,7 @@ func (b *backup) findBase(ctx context.Context) (base, error) {
 	case newest.RepositoryID != b.spec.RepositoryID:
 		return base{reason: "the last backup of this VM went to another repository"}, nil
 	case newest.Checkpoint == "":
-		return base{reason: "the last backup left no checkpoint"}, nil
+		return base{reason: "there is no checkpoint to start from: the last backup left none, or the disks were restored since"}, nil
 	case newest.VerifyResult == catalog.VerifyDamaged:
 		return base{reason: "the last restore point is damaged"}, nil
 	}
