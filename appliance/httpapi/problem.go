@@ -72,24 +72,12 @@ var titles = map[fault.Kind]string{
 	fault.Canceled:    "It was cancelled",
 }
 
-func retryable(kind fault.Kind) bool { return kind == fault.Transient }
-
-// kindNamed is the reverse of fault.Kind.String.
-func kindNamed(name string) fault.Kind {
-	for kind := range titles {
-		if kind.String() == name {
-			return kind
-		}
-	}
-	return fault.Internal
-}
-
 // problemOf turns an error into what the client reads. An Internal error shows nothing of itself.
 func problemOf(err error) server.Problem {
 	err = fromEcho(err)
 	kind := fault.KindOf(err)
 	p := server.Problem{
-		Type: problemPath + kind.String(), Title: titles[kind], Status: statusOf(kind), Retryable: retryable(kind),
+		Type: problemPath + kind.String(), Title: titles[kind], Status: statusOf(kind), Retryable: kind.Retryable(),
 	}
 	if kind != fault.Internal {
 		p.Detail = err.Error()

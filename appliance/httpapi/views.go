@@ -7,6 +7,7 @@ import (
 	"github.com/cairn-backup/cairn/api/server"
 	"github.com/cairn-backup/cairn/appliance/catalog"
 	"github.com/cairn-backup/cairn/hypervisors"
+	"github.com/cairn-backup/cairn/internal/fault"
 )
 
 // The functions of this file turn what the appliance knows into what the document says.
@@ -31,9 +32,9 @@ func failureOf(f *catalog.Failure) server.Failure {
 	if f == nil {
 		return server.Failure{}
 	}
-	kind := kindNamed(f.Kind)
+	kind, _ := fault.KindNamed(f.Kind)
 	return server.Failure{
-		Type: problemPath + kind.String(), Detail: f.What, Meaning: f.Meaning, Advice: f.Advice, Retryable: retryable(kind),
+		Type: problemPath + kind.String(), Detail: f.What, Meaning: f.Meaning, Advice: f.Advice, Retryable: kind.Retryable(),
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"syscall"
 )
 
@@ -41,6 +42,15 @@ func (k Kind) String() string {
 	}
 	return "internal"
 }
+
+// KindNamed is the reverse of String; ok is false for a name that is none.
+func KindNamed(name string) (kind Kind, ok bool) {
+	i := slices.Index(kindNames[:], name)
+	return Kind(max(0, i)), i >= 0
+}
+
+// Retryable reports whether what failed with this kind may succeed later without anybody changing anything.
+func (k Kind) Retryable() bool { return k == Transient }
 
 // Error is an error with a kind. Op is what was being done ("open repository"), Subject what it was done to
 // (a path, a VM). Meaning and Advice are whole sentences for the admin: what it means and what to do.
@@ -137,5 +147,5 @@ func Explanation(err error) (meaning, advice string) {
 	}
 }
 
-// Retryable reports whether the same call may succeed later without anybody changing anything.
-func Retryable(err error) bool { return KindOf(err) == Transient }
+// Retryable reports whether the kind of err is.
+func Retryable(err error) bool { return KindOf(err).Retryable() }

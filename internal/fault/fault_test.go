@@ -33,6 +33,17 @@ func TestKindOf(t *testing.T) {
 	}
 }
 
+func TestKindNamed(t *testing.T) {
+	for k := Internal; k <= Canceled; k++ {
+		if got, ok := KindNamed(k.String()); got != k || !ok {
+			t.Errorf("KindNamed(%q) = %v, %v", k.String(), got, ok)
+		}
+	}
+	if got, ok := KindNamed("else"); got != Internal || ok {
+		t.Errorf("KindNamed of no kind = %v, %v, want internal, false", got, ok)
+	}
+}
+
 func TestUnsupportedMatchesStandardSentinel(t *testing.T) {
 	err := fmt.Errorf("x: %w", New(Unsupported, "freeze", "vm1", "not here"))
 	if !errors.Is(err, errors.ErrUnsupported) {

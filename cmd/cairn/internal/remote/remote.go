@@ -156,23 +156,10 @@ func Problem(server string, resp *http.Response, body []byte) error {
 	return fault.New(kind, "", "", "%s", what).Explain(meaning, advice)
 }
 
-var kinds = func() map[string]fault.Kind {
-	m := map[string]fault.Kind{}
-	for k := fault.Internal; k <= fault.Canceled; k++ {
-		m[k.String()] = k
-	}
-	return m
-}()
-
-// KindOfType reads the kind out of a problem type such as "/problems/conflict" or "/problems/exists/set-up".
-func KindOfType(problemType string) (fault.Kind, bool) {
-	name, _, _ := strings.Cut(strings.TrimPrefix(problemType, "/problems/"), "/")
-	k, ok := kinds[name]
-	return k, ok
-}
-
+// kindOfType reads the kind out of a problem type such as "/problems/conflict" or "/problems/exists/set-up".
 func kindOfType(problemType string, status int) fault.Kind {
-	if k, ok := KindOfType(problemType); ok {
+	name, _, _ := strings.Cut(strings.TrimPrefix(problemType, "/problems/"), "/")
+	if k, ok := fault.KindNamed(name); ok {
 		return k
 	}
 	return kindOfStatus(status)
