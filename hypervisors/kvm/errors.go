@@ -144,6 +144,39 @@ func translate(op, subject string, err error) error {
 	return e
 }
 
+// refusal is what a text of libvirt's, ssh's or GnuTLS's means when a connection is not made.
+type refusal struct {
+	part            string
+	kind            fault.Kind
+	meaning, advice string
+}
+
+var refusals = []refusal{
+	{"Host key verification failed", fault.Denied, "The ssh key of the host is not known here, or it is another one than before.",
+		"Compare the host's key with what its administrator says, and add it to the appliance's known_hosts file, for example with ssh-keyscan."},
+	{"Permission denied", fault.Denied, "The host answered and refused the credentials.",
+		"Check the user and the ssh key: its public half must be in the user's authorized_keys on the host, and it must have no passphrase."},
+	{"Cannot read CA certificate", fault.Invalid, "The CA certificate for the connection over TLS is not on the appliance.",
+		"Put cacert.pem, clientcert.pem and clientkey.pem in the directory that the option " + OptPKIPath + " names."},
+	{"Failed to verify peer's certificate", fault.Denied, "The host's certificate was not made by the CA that this connection trusts, or is for another name.",
+		"Check cacert.pem of this connection, and that the host's certificate names the host as the address does."},
+	{"Our own certificate", fault.Denied, "The certificate of this connection was not made by the CA beside it, or is not valid now.",
+		"Check that clientcert.pem and cacert.pem belong together, and that the certificate has not expired."},
+	{"Unable to read TLS confirmation", fault.Denied, "The host ended the connection when it had seen our certificate, or that there is none.",
+		"Check that clientcert.pem and clientkey.pem are there and that the CA of the host made the certificate."},
+	{"ertificate", fault.Denied, "A certificate of this connection cannot be used.",
+		"Check cacert.pem, clientcert.pem and clientkey.pem; libvirt wants the key usages digital signature and key encipherment."},
+}
+
+func refusalOf(message string) (refusal, bool) {
+	for _, r := range refusals {
+		if strings.Contains(message, r.part) {
+			return r, true
+		}
+	}
+	return refusal{}, false
+}
+
 func translateDial(uri string, err error) error {
 	lv, ok := errors.AsType[libvirt.Error](err)
 	if !ok {
@@ -151,9 +184,11 @@ func translateDial(uri string, err error) error {
 	}
 	kind := kindOf(err)
 	meaning, advice := "libvirt on this host cannot be reached.", "Check the address, that libvirtd (or virtqemud) runs there, and that no firewall is in between."
+	known, refused := refusalOf(lv.Message)
 	switch {
-	case kind == fault.Denied, strings.Contains(lv.Message, "Host key verification failed"), strings.Contains(lv.Message, "Permission denied"):
-		kind = fault.Denied
+	case refused:
+		kind, meaning, advice = known.kind, known.meaning, known.advice
+	case kind == fault.Denied:
 		meaning, advice = "The host answered and refused the credentials.", "Check the user, the key or password, and that the host's key is known."
 	case lv.Code == libvirt.ERR_NO_CONNECT, lv.Code == libvirt.ERR_INVALID_ARG, lv.Code == libvirt.ERR_CONFIG_UNSUPPORTED:
 		kind = fault.Invalid

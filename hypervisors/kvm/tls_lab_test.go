@@ -299,6 +299,10 @@ func TestRefusedCredentials(t *testing.T) {
 	ca, err := os.ReadFile(filepath.Join(b.pki, "cacert.pem"))
 	b.ok(err)
 	b.ok(os.WriteFile(filepath.Join(mixed, "cacert.pem"), ca, 0o600))
+	both := b.libvirtPKI(other)
+	otherCA, err := os.ReadFile(filepath.Join(both, "cacert.pem"))
+	b.ok(err)
+	b.ok(os.WriteFile(filepath.Join(both, "cacert.pem"), append(bytes.Clone(ca), otherCA...), 0o600))
 
 	ssh := fmt.Sprintf("qemu+ssh://root@127.0.0.1:%d/system?no_verify=1", port)
 	tests := []struct {
@@ -306,12 +310,14 @@ func TestRefusedCredentials(t *testing.T) {
 		advice             string
 		kind               fault.Kind
 	}{
+		// First: with no_verify, ssh learns the host's key.
+		{"ssh host that is not known", strings.Replace(ssh, "?no_verify=1", "", 1), filepath.Join(b.sockets, "other"), "known_hosts", fault.Denied},
 		{"ssh key that is not authorised", ssh, filepath.Join(b.sockets, "other"), "key", fault.Denied},
 		{"ssh key with a passphrase", ssh, filepath.Join(b.sockets, "locked"), "key", fault.Denied},
 		{"ssh user that does not exist", strings.Replace(ssh, "root@", "nobody-of-that-name@", 1), filepath.Join(b.sockets, "other"), "user", fault.Denied},
-		{"ssh host that is not known", strings.Replace(ssh, "?no_verify=1", "", 1), filepath.Join(b.sockets, "other"), "host's key", fault.Denied},
-		{"certificate of another CA", b.uri(mixed), "", "certificate", fault.Denied},
-		{"no certificate", b.uri(noCert), "", "certificate", fault.Denied},
+		{"certificate that does not fit its CA", b.uri(mixed), "", "clientcert.pem", fault.Denied},
+		{"certificate of another CA", b.uri(both), "", "CA of the host", fault.Denied},
+		{"no certificate", b.uri(noCert), "", "clientcert.pem", fault.Denied},
 		{"host of another CA", b.uri(b.libvirtPKI(other)), "", "cacert.pem", fault.Denied},
 		{"no CA", b.uri(noCA), "", "cacert.pem", fault.Invalid},
 		{"right certificate", b.uri(b.pki), "", "", 0},
