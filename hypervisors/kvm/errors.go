@@ -134,6 +134,8 @@ func translate(op, subject string, err error) error {
 	case lv.Code == libvirt.ERR_ACCESS_DENIED || lv.Code == libvirt.ERR_OPERATION_DENIED:
 		return e.Explain("The account of this connection may not do that on the host.",
 			"Use an account that may write to libvirt's system socket (root, or a member of the group libvirt).")
+	case isNoServerCertificate(lv.Message):
+		return fault.Wrap(fault.Conflict, op, subject, platformError("libvirt: "+lv.Message)).Explain(noServerCertificate())
 	case strings.Contains(lv.Message, "No space left on device"):
 		return e.Explain("The host has no space left where this has to be written.", "Free space there or choose another datastore.")
 	case strings.Contains(lv.Message, "write\" lock"):
@@ -142,6 +144,18 @@ func translate(op, subject string, err error) error {
 		return e.Explain("QEMU ended, or stopped answering, while the call was under way.", "Look at the VM's log on the host in /var/log/libvirt/qemu.")
 	}
 	return e
+}
+
+// isNoServerCertificate recognises QEMU's words for certificates of its own that it cannot read.
+func isNoServerCertificate(message string) bool {
+	return strings.Contains(message, "Unable to access credentials") || strings.Contains(message, "Cannot load CA certificate") ||
+		strings.Contains(message, "Cannot load certificate")
+}
+
+func noServerCertificate() (meaning, advice string) {
+	return "QEMU on the host has no certificate that it can read, so that it cannot offer disks over TLS.",
+		"Put ca-cert.pem, server-cert.pem and server-key.pem in /etc/pki/qemu on the host, readable for QEMU's user " +
+			"(backup_tls_x509_cert_dir in qemu.conf and the option " + OptTLSCertDir + " name another directory)."
 }
 
 // refusal is what a text of libvirt's, ssh's or GnuTLS's means when a connection is not made.

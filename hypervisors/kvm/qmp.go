@@ -134,6 +134,9 @@ func startNBDOverTLS(m qmp.Monitor, at *nbdAddress) error {
 	if err := qmpRun(m, "object-add", map[string]any{
 		"qom-type": "tls-creds-x509", "id": creds, "dir": at.certDir, "endpoint": "server", "verify-peer": true,
 	}, nil); err != nil {
+		if isNoServerCertificate(err.Error()) {
+			return fault.Wrap(fault.Conflict, "use certificates in", at.certDir, err).Explain(noServerCertificate())
+		}
 		return err
 	}
 	for tried := 1; ; tried++ {

@@ -274,13 +274,27 @@ func (b *tlsBench) restoreOverTLS(s restorable) {
 	b.ok(found.Remove(ctx))
 }
 
-// TestTLSWithoutVerification looks that a host which would serve anybody is not used.
-func TestTLSWithoutVerification(t *testing.T) {
+// TestTLSMisconfigured looks that a host which would serve anybody is not used, nor one that cannot serve.
+func TestTLSMisconfigured(t *testing.T) {
 	b := newTLSBench(t, "backup_tls_x509_verify = 0")
 	vm := b.paused("open")
 	_, err := b.d.Freeze(t.Context(), b.request(vm.UUID, ""))
 	if meaning, advice := fault.Explanation(err); fault.KindOf(err) != fault.Conflict || !strings.Contains(advice, "backup_tls_x509_verify") {
 		t.Errorf("freeze: %v (%v) %s %s, want a conflict", err, fault.KindOf(err), meaning, advice)
+	}
+	b.clean()
+
+	b.ok(vm.Stop(t.Context()))
+	d := b.open(b.uri(b.pki), map[string]string{kvm.OptTLSCertDir: t.TempDir()})
+	_, err = d.Freeze(t.Context(), b.request(vm.UUID, ""))
+	if _, advice := fault.Explanation(err); fault.KindOf(err) != fault.Conflict || !strings.Contains(advice, "server-cert.pem") {
+		t.Errorf("freeze without a certificate on the host: %v (%v) %s, want a conflict", err, fault.KindOf(err), advice)
+	}
+	one := fmt.Sprint(b.first) // it is in use
+	d = b.open(b.uri(b.pki), map[string]string{kvm.OptNBDPorts: one, kvm.OptTLSCertDir: b.lab.Daemon().TLSDir()})
+	_, err = d.Freeze(t.Context(), b.request(vm.UUID, ""))
+	if _, advice := fault.Explanation(err); fault.KindOf(err) != fault.Transient || !strings.Contains(advice, kvm.OptNBDPorts) {
+		t.Errorf("freeze without a free port: %v (%v) %s, want that it is transient", err, fault.KindOf(err), advice)
 	}
 	b.clean()
 }
