@@ -8,6 +8,7 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"github.com/cairn-backup/cairn/api/server"
+	"github.com/cairn-backup/cairn/appliance/catalog"
 	"github.com/cairn-backup/cairn/appliance/identity"
 	"github.com/cairn-backup/cairn/internal/fault"
 )
@@ -80,8 +81,8 @@ func problemOf(err error) server.Problem {
 		Type: problemPath + kind.String(), Title: titles[kind], Status: statusOf(kind), Retryable: kind.Retryable(),
 	}
 	if kind != fault.Internal {
-		p.Detail = err.Error()
-		p.Meaning, p.Advice = fault.Explanation(err)
+		why := catalog.FailureOf(err)
+		p.Detail, p.Meaning, p.Advice = why.What, why.Meaning, why.Advice
 	}
 	if _, ok := errors.AsType[*identity.Throttled](err); ok {
 		p.Status, p.Type = http.StatusTooManyRequests, p.Type+"/throttled"
