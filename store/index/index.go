@@ -85,7 +85,7 @@ func Open(dir string, repository seal.ID, log *slog.Logger) (*Index, error) {
 var errInUse = errors.New("index is in use")
 
 func open(dir string, repository seal.ID, log *slog.Logger) (*Index, error) {
-	lg := &logger{log: log}
+	lg := &logger{log: log, unwritten: make(chan error, 1)}
 	cache := pebble.NewCache(64 << 20)
 	defer cache.Unref()
 	o := &pebble.Options{
@@ -398,11 +398,29 @@ func (x *Index) Dump() (map[string]Location, error) {
 	return out, it.Close()
 }
 
+// flush writes what is in memory, once: Pebble would try for ever on a disk that does not take it.
+func (x *Index) flush() error {
+	select {
+	case <-x.log.unwritten: // of an earlier time
+	default:
+	}
+	done, err := x.db.AsyncFlush()
+	if err != nil {
+		return fmt.Errorf("write index: %w", err)
+	}
+	select {
+	case <-done:
+		return nil
+	case err := <-x.log.unwritten:
+		return fmt.Errorf("write index: %w", err)
+	}
+}
+
 // Close writes what is in memory and closes the index. One that cannot be written is thrown away: it is a cache.
 func (x *Index) Close() error {
 	err := x.log.broken()
 	if err == nil && x.dir != "" {
-		err = x.db.Flush()
+		err = x.flush()
 	}
 	err = errors.Join(err, x.db.Close())
 	if err == nil || x.dir == "" {

@@ -148,3 +148,22 @@ func TestBrokenIndexAnswersErrors(t *testing.T) {
 		t.Errorf("a broken index is kept: %v", err)
 	}
 }
+
+func TestCloseOfAnIndexThatCannotBeWritten(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "index")
+	x := open1(t, dir, 1)
+	if err := errors.Join(x.Add(directory(1, 0, 10)), os.RemoveAll(dir)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := x.Lookup(nil, number(1)); err != nil {
+		t.Errorf("what is in memory: %v", err)
+	}
+	if err := x.Close(); err != nil { // and it ends
+		t.Error(err)
+	}
+	x = open1(t, dir, 1)
+	defer x.Close()
+	if n := len(x.Packs()); n != 0 {
+		t.Errorf("the index made afresh has %d packs", n)
+	}
+}

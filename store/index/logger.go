@@ -11,8 +11,9 @@ import (
 
 // logger passes what Pebble says on to slog, and keeps a failing disk under the index from ending the program.
 type logger struct {
-	log   *slog.Logger
-	fatal atomic.Pointer[error]
+	log       *slog.Logger
+	fatal     atomic.Pointer[error]
+	unwritten chan error // the newest failed write, for who waits for one; has room for one
 }
 
 // Infof implements pebble.Logger.
@@ -57,6 +58,10 @@ func (l *logger) listener() *pebble.EventListener {
 		// Pebble tries a failed flush again at once; a full disk takes longer than that. Meanwhile all is in memory.
 		BackgroundError: func(err error) {
 			l.log.Warn("index cannot be written", "err", err)
+			select {
+			case l.unwritten <- err:
+			default:
+			}
 			time.Sleep(100 * time.Millisecond)
 		},
 		DataCorruption: func(info pebble.DataCorruptionInfo) {
