@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -101,8 +102,12 @@ func damagedPoint(id string, err error) error {
 		"Restore from another restore point; put the file "+manifestName(id)+" back from a copy of the repository if there is one.")
 }
 
-// refresh brings r.points up to what is stored. All good points are loaded even if it answers an error.
+// refresh brings r.points up to what is stored. All good points are loaded even if it answers an error. A point that
+// is published or pruned meanwhile stays what it then is: a collect after it frees what no point in r.points needs.
 func (r *Repository) refresh(ctx context.Context) error {
+	r.mu.Lock()
+	known := slices.Collect(maps.Keys(r.points))
+	r.mu.Unlock()
 	there := map[string]bool{}
 	for info, err := range r.b.List(ctx, manifestFolder) {
 		if err != nil {
@@ -111,7 +116,7 @@ func (r *Repository) refresh(ctx context.Context) error {
 		there[strings.TrimPrefix(info.Name, manifestFolder)] = true
 	}
 	r.mu.Lock()
-	for id := range r.points {
+	for _, id := range known {
 		if !there[id] {
 			delete(r.points, id)
 		}
@@ -133,11 +138,21 @@ func (r *Repository) refresh(ctx context.Context) error {
 			errs = append(errs, err)
 			continue
 		}
-		r.mu.Lock()
-		r.points[id] = p
-		r.mu.Unlock()
+		r.learn(ctx, p)
 	}
 	return worst(errs)
+}
+
+// learn adds a point that was read, unless it was pruned since.
+func (r *Repository) learn(ctx context.Context, p *point) {
+	r.mu.Lock()
+	r.points[p.ID] = p
+	r.mu.Unlock()
+	if !r.stillThere(ctx, p.ID) {
+		r.mu.Lock()
+		delete(r.points, p.ID)
+		r.mu.Unlock()
+	}
 }
 
 func (r *Repository) stillThere(ctx context.Context, id string) bool {
@@ -197,9 +212,7 @@ func (r *Repository) point(ctx context.Context, id string) (*point, error) {
 		}
 		return nil, err
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.points[id] = p
+	r.learn(ctx, p)
 	return p, nil
 }
 
