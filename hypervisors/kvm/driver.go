@@ -115,8 +115,13 @@ func Open(_ context.Context, cfg Config) (*Driver, error) {
 	default:
 		return nil, badURI(cfg.URI, "not one of qemu:///system, qemu+ssh://host/system, qemu+tls://host/system")
 	}
-	if u.Path != "/system" && u.Path != "/session" {
+	if u.Path != "/system" {
 		return nil, badURI(cfg.URI, "its path is not /system")
+	}
+	for parameter := range u.Query() {
+		if !slices.Contains(parameters[d.access], parameter) {
+			return nil, badURI(cfg.URI, fmt.Sprintf("the parameter %q is not allowed", parameter))
+		}
 	}
 	d.host = u.Hostname()
 	if err := d.setUpAccess(u); err != nil {
@@ -157,6 +162,14 @@ func (d *Driver) setUpAccess(u *url.URL) error {
 	}
 	u.RawQuery = q.Encode()
 	return nil
+}
+
+// parameters are those of libvirt's URIs that may be given. Others could make libvirt run any program on the
+// appliance (command, netcat) or trust any server.
+var parameters = map[access][]string{
+	accessLocal: {"socket"},
+	accessSSH:   {"keyfile", "no_verify"},
+	accessTLS:   {"pkipath"},
 }
 
 func badURI(uri, why string) error {

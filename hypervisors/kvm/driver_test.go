@@ -19,7 +19,13 @@ func TestOpen(t *testing.T) {
 		ok     bool
 	}{
 		{"qemu:///system", accessLocal, true},
-		{"qemu:///session", accessLocal, true},
+		{"qemu:///session", "", false},
+		{"qemu+ssh://host/system?command=/tmp/x", "", false}, // would run it here
+		{"qemu+ssh://host/system?netcat=/tmp/x", "", false},
+		{"qemu+ssh://host/system?keyfile=/k&no_verify=1", accessSSH, true},
+		{"qemu+tls://host/system?no_verify=1", "", false},
+		{"qemu+tls://host/system?pkipath=/p", accessTLS, true},
+		{"qemu:///system?name=qemu%2Bext:///system", "", false},
 		{"qemu+unix:///system?socket=/x", accessLocal, true},
 		{"qemu+ssh://root@host:2222/system", accessSSH, true},
 		{"qemu+tls://host/system", accessTLS, true},
