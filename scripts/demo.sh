@@ -144,6 +144,7 @@ if [ "$once" = once ]; then
 	say "DEMO=once: tearing everything down"
 	exit 0
 fi
+cairn connection refresh demo >/dev/null
 cat <<END
 
 The appliance goes on running:
