@@ -234,8 +234,10 @@ type Capabilities struct {
 
 // Health is what Check found.
 type Health struct {
-	Product  string   `json:"product"` // "libvirt 9.0.0, QEMU 7.2.22"
-	Host     string   `json:"host"`
+	Product string `json:"product"` // "libvirt 9.0.0, QEMU 7.2.22"
+	Host    string `json:"host"`
+	// HostID is the identity that the host or manager keeps under every address and name; "" when it has none.
+	HostID   string   `json:"host_id,omitempty"`
 	VMs      int      `json:"vms"`
 	Problems []string `json:"problems,omitempty"` // what will not work and why, in whole sentences
 }

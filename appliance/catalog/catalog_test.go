@@ -106,6 +106,37 @@ func TestNewerSchemaIsRefused(t *testing.T) {
 	}
 }
 
+func TestSchemaOfTheFirstVersionIsBroughtUpToDate(t *testing.T) {
+	dir := t.TempDir()
+	c := open(t, dir)
+	conn := Connection{Name: "host", Platform: hypervisors.KVM, Address: "qemu:///system"}
+	if err := c.CreateConnection(t.Context(), &conn, "opensesame"); err != nil {
+		t.Fatal(err)
+	}
+	for _, q := range []string{"ALTER TABLE connections DROP COLUMN host_id", "UPDATE schema_version SET version = 1"} {
+		if _, err := c.sql.Exec(q); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	c = open(t, dir)
+	if _, err := c.ConnectionToHost(t.Context(), hypervisors.KVM, "h1"); kindOf(err) != "not-found" {
+		t.Errorf("a host that no check has met: %v, want not-found", err)
+	}
+	_, err := c.UpdateConnection(t.Context(), conn.ID, nil, func(c *Connection) { c.HostID = "h1" })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := c.ConnectionToHost(t.Context(), hypervisors.KVM, "h1"); err != nil || got.ID != conn.ID {
+		t.Errorf("connection to h1 = %+v, %v", got, err)
+	}
+	if secret, err := c.ConnectionSecret(t.Context(), conn.ID); err != nil || string(secret) != "opensesame" {
+		t.Errorf("secret = %q, %v", string(secret), err)
+	}
+}
+
 func TestOneActiveTaskPerSubject(t *testing.T) {
 	c := open(t, t.TempDir())
 	start := func(subject string) (Task, error) {

@@ -6,6 +6,7 @@ import (
 
 	"gorm.io/gorm"
 
+	"github.com/cairn-backup/cairn/hypervisors"
 	"github.com/cairn-backup/cairn/internal/fault"
 )
 
@@ -30,6 +31,11 @@ func (c *Catalog) Connection(ctx context.Context, id string) (Connection, error)
 // ConnectionByName returns one connection by its name.
 func (c *Catalog) ConnectionByName(ctx context.Context, name string) (Connection, error) {
 	return first[Connection](ctx, c, "look up connection", name, "name = ?", name)
+}
+
+// ConnectionToHost returns the connection to a host or manager by the identity that the platform gives it.
+func (c *Catalog) ConnectionToHost(ctx context.Context, platform hypervisors.Platform, hostID string) (Connection, error) {
+	return first[Connection](ctx, c, "look up connection to host", hostID, "platform = ? AND host_id = ?", platform, hostID)
 }
 
 // ConnectionSecret returns the credentials of a connection; "" when there are none.

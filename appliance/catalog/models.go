@@ -29,6 +29,7 @@ type Connection struct {
 	Status       Health               `json:"status"`
 	Product      string               `json:"product,omitempty"`
 	Host         string               `json:"host,omitempty"`
+	HostID       string               `json:"host_id,omitempty"`
 	Problems     []string             `gorm:"serializer:json" json:"problems,omitempty"`
 	LastChecked  *time.Time           `json:"last_checked,omitempty"`
 	LastError    *Failure             `gorm:"serializer:json" json:"last_error,omitempty"`

@@ -18,7 +18,7 @@ import (
 )
 
 // schemaVersion is the version of the tables this program writes.
-const schemaVersion = 1
+const schemaVersion = 2
 
 // Catalog is an open catalog. Its methods may be called from several goroutines.
 type Catalog struct {
@@ -94,12 +94,19 @@ func (c *Catalog) prepare(ctx context.Context) error {
 	if version == schemaVersion {
 		return nil
 	}
-	return db.Transaction(migrate)
+	return db.Transaction(func(tx *gorm.DB) error { return migrate(tx, version) })
 }
 
-func migrate(tx *gorm.DB) error {
-	err := tx.AutoMigrate(&Connection{}, &Repository{}, &VM{}, &Run{}, &Task{}, &Event{}, &RestorePoint{},
-		&OwedCleanup{}, &User{}, &Token{})
+// migrate brings the tables from a version to the present one; 0 is no tables.
+func migrate(tx *gorm.DB, version int) error {
+	var err error
+	switch version {
+	case 0:
+		err = tx.AutoMigrate(&Connection{}, &Repository{}, &VM{}, &Run{}, &Task{}, &Event{}, &RestorePoint{},
+			&OwedCleanup{}, &User{}, &Token{})
+	case 1:
+		err = tx.Migrator().AddColumn(&Connection{}, "HostID")
+	}
 	if err != nil {
 		return fmt.Errorf("create tables: %w", err)
 	}

@@ -17,6 +17,8 @@ import (
 
 // connections keeps one driver a connection.
 type connections struct {
+	adding sync.Mutex // one is added at a time: two must not lead to the same host
+
 	mu      sync.Mutex
 	drivers map[string]hypervisors.Driver
 	closed  bool
@@ -138,12 +140,17 @@ func refused(c httpapi.NewConnection, err error) error {
 
 // AddConnection implements httpapi.Core.
 func (a *Appliance) AddConnection(ctx context.Context, c httpapi.NewConnection) (httpapi.ConnectionInfo, error) {
+	a.connections.adding.Lock()
+	defer a.connections.adding.Unlock()
 	if _, err := a.catalog.ConnectionByName(ctx, c.Name); err == nil {
 		return httpapi.ConnectionInfo{}, fault.New(fault.Exists, "add connection", c.Name, "there is one of that name").Explain(
 			"Another connection of this appliance has the name.", "Choose another name.")
 	}
 	health, err := a.TryConnection(ctx, c)
 	if err != nil {
+		return httpapi.ConnectionInfo{}, err
+	}
+	if err := a.checkHost(ctx, c, health.HostID); err != nil {
 		return httpapi.ConnectionInfo{}, err
 	}
 	row := catalog.Connection{
@@ -160,6 +167,25 @@ func (a *Appliance) AddConnection(ctx context.Context, c httpapi.NewConnection) 
 	return a.GetConnection(ctx, row.ID)
 }
 
+// checkHost refuses a second connection to one host: backups through one would drop the checkpoints of the other, and
+// nothing would keep two tasks from one VM.
+func (a *Appliance) checkHost(ctx context.Context, c httpapi.NewConnection, hostID string) error {
+	if hostID == "" {
+		return nil
+	}
+	other, err := a.catalog.ConnectionToHost(ctx, c.Platform, hostID)
+	switch {
+	case err == nil:
+		return fault.New(fault.Exists, "add connection", c.Name, "connection %s leads to the same host, %s", other.Name, hostID).Explain(
+			"A host is connected once; its backups through two connections would get into each other's way.",
+			"Use the connection "+other.Name+". If these are two hosts, their firmware gives both the same identity: "+
+				"give one of them another (for libvirt: host_uuid in libvirtd.conf).")
+	case fault.KindOf(err) == fault.NotFound:
+		return nil
+	}
+	return err
+}
+
 // setHealth notes the outcome of a check.
 func setHealth(row *catalog.Connection, h hypervisors.Health, err error) {
 	now := time.Now().UTC()
@@ -169,6 +195,7 @@ func setHealth(row *catalog.Connection, h hypervisors.Health, err error) {
 		return
 	}
 	row.Status, row.Product, row.Host, row.Problems = catalog.HealthOK, h.Product, h.Host, h.Problems
+	row.HostID = h.HostID
 	if len(h.Problems) > 0 {
 		row.Status = catalog.HealthProblem
 	}

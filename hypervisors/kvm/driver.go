@@ -241,6 +241,9 @@ func (d *Driver) Check(ctx context.Context) (hypervisors.Health, error) {
 		if h.Host, err = lv.GetHostname(); err != nil {
 			return h, err
 		}
+		if h.HostID, err = hostID(lv); err != nil {
+			return h, err
+		}
 		doms, err := lv.ListAllDomains(0)
 		if err != nil {
 			return h, err

@@ -44,7 +44,7 @@ func (d *driver) Check(ctx context.Context) (hypervisors.Health, error) {
 	}
 	d.p.mu.Lock()
 	defer d.p.mu.Unlock()
-	return hypervisors.Health{Product: "platform in memory", Host: "memory", VMs: len(d.p.vms)}, nil
+	return hypervisors.Health{Product: "platform in memory", Host: "memory", HostID: d.p.id, VMs: len(d.p.vms)}, nil
 }
 
 func (d *driver) VMs(ctx context.Context) ([]hypervisors.VM, error) {

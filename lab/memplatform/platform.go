@@ -35,6 +35,7 @@ type Options struct {
 type Platform struct {
 	caps hypervisors.Capabilities
 	dir  string // sockets
+	id   string // of the host
 
 	mu      sync.Mutex
 	free    int64 // bytes left on the datastore; below 0 is no bound
@@ -52,7 +53,7 @@ func New(o Options) (*Platform, error) {
 		return nil, err
 	}
 	p := &Platform{
-		dir: dir, free: -1, vms: map[string]*vm{}, jobs: map[string]*job{}, volumes: map[string]*disk{},
+		dir: dir, id: randomID(), free: -1, vms: map[string]*vm{}, jobs: map[string]*job{}, volumes: map[string]*disk{},
 		writers: map[string]*job{}, faults: map[string][]*Fault{},
 		caps: hypervisors.Capabilities{
 			Platform: PlatformName, Backup: true, ChangeTracking: true, Quiesce: true, StoppedBackup: true, Restore: true,
