@@ -103,6 +103,9 @@ func (r *Recoverer) order(ctx context.Context, spec Spec) (*order, error) {
 		return nil, err
 	}
 	if o.conn, err = r.catalog.Connection(ctx, spec.ConnectionID); err != nil {
+		if o.spec.ConnectionID == "" && fault.KindOf(err) == fault.NotFound {
+			err = unknownOrigin(o.point)
+		}
 		return nil, err
 	}
 	if o.driver, err = r.drivers(ctx, o.conn.ID); err != nil {
@@ -117,6 +120,13 @@ func (r *Recoverer) order(ctx context.Context, spec Spec) (*order, error) {
 	}
 	o.req, err = r.request(ctx, o, stored)
 	return o, err
+}
+
+// unknownOrigin is for a restore point that came with its repository, from a connection of another catalog.
+func unknownOrigin(point catalog.RestorePoint) error {
+	return fault.New(fault.Invalid, "restore", point.ID, "its connection %q is not in the catalog, and no other is named", point.ConnectionID).Explain(
+		"The restore point was made through a connection that this appliance does not know, or not any more.",
+		"Restore it as a new VM, and name the connection to restore to: --connection, in the API \"connection\".")
 }
 
 func checkSpec(spec Spec, point catalog.RestorePoint) error {

@@ -3,6 +3,9 @@ package server
 import (
 	"bytes"
 	"context"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/cairn-backup/cairn/appliance/catalog"
@@ -129,4 +132,38 @@ func TestPlanRestore(t *testing.T) {
 		t.Errorf("planning made %d VMs", n-1)
 	}
 	b.clean()
+}
+
+func TestRestoreOfAPointWhoseConnectionIsUnknown(t *testing.T) {
+	b := newBench(t)
+	p := b.backup()
+	frozen0, frozen1 := b.content(b.vm.ID, "disk0"), b.content(b.vm.ID, "disk1")
+	if err := b.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	// The catalog is lost; only the keys are there.
+	if err := os.Remove(filepath.Join(b.root, "data", "catalog.db")); err != nil {
+		t.Fatal(err)
+	}
+	b.start()
+	conn, err := b.AddConnection(t.Context(), httpapi.NewConnection{Name: "new", Platform: memplatform.PlatformName, Address: "here"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.AddRepository(t.Context(), httpapi.NewRepository{Name: "again", Path: filepath.Join(b.root, "repo"), Attach: true}); err != nil {
+		t.Fatal(err)
+	}
+	request := restoreOf(p.ID, "copy", false)
+	_, err = b.StartRestore(t.Context(), startOf("ann"), request)
+	if meaning, advice := fault.Explanation(err); kindOf(err) != "invalid" || meaning == "" || !strings.Contains(advice, "--connection") {
+		t.Errorf("without a connection: %v (%s), %q, %q", err, kindOf(err), meaning, advice)
+	}
+	request.ConnectionID = conn.ID
+	task := b.ended(b.StartRestore(t.Context(), startOf("ann"), request))
+	if task.State != catalog.Succeeded {
+		t.Fatalf("with one: %s, %+v", task.State, task.Error)
+	}
+	if vm := task.Result.VMPlatformID; !bytes.Equal(b.content(vm, "disk0"), frozen0) || !bytes.Equal(b.content(vm, "disk1"), frozen1) {
+		t.Error("the disks are not what was frozen")
+	}
 }
