@@ -23,7 +23,7 @@ func (t *tool) list() *cobra.Command {
 				all, listErr := points(cmd.Context(), r)
 				var views []view
 				for _, p := range all {
-					if v := describe(p); vm == "" || v.VM == vm {
+					if v := describe(p); of(p, vm) {
 						v.Description = nil
 						views = append(views, v)
 					}

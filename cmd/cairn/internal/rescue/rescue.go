@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -36,7 +37,8 @@ func Command(c *console.Console) *cobra.Command {
 		Long: `Read a repository directory with no appliance running: all it takes is the directory and its key file. Nothing is
 written into the repository.
 
-POINT is the id of a restore point, or "latest", which with --vm is the newest one of that VM.
+POINT is the id of a restore point, or "latest", which with --vm is the newest one of that VM. Where several VMs have
+one name, --vm takes the series instead; "ls -o wide" shows it.
 The environment can name the repository and the key: CAIRN_RESCUE_REPO, CAIRN_RESCUE_KEY.`,
 		Example: `  cairn rescue ls --repo /srv/backup --key backup.key
   cairn rescue verify --repo /srv/backup --key backup.key
@@ -126,7 +128,7 @@ func find(ctx context.Context, r *store.Repository, arg, vm string) (store.Resto
 	}
 	all, listErr := points(ctx, r)
 	hits := slices.DeleteFunc(all, func(p store.RestorePoint) bool {
-		return vm != "" && describe(p).VM != vm || arg != "latest" && !strings.HasPrefix(p.ID, arg)
+		return !of(p, vm) || arg != "latest" && !strings.HasPrefix(p.ID, arg)
 	})
 	if len(hits) == 0 && listErr != nil {
 		return store.RestorePoint{}, listErr
@@ -137,6 +139,9 @@ func find(ctx context.Context, r *store.Repository, arg, vm string) (store.Resto
 			Explain("", "List them with \"cairn rescue ls\".")
 	case arg == "latest":
 		for _, p := range hits {
+			if p.Series != hits[0].Series && vm != "" {
+				return store.RestorePoint{}, ambiguous(hits, vm)
+			}
 			if p.Series != hits[0].Series {
 				return store.RestorePoint{}, failure.UsageError("Say whose with --vm NAME, or give the id.", "the repository holds restore points of several VMs")
 			}
@@ -150,6 +155,24 @@ func find(ctx context.Context, r *store.Repository, arg, vm string) (store.Resto
 		return store.RestorePoint{}, failure.UsageError("Give more of the id.", "%s", strings.Join(lines, "\n"))
 	}
 	return hits[0], nil
+}
+
+// of reports whether a restore point is of the VM that was named by its name or series; "" is any.
+func of(p store.RestorePoint, vm string) bool {
+	return vm == "" || p.Series == vm || describe(p).VM == vm
+}
+
+// ambiguous names the series that have restore points of a VM's name, each with its newest.
+func ambiguous(newestFirst []store.RestorePoint, vm string) error {
+	lines := []string{"several VMs are named " + vm + "; their series, each with its newest restore point:"}
+	seen := map[string]bool{}
+	for _, p := range newestFirst {
+		if !seen[p.Series] {
+			seen[p.Series] = true
+			lines = append(lines, p.Series+"  "+p.ID+"  "+p.Time.UTC().Format(time.RFC3339))
+		}
+	}
+	return failure.UsageError("Give one of the series with --vm, or the id of a restore point.", "%s", strings.Join(lines, "\n"))
 }
 
 func ofVM(vm string) string {

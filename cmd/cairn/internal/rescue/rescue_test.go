@@ -80,11 +80,16 @@ func sparse(r *rand.Rand, size int) []byte {
 
 func (r *repository) publish(t *testing.T, repo *store.Repository, vm string, at time.Time, disks map[string][]byte) {
 	t.Helper()
+	r.publishIn(t, repo, "kvm/c/"+vm, vm, at, disks)
+}
+
+func (r *repository) publishIn(t *testing.T, repo *store.Repository, series, vm string, at time.Time, disks map[string][]byte) {
+	t.Helper()
 	ctx := t.Context()
-	s, err := repo.Begin(ctx, store.SessionOptions{Series: "kvm/c/" + vm, Writer: "test"})
+	s, err := repo.Begin(ctx, store.SessionOptions{Series: series, Writer: "test"})
 	must(t, err)
 	m := store.Manifest{
-		Series: "kvm/c/" + vm, Time: at, Labels: map[string]string{"vm_name": vm},
+		Series: series, Time: at, Labels: map[string]string{"vm_name": vm},
 		Documents: []store.Document{
 			{Name: "domain.xml", MediaType: "application/xml", Data: []byte(domainXML)},
 			{Name: "nvram.fd", MediaType: "application/octet-stream", Data: []byte{0, 1, 2, 255}},
@@ -507,5 +512,39 @@ func TestInterruptedExport(t *testing.T) {
 	}
 	if entries, _ := os.ReadDir(dir); len(entries) != 0 {
 		t.Errorf("left behind: %v", entries)
+	}
+}
+
+func TestSeveralVMsOfOneName(t *testing.T) {
+	r := build(t)
+	key, err := store.LoadKeyFile(r.key)
+	must(t, err)
+	b, err := file.Open(r.dir)
+	must(t, err)
+	defer b.Close()
+	repo, err := store.Open(t.Context(), b, key, store.Options{})
+	must(t, err)
+	r.publishIn(t, repo, "kvm/other/web01", "web01", noon.Add(-time.Minute), map[string][]byte{"vda": make([]byte, 1<<20)})
+	must(t, repo.Close())
+	for _, args := range [][]string{
+		{"show", "latest", "--vm", "web01"}, {"verify", "latest", "--vm", "web01"},
+		{"export", "latest", "--vm", "web01", "--all", "--out", t.TempDir()},
+	} {
+		got := r.run(t.Context(), args...)
+		want := []string{"kvm/c/web01  " + r.ids[1] + "  2026-11-21T10:00:00Z", "kvm/other/web01  " + r.ids[3] + "  2026-11-21T11:59:00Z", "with --vm"}
+		for _, w := range want {
+			if got.code != failure.Usage || !strings.Contains(got.stderr, w) {
+				t.Errorf("%v: exit code %d, no %q in\n%s", args, got.code, w, got.stderr)
+			}
+		}
+	}
+	for series, want := range map[string]string{"kvm/c/web01": r.ids[1], "kvm/other/web01": r.ids[3]} {
+		if got := r.ok(t, "verify", "latest", "--vm", series, "-o", "json"); !strings.Contains(got.stdout, want) {
+			t.Errorf("verify latest --vm %s: no %s in\n%s", series, want, got.stdout)
+		}
+	}
+	got := strings.Fields(r.ok(t, "ls", "--vm", "kvm/c/web01", "-o", "name").stdout)
+	if diff := cmp.Diff([]string{r.ids[1], r.ids[0]}, got); diff != "" {
+		t.Errorf("ls of a series: -want +got %s", diff)
 	}
 }

@@ -74,7 +74,7 @@ func choose(ctx context.Context, r *store.Repository, args []string, vm string) 
 	}
 	all, err := points(ctx, r)
 	for _, p := range all {
-		if vm == "" || describe(p).VM == vm {
+		if of(p, vm) {
 			chosen = append(chosen, p)
 		}
 	}
