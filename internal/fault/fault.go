@@ -120,6 +120,8 @@ func KindOf(err error) Kind {
 		errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT), errors.Is(err, syscall.ECONNREFUSED),
 		errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
 		return Transient
+	case errors.Is(err, syscall.EROFS):
+		return Conflict
 	case errors.Is(err, errors.ErrUnsupported):
 		return Unsupported
 	case errors.Is(err, fs.ErrNotExist):

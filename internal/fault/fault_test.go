@@ -22,6 +22,7 @@ func TestKindOf(t *testing.T) {
 		{"context keeps kind", Context("a", "b", New(Corrupt, "c", "d", "e")), Corrupt},
 		{"canceled", fmt.Errorf("x: %w", context.Canceled), Canceled},
 		{"disk full", fmt.Errorf("x: %w", syscall.ENOSPC), Transient},
+		{"read-only file system", fmt.Errorf("x: %w", syscall.EROFS), Conflict},
 		{"unsupported", errors.ErrUnsupported, Unsupported},
 		{"not found", fs.ErrNotExist, NotFound},
 		{"inside a join", errors.Join(errors.New("x"), New(NotFound, "find", "y", "gone")), NotFound},

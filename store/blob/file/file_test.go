@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -272,5 +273,31 @@ func TestManyFilesReadAtOnce(t *testing.T) {
 	}
 	if n := len(s.files.open); n > maxOpen {
 		t.Errorf("%d files open", n)
+	}
+}
+
+// readOnly is a file system that was mounted for reading.
+type readOnly struct{ OS }
+
+func (readOnly) Create(name string) (File, error) {
+	return nil, &os.PathError{Op: "open", Path: name, Err: syscall.EROFS}
+}
+
+func (readOnly) Lock(name, _ string) (func() error, string, error) {
+	return nil, "", &os.PathError{Op: "open", Path: name, Err: syscall.EROFS}
+}
+
+func TestReadOnlyFileSystemIsSaid(t *testing.T) {
+	s, err := OpenFS(readOnly{}, t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	_, lockErr := s.Acquire(t.Context())
+	for op, err := range map[string]error{"put": blob.Put(t.Context(), s, "a", []byte("x")), "acquire": lockErr} {
+		meaning, advice := fault.Explanation(err)
+		if err == nil || fault.KindOf(err) != fault.Conflict || !strings.Contains(meaning, "read-only") || advice == "" {
+			t.Errorf("%s: %v (%v), %q, %q, want conflict", op, err, fault.KindOf(err), meaning, advice)
+		}
 	}
 }
