@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -135,6 +136,36 @@ func TestSchemaOfTheFirstVersionIsBroughtUpToDate(t *testing.T) {
 	if secret, err := c.ConnectionSecret(t.Context(), conn.ID); err != nil || string(secret) != "opensesame" {
 		t.Errorf("secret = %q, %v", string(secret), err)
 	}
+}
+
+func TestCatalogThatIsNoDatabase(t *testing.T) {
+	dir := t.TempDir()
+	c := open(t, dir)
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	whole, err := os.ReadFile(filepath.Join(dir, "catalog.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	damaged := slices.Clone(whole)
+	for i := 100; i < len(damaged); i++ {
+		damaged[i] = 0xa5
+	}
+	for name, content := range map[string][]byte{"text": []byte(strings.Repeat("not a database\n", 100)), "damaged": damaged} {
+		if err := os.WriteFile(filepath.Join(dir, "catalog.db"), content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		_, err := Open(t.Context(), Options{Path: filepath.Join(dir, "catalog.db"), KeyFile: filepath.Join(dir, "keys", "catalog.key")})
+		meaning, advice := fault.Explanation(err)
+		if kindOf(err) != "corrupt" || meaning == "" || !strings.Contains(advice, "attach the repositories") {
+			t.Errorf("%s: %v (%s), %q, %q, want corrupt", name, err, kindOf(err), meaning, advice)
+		}
+	}
+	if err := os.Remove(filepath.Join(dir, "catalog.db")); err != nil {
+		t.Fatal(err)
+	}
+	open(t, dir) // the key that is there serves the new one
 }
 
 func TestOneActiveTaskPerSubject(t *testing.T) {

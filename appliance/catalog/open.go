@@ -51,9 +51,28 @@ func Open(ctx context.Context, o Options) (*Catalog, error) {
 	}
 	c := &Catalog{sql: db, seal: seal}
 	if err := c.prepare(ctx); err != nil {
-		return nil, errors.Join(fault.Context("open catalog", o.Path, err), db.Close())
+		return nil, errors.Join(unreadable(o.Path, err), db.Close())
 	}
 	return c, nil
+}
+
+// Result codes of SQLite: the database is damaged, or the file is none.
+const (
+	sqliteCorrupt = 11
+	sqliteNotADB  = 26
+)
+
+// unreadable gives an error met while the catalog was opened its kind and words.
+func unreadable(path string, err error) error {
+	if e, ok := errors.AsType[interface {
+		error
+		Code() int
+	}](err); ok && (e.Code()&0xff == sqliteNotADB || e.Code()&0xff == sqliteCorrupt) {
+		return fault.Wrap(fault.Corrupt, "open catalog", path, err).Explain(
+			"The file is damaged, or is not a catalog. Restore points are not touched by this: they lie in the repositories.",
+			"Put the file back from a copy; or move it away, start cairnd with an empty catalog, connect the hosts and attach the repositories again.")
+	}
+	return fault.Context("open catalog", path, err)
 }
 
 func openSQLite(path string) (*sql.DB, error) {
