@@ -188,6 +188,9 @@ func (a *Appliance) repositoryInfo(ctx context.Context, row catalog.Repository) 
 	info := httpapi.RepositoryInfo{Repository: row}
 	repo, err := a.repository(ctx, row.ID)
 	if err == nil {
+		err = stillThere(ctx, row, repo.ID())
+	}
+	if err == nil {
 		var u store.Usage
 		if u, err = repo.Usage(ctx); err == nil {
 			info.Usage = &httpapi.Usage{
@@ -202,6 +205,36 @@ func (a *Appliance) repositoryInfo(ctx context.Context, row catalog.Repository) 
 		info.Status, info.LastError = catalog.HealthOK, nil
 	}
 	return info
+}
+
+// stillThere looks whether what was opened still lies in its directory, and its key file in its place: what is open
+// would not notice that a disk was unmounted or a file removed under it.
+func stillThere(ctx context.Context, row catalog.Repository, openID string) (err error) {
+	key, err := store.LoadKeyFile(row.KeyFile)
+	if err != nil {
+		return fault.Wrap(absentKind(err), "check key of repository", row.Name, err)
+	}
+	backend, err := file.Open(row.Path)
+	if err != nil {
+		return fault.Wrap(absentKind(err), "check repository", row.Name, err)
+	}
+	defer func() { err = errors.Join(err, backend.Close()) }()
+	id, err := store.Identify(ctx, backend, key)
+	switch {
+	case id != "" && id != openID:
+		return fault.New(fault.Transient, "check repository", row.Name, "another repository is in %s", row.Path).Explain(
+			"The directory holds a repository, but not the one that was attached here.",
+			"Look whether another file system is mounted there; bring the right one back.")
+	case err != nil && fault.KindOf(err) == fault.NotFound:
+		return fault.New(fault.Transient, "check repository", row.Name, "no repository is in %s any more", row.Path).Explain(
+			"The directory is there, but what was in it is not.",
+			"Look whether the file system of the repository is still mounted there, and mount it again.")
+	case err != nil && fault.KindOf(err) == fault.Denied:
+		return fault.New(fault.Denied, "check key of repository", row.Name, "the key in %s does not open it", row.KeyFile).Explain(
+			"The key file was changed since the repository was opened. Without the right one it cannot be opened again, and none of its backups be read.",
+			"Put the key file back from the copy that was kept elsewhere, before the appliance is started again.")
+	}
+	return err
 }
 
 func freeBytes(path string) int64 {
