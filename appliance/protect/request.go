@@ -57,6 +57,11 @@ func (p *Protector) RequestBackup(ctx context.Context, spec BackupSpec) (*catalo
 
 func checkExclude(vm catalog.VM, exclude []string) error {
 	left := 0
+	if !slices.ContainsFunc(vm.Description.Disks, func(d hypervisors.Disk) bool { return d.Kind == hypervisors.KindDisk || d.Kind == hypervisors.KindLUN }) {
+		return fault.New(fault.Invalid, "back up VM", vm.Name, "it has no disk").Explain(
+			"A backup is of a VM's disks, and this one has none.",
+			"If it was given one just now, refresh the connection and try again; CD-ROM and floppy drives do not count.")
+	}
 	for _, d := range vm.Description.Disks {
 		if d.Kind == hypervisors.KindDisk && d.Unprotectable == "" && !slices.Contains(exclude, d.ID) {
 			left++

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -328,6 +329,22 @@ func TestBadRequestsChangeNothing(t *testing.T) {
 	keys, err := filepath.Glob(filepath.Join(b.root, "data", "keys", "repo_*"))
 	if err != nil || len(keys) != 1 {
 		t.Errorf("keys = %v, %v", keys, err)
+	}
+}
+
+func TestVMWithoutDisks(t *testing.T) {
+	b := newBench(t)
+	b.platform.AddVM(memplatform.VMSpec{Name: "diskless"})
+	if _, err := b.RefreshConnection(t.Context(), b.conn); err != nil {
+		t.Fatal(err)
+	}
+	vms, err := b.ListVMs(t.Context(), catalog.VMFilter{}, catalog.Page{})
+	if err != nil || len(vms.Items) != 2 || vms.Items[0].Name != "diskless" {
+		t.Fatalf("VMs = %+v, %v", vms.Items, err)
+	}
+	_, err = b.StartBackup(t.Context(), startOf("ann"), httpapi.BackupRequest{VMID: vms.Items[0].ID, RepositoryID: b.repo})
+	if meaning, advice := fault.Explanation(err); kindOf(err) != "invalid" || !strings.Contains(meaning, "has none") || strings.Contains(advice, "xclude") {
+		t.Errorf("backup: %v (%s), %q, %q", err, kindOf(err), meaning, advice)
 	}
 }
 
