@@ -48,6 +48,7 @@ unit: ## Tests that need neither root nor libvirt
 	go run $(GOTESTSUM) --format pkgname-and-test-fails -- -timeout 20m ./...
 
 lab: ## All tests, with real libvirt and QEMU
+	go test -tags faultpoints ./internal/fault ./datamover/transfer
 	CAIRN_LAB=1 go run $(GOTESTSUM) --format pkgname-and-test-fails -- -count=1 -timeout 60m ./...
 
 race: ## Unit tests under the race detector

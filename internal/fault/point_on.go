@@ -7,13 +7,13 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"sync/atomic"
+	"sync"
 	"syscall"
 	"time"
 )
 
-// reached is set by the first one who gets to the point: a process stops there once.
-var reached atomic.Bool
+// reached holds the points that a process has stopped at: it stops at each one once.
+var reached sync.Map
 
 // Point acts when CAIRN_FAULT_POINT is "<name>=kill" (SIGKILL to ourselves at once) or "<name>=pause" (the file
 // CAIRN_FAULT_FILE is created and the caller waits until somebody removes it).
@@ -22,7 +22,10 @@ func Point(name string) {
 		panic("fault point " + name + " is not in fault.Points")
 	}
 	want, action, _ := strings.Cut(os.Getenv("CAIRN_FAULT_POINT"), "=")
-	if want != name || !reached.CompareAndSwap(false, true) {
+	if want != name {
+		return
+	}
+	if _, before := reached.LoadOrStore(name, true); before {
 		return
 	}
 	file := os.Getenv("CAIRN_FAULT_FILE")

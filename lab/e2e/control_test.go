@@ -66,6 +66,8 @@ func TestBadInputChangesNothing(t *testing.T) {
 		{"plain TCP", "POST", "/connections", map[string]any{"name": "x", "platform": "kvm", "address": "qemu+tcp://127.0.0.1/system"}, 422, "invalid"},
 		{"unknown platform", "POST", "/connections", map[string]any{"name": "x", "platform": "vax", "address": "vax://"}, 422, "invalid"},
 		{"name taken", "POST", "/connections", map[string]any{"name": "lab", "platform": "kvm", "address": s.lab.URI()}, 409, "exists"},
+		{"host that is connected", "POST", "/connections", map[string]any{"name": "again", "platform": "kvm", "address": s.lab.URI()}, 409, "exists"},
+		{"address that names a program", "POST", "/connections", map[string]any{"name": "x", "platform": "kvm", "address": "qemu+ssh://localhost/system?command=/bin/true"}, 422, "invalid"},
 		{"unknown VM", "POST", "/vms/vm_00000000000000000000000000/backup", map[string]any{"repository": s.repo.ID}, 404, "not-found"},
 		{"unknown repository", "POST", backup, map[string]any{"repository": "repo_00000000000000000000000000"}, 404, "not-found"},
 		{"unknown disk", "POST", backup, map[string]any{"repository": s.repo.ID, "exclude_disks": []string{"vdz"}}, 422, "invalid"},
