@@ -55,7 +55,14 @@ func (r *Repository) checkPacks(ctx context.Context, report *CheckReport) error 
 		}
 	}
 	for _, p := range r.idx.Packs() {
-		if size, ok := there[p.ID]; (!ok || size != p.Size) && r.reallyGone(ctx, p.ID, p.Size) {
+		if size, ok := there[p.ID]; ok && size == p.Size {
+			continue
+		}
+		gone, err := r.reallyGone(ctx, p.ID, p.Size) // it may have been written since the listing
+		if err != nil {
+			return err
+		}
+		if gone {
 			report.Problems = append(report.Problems, fmt.Sprintf("%s is missing or has another size", pack.Name(p.ID)))
 		}
 	}
@@ -73,13 +80,6 @@ func (r *Repository) checkPack(ctx context.Context, id seal.ID, size int64) erro
 		return r.packError(id, err)
 	}
 	return nil
-}
-
-// reallyGone looks again at a pack that the listing did not have: it may have been written since.
-func (r *Repository) reallyGone(ctx context.Context, id seal.ID, size int64) bool {
-	info, err := r.b.Stat(ctx, pack.Name(id))
-	_, known := r.idx.Pack(id)
-	return known && (err != nil || info.Size != size)
 }
 
 func (r *Repository) checkPoint(ctx context.Context, id string) error {

@@ -36,4 +36,14 @@
 // they name only blocks that are physically there), a dedup hit pins their packs too (needs), and a copy whose
 // references lead nowhere, the remainder of something collected, is not a hit and not read. Tree nodes need no such
 // rule: a session stores or finds every child itself before it relies on the node above it.
+//
+// # Damage
+//
+// A pack in which damage was read is suspect until a Verify reads all of it as good, or it goes. Restores still try
+// every copy. Sessions do not rely on suspect packs, neither for chunks and nodes nor for blocks, and while there is
+// any, they rely on other packs only after reading what they rely on: so the next full read stores again what is
+// damaged, which heals the older restore points too. What a session takes over from a parent image unread it trusts:
+// after damage was found, a backup has to read whole disks. Publish looks at every pack the session relies on, and
+// refuses if one is gone, has another size or was found damaged meanwhile. Verify begins by comparing the index with
+// the packs that are there, and reads from the backend, not from caches.
 package store

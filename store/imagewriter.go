@@ -152,7 +152,7 @@ func (w *ImageWriter) writeChunk(b *batch, number int64, p []byte, at int) error
 	if err != nil {
 		return err
 	}
-	known := parent == id // the parent is kept for the session's life
+	known := parent == id && !w.s.r.idx.AnySuspect() // the parent is kept for the session's life
 	if !known {
 		if known, err = w.s.has(b.ctx, id); err != nil {
 			return err

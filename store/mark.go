@@ -88,10 +88,15 @@ func (m *marker) chunk(ctx context.Context, id Hash) error {
 		return fault.Wrap(fault.Internal, "look up", id.Short(), err)
 	}
 	whole := false
+	var damage error
 	for _, at := range places {
 		needs, ok, err := m.r.needs(ctx, at)
-		if err != nil {
+		if err != nil && !damaged(err) {
 			return err
+		}
+		if err != nil { // kept, but it needs another copy beside it
+			m.packs[at.Pack], damage = struct{}{}, err
+			continue
 		}
 		if !ok {
 			continue
@@ -101,10 +106,13 @@ func (m *marker) chunk(ctx context.Context, id Hash) error {
 			m.packs[p] = struct{}{}
 		}
 	}
-	if !whole {
-		return missing("chunk " + id.Short())
+	switch {
+	case whole:
+		return nil
+	case damage != nil:
+		return damage
 	}
-	return nil
+	return missing("chunk " + id.Short())
 }
 
 func missing(what string) error {
@@ -140,23 +148,33 @@ func (r *Repository) needs(ctx context.Context, at index.Location) (packs []seal
 	return packs, true, nil
 }
 
-// holders returns the packs that physically have a block that is referred to.
+// holders returns the packs that physically have a block that is referred to. If there are any, it also returns those
+// too damaged to say.
 func (r *Repository) holders(ctx context.Context, ref pack.Ref) (packs []seal.ID, err error) {
 	var buf [4]index.Location
 	places, err := r.idx.Lookup(buf[:0], ref.Target)
 	if err != nil {
 		return nil, fault.Wrap(fault.Internal, "look up", ref.Target.Short(), err)
 	}
+	var unread []seal.ID
+	var damage error
 	for _, at := range places {
 		_, e, err := r.entry(ctx, at)
-		if err != nil {
+		if err != nil && !damaged(err) {
 			return nil, err
+		}
+		if err != nil {
+			unread, damage = append(unread, at.Pack), err
+			continue
 		}
 		if _, ok := blockAt(e, ref.Block); ok && e.Type == pack.Chunk && e.ID == ref.Target {
 			packs = append(packs, at.Pack)
 		}
 	}
-	return packs, nil
+	if len(packs) == 0 {
+		return nil, damage
+	}
+	return append(packs, unread...), nil
 }
 
 // roots are what must be kept now.

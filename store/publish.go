@@ -60,6 +60,9 @@ func (s *Session) publish(ctx context.Context, m Manifest) (*point, error) {
 	}
 	s.written = nil
 	fault.Point("backup.index-written")
+	if err := s.checkPins(ctx); err != nil {
+		return nil, err
+	}
 	p, err := s.putManifest(ctx, m, pieces)
 	if err != nil {
 		return nil, err

@@ -33,7 +33,7 @@ func (r *Repository) openPack(ctx context.Context, id seal.ID, size int64) (*pac
 	return rd, nil
 }
 
-// packError says which pack is damaged; errors of the backend keep their kind.
+// packError says which pack is damaged, and makes it suspect; errors of the backend keep their kind.
 func (r *Repository) packError(id seal.ID, err error) error {
 	if errors.Is(err, pack.ErrNewer) {
 		return fault.Wrap(fault.Unsupported, "read pack", pack.Name(id), err)
@@ -44,6 +44,7 @@ func (r *Repository) packError(id seal.ID, err error) error {
 	if kind := fault.KindOf(err); kind == fault.Canceled || kind == fault.Transient {
 		return fault.Wrap(kind, "read pack", pack.Name(id), err)
 	}
+	r.suspect(id, err)
 	return fault.Wrap(fault.Corrupt, "read pack", pack.Name(id), err).Explain(
 		"A file of the repository is not what was written: the disk under it, or somebody, changed it.",
 		"Run a verification to see which restore points are touched, and check the disk; put the file back from a copy of the repository if there is one.")

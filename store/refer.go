@@ -21,8 +21,9 @@ func (w *ImageWriter) parentChunk(ctx context.Context, number int64) (Hash, erro
 }
 
 // refer replaces blocks of a new chunk by references to equal blocks of the parent's chunk at the same place, if
-// that saves at least half of them. The parent's image is kept while the session lives, so its blocks are.
+// that saves at least half of them, and if their packs are not suspect.
 func (w *ImageWriter) refer(ctx context.Context, e *pack.Entry, prints []chunk.Fingerprint, parent Hash) error {
+	whole := *e
 	err := w.s.r.eachCopy(ctx, pack.Chunk, parent, func(rd *pack.Reader, old *pack.Entry) error {
 		theirs, err := w.s.r.printsOf(ctx, rd)
 		if err != nil {
@@ -37,6 +38,13 @@ func (w *ImageWriter) refer(ctx context.Context, e *pack.Entry, prints []chunk.F
 		// The parent is damaged here; the new restore point needs nothing of it if the chunk is stored whole.
 		w.s.r.log.Warn("parent chunk is damaged, storing all of its successor", "chunk", parent.Short(), "err", err)
 		return nil
+	}
+	if err != nil {
+		return err
+	}
+	ok, err := w.s.relyOnRefs(ctx, e.Refs)
+	if !ok {
+		*e = whole
 	}
 	return err
 }

@@ -139,15 +139,20 @@ func (r *Repository) syncIndex(ctx context.Context) error {
 	}
 	var gone []seal.ID
 	for _, p := range r.idx.Packs() {
-		if size, ok := there[p.ID]; !ok || size != p.Size {
+		if size, ok := there[p.ID]; ok && size == p.Size {
+			continue
+		}
+		really, err := r.reallyGone(ctx, p.ID, p.Size) // it may have been written since the listing
+		if err != nil {
+			return err
+		}
+		if really {
 			gone = append(gone, p.ID)
+			r.log.Warn("pack is missing or has another size", "pack", pack.Name(p.ID))
 		}
 	}
 	if err := r.idx.Drop(gone...); err != nil {
 		return fault.Wrap(fault.Internal, "update index of repository", r.b.Location(), err)
-	}
-	if len(gone) > 0 {
-		r.log.Warn("packs in the index are gone", "packs", len(gone))
 	}
 	for id, size := range there {
 		if _, ok := r.idx.Pack(id); ok {

@@ -35,7 +35,7 @@ type Session struct {
 	all      map[*filling]struct{}  // packs that are not durable yet
 	written  []*pack.Directory      // durable, not indexed yet
 	pending  map[Hash]struct{}      // objects on their way: claimed, not in the index
-	pins     map[seal.ID]struct{}   // packs this session relies on or has written
+	pins     map[seal.ID]bool       // packs this session relies on or has written; true: without having read all it relies on
 	images   map[ImageRef]struct{}  // stored images relied on
 	finished map[ImageRef]struct{}  // images written in this session
 	metaBufs []*frame
@@ -73,7 +73,7 @@ func (r *Repository) Begin(ctx context.Context, o SessionOptions) (*Session, err
 	}
 	s := &Session{
 		r: r, o: o, lease: leaseFolder + id, packs: map[pack.Kind]*filling{}, all: map[*filling]struct{}{},
-		pending: map[Hash]struct{}{}, pins: map[seal.ID]struct{}{}, images: map[ImageRef]struct{}{}, finished: map[ImageRef]struct{}{},
+		pending: map[Hash]struct{}{}, pins: map[seal.ID]bool{}, images: map[ImageRef]struct{}{}, finished: map[ImageRef]struct{}{},
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -113,34 +113,39 @@ func (s *Session) fail(err error) error {
 }
 
 // has reports whether an object is stored already, and if so makes sure that it stays: the packs it needs are pinned
-// before a collect can decide about them. A copy whose references lead nowhere any more does not count.
+// before a collect can decide about them. A copy whose references lead nowhere any more does not count, nor does one
+// that needs a pack in which damage was found; while there is such a pack, a copy counts only after it was read.
 func (s *Session) has(ctx context.Context, id Hash) (bool, error) {
 	s.r.gc.RLock()
 	defer s.r.gc.RUnlock()
+	wary := s.r.idx.AnySuspect()
 	var buf [4]index.Location
 	places, err := s.r.idx.Lookup(buf[:0], id)
 	if err != nil {
 		return false, fault.Wrap(fault.Internal, "look up", id.Short(), err)
 	}
 	for _, at := range places {
-		packs, ok, err := s.r.needs(ctx, at)
-		if err != nil && fault.KindOf(err) != fault.Corrupt {
+		packs, ok, err := s.r.sound(ctx, at)
+		if ok && err == nil && wary {
+			err = s.r.proveCopy(ctx, id, at)
+		}
+		if err != nil && !damaged(err) {
 			return false, err
 		}
 		if err != nil || !ok {
 			continue // it is stored again, which is what a damaged copy needs
 		}
-		s.pin(packs)
+		s.pin(packs, !wary)
 		return true, nil
 	}
 	return false, nil
 }
 
-func (s *Session) pin(packs []seal.ID) {
+func (s *Session) pin(packs []seal.ID, unread bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, id := range packs {
-		s.pins[id] = struct{}{}
+		s.pins[id] = s.pins[id] || unread
 	}
 }
 
@@ -192,7 +197,7 @@ func (s *Session) borrow(ctx context.Context, kind pack.Kind) (*filling, error) 
 	p := &filling{w: w, users: 1, done: make(chan struct{})}
 	s.packs[kind] = p
 	s.all[p] = struct{}{}
-	s.pins[id] = struct{}{}
+	s.pins[id] = true
 	return p, nil
 }
 

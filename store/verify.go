@@ -27,11 +27,15 @@ type verification struct {
 }
 
 // Verify reads a restore point back and proves every byte of its disks and documents. progress, if not nil, is called
-// now and then, from one goroutine at a time. Damage is in the report, and the error is then of kind Corrupt.
+// now and then, from one goroutine at a time. Damage is in the report, and the error is then of kind Corrupt. Sessions
+// do not rely any more on packs in which it is found, until a later Verify reads all of them as good.
 func (r *Repository) Verify(ctx context.Context, id string, progress func(done, total int64)) (VerifyReport, error) {
 	p, err := r.point(ctx, id)
 	if err != nil {
 		return VerifyReport{RestorePoint: id}, err
+	}
+	if err := r.lookAgain(ctx); err != nil {
+		return VerifyReport{RestorePoint: id}, fault.Context("verify restore point", id, err)
 	}
 	v := &verification{r: r, progress: progress, report: VerifyReport{RestorePoint: id}}
 	for _, im := range p.Images {

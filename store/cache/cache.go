@@ -78,6 +78,15 @@ func (c *Cache[K, V]) put(key K, val V, cost int64) {
 	}
 }
 
+// Clear drops every value.
+func (c *Cache[K, V]) Clear() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for c.order.Len() > 0 {
+		c.remove(c.order.Back())
+	}
+}
+
 // Forget drops a value.
 func (c *Cache[K, V]) Forget(key K) {
 	c.mu.Lock()

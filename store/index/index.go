@@ -56,11 +56,12 @@ type Index struct {
 
 	adding sync.Mutex // numbers are recorded in the order they are given out
 
-	mu    sync.RWMutex
-	packs map[seal.ID]record
-	byNum map[uint32]seal.ID
-	next  uint32
-	gone  map[uint32]bool // numbers of packs that are forgotten but not swept
+	mu       sync.RWMutex
+	packs    map[seal.ID]record
+	byNum    map[uint32]seal.ID
+	next     uint32
+	gone     map[uint32]bool // numbers of packs that are forgotten but not swept
+	suspects map[seal.ID]bool
 }
 
 type record struct {
@@ -112,7 +113,7 @@ func open(dir string, repository seal.ID, log *slog.Logger) (*Index, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open index: %w", err)
 	}
-	x := &Index{db: db, dir: dir, log: lg, packs: map[seal.ID]record{}, byNum: map[uint32]seal.ID{}, gone: map[uint32]bool{}}
+	x := &Index{db: db, dir: dir, log: lg, packs: map[seal.ID]record{}, byNum: map[uint32]seal.ID{}, gone: map[uint32]bool{}, suspects: map[seal.ID]bool{}}
 	if err := x.load(repository); err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
@@ -142,7 +143,7 @@ func (x *Index) load(repository seal.ID) error {
 		return fmt.Errorf("read index: %w", err)
 	}
 	same := bytes.Equal(old, mark)
-	if err := errors.Join(closer.Close(), x.loadPacks()); err != nil {
+	if err := errors.Join(closer.Close(), x.loadPacks(), x.loadSuspects()); err != nil {
 		return err
 	}
 	if !same {
@@ -318,7 +319,8 @@ func (x *Index) Forget(ids ...seal.ID) error {
 		x.gone[r.number] = true
 		delete(x.packs, id)
 		delete(x.byNum, r.number)
-		if err := b.Delete(packKey(id), nil); err != nil {
+		delete(x.suspects, id)
+		if err := errors.Join(b.Delete(packKey(id), nil), b.Delete(suspectKey(id), nil)); err != nil {
 			return fmt.Errorf("forget packs: %w", err)
 		}
 	}
