@@ -19,8 +19,15 @@ func startOf(ctx context.Context, key *string) Start {
 	return Start{User: a.caller.User, Key: value(key), Fingerprint: a.fingerprint}
 }
 
-// follow returns the run that was started, and whether it ended while the client wanted to wait.
-func (h *handlers) follow(ctx context.Context, started Started, key Start, prefer *string) (RunInfo, bool, error) {
+// start has a run started, and returns it and whether it ended while the client wanted to wait.
+func (h *handlers) start(
+	ctx context.Context, idempotencyKey, prefer *string, begin func(Start) (Started, error),
+) (run RunInfo, done bool, err error) {
+	key := startOf(ctx, idempotencyKey)
+	started, err := begin(key)
+	if err != nil {
+		return RunInfo{}, false, err
+	}
 	if started.Replayed && started.Fingerprint != key.Fingerprint {
 		r := reject(fault.Invalid, 0, "idempotency-key", "this Idempotency-Key belongs to another request")
 		r.cause.Explain("A key stands for one request for 24 hours, and this one is not the same.", "Use a new key.")
@@ -28,7 +35,7 @@ func (h *handlers) follow(ctx context.Context, started Started, key Start, prefe
 	}
 	wait := waitOf(value(prefer))
 	if wait == 0 {
-		run, err := h.s.core.GetRun(ctx, started.RunID)
+		run, err = h.s.core.GetRun(ctx, started.RunID)
 		return run, false, err
 	}
 	waiting, cancel := context.WithTimeout(ctx, wait)
@@ -36,7 +43,7 @@ func (h *handlers) follow(ctx context.Context, started Started, key Start, prefe
 	if err := h.s.stream.waitRun(waiting, h.s.closing, started.RunID, h.s.core.GetRun); err != nil {
 		return RunInfo{}, false, err
 	}
-	run, err := h.s.core.GetRun(ctx, started.RunID)
+	run, err = h.s.core.GetRun(ctx, started.RunID)
 	return run, err == nil && run.State.Final(), err
 }
 
@@ -75,14 +82,12 @@ func (h *handlers) StartBackup(ctx context.Context, r server.StartBackupRequestO
 	if quiesce == "" {
 		quiesce = hypervisors.QuiesceTry
 	}
-	start := startOf(ctx, r.Params.IdempotencyKey)
-	started, err := h.s.core.StartBackup(ctx, start, BackupRequest{
+	request := BackupRequest{
 		VMID: r.VMID, RepositoryID: r.Body.Repository, Quiesce: quiesce, ExcludeDisks: r.Body.ExcludeDisks, Full: r.Body.Full,
-	})
-	if err != nil {
-		return nil, err
 	}
-	run, done, err := h.follow(ctx, started, start, r.Params.Prefer)
+	run, done, err := h.start(ctx, r.Params.IdempotencyKey, r.Params.Prefer, func(s Start) (Started, error) {
+		return h.s.core.StartBackup(ctx, s, request)
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -93,12 +98,9 @@ func (h *handlers) StartBackup(ctx context.Context, r server.StartBackupRequestO
 }
 
 func (h *handlers) StartCollect(ctx context.Context, r server.StartCollectRequestObject) (server.StartCollectResponseObject, error) {
-	start := startOf(ctx, r.Params.IdempotencyKey)
-	started, err := h.s.core.StartCollect(ctx, start, r.RepositoryID, r.Body.DryRun)
-	if err != nil {
-		return nil, err
-	}
-	run, done, err := h.follow(ctx, started, start, r.Params.Prefer)
+	run, done, err := h.start(ctx, r.Params.IdempotencyKey, r.Params.Prefer, func(s Start) (Started, error) {
+		return h.s.core.StartCollect(ctx, s, r.RepositoryID, r.Body.DryRun)
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -109,12 +111,9 @@ func (h *handlers) StartCollect(ctx context.Context, r server.StartCollectReques
 }
 
 func (h *handlers) StartVerify(ctx context.Context, r server.StartVerifyRequestObject) (server.StartVerifyResponseObject, error) {
-	start := startOf(ctx, r.Params.IdempotencyKey)
-	started, err := h.s.core.StartVerify(ctx, start, r.RestorePointID)
-	if err != nil {
-		return nil, err
-	}
-	run, done, err := h.follow(ctx, started, start, r.Params.Prefer)
+	run, done, err := h.start(ctx, r.Params.IdempotencyKey, r.Params.Prefer, func(s Start) (Started, error) {
+		return h.s.core.StartVerify(ctx, s, r.RestorePointID)
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -138,12 +137,9 @@ func (h *handlers) StartRestore(ctx context.Context, r server.StartRestoreReques
 		}
 		return server.StartRestore200JSONResponse{Plan: planOf(plan)}, nil
 	}
-	start := startOf(ctx, r.Params.IdempotencyKey)
-	started, err := h.s.core.StartRestore(ctx, start, request)
-	if err != nil {
-		return nil, err
-	}
-	run, done, err := h.follow(ctx, started, start, r.Params.Prefer)
+	run, done, err := h.start(ctx, r.Params.IdempotencyKey, r.Params.Prefer, func(s Start) (Started, error) {
+		return h.s.core.StartRestore(ctx, s, request)
+	})
 	if err != nil {
 		return nil, err
 	}
