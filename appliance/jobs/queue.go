@@ -273,7 +273,7 @@ func (q *Queue) publishRun(ctx context.Context, id string) {
 			return
 		}
 	}
-	q.complain(ctx, "run was not published", id, err)
+	q.log.WarnContext(ctx, "run was not published", "run_id", id, "err", err)
 }
 
 // quiet lets River log what is a problem and nothing else.
