@@ -22,7 +22,7 @@ import (
 	"github.com/cairn-backup/cairn/api/client"
 )
 
-// A minute is far more than any single step takes here; it only bounds a test that hangs.
+// patience is far more than any single step takes here; it only bounds a test that hangs.
 const patience = 3 * time.Minute
 
 var cairndBinary string // built once by TestMain with the tag faultpoints

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -35,11 +36,11 @@ func TestLibvirtdRestartedMidTransfer(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.reached()
-	before := command(t, "pgrep", "-x", "libvirtd")
+	before := s.daemonPID()
 	if err := s.lab.Daemon().Restart(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if command(t, "pgrep", "-x", "libvirtd") == before {
+	if s.daemonPID() == before {
 		t.Fatal("libvirtd is the same process as before")
 	}
 	p.release()
@@ -52,6 +53,16 @@ func TestLibvirtdRestartedMidTransfer(t *testing.T) {
 	s.backup(s.vmID, s.repo.ID, nil)
 	s.noLeftovers()
 	s.verifyAll()
+}
+
+// daemonPID is the process id of the lab's private libvirtd.
+func (s *scene) daemonPID() string {
+	s.t.Helper()
+	b, err := os.ReadFile(filepath.Join(s.lab.Dir(), "d", "libvirtd.pid"))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return string(b)
 }
 
 func TestQEMUKilledMidTransfer(t *testing.T) {
@@ -148,42 +159,20 @@ func TestRepositoryFull(t *testing.T) {
 func TestWrongRepositoryKey(t *testing.T) {
 	s := newScene(t, kvmlab.Options{}, smallVM)
 	s.backup(s.vmID, s.repo.ID, nil)
-	s.stop()
-	keys, err := filepath.Glob(filepath.Join(s.data, "keys", "*"))
+	right, err := os.ReadFile(s.repo.KeyFile)
 	if err != nil {
 		t.Fatal(err)
 	}
-	saved := map[string][]byte{}
-	for _, k := range keys {
-		if !strings.Contains(filepath.Base(k), "repo") {
-			continue
-		}
-		if saved[k], err = os.ReadFile(k); err != nil {
-			t.Fatal(err)
-		}
+	other := s.repository("other", filepath.Join(t.TempDir(), "other")) // with a key of its own
+	wrong, err := os.ReadFile(other.KeyFile)
+	if err != nil {
+		t.Fatal(err)
 	}
-	if len(saved) != 1 {
-		t.Fatalf("repository keys among %v: %d, want 1", keys, len(saved))
+	if bytes.Equal(right, wrong) {
+		t.Fatal("two repositories have the same key")
 	}
-	other := filepath.Join(t.TempDir(), "other")
-	for k := range saved {
-		s.start()
-		s.repository("other", other) // makes a key of its own
-		s.stop()
-		others, _ := filepath.Glob(filepath.Join(filepath.Dir(k), "*"))
-		for _, o := range others {
-			if _, mine := saved[o]; !mine && strings.Contains(filepath.Base(o), "repo") {
-				wrong, err := os.ReadFile(o)
-				if err != nil {
-					t.Fatal(err)
-				}
-				_ = os.Remove(k)
-				if err := os.WriteFile(k, wrong, 0o400); err != nil {
-					t.Fatal(err)
-				}
-			}
-		}
-	}
+	s.stop()
+	s.replaceKey(wrong)
 	s.start()
 	run, err := s.startBackup(s.vmID, s.repo.ID, nil)
 	var p *problem
@@ -200,18 +189,25 @@ func TestWrongRepositoryKey(t *testing.T) {
 	}
 	s.noLeftovers()
 	s.stop()
-	for k, b := range saved {
-		_ = os.Remove(k)
-		if err := os.WriteFile(k, b, 0o400); err != nil {
-			t.Fatal(err)
-		}
-	}
+	s.replaceKey(right)
 	s.start()
 	s.backup(s.vmID, s.repo.ID, nil)
 	if n := len(s.points()); n != 2 {
 		t.Errorf("%d restore points, want 2: the one from before is lost", n)
 	}
 	s.verifyAll()
+}
+
+// replaceKey puts other content into the key file of the scene's repository.
+func (s *scene) replaceKey(key []byte) {
+	s.t.Helper()
+	err := os.Remove(s.repo.KeyFile)
+	if err == nil {
+		err = os.WriteFile(s.repo.KeyFile, key, 0o400)
+	}
+	if err != nil {
+		s.t.Fatal(err)
+	}
 }
 
 // smallPool makes a storage pool on a file system of its own.

@@ -12,7 +12,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/cairn-backup/cairn/api/client"
 	"github.com/cairn-backup/cairn/lab/kvmlab"
@@ -311,5 +310,3 @@ func (s *scene) in(t *testing.T, f func()) {
 	defer func() { s.t = outer }()
 	f()
 }
-
-func after(d time.Duration) <-chan time.Time { return time.After(d) }

@@ -3,6 +3,7 @@ package e2e
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/cairn-backup/cairn/api/client"
 	"github.com/cairn-backup/cairn/internal/fault"
@@ -19,7 +20,7 @@ func (s *scene) killAt(point string, begin func()) {
 	select {
 	case <-s.exited:
 	case <-s.t.Context().Done():
-	case <-after(patience):
+	case <-time.After(patience):
 		s.t.Fatalf("cairnd was not killed at %s", point)
 	}
 	if !strings.Contains(s.log.String(), "fault point "+point+": kill") {
