@@ -11,9 +11,10 @@ packages="
   libnbd-bin nbdkit gnutls-bin
   busybox-static kmod cpio dpkg e2fsprogs dosfstools
   qemu-guest-agent openssh-client openssh-server
+  python3 python3-cryptography python3-zstandard mount
 "
 optional=""
-[ "${1:-}" = "--bench" ] && optional="virtnbdbackup"
+[ "${1:-}" = "--bench" ] && optional="virtnbdbackup borgbackup mmdebstrap"
 
 say() { echo "install-deps: $*" >&2; }
 
