@@ -32,9 +32,11 @@ func (r *Repository) Prune(ctx context.Context, ids ...string) error {
 		if err := r.fence(ctx); err != nil {
 			return err
 		}
+		fault.Point("store.prune.fenced")
 		if err := r.unpublish(ctx, id); err != nil {
 			return fault.Context("prune restore point", id, err)
 		}
+		fault.Point("store.prune.unpublished")
 	}
 	return nil
 }
@@ -109,6 +111,7 @@ func (r *Repository) decide(ctx context.Context, o CollectOptions, report *Colle
 		r.gc.Unlock() // something was published or opened meanwhile: mark that too
 	}
 	defer r.gc.Unlock()
+	fault.Point("store.collect.marked")
 	pinned := r.pinned()
 	var free []seal.ID
 	for id, size := range there {
@@ -174,6 +177,7 @@ func (r *Repository) remove(ctx context.Context, free []seal.ID, report *Collect
 			err = errors.Join(err, r.syncIndex(context.WithoutCancel(ctx)))
 		}
 	}()
+	fault.Point("store.collect.forgotten")
 	if err := r.fence(ctx); err != nil {
 		return err
 	}
@@ -186,13 +190,17 @@ func (r *Repository) remove(ctx context.Context, free []seal.ID, report *Collect
 		if err != nil {
 			return err
 		}
+		fault.Point("store.collect.put-aside")
 	}
+	fault.Point("store.collect.all-put-aside")
 	if err := r.emptyTrash(ctx); err != nil {
 		return err
 	}
+	fault.Point("store.collect.trash-empty")
 	if err := r.idx.Sweep(); err != nil {
 		return fault.Wrap(fault.Internal, "sweep index", "", err)
 	}
+	fault.Point("store.collect.swept")
 	return nil
 }
 
@@ -212,6 +220,7 @@ func (r *Repository) emptyTrash(ctx context.Context) error {
 		if err := r.b.Delete(ctx, name); err != nil {
 			return err
 		}
+		fault.Point("store.collect.unlinked")
 	}
 	return nil
 }

@@ -93,9 +93,11 @@ func create(ctx context.Context, b blob.Store, k Key, o CreateOptions) error {
 	if err := wrapKeys(ctx, b, k, repository, keys); err != nil {
 		return err
 	}
+	fault.Point("store.create.keys-wrapped")
 	if err := blob.Put(ctx, b, reserveName, make([]byte, reserveBytes)); err != nil && fault.KindOf(err) != fault.Exists {
 		return err
 	}
+	fault.Point("store.create.reserve-written")
 	body, err := json.Marshal(configBody{
 		Format: formatVersion, Repository: hex.EncodeToString(repository[:]), Name: o.Name,
 		ChunkBytes: o.ChunkBytes, Created: time.Now().UTC().Truncate(time.Second),

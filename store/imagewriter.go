@@ -246,10 +246,12 @@ func (w *ImageWriter) finish(ctx context.Context) (ImageRef, error) {
 		}
 		w.stored.Add(int64(n))
 	}
+	fault.Point("store.image.data-stored")
 	top, err := w.buildTree(ctx)
 	if err != nil {
 		return ImageRef{}, err
 	}
+	fault.Point("store.image.tree-stored")
 	head := tree.Head{Size: w.size, ChunkBytes: uint32(w.ChunkBytes()), Height: tree.Height(w.size, w.ChunkBytes()), Top: top}
 	root, err := w.s.putObject(ctx, pack.Image, head.Append(nil))
 	if err != nil {

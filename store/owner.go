@@ -38,6 +38,7 @@ func (r *Repository) own(ctx context.Context) (err error) {
 	if r.release, err = r.b.Acquire(ctx); err != nil {
 		return err
 	}
+	fault.Point("store.open.locked")
 	newest, err := r.newestEpoch(ctx)
 	if err != nil {
 		return err
@@ -55,6 +56,7 @@ func (r *Repository) own(ctx context.Context) (err error) {
 	if err != nil {
 		return fault.Context("take over repository", r.b.Location(), err)
 	}
+	fault.Point("store.open.epoch-written")
 	r.restock(ctx)
 	return r.tidy(ctx)
 }
@@ -112,6 +114,7 @@ func (r *Repository) tidy(ctx context.Context) error {
 		if err := r.b.Delete(ctx, name); err != nil {
 			return fault.Context("tidy repository", r.b.Location(), err)
 		}
+		fault.Point("store.open.stale-removed")
 	}
 	return nil
 }

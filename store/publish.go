@@ -45,9 +45,11 @@ func (s *Session) publish(ctx context.Context, m Manifest) (*point, error) {
 	if err != nil {
 		return nil, err
 	}
+	fault.Point("store.publish.documents-stored")
 	if err := s.storeMeta(ctx); err != nil {
 		return nil, err
 	}
+	fault.Point("store.publish.meta-stored")
 	s.written, err = s.flush(ctx, pack.Data, pack.Meta)
 	if err != nil {
 		return nil, err
@@ -63,6 +65,7 @@ func (s *Session) publish(ctx context.Context, m Manifest) (*point, error) {
 	if err := s.checkPins(ctx); err != nil {
 		return nil, err
 	}
+	fault.Point("store.publish.pins-checked")
 	p, err := s.putManifest(ctx, m, pieces)
 	if err != nil {
 		return nil, err
@@ -151,6 +154,7 @@ func (r *Repository) showPoint(ctx context.Context, p *point, raw seal.ID, body 
 	if err := r.fence(ctx); err != nil {
 		return err
 	}
+	fault.Point("store.publish.fenced")
 	// Until the point is known, the session's pins keep its packs; no collect decides in between.
 	r.gc.RLock()
 	defer r.gc.RUnlock()

@@ -104,6 +104,7 @@ func (r *Repository) open(ctx context.Context) error {
 	if err := r.openIndex(ctx); err != nil {
 		return err
 	}
+	fault.Point("store.open.index-agrees")
 	// A damaged restore point must not keep the others from being read.
 	if err := r.refresh(ctx); err != nil {
 		if fault.KindOf(err) != fault.Corrupt {
@@ -111,6 +112,7 @@ func (r *Repository) open(ctx context.Context) error {
 		}
 		r.log.Error("restore point is damaged", "err", err)
 	}
+	fault.Point("store.open.points-read")
 	return nil
 }
 
@@ -128,6 +130,7 @@ func (r *Repository) openIndex(ctx context.Context) (err error) {
 	if err != nil {
 		return fault.Wrap(fault.Internal, "open index of repository", r.b.Location(), err)
 	}
+	fault.Point("store.open.index-opened")
 	return r.syncIndex(ctx)
 }
 
@@ -161,6 +164,7 @@ func (r *Repository) syncIndex(ctx context.Context) error {
 		if err := r.indexPack(ctx, id, size); err != nil {
 			return err
 		}
+		fault.Point("store.open.pack-indexed")
 	}
 	return nil
 }
@@ -233,6 +237,7 @@ func (r *Repository) shut() error {
 	var errs []error
 	if r.idx != nil {
 		errs = append(errs, r.idx.Close())
+		fault.Point("store.close.index-closed")
 	}
 	r.coder.Close()
 	if r.release != nil {

@@ -71,6 +71,7 @@ func (r *Repository) Begin(ctx context.Context, o SessionOptions) (*Session, err
 	if err := blob.Put(ctx, r.b, leaseFolder+id, p); err != nil {
 		return nil, fault.Context("begin session", o.Series, err)
 	}
+	fault.Point("store.session.lease-written")
 	s := &Session{
 		r: r, o: o, lease: leaseFolder + id, packs: map[pack.Kind]*filling{}, all: map[*filling]struct{}{},
 		pending: map[Hash]struct{}{}, pins: map[seal.ID]bool{}, images: map[ImageRef]struct{}{}, finished: map[ImageRef]struct{}{},
@@ -170,6 +171,7 @@ func (s *Session) storeFrame(ctx context.Context, kind pack.Kind, f *frame) (int
 		return 0, s.fail(err)
 	}
 	n, err := p.w.AddFrame(f.plain, f.items)
+	fault.Point("store.session.frame-written")
 	if err != nil {
 		err = s.fail(fault.Context("write pack", pack.Name(p.w.ID()), err))
 	}
@@ -194,6 +196,7 @@ func (s *Session) borrow(ctx context.Context, kind pack.Kind) (*filling, error) 
 	if err != nil {
 		return nil, errors.Join(err, out.Abort())
 	}
+	fault.Point("store.session.pack-created")
 	p := &filling{w: w, users: 1, done: make(chan struct{})}
 	s.packs[kind] = p
 	s.all[p] = struct{}{}
@@ -219,9 +222,12 @@ func (s *Session) giveBack(ctx context.Context, kind pack.Kind, p *filling) erro
 	if failed {
 		return nil
 	}
+	fault.Point("store.session.pack-full")
 	d, err := s.finishPack(ctx, p)
 	if err == nil {
+		fault.Point("store.session.pack-durable")
 		err = s.indexPack(d)
+		fault.Point("store.session.pack-indexed")
 	}
 	if err != nil {
 		return s.fail(err)
@@ -370,6 +376,7 @@ func (s *Session) Abort(ctx context.Context) error {
 	for p := range s.all {
 		errs = append(errs, p.w.Abort())
 	}
+	fault.Point("store.abort.packs-removed")
 	// A finished pack that no index names would be found at the next open only.
 	for _, d := range s.written {
 		errs = append(errs, s.indexPack(d))
@@ -387,6 +394,7 @@ func (s *Session) end(ctx context.Context) error {
 	delete(s.r.sessions, s)
 	s.r.mu.Unlock()
 	err := s.r.b.Delete(ctx, s.lease)
+	fault.Point("store.session.lease-removed")
 	if fault.KindOf(err) == fault.NotFound {
 		return nil
 	}

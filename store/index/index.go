@@ -20,6 +20,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/bloom"
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"github.com/cairn-backup/cairn/internal/fault"
 	"github.com/cairn-backup/cairn/store/chunk"
 	"github.com/cairn-backup/cairn/store/pack"
 	"github.com/cairn-backup/cairn/store/seal"
@@ -243,6 +244,7 @@ func (x *Index) Add(d *pack.Directory) error {
 	if err := b.Commit(pebble.NoSync); err != nil {
 		return fmt.Errorf("index pack: %w", err)
 	}
+	fault.Point("store.index.pack-added")
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.packs[r.ID] = r
@@ -412,6 +414,7 @@ func (x *Index) flush() error {
 	}
 	select {
 	case <-done:
+		fault.Point("store.index.flushed")
 		return nil
 	case err := <-x.log.unwritten:
 		return fmt.Errorf("write index: %w", err)

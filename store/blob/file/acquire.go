@@ -44,6 +44,7 @@ func (s *Store) settle(ctx context.Context) error {
 		if err := s.fs.Remove(filepath.Join(tmp, e.Name())); err != nil {
 			return s.fail("remove unfinished file", e.Name(), err)
 		}
+		fault.Point("store.file.leftover-removed")
 	}
 	return s.syncTree(ctx, s.root)
 }

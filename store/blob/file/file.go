@@ -135,6 +135,7 @@ func (s *Store) ensureDir(rel string) error {
 		if err := s.fs.Mkdir(filepath.Join(s.root, at)); err != nil && !errors.Is(err, fs.ErrExist) {
 			return err
 		}
+		fault.Point("store.file.folder-made")
 		if err := s.fs.SyncDir(filepath.Join(s.root, parent)); err != nil {
 			return err
 		}
@@ -163,6 +164,7 @@ func (s *Store) Create(ctx context.Context, name string) (blob.Writer, error) {
 	if err != nil {
 		return nil, s.fail("create object", name, err)
 	}
+	fault.Point("store.file.created")
 	return &writer{store: s, name: name, tmp: tmp, final: final, f: f}, nil
 }
 
@@ -275,6 +277,7 @@ func (s *Store) Rename(ctx context.Context, from, to string) error {
 	if err := s.fs.Rename(src, dst); err != nil {
 		return s.fail("rename object", from, err)
 	}
+	fault.Point("store.file.renamed")
 	for _, dir := range []string{filepath.Dir(dst), filepath.Dir(src)} {
 		if err := s.fs.SyncDir(dir); err != nil {
 			return s.fail("rename object", from, err)
@@ -296,6 +299,7 @@ func (s *Store) Delete(ctx context.Context, name string) error {
 	if err := s.fs.Remove(file); err != nil {
 		return s.fail("delete object", name, err)
 	}
+	fault.Point("store.file.unlinked")
 	if err := s.fs.SyncDir(filepath.Dir(file)); err != nil {
 		return s.fail("delete object", name, err)
 	}

@@ -57,14 +57,17 @@ func (w *writer) commit() error {
 	if err := w.f.Close(); err != nil {
 		return err
 	}
+	fault.Point("store.file.synced")
 	if err := w.store.fs.Link(w.tmp, w.final); err != nil {
 		return err
 	}
+	fault.Point("store.file.linked")
 	if err := w.store.fs.SyncDir(filepath.Dir(w.final)); err != nil {
 		// The object can be seen and may vanish in a power cut: take it back before anybody relies on it.
 		_ = w.store.fs.Remove(w.final)
 		return err
 	}
+	fault.Point("store.file.entry-durable")
 	// What remains in tmp is a second name of the same file; Acquire removes it if this does not.
 	_ = w.store.fs.Remove(w.tmp)
 	w.tmp = ""

@@ -1,0 +1,48 @@
+package fault
+
+// StorePoints names the places in the repository engine; store/campaign kills a process at each.
+var StorePoints = []string{
+	"store.create.keys-wrapped",      // the wrapped keys are there, nothing else
+	"store.create.reserve-written",   // all but config is there: it is not a repository yet
+	"store.open.locked",              // the lock is taken, no epoch yet
+	"store.open.epoch-written",       // the new epoch counts, old ones are there
+	"store.open.stale-removed",       // one stale lease or epoch is gone
+	"store.open.index-opened",        // index is open, not compared with the packs
+	"store.open.pack-indexed",        // one pack the index did not know is in it
+	"store.open.index-agrees",        // index knows the packs that are there
+	"store.open.points-read",         // restore points are proven
+	"store.close.index-closed",       // index is written, the lock is held
+	"store.session.lease-written",    // the lease is durable, nothing is written
+	"store.session.pack-created",     // a pack is begun
+	"store.session.frame-written",    // a frame is in the unfinished pack
+	"store.session.pack-full",        // a pack has reached its size
+	"store.session.pack-durable",     // a full pack is durable, not indexed
+	"store.session.pack-indexed",     // a full pack can be found
+	"store.session.lease-removed",    // published or aborted, and the lease is gone
+	"store.image.data-stored",        // an image's data is in packs, its tree is not
+	"store.image.tree-stored",        // its tree is stored, its head is not
+	"store.publish.documents-stored", // documents are in frames
+	"store.publish.meta-stored",      // all frames are in packs, the last packs are unfinished
+	"store.publish.pins-checked",     // all packs relied on are there
+	"store.publish.fenced",           // this owner is the newest, the manifest is not written
+	"store.abort.packs-removed",      // unfinished packs are removed, the lease is there
+	"store.prune.fenced",             // this owner is the newest, the manifest is there
+	"store.prune.unpublished",        // one manifest is gone durably
+	"store.collect.marked",           // everything needed is marked, nothing chosen
+	"store.collect.forgotten",        // the index has forgotten what goes
+	"store.collect.put-aside",        // one pack is in trash/
+	"store.collect.all-put-aside",    // all of them are
+	"store.collect.unlinked",         // one object of trash/ is gone
+	"store.collect.trash-empty",      // all are gone, the index is not swept
+	"store.collect.swept",            // the index is swept
+	"store.file.created",             // backend: a temporary file is made
+	"store.file.synced",              // backend: its content is durable, it has no name
+	"store.file.linked",              // backend: it has its name, not durably
+	"store.file.entry-durable",       // backend: the name is durable, the temporary one is there
+	"store.file.folder-made",         // backend: a folder is made, not durable
+	"store.file.renamed",             // backend: an object is renamed, not durably
+	"store.file.unlinked",            // backend: an object is removed, not durably
+	"store.file.leftover-removed",    // backend: an unfinished file of a dead process is removed
+	"store.index.pack-added",         // index: a pack's entries are in memory
+	"store.index.flushed",            // index: written to its directory
+}
