@@ -74,6 +74,9 @@ func Open(ctx context.Context, b blob.Store, k Key, o Options) (*Repository, err
 	if o.Workers <= 0 {
 		o.Workers = runtime.GOMAXPROCS(0)
 	}
+	if o.packBytes <= 0 {
+		o.packBytes = packTarget
+	}
 	config, id, keys, err := loadConfig(ctx, b, k)
 	if err != nil {
 		return nil, err

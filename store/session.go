@@ -209,7 +209,7 @@ func (s *Session) giveBack(ctx context.Context, kind pack.Kind, p *filling) erro
 	size := p.w.Size()
 	s.mu.Lock()
 	p.users--
-	if size >= packTarget && s.packs[kind] == p {
+	if size >= int64(s.r.o.packBytes) && s.packs[kind] == p {
 		p.full = true
 		delete(s.packs, kind)
 	}

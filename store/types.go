@@ -23,6 +23,8 @@ type Options struct {
 	ReadOnly bool   // take no lock, write nothing; works beside an owner
 	Log      *slog.Logger
 	Workers  int // goroutines of Verify; 0 is one per CPU
+
+	packBytes int // when a pack is full, for tests; 0 is packTarget
 }
 
 // SessionOptions describe who writes.

@@ -5,6 +5,7 @@
 package crashfs
 
 import (
+	"errors"
 	"io"
 	"io/fs"
 	"path"
@@ -28,6 +29,7 @@ const (
 	opUnlink
 	opMkdir
 	opSyncDir
+	opLost // a file's fsync failed: what it was to make durable never will be
 )
 
 type op struct {
@@ -44,7 +46,8 @@ type FS struct {
 	Lie func(name string, isDir bool, last string) bool
 	// Capacity, if not 0, is how many bytes of files fit; beyond it Write answers ENOSPC.
 	Capacity int64
-	// Fail, if set, may answer an error for an operation, which is then not done.
+	// Fail, if set, may answer an error for an operation, which is then not done; but after io.ErrShortWrite half of a
+	// write is, and after a failed sync of a file what was written before is lost whatever later syncs say.
 	Fail func(op, name string) error
 
 	mu      sync.Mutex
@@ -55,16 +58,23 @@ type FS struct {
 	log     []op
 	last    map[string]string
 	locked  map[string]bool
+	state   uint64 // see State
 }
 
 type inode struct {
-	data  []byte
-	first string
+	data []byte
 }
 
 // New returns an empty file system with a root directory.
 func New() *FS {
 	return &FS{entries: map[string]int{"/": -1}, last: map[string]string{}, locked: map[string]bool{}}
+}
+
+// Unlock takes a lock from whoever holds it, as a network file system may.
+func (f *FS) Unlock(name string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.locked, name)
 }
 
 // Ops returns how many operations were recorded.
@@ -110,7 +120,7 @@ func (f *FS) Create(name string) (file.File, error) {
 		return nil, &fs.PathError{Op: "create", Path: name, Err: fs.ErrExist}
 	}
 	ino := len(f.inodes)
-	f.inodes = append(f.inodes, &inode{first: name})
+	f.inodes = append(f.inodes, &inode{})
 	f.entries[name] = ino
 	f.record(op{kind: opCreate, name: name, ino: ino})
 	return &handle{f: f, ino: ino, name: name}, nil
@@ -284,16 +294,24 @@ func (h *handle) Write(p []byte) (int, error) {
 	h.f.mu.Lock()
 	defer h.f.mu.Unlock()
 	if err := h.f.fail("write", h.name); err != nil {
+		if errors.Is(err, io.ErrShortWrite) {
+			h.append(slices.Clone(p[:len(p)/2]))
+			return len(p) / 2, err
+		}
 		return 0, err
 	}
 	if h.f.Capacity > 0 && h.f.used()+int64(len(p)) > h.f.Capacity {
 		return 0, &fs.PathError{Op: "write", Path: h.name, Err: syscall.ENOSPC}
 	}
 	data := slices.Clone(p)
+	h.append(data)
+	return len(p), nil
+}
+
+func (h *handle) append(data []byte) {
 	i := h.f.inodes[h.ino]
 	i.data = append(i.data, data...)
 	h.f.record(op{kind: opWrite, name: h.name, ino: h.ino, data: data})
-	return len(p), nil
 }
 
 // used returns the bytes of all files that have a name.
@@ -349,6 +367,7 @@ func (h *handle) Sync() error {
 	h.f.mu.Lock()
 	defer h.f.mu.Unlock()
 	if err := h.f.fail("sync", h.name); err != nil {
+		h.f.record(op{kind: opLost, name: h.name, ino: h.ino})
 		return err
 	}
 	if h.f.Lie != nil && h.f.Lie(h.name, false, "") {

@@ -1,11 +1,18 @@
 package crashfs
 
 import (
+	"encoding/binary"
+	"fmt"
+	"hash/fnv"
 	"maps"
 	"math/rand/v2"
 	"path"
 	"slices"
+	"strings"
 )
+
+// sector is what a disk writes at once.
+const sector = 512
 
 // Disk follows a recording operation by operation and knows at each what a power cut may leave.
 type Disk struct {
@@ -19,6 +26,7 @@ type Disk struct {
 type content struct {
 	data   []byte
 	synced int
+	lost   bool // an fsync failed: the kernel has forgotten that there is something to write
 }
 
 // Disk returns the disk under f before the first operation.
@@ -28,7 +36,7 @@ func (f *FS) Disk() *Disk {
 	d := &Disk{log: slices.Clone(f.log), files: map[int]*content{}, durable: map[string]int{"/": -1}}
 	maps.Copy(d.durable, f.base)
 	for ino, size := range f.sizes {
-		d.files[ino] = &content{data: slices.Clone(f.inodes[ino].data[:size]), synced: size}
+		d.files[ino] = &content{data: f.inodes[ino].data[:size:size], synced: size}
 	}
 	return d
 }
@@ -48,8 +56,11 @@ func (d *Disk) Step() bool {
 		c := d.files[o.ino]
 		c.data = append(c.data, o.data...)
 	case opSync:
-		c := d.files[o.ino]
-		c.synced = len(c.data)
+		if c := d.files[o.ino]; !c.lost {
+			c.synced = len(c.data)
+		}
+	case opLost:
+		d.files[o.ino].lost = true
 	case opLink, opUnlink, opMkdir:
 		d.pending = append(d.pending, o)
 	case opSyncDir:
@@ -64,8 +75,26 @@ func (d *Disk) Step() bool {
 	return true
 }
 
+// End does all operations that are left.
+func (d *Disk) End() *Disk {
+	for d.Step() {
+	}
+	return d
+}
+
 // At returns how many operations were done.
 func (d *Disk) At() int { return d.at }
+
+var opNames = [...]string{"create", "write", "sync", "link", "unlink", "mkdir", "syncdir", "failed sync"}
+
+// Last describes the newest operations that were done, for messages.
+func (d *Disk) Last(n int) string {
+	var out []string
+	for _, o := range d.log[max(0, d.at-n):d.at] {
+		out = append(out, fmt.Sprintf("%s %s", opNames[o.kind], o.name))
+	}
+	return strings.Join(out, ", ")
+}
 
 func apply(entries map[string]int, o op) {
 	if o.kind == opUnlink {
@@ -82,10 +111,10 @@ type Loss uint8
 const (
 	Everything Loss = iota // all of it is lost
 	Nothing                // all of it is kept, as when only the process dies
-	Some                   // a random subset is lost; tails of files are cut or zeroed
+	Some                   // a random subset is lost; tails of files are cut, zeroed or torn
 )
 
-// Crash returns a file system as a power cut now may leave it.
+// Crash returns a file system as a power cut now may leave it. The disk stays as it is. rnd is asked with Some only.
 func (d *Disk) Crash(loss Loss, rnd *rand.Rand) *FS {
 	f := New()
 	entries := maps.Clone(d.durable)
@@ -94,6 +123,7 @@ func (d *Disk) Crash(loss Loss, rnd *rand.Rand) *FS {
 			apply(entries, o)
 		}
 	}
+	digest := fnv.New64a()
 	numbers := map[int]int{}
 	for _, name := range slices.Sorted(maps.Keys(entries)) {
 		if name != "/" {
@@ -102,34 +132,57 @@ func (d *Disk) Crash(loss Loss, rnd *rand.Rand) *FS {
 			}
 		}
 		ino := entries[name]
+		_, _ = digest.Write([]byte(name))
 		if ino < 0 {
 			f.entries[name] = -1
 			continue
 		}
 		if _, ok := numbers[ino]; !ok {
 			numbers[ino] = len(f.inodes)
-			f.inodes = append(f.inodes, &inode{data: d.files[ino].after(loss, rnd), first: name})
+			data, mark := d.files[ino].after(loss, rnd)
+			f.inodes = append(f.inodes, &inode{data: data})
+			_, _ = digest.Write(binary.AppendUvarint(nil, uint64(len(data))))
+			_, _ = digest.Write(binary.AppendUvarint(nil, mark))
 		}
+		_, _ = digest.Write(binary.AppendUvarint(nil, uint64(numbers[ino])))
 		f.entries[name] = numbers[ino]
 	}
 	f.base, f.sizes = maps.Clone(f.entries), map[int]int{}
 	for ino, i := range f.inodes {
 		f.sizes[ino] = len(i.data)
 	}
+	f.state = digest.Sum64()
 	return f
 }
 
-func (c *content) after(loss Loss, rnd *rand.Rand) []byte {
+// State is a digest of what a Crash left: two of one recording that have the same are the same.
+func (f *FS) State() uint64 { return f.state }
+
+// after returns what is left of a file, which shares memory with the recording, and a number for how it was torn.
+func (c *content) after(loss Loss, rnd *rand.Rand) ([]byte, uint64) {
 	tail := len(c.data) - c.synced
 	switch {
-	case loss == Everything:
-		return slices.Clone(c.data[:c.synced])
-	case loss == Nothing || tail == 0:
-		return slices.Clone(c.data)
+	case loss == Everything || tail == 0:
+		return c.data[:c.synced:c.synced], 0
+	case loss == Nothing:
+		return c.data[:len(c.data):len(c.data)], 0
 	}
-	out := slices.Clone(c.data[:c.synced+rnd.IntN(tail+1)])
-	if rnd.IntN(2) == 0 {
+	end := c.synced + rnd.IntN(tail+1)
+	how := rnd.IntN(3)
+	if how == 0 || end == c.synced { // a prefix
+		return c.data[:end:end], 0
+	}
+	out := slices.Clone(c.data[:end])
+	if how == 1 {
 		clear(out[c.synced:]) // the length reached the disk, the bytes did not
+		return out, 1
 	}
-	return out
+	seed := rnd.Uint64() | 2
+	torn := rand.New(rand.NewPCG(seed, 0))
+	for at := c.synced; at < end; at += sector {
+		if torn.IntN(2) == 0 {
+			clear(out[at:min(end, at+sector)])
+		}
+	}
+	return out, seed
 }
