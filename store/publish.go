@@ -144,7 +144,7 @@ func (s *Session) putManifest(ctx context.Context, m Manifest, pieces [][]Hash) 
 }
 
 func (r *Repository) showPoint(ctx context.Context, p *point, raw seal.ID, body []byte) error {
-	object, err := manifest.Encode(r.keys, r.id, raw, body)
+	object, err := manifest.Encode(r.keys, r.o.Cipher, r.id, raw, body)
 	if err != nil {
 		return fault.Wrap(fault.Internal, "encode manifest", p.ID, err)
 	}

@@ -77,6 +77,12 @@ func Open(ctx context.Context, b blob.Store, k Key, o Options) (*Repository, err
 	if o.packBytes <= 0 {
 		o.packBytes = packTarget
 	}
+	if o.Cipher == 0 {
+		o.Cipher = seal.Preferred()
+	}
+	if !o.Cipher.Known() {
+		return nil, fault.New(fault.Invalid, "open repository", b.Location(), "there is no %v", o.Cipher)
+	}
 	config, id, keys, err := loadConfig(ctx, b, k)
 	if err != nil {
 		return nil, err

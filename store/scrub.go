@@ -10,8 +10,8 @@ import (
 	"github.com/cairn-backup/cairn/store/pack"
 )
 
-// Scrub reads every pack and compares it with its stored-bytes hash. It needs no key, so a storage host can run it;
-// it finds rot, not forgery, and not packs that are missing.
+// Scrub reads every pack and manifest and compares it with its stored-bytes hash. It needs no key, so a storage host can run it;
+// it finds rot, not forgery, and not objects that are missing.
 func Scrub(ctx context.Context, b blob.Store) (CheckReport, error) {
 	var report CheckReport
 	for info, err := range b.List(ctx, pack.Folder) {
@@ -34,5 +34,5 @@ func Scrub(ctx context.Context, b blob.Store) (CheckReport, error) {
 			report.Problems = append(report.Problems, fmt.Sprintf("%s: %v", info.Name, err))
 		}
 	}
-	return report, nil
+	return report, scrubManifests(ctx, b, &report)
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/cairn-backup/cairn/store/chunk"
+	"github.com/cairn-backup/cairn/store/seal"
 )
 
 // Hash names a chunk, a tree node, an image or a document by its content. It is hex in JSON.
@@ -22,7 +23,8 @@ type Options struct {
 	IndexDir string // where the index is kept between opens; "" keeps it in memory
 	ReadOnly bool   // take no lock, write nothing; works beside an owner
 	Log      *slog.Logger
-	Workers  int // goroutines of Verify; 0 is one per CPU
+	Workers  int         // goroutines of Verify; 0 is one per CPU
+	Cipher   seal.Cipher // what is written is sealed with it; 0 is what this CPU is fastest with
 
 	packBytes int // when a pack is full, for tests; 0 is packTarget
 }

@@ -10,6 +10,8 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/zeebo/blake3"
+
 	"github.com/cairn-backup/cairn/store/seal"
 )
 
@@ -18,6 +20,8 @@ const Version = 1
 
 const (
 	headBytes = 128
+	hashAt    = 92      // of the stored-bytes hash, in the head
+	hashed    = 1 << 32 // in the seal's detail: there is a stored-bytes hash, so it cannot be taken away
 	domain    = "cairn manifest\x00"
 )
 
@@ -26,13 +30,18 @@ var (
 	le    = binary.LittleEndian
 )
 
+var errDamaged = errors.New("its bytes are not those that were written")
+
 // ErrNewer is matched by errors about manifests of a later format version.
 var ErrNewer = errors.New("written by a newer version of Cairn")
 
 // Encode returns the object that holds body.
-func Encode(keys *seal.KeySet, repository, id seal.ID, body []byte) ([]byte, error) {
-	salt := seal.NewSalt()
-	box, err := seal.NewBox(keys.Data, keys.ID, Version, repository, id, salt)
+func Encode(keys *seal.KeySet, c seal.Cipher, repository, id seal.ID, body []byte) ([]byte, error) {
+	return encode(keys, c, repository, id, seal.NewSalt(), body)
+}
+
+func encode(keys *seal.KeySet, c seal.Cipher, repository, id seal.ID, salt seal.Salt, body []byte) ([]byte, error) {
+	box, err := seal.NewCipherBox(c, keys.Data, keys.ID, Version, repository, id, salt)
 	if err != nil {
 		return nil, err
 	}
@@ -44,13 +53,46 @@ func Encode(keys *seal.KeySet, repository, id seal.ID, body []byte) ([]byte, err
 	copy(p, magic[:])
 	le.PutUint16(p[8:], Version)
 	le.PutUint16(p[10:], headBytes)
-	p[12] = byte(seal.AES256GCM)
+	p[12] = byte(c)
 	copy(p[16:], repository[:])
 	copy(p[32:], id[:])
 	le.PutUint32(p[48:], keys.ID)
 	copy(p[56:], salt[:])
 	le.PutUint32(p[88:], uint32(len(plain)))
-	return box.Seal(p, seal.Manifest, 0, uint64(len(plain)), plain), nil
+	p = box.Seal(p, seal.Manifest, 0, hashed|uint64(len(plain)), plain)
+	sum := storedHash(p)
+	copy(p[hashAt:], sum[:])
+	return p, nil
+}
+
+// storedHash is over every byte but those of the hash itself.
+func storedHash(p []byte) (sum [32]byte) {
+	h := blake3.New()
+	_, _ = h.Write(p[:hashAt])
+	_, _ = h.Write(p[hashAt+32:])
+	h.Sum(sum[:0])
+	return sum
+}
+
+// Scrub compares an object with its stored-bytes hash. It needs no keys; it finds rot, not forgery. A manifest of the
+// first programs has no such hash: ok is then false.
+func Scrub(p []byte) (ok bool, err error) {
+	if len(p) < headBytes || [8]byte(p) != magic {
+		return false, errors.New("not a manifest")
+	}
+	if v := le.Uint16(p[8:]); v != Version {
+		return false, fmt.Errorf("manifest format %d: %w", v, ErrNewer)
+	}
+	if n := int64(le.Uint32(p[88:])); n != int64(len(p)-headBytes-seal.Overhead) {
+		return false, fmt.Errorf("%d bytes for a body of %d", len(p), n)
+	}
+	if zero(p[hashAt : hashAt+32]) {
+		return false, nil
+	}
+	if storedHash(p) != [32]byte(p[hashAt:]) {
+		return false, errDamaged
+	}
+	return true, nil
 }
 
 func message(repository, id seal.ID, keyID uint32, body []byte) []byte {
@@ -67,13 +109,13 @@ func Decode(keys *seal.KeySet, repository, id seal.ID, p []byte) ([]byte, error)
 	}
 	if v := le.Uint16(p[8:]); v > Version {
 		return nil, fmt.Errorf("manifest format %d: %w", v, ErrNewer)
-	} else if v != Version || le.Uint16(p[10:]) != headBytes || p[12] != byte(seal.AES256GCM) {
+	} else if v != Version || le.Uint16(p[10:]) != headBytes || !seal.Cipher(p[12]).Known() {
 		return nil, errors.New("head of unknown version, length or cipher")
 	}
 	if seal.ID(p[16:32]) != repository || seal.ID(p[32:48]) != id {
 		return nil, errors.New("it belongs to another repository or name")
 	}
-	if !zero(p[13:16]) || !zero(p[52:56]) || !zero(p[92:headBytes]) {
+	if !zero(p[13:16]) || !zero(p[52:56]) || !zero(p[hashAt+32:headBytes]) {
 		return nil, errors.New("head with reserved bytes in use")
 	}
 	if keyID := le.Uint32(p[48:]); keyID != keys.ID {
@@ -83,11 +125,18 @@ func Decode(keys *seal.KeySet, repository, id seal.ID, p []byte) ([]byte, error)
 	if n < ed25519.SignatureSize || n != int64(len(p)-headBytes-seal.Overhead) {
 		return nil, fmt.Errorf("%d bytes for a body of %d", len(p), n)
 	}
-	box, err := seal.NewBox(keys.Data, keys.ID, Version, repository, id, seal.Salt(p[56:88]))
+	detail := uint64(n)
+	if !zero(p[hashAt : hashAt+32]) {
+		if storedHash(p) != [32]byte(p[hashAt:]) {
+			return nil, errDamaged
+		}
+		detail |= hashed
+	}
+	box, err := seal.NewCipherBox(seal.Cipher(p[12]), keys.Data, keys.ID, Version, repository, id, seal.Salt(p[56:88]))
 	if err != nil {
 		return nil, err
 	}
-	plain, err := box.Open(nil, seal.Manifest, 0, uint64(n), p[headBytes:])
+	plain, err := box.Open(nil, seal.Manifest, 0, detail, p[headBytes:])
 	if err != nil {
 		return nil, err
 	}

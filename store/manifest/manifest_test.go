@@ -11,7 +11,7 @@ import (
 func TestEveryFlipAndCutIsRefused(t *testing.T) {
 	keys, repository, id := seal.NewKeySet(1), seal.ID{1}, seal.ID{2}
 	body := []byte(`{"format":1}`)
-	p, err := Encode(keys, repository, id, body)
+	p, err := Encode(keys, seal.AES256GCM, repository, id, body)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -32,14 +32,14 @@ func TestEveryFlipAndCutIsRefused(t *testing.T) {
 
 func TestForgedIsRefused(t *testing.T) {
 	keys, repository, id := seal.NewKeySet(1), seal.ID{1}, seal.ID{2}
-	p, err := Encode(keys, repository, id, []byte("{}"))
+	p, err := Encode(keys, seal.AES256GCM, repository, id, []byte("{}"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	// Whoever has the data key but not the signing seed can seal, but not sign.
 	thief := *keys
 	thief.Seed[0] ^= 1
-	forged, err := Encode(&thief, repository, id, []byte("{}"))
+	forged, err := Encode(&thief, seal.AES256GCM, repository, id, []byte("{}"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -65,7 +65,7 @@ func TestForgedIsRefused(t *testing.T) {
 
 func FuzzDecode(f *testing.F) {
 	keys, repository, id := seal.NewKeySet(1), seal.ID{1}, seal.ID{2}
-	p, err := Encode(keys, repository, id, []byte("{}"))
+	p, err := Encode(keys, seal.AES256GCM, repository, id, []byte("{}"))
 	if err != nil {
 		f.Fatal(err)
 	}

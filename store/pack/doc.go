@@ -58,10 +58,18 @@ const (
 // Header is the start of a pack.
 type Header struct {
 	Kind       Kind
+	Cipher     seal.Cipher // 0, when a pack is written, is AES-256-GCM
 	Repository seal.ID
 	ID         seal.ID
 	KeyID      uint32
 	Salt       seal.Salt
+}
+
+func (h *Header) cipher() seal.Cipher {
+	if h.Cipher == 0 {
+		return seal.AES256GCM
+	}
+	return h.Cipher
 }
 
 // FrameInfo says where a frame lies in its pack and how it is coded.

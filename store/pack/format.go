@@ -25,7 +25,7 @@ func AppendHeader(dst []byte, h Header) []byte {
 	copy(p[0:], headMagic[:])
 	le.PutUint16(p[8:], Version)
 	le.PutUint16(p[10:], HeaderBytes)
-	p[12] = byte(seal.AES256GCM)
+	p[12] = byte(h.cipher())
 	p[13] = byte(h.Kind)
 	copy(p[16:], h.Repository[:])
 	copy(p[32:], h.ID[:])
@@ -48,8 +48,8 @@ func ParseHeader(p []byte) (h Header, err error) {
 	} else if v != Version {
 		return h, fmt.Errorf("pack format %d", v)
 	}
-	h.Kind = Kind(p[13])
-	if le.Uint16(p[10:]) != HeaderBytes || p[12] != byte(seal.AES256GCM) || (h.Kind != Data && h.Kind != Meta) {
+	h.Kind, h.Cipher = Kind(p[13]), seal.Cipher(p[12])
+	if le.Uint16(p[10:]) != HeaderBytes || !h.Cipher.Known() || (h.Kind != Data && h.Kind != Meta) {
 		return h, errors.New("header with unknown length, cipher or kind")
 	}
 	if !allZero(p[14:16]) || !allZero(p[52:56]) || !allZero(p[88:]) {

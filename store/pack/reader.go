@@ -69,7 +69,7 @@ func Open(ctx context.Context, src Source, repository, id seal.ID, size int64, s
 	if err != nil {
 		return nil, err
 	}
-	box, err := seal.NewBox(secret, head.KeyID, Version, repository, id, head.Salt)
+	box, err := seal.NewCipherBox(head.Cipher, secret, head.KeyID, Version, repository, id, head.Salt)
 	if err != nil {
 		return nil, err
 	}

@@ -48,7 +48,7 @@ type Sink interface {
 
 // NewWriter starts a pack. The writer owns out from now on; every NewWriter needs a new head.Salt.
 func NewWriter(out Sink, head Header, secret [32]byte, blocks int, coder *Coder, bufs *sync.Pool) (*Writer, error) {
-	box, err := seal.NewBox(secret, head.KeyID, Version, head.Repository, head.ID, head.Salt)
+	box, err := seal.NewCipherBox(head.cipher(), secret, head.KeyID, Version, head.Repository, head.ID, head.Salt)
 	if err != nil {
 		return nil, err
 	}

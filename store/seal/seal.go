@@ -5,7 +5,6 @@
 package seal
 
 import (
-	"crypto/aes"
 	"crypto/cipher"
 	"crypto/hkdf"
 	"crypto/rand"
@@ -33,8 +32,11 @@ const (
 // Cipher names an algorithm in formats.
 type Cipher uint8
 
-// AES256GCM is the only cipher of format version 1; 2 is kept for XChaCha20-Poly1305.
-const AES256GCM Cipher = 1
+// The ciphers. Both are always read; which one is written is a choice of speed, not of strength.
+const (
+	AES256GCM Cipher = 1
+	XChaCha20 Cipher = 2 // XChaCha20-Poly1305: where the CPU has no AES
+)
 
 // ID names a repository, a pack or a manifest.
 type ID [16]byte
@@ -86,10 +88,19 @@ type Box struct {
 	aad  [43]byte // type, number and detail are added for each text
 }
 
-// NewBox derives the subkey of one object. The same salt must not be used for two objects that are written.
+// NewBox derives the subkey of one object, for AES-256-GCM. The same salt must not be used for two objects that are
+// written.
 func NewBox(secret [32]byte, keyID uint32, version uint16, repository, object ID, salt Salt) (*Box, error) {
+	return NewCipherBox(AES256GCM, secret, keyID, version, repository, object, salt)
+}
+
+// NewCipherBox is NewBox with a choice of the cipher. Each cipher has subkeys of its own.
+func NewCipherBox(c Cipher, secret [32]byte, keyID uint32, version uint16, repository, object ID, salt Salt) (*Box, error) {
 	info := make([]byte, 0, 64)
 	info = append(info, "cairn box"...)
+	if c != AES256GCM {
+		info = append(info, byte(c))
+	}
 	info = append(info, repository[:]...)
 	info = append(info, object[:]...)
 	info = binary.LittleEndian.AppendUint32(info, keyID)
@@ -98,11 +109,8 @@ func NewBox(secret [32]byte, keyID uint32, version uint16, repository, object ID
 	if err != nil {
 		return nil, fmt.Errorf("derive subkey: %w", err)
 	}
-	block, err := aes.NewCipher(subkey)
-	if err != nil {
-		return nil, fmt.Errorf("make cipher: %w", err)
-	}
-	aead, err := cipher.NewGCM(block)
+	aead, err := newAEAD(c, subkey)
+	clear(subkey)
 	if err != nil {
 		return nil, fmt.Errorf("make cipher: %w", err)
 	}
@@ -120,7 +128,8 @@ func NewBox(secret [32]byte, keyID uint32, version uint16, repository, object ID
 }
 
 // bind returns nonce and associated data of a text: detail is whatever else its meaning depends on.
-func (b *Box) bind(t Type, number uint64, detail uint64) (nonce [12]byte, aad [60]byte) {
+// AES takes the first 12 bytes of the nonce, XChaCha20 all 24.
+func (b *Box) bind(t Type, number uint64, detail uint64) (nonce [24]byte, aad [60]byte) {
 	nonce[0] = byte(t)
 	binary.BigEndian.PutUint64(nonce[4:], number)
 	copy(aad[:], b.aad[:])
@@ -133,13 +142,13 @@ func (b *Box) bind(t Type, number uint64, detail uint64) (nonce [12]byte, aad [6
 // Seal appends the sealed text to dst. The caller never seals twice with the same type and number.
 func (b *Box) Seal(dst []byte, t Type, number, detail uint64, plain []byte) []byte {
 	nonce, aad := b.bind(t, number, detail)
-	return b.aead.Seal(dst, nonce[:], plain, aad[:])
+	return b.aead.Seal(dst, nonce[:b.aead.NonceSize()], plain, aad[:])
 }
 
 // Open appends the text of sealed to dst, or answers ErrForged.
 func (b *Box) Open(dst []byte, t Type, number, detail uint64, sealed []byte) ([]byte, error) {
 	nonce, aad := b.bind(t, number, detail)
-	plain, err := b.aead.Open(dst, nonce[:], sealed, aad[:])
+	plain, err := b.aead.Open(dst, nonce[:b.aead.NonceSize()], sealed, aad[:])
 	if err != nil {
 		return nil, ErrForged
 	}

@@ -52,7 +52,7 @@ func TestOpensInItsPlaceOnly(t *testing.T) {
 
 func TestNonces(t *testing.T) {
 	b := box(t, 1, 1, 1, 1, 1, 1)
-	seen := map[[12]byte]bool{}
+	seen := map[[24]byte]bool{}
 	for typ := Frame; typ <= KeyWrap; typ++ {
 		for _, n := range []uint64{0, 1, 2, 255, 256, 1 << 32, 1<<64 - 1} {
 			nonce, _ := b.bind(typ, n, 0)
