@@ -50,6 +50,7 @@ var homes = map[string][]string{
 	"github.com/digitalocean/":            {"hypervisors/kvm"},
 	"github.com/cockroachdb/pebble":       {"store"},
 	"github.com/klauspost/reedsolomon":    {"store/erasure"},
+	"github.com/hanwen/go-fuse":           {"store/campaign"},
 	"github.com/vmware/govmomi":           {"hypervisors/vsphere", "lab"},
 	"github.com/ovirt/go-ovirt":           {"hypervisors/ovirt"},
 	"github.com/spf13/cobra":              {"cmd"},

@@ -1,0 +1,127 @@
+package campaign
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/cairn-backup/cairn/internal/fault"
+	"github.com/cairn-backup/cairn/store/campaign/workload"
+)
+
+// run runs a worker and reports whether it died by SIGKILL.
+func run(t *testing.T, env []string, args ...string) (killed bool, output string, err error) {
+	t.Helper()
+	var out bytes.Buffer
+	cmd := exec.CommandContext(t.Context(), worker(t), args...)
+	cmd.Env = append(os.Environ(), env...)
+	cmd.Stdout, cmd.Stderr = &out, &out
+	err = cmd.Run()
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		status, ok := exit.Sys().(syscall.WaitStatus)
+		killed = ok && status.Signaled() && status.Signal() == syscall.SIGKILL
+	}
+	if killed {
+		err = nil
+	}
+	return killed, out.String(), err
+}
+
+// inherit lets the next life begin where a killed one ended, with or without its index, and judges.
+func inherit(t *testing.T, p place, withIndex bool) error {
+	t.Helper()
+	want, key, err := p.promises()
+	if err != nil {
+		return err
+	}
+	if want.Done {
+		return errors.New("the worker had done all its work")
+	}
+	index := ""
+	if withIndex {
+		index = p.index
+	}
+	if err := workload.Judge(t.Context(), p.repo, index, key, want, true); err != nil {
+		return err
+	}
+	return workload.Judge(t.Context(), p.repo, "", key, want, false) // and the one after it
+}
+
+// storePoints are the points of the engine and those of a backup that lie in it.
+func storePoints() []string {
+	return append([]string{"backup.packs-durable", "backup.index-written", "backup.manifest-written"}, fault.StorePoints...)
+}
+
+func TestCampaignKillAtPoints(t *testing.T) {
+	seed := seed(t)
+	rnd := random(seed, 2)
+	points := storePoints()
+	rounds := count(1, 1, 20)
+	injected, fired := 0, 0
+	for i := range rounds * len(points) {
+		point := points[i%len(points)]
+		injected++
+		if err := killAt(t, point, seed+uint64(i), 1+rnd.IntN(4), rnd.IntN(2) == 0); err != nil {
+			t.Errorf("killed at %s (seed %d): %v", point, seed+uint64(i), err)
+			continue
+		}
+		fired++
+	}
+	report(t, "kill-at-points", injected, fired, fmt.Sprintf("points=%d lost=0", len(points)))
+}
+
+// killAt kills a worker when it comes to a point for the nth time, or for the first if it does not come so often.
+func killAt(t *testing.T, point string, seed uint64, nth int, withIndex bool) error {
+	t.Helper()
+	var more []string
+	if strings.HasPrefix(point, "store.session.pack-") {
+		more, nth = []string{"-big"}, 1
+	}
+	for ; nth >= 1; nth = min(nth-1, 1) {
+		p := newPlace(t)
+		killed, out, err := run(t, []string{fmt.Sprintf("CAIRN_FAULT_POINT=%s#%d=kill", point, nth)}, p.args(seed, more...)...)
+		if err != nil {
+			return fmt.Errorf("%w: %s", err, out)
+		}
+		if killed && strings.Contains(out, "fault point "+point+": kill") {
+			return inherit(t, p, withIndex)
+		}
+	}
+	return errors.New("the worker never came there")
+}
+
+func TestCampaignKillAtRandom(t *testing.T) {
+	seed := seed(t)
+	rnd := random(seed, 3)
+	injected, fired := 0, 0
+	for n := range count(10, 20, 2000) {
+		s := seed + uint64(n)
+		whole := newPlace(t)
+		_, out, err := run(t, nil, whole.args(s)...)
+		total, convErr := strconv.Atoi(strings.TrimSpace(out))
+		if err != nil || convErr != nil {
+			t.Fatalf("a worker nobody killed: %v: %s", err, out)
+		}
+		// Goroutines make the number of operations differ a little from run to run.
+		at := 1 + rnd.IntN(total*9/10)
+		injected++
+		p := newPlace(t)
+		killed, out, err := run(t, nil, p.args(s, "-kill-at", strconv.Itoa(at))...)
+		if err != nil || !killed {
+			t.Errorf("operation %d of %d (seed %d) did not kill the worker: %v: %s", at, total, s, err, out)
+			continue
+		}
+		fired++
+		if err := inherit(t, p, rnd.IntN(2) == 0); err != nil {
+			t.Errorf("killed at operation %d of %d (seed %d): %v", at, total, s, err)
+		}
+	}
+	report(t, "kill-at-random", injected, fired, "lost=0")
+}
