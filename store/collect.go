@@ -73,6 +73,10 @@ func (r *Repository) Collect(ctx context.Context, o CollectOptions) (CollectRepo
 			"An earlier removal of a restore point failed half-way, so it is not certain what is still needed. Nothing was deleted.",
 			"Restart the program; opening the repository again settles it.")
 	}
+	// An owner that was overtaken does not know the packs of the next one: it should hear of that, not of damage.
+	if err := r.fence(ctx); err != nil {
+		return report, fault.Context("collect", r.b.Location(), err)
+	}
 	free, err := r.decide(ctx, o, &report)
 	if err != nil {
 		return report, fault.Context("collect", r.b.Location(), err)

@@ -1,302 +1,221 @@
 package store
 
 import (
-	"bytes"
-	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"strconv"
-	"strings"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"sync/atomic"
 	"testing"
 
-	"github.com/cairn-backup/cairn/store/blob/file"
-	"github.com/cairn-backup/cairn/store/chunk"
 	"github.com/cairn-backup/cairn/store/internal/crashfs"
 )
 
-// event is something the writer of the crash workload was told at a point of the recording.
-type event struct {
-	op    int
-	id    string
-	disk  []byte // acknowledged; nil: its removal was asked for
-	begun bool   // removal asked for, not yet acknowledged
+// crashCampaign cuts recorded lives off after every operation, in several ways each, and judges what is left.
+type crashCampaign struct {
+	scratch  string // a directory for indexes that are kept
+	variants int    // random losses at each cut
+	target   int64  // states after which no further cut is begun
+	every    int    // cuts that are looked at: one in so many
+
+	lives, cuts, operations, deep, twice, indexed atomic.Int64
+
+	states   atomic.Int64 // different states that were judged
+	stop     atomic.Bool
+	mu       sync.Mutex
+	wrong    error // of the lowest state that was wrong
+	wrongAt  int64
+	kept     atomic.Int64
+	inFlight sync.WaitGroup
+	slots    chan struct{}
 }
 
-// crashWork is a life of a small repository: backups, incrementals, prunes, collects, reopened in between.
-func crashWork(fsys *crashfs.FS, key Key, rnd *rand.Rand) (events []event, err error) {
-	ctx := context.Background()
-	b, err := file.CreateFS(fsys, "/disk/repo")
-	if err != nil {
-		return nil, err
+func newCrashCampaign(scratch string, variants int, target int64) *crashCampaign {
+	return &crashCampaign{
+		scratch: scratch, variants: variants, target: target, every: 1, slots: make(chan struct{}, runtime.GOMAXPROCS(0)),
 	}
-	if err := Create(ctx, b, key, CreateOptions{ChunkBytes: chunk.MinBytes}); err != nil {
-		return nil, err
-	}
-	events = append(events, event{op: fsys.Ops()})
-	disk := make([]byte, 24*chunk.MinBytes)
-	fill(rnd, disk[:16*chunk.MinBytes])
-	var points []RestorePoint
-	for life := range 2 {
-		r, err := Open(ctx, b, key, Options{})
-		if err != nil {
-			return nil, err
-		}
-		for range 2 {
-			var parent *ImageRef
-			if len(points) > 0 {
-				parent = &points[len(points)-1].Images[0].Ref
+}
+
+// run lives and cuts until there are enough states or one is wrong.
+func (c *crashCampaign) run(seed uint64, works []crashWork, p plant) {
+	defer c.inFlight.Wait()
+	for round := uint64(0); ; round++ {
+		for _, w := range works {
+			if c.over() {
+				return
 			}
-			for range 3 {
-				at := rnd.IntN(len(disk) / chunk.BlockBytes)
-				fill(rnd, disk[at*chunk.BlockBytes:(at+1)*chunk.BlockBytes])
-			}
-			p, err := crashBackup(ctx, r, disk, parent)
-			if err != nil {
-				return nil, err
-			}
-			points = append(points, p)
-			events = append(events, event{op: fsys.Ops(), id: p.ID, disk: bytes.Clone(disk)})
-		}
-		doomed := points[0].ID
-		points = points[1:]
-		events = append(events, event{op: fsys.Ops(), id: doomed, begun: true})
-		if err := r.Prune(ctx, doomed); err != nil {
-			return nil, err
-		}
-		events = append(events, event{op: fsys.Ops(), id: doomed})
-		if life == 1 { // a disk with nothing in common, so that the collect has something to free
-			fill(rnd, disk)
-			p, err := crashBackup(ctx, r, disk, nil)
-			if err != nil {
-				return nil, err
-			}
-			events = append(events, event{op: fsys.Ops(), id: p.ID, disk: bytes.Clone(disk)})
-			for _, old := range points {
-				events = append(events, event{op: fsys.Ops(), id: old.ID, begun: true})
-				if err := r.Prune(ctx, old.ID); err != nil {
-					return nil, err
-				}
+			if err := c.cut(seed+round, w, p); err != nil {
+				c.failed(c.states.Load(), fmt.Errorf("%s with seed %d, not cut at all: %w", w.name, seed+round, err))
+				return
 			}
 		}
-		report, err := r.Collect(ctx, CollectOptions{})
-		if err != nil {
-			return nil, err
-		}
-		if life == 1 && report.PacksFreed == 0 {
-			return nil, errors.New("the workload freed nothing")
-		}
-		if err := r.Close(); err != nil {
-			return nil, err
-		}
 	}
-	return events, nil
 }
 
-func crashBackup(ctx context.Context, r *Repository, disk []byte, parent *ImageRef) (RestorePoint, error) {
-	s, err := r.Begin(ctx, SessionOptions{Series: "vm"})
-	if err != nil {
-		return RestorePoint{}, err
+func (c *crashCampaign) over() bool { return c.stop.Load() || c.states.Load() >= c.target }
+
+func (c *crashCampaign) failed(at int64, err error) {
+	c.stop.Store(true)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.wrong == nil || at < c.wrongAt {
+		c.wrong, c.wrongAt = err, at
 	}
-	w, err := s.NewImage(ctx, ImageOptions{SizeBytes: int64(len(disk)), Parent: parent})
-	if err != nil {
-		return RestorePoint{}, err
-	}
-	if err := w.Write(ctx, 0, disk); err != nil {
-		return RestorePoint{}, err
-	}
-	ref, err := w.Finish(ctx)
-	if err != nil {
-		return RestorePoint{}, err
-	}
-	return s.Publish(ctx, Manifest{Images: []NamedImage{{Name: "a", Ref: ref}}, Documents: []Document{{Name: "d", Data: disk[:9]}}})
 }
 
-// expect is what must and what may be there after a cut.
-type expect struct {
-	must    map[string][]byte // acknowledged, removal not asked for
-	created bool              // Create has returned
-}
-
-func expectAt(events []event, op int) expect {
-	e := expect{must: map[string][]byte{}}
-	for _, ev := range events {
-		if ev.op > op {
-			break
-		}
-		e.created = true
-		if ev.disk != nil {
-			e.must[ev.id] = ev.disk
-		} else {
-			delete(e.must, ev.id)
-		}
-	}
-	return e
-}
-
-// judge opens what a crash left and answers what is wrong with it.
-func judge(fsys *crashfs.FS, key Key, want expect, deep bool) error {
-	ctx := context.Background()
-	b, err := file.OpenFS(fsys, "/disk/repo")
-	var r *Repository
-	if err == nil {
-		r, err = Open(ctx, b, key, Options{})
-	}
-	if err != nil {
-		if !want.created {
-			return nil // Create had not returned
-		}
-		return fmt.Errorf("does not open: %w", err)
-	}
-	defer r.Close()
-	points, err := r.RestorePoints(ctx)
-	if err != nil {
-		return fmt.Errorf("torn manifest: %w", err)
-	}
-	there := map[string]RestorePoint{}
-	for _, p := range points {
-		there[p.ID] = p
-		if _, err := r.Verify(ctx, p.ID, nil); err != nil {
-			return fmt.Errorf("torn restore point: %w", err)
-		}
-	}
-	for id, disk := range want.must {
-		p, ok := there[id]
-		if !ok {
-			return fmt.Errorf("acknowledged restore point %s is lost", id)
-		}
-		if err := sameDisk(ctx, r, p, disk); err != nil {
-			return err
-		}
-	}
-	if !deep {
-		return nil
-	}
-	// Life goes on: a backup on what is left, then a collect, harm nothing.
-	disk := bytes.Repeat([]byte("life goes on "), 10000)
-	p, err := crashBackup(ctx, r, disk, nil)
-	if err != nil {
-		return fmt.Errorf("next backup: %w", err)
-	}
-	if _, err := r.Collect(ctx, CollectOptions{}); err != nil {
-		return fmt.Errorf("next collect: %w", err)
-	}
-	for id := range want.must {
-		if _, err := r.Verify(ctx, id, nil); err != nil {
-			return fmt.Errorf("after the next collect: %w", err)
-		}
-	}
-	return sameDisk(ctx, r, p, disk)
-}
-
-func sameDisk(ctx context.Context, r *Repository, p RestorePoint, disk []byte) error {
-	i, err := r.OpenImage(ctx, p.Images[0].Ref)
+// cut records one life and cuts it.
+func (c *crashCampaign) cut(seed uint64, work crashWork, p plant) error {
+	scratch, err := os.MkdirTemp(c.scratch, "life")
 	if err != nil {
 		return err
 	}
-	defer i.Close()
-	got := make([]byte, len(disk))
-	if _, err := i.ReadAt(got, 0); err != nil || i.Size() != int64(len(disk)) || !bytes.Equal(got, disk) {
-		return fmt.Errorf("restore point %s does not hold its disk (%v)", p.ID, err)
+	defer os.RemoveAll(scratch)
+	defer c.inFlight.Wait()
+	l := newLife(seed, p, scratch)
+	if err := l.record(work.run); err != nil {
+		return err
 	}
-	return nil
-}
-
-// crashSeed is CAIRN_SEED, or always the same one.
-func crashSeed(t *testing.T) uint64 {
-	seed := uint64(20261121)
-	if s := os.Getenv("CAIRN_SEED"); s != "" {
-		n, err := strconv.ParseUint(s, 10, 64)
-		if err != nil {
-			t.Fatal(err)
-		}
-		seed = n
-	}
-	t.Logf("seed %d (CAIRN_SEED=%d go test -run %s)", seed, seed, t.Name())
-	return seed
-}
-
-// crashCampaign cuts after every operation and stops at the first state that is wrong.
-func crashCampaign(t *testing.T, seed uint64, some int, lie func(name string, isDir bool, last string) bool) (states int, wrong error) {
-	t.Helper()
-	rnd := rand.New(rand.NewPCG(seed, 1))
-	key := Key{secret: [32]byte{1}}
-	fsys := crashfs.New()
-	if err := fsys.Mkdir("/disk"); err != nil {
-		t.Fatal(err)
-	}
-	if err := fsys.SyncDir("/"); err != nil {
-		t.Fatal(err)
-	}
-	fsys.Lie = lie
-	events, err := crashWork(fsys, key, rnd)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for disk := fsys.Disk(); ; {
-		want := expectAt(events, disk.At())
-		for n := range 2 + some {
-			if raceEnabled && disk.At()%20 != 0 {
+	c.lives.Add(1)
+	c.operations.Add(int64(l.fs.Ops()))
+	names := topNames(l.fs)
+	seen := map[[2]uint64]bool{}
+	for disk := l.fs.Disk(); ; {
+		want := expectAt(l.events, disk.At())
+		c.cuts.Add(1)
+		for n := range 2 + c.variants {
+			if c.over() || (c.every > 1 && disk.At()%c.every != 0) {
+				break
+			}
+			state := disk.Crash(crashfs.Loss(min(n, 2)), lossAt(seed, disk.At(), n))
+			key := [2]uint64{state.State(), uint64(want.told)}
+			if seen[key] {
 				continue
 			}
-			loss := crashfs.Loss(min(n, 2))
-			if loss == crashfs.Nothing && disk.At()%4 != 0 {
-				continue // the live state changes little from one operation to the next
+			seen[key] = true
+			number := c.states.Add(1)
+			v := verdict{fs: state, key: l.key, want: want, deep: number%4 == 0, names: names}
+			where := fmt.Sprintf("%s with seed %d cut after operation %d (%s), loss %d", work.name, seed, disk.At(), disk.Last(3), n)
+			var again *crashfs.FS
+			if number%400 == 0 && want.created {
+				again = disk.Crash(crashfs.Loss(min(n, 2)), lossAt(seed, disk.At(), n))
 			}
-			states++
-			if err := judge(disk.Crash(loss, rnd), key, want, states%8 == 0); err != nil {
-				return states, fmt.Errorf("cut after operation %d, loss %d: %w", disk.At(), loss, err)
-			}
+			c.start(func() error { return c.look(v, number, l, again) }, number, where)
 		}
-		if !disk.Step() {
-			return states, nil
+		if !disk.Step() || c.over() {
+			return nil
 		}
 	}
 }
 
-func TestCrashAtEveryOperation(t *testing.T) {
-	some := 2
-	if testing.Short() {
-		some = 1
+func lossAt(seed uint64, op, n int) *rand.Rand {
+	return rand.New(rand.NewPCG(seed, uint64(op)<<16|uint64(n)))
+}
+
+// start does a piece of work as soon as there is a processor for it.
+func (c *crashCampaign) start(f func() error, number int64, where string) {
+	c.slots <- struct{}{}
+	c.inFlight.Go(func() {
+		defer func() { <-c.slots }()
+		if err := f(); err != nil {
+			c.failed(number, fmt.Errorf("state %d: %s: %w", number, where, err))
+		}
+	})
+}
+
+// look judges a state, with one of the indexes that were kept or without, and cuts its recovery off again.
+func (c *crashCampaign) look(v verdict, number int64, l *life, again *crashfs.FS) error {
+	if v.deep {
+		c.deep.Add(1)
 	}
-	states, err := crashCampaign(t, crashSeed(t), some, nil)
+	if number%8 == 1 && len(l.indexes) > 0 {
+		from := l.indexes[int(number/8)%len(l.indexes)]
+		v.index = filepath.Join(filepath.Dir(from.dir), fmt.Sprintf("copy-%d", c.kept.Add(1)))
+		if err := os.CopyFS(v.index, os.DirFS(from.dir)); err != nil {
+			return err
+		}
+		defer os.RemoveAll(v.index)
+		c.indexed.Add(1)
+	}
+	if err := v.judge(); err != nil {
+		return err
+	}
+	if again == nil {
+		return nil
+	}
+	v.fs, v.index, v.deep = again, "", false
+	return c.secondCrash(v, number)
+}
+
+// secondCrash records what the next process does with a crash state, and cuts that off too.
+func (c *crashCampaign) secondCrash(v verdict, number int64) (err error) {
+	l := &life{fs: v.fs, key: v.key, rnd: rand.New(rand.NewPCG(uint64(number), 2))}
+	err = func() (err error) {
+		defer caught(&err)
+		l.open()
+		l.backup(l.disk(), nil)
+		l.collect()
+		l.close()
+		return nil
+	}()
 	if err != nil {
-		t.Errorf("after %d states: %v", states, err)
+		return fmt.Errorf("life after the crash: %w", err)
 	}
-	t.Logf("%d crash states, each opened and verified", states)
+	seen := map[[2]uint64]bool{}
+	for disk := v.fs.Disk(); ; {
+		want := expectAt(l.events, disk.At())
+		want.created = true
+		for id, p := range v.want.must {
+			want.must[id] = p
+		}
+		for n := range 3 {
+			state := disk.Crash(crashfs.Loss(n), lossAt(uint64(number), disk.At(), n))
+			key := [2]uint64{state.State(), uint64(want.told)}
+			if seen[key] {
+				continue
+			}
+			seen[key] = true
+			c.states.Add(1)
+			c.twice.Add(1)
+			second := verdict{fs: state, key: v.key, want: want, deep: n == 2 && disk.At()%8 == 0, names: v.names}
+			if err := second.judge(); err != nil {
+				return fmt.Errorf("cut again after operation %d (%s), loss %d: %w", disk.At(), disk.Last(3), n, err)
+			}
+		}
+		if !disk.Step() || c.stop.Load() {
+			return nil
+		}
+	}
 }
 
-// TestCrashHarnessFindsBugs shows that the campaign can fail: each bug is one that programs like this have had.
-func TestCrashHarnessFindsBugs(t *testing.T) {
-	in := func(folder string) func(string) bool {
-		return func(name string) bool { return strings.Contains(name+"/", "/repo/"+folder+"/") }
-	}
-	bugs := []struct {
-		name string
-		lie  func(name string, isDir bool, last string) bool
-	}{
-		{"no fsync of files", func(_ string, isDir bool, _ string) bool { return !isDir }},
-		{"no fsync of directories", func(_ string, isDir bool, _ string) bool { return isDir }},
-		{"no fsync of the packs' folders", func(name string, isDir bool, _ string) bool { return isDir && in("packs")(name) }},
-		{"acknowledged before the manifest's entry is durable", func(name string, isDir bool, _ string) bool { return isDir && in("manifests")(name) }},
-		{"new folders not durable in their parent", func(name string, isDir bool, last string) bool {
-			return isDir && strings.HasSuffix(name, "/repo/packs") && !strings.HasSuffix(last, ".pack")
-		}},
-		{"packs deleted before the manifest's removal is durable", func(name string, isDir bool, last string) bool {
-			return isDir && in("manifests")(name) && strings.HasPrefix(last, "-")
-		}},
-	}
+func TestCampaignCrash(t *testing.T) {
+	c := newCrashCampaign(memoryDir(t), 6, int64(effort(2500, 20_000, 1_000_000)))
+	c.every = effort(4, 1, 1)
 	if raceEnabled {
-		t.Skip("one goroutine; run without -race")
+		c.every = 31
 	}
-	for _, bug := range bugs {
-		t.Run(bug.name, func(t *testing.T) {
-			states, err := crashCampaign(t, crashSeed(t), 1, bug.lie)
-			if err == nil {
-				t.Fatalf("not found in %d states", states)
-			}
-			t.Logf("found after %d states: %v", states, err)
-		})
+	c.run(crashSeed(t), crashWorks(), plant{})
+	if c.wrong != nil {
+		t.Errorf("%v", c.wrong)
 	}
+	if c.deep.Load() == 0 || c.indexed.Load() == 0 || (c.twice.Load() == 0 && !raceEnabled) {
+		t.Errorf("%d states lived on, %d had an index, %d crashed twice", c.deep.Load(), c.indexed.Load(), c.twice.Load())
+	}
+	lost := 0
+	if c.wrong != nil {
+		lost = 1
+	}
+	summary(t, "crash", "injected", c.states.Load(), "fired", c.states.Load(), "lives", c.lives.Load(), "operations", c.operations.Load(),
+		"cuts", c.cuts.Load(), "crashed_twice", c.twice.Load(), "lived_on", c.deep.Load(), "index_kept", c.indexed.Load(), "lost", lost)
+}
+
+// memoryDir is a temporary directory, in memory where there is such.
+func memoryDir(t *testing.T) string {
+	t.Helper()
+	if dir, err := os.MkdirTemp("/dev/shm", "cairn-test"); err == nil {
+		t.Cleanup(func() { _ = os.RemoveAll(dir) })
+		return dir
+	}
+	return t.TempDir()
 }

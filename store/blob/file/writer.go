@@ -2,6 +2,8 @@ package file
 
 import (
 	"context"
+	"errors"
+	"io/fs"
 	"path/filepath"
 
 	"github.com/cairn-backup/cairn/internal/fault"
@@ -88,7 +90,8 @@ func (w *writer) Abort() error {
 	}
 	tmp := w.tmp
 	w.tmp = ""
-	if err := w.store.fs.Remove(tmp); err != nil {
+	// The next owner, if there is one already, has removed it.
+	if err := w.store.fs.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return w.store.fail("abort object", w.name, err)
 	}
 	return nil
