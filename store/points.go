@@ -54,7 +54,15 @@ func parsePointID(id string) (seal.ID, error) {
 func manifestName(id string) string { return manifestFolder + id }
 
 // loadPoint reads and proves one manifest.
-func (r *Repository) loadPoint(ctx context.Context, id string) (*point, error) {
+func (r *Repository) loadPoint(ctx context.Context, id string) (p *point, err error) {
+	err = r.again(ctx, manifestName(id), func() error {
+		p, err = r.readPoint(ctx, id)
+		return err
+	})
+	return p, err
+}
+
+func (r *Repository) readPoint(ctx context.Context, id string) (*point, error) {
 	raw, err := parsePointID(id)
 	if err != nil {
 		return nil, err

@@ -23,7 +23,11 @@ func (r *Repository) secrets(keyID uint32) ([32]byte, error) {
 
 // openPack reads a pack's directory.
 func (r *Repository) openPack(ctx context.Context, id seal.ID, size int64) (*pack.Reader, error) {
-	rd, err := pack.Open(ctx, r.b, r.id, id, size, r.secrets)
+	var rd *pack.Reader
+	err := r.again(ctx, pack.Name(id), func() (err error) {
+		rd, err = pack.Open(ctx, r.b, r.id, id, size, r.secrets)
+		return err
+	})
 	if err == nil && rd.Directory().Blocks != r.blocks {
 		err = fmt.Errorf("it has chunks of %d blocks, the repository of %d", rd.Directory().Blocks, r.blocks)
 	}
@@ -72,7 +76,11 @@ func (r *Repository) frame(ctx context.Context, rd *pack.Reader, number uint32) 
 	return r.frames.Get(frameKey{id, number}, func() ([]byte, int64, error) {
 		bufs := r.bufs.Get().(*pack.Buffers)
 		defer r.bufs.Put(bufs)
-		p, err := rd.Frame(context.WithoutCancel(ctx), number, r.coder, bufs)
+		var p []byte
+		err := r.again(ctx, pack.Name(id), func() (err error) {
+			p, err = rd.Frame(context.WithoutCancel(ctx), number, r.coder, bufs)
+			return err
+		})
 		if err != nil {
 			return nil, 0, r.packError(id, err)
 		}

@@ -51,6 +51,11 @@ func (r *Repository) imageHead(ctx context.Context, ref ImageRef) (tree.Head, er
 	if err != nil {
 		return tree.Head{}, fault.Context("open image", ref.Root.Short(), err)
 	}
+	return r.parseHead(ref, p)
+}
+
+// parseHead decodes the head of an image and compares it with what is known of the image.
+func (r *Repository) parseHead(ref ImageRef, p []byte) (tree.Head, error) {
 	head, err := tree.ParseHead(p)
 	if err != nil {
 		return tree.Head{}, fault.Wrap(fault.Corrupt, "open image", ref.Root.Short(), err)

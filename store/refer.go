@@ -53,7 +53,11 @@ func (w *ImageWriter) refer(ctx context.Context, e *pack.Entry, prints []chunk.F
 func (r *Repository) printsOf(ctx context.Context, rd *pack.Reader) ([]chunk.Fingerprint, error) {
 	id := rd.Directory().Header.ID
 	return r.prints.Get(id, func() ([]chunk.Fingerprint, int64, error) {
-		p, err := rd.Prints(context.WithoutCancel(ctx))
+		var p []chunk.Fingerprint
+		err := r.again(ctx, pack.Name(id), func() (err error) {
+			p, err = rd.Prints(context.WithoutCancel(ctx))
+			return err
+		})
 		if err != nil {
 			return nil, 0, r.packError(id, err)
 		}

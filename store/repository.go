@@ -51,13 +51,15 @@ type Repository struct {
 	gc         sync.RWMutex
 	publishing sync.Mutex // one publish at a time: chains and sequences
 	collecting sync.Mutex // one collect or prune at a time
+	sweeping   sync.Mutex // one sweep at a time
 
 	mu       sync.Mutex
 	closed   bool
 	unsafe   error // a delete of a manifest may or may not be durable: no collect before the next open
 	points   map[string]*point
 	sessions map[*Session]struct{}
-	reading  map[ImageRef]int // images of open ImageReaders
+	reading  map[ImageRef]int    // images of open ImageReaders
+	unmended map[string]struct{} // damaged objects that the backend could not repair
 }
 
 type frameKey struct {

@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -197,39 +196,23 @@ func (r *Repository) lookAgain(ctx context.Context) error {
 	r.prints.Clear()
 	r.frames.Clear()
 	r.nodes.Clear()
+	r.askAgain()
+	pr := &prover{r, newMeter(r.b, 0)}
 	for _, id := range r.idx.Suspects() {
-		err := r.proveBytes(ctx, id)
+		p, ok := r.idx.Pack(id)
+		if !ok {
+			continue
+		}
+		st, err := pr.pack(ctx, id, p.Size)
 		if ctxErr := ctx.Err(); ctxErr != nil {
 			return ctxErr
 		}
-		if err != nil {
+		if err != nil || st.cause != nil {
 			continue
 		}
-		if err := r.idx.Acquit(id); err != nil {
-			return fault.Wrap(fault.Internal, "update index of repository", r.b.Location(), err)
-		}
-		r.log.Info("pack is good again", "pack", pack.Name(id))
-	}
-	return nil
-}
-
-// proveBytes reads a whole pack.
-func (r *Repository) proveBytes(ctx context.Context, id seal.ID) error {
-	p, ok := r.idx.Pack(id)
-	if !ok {
-		return fmt.Errorf("%s is not indexed", pack.Name(id))
-	}
-	rd, err := r.openPack(ctx, id, p.Size)
-	if err != nil {
-		return err
-	}
-	bufs := r.bufs.Get().(*pack.Buffers)
-	defer r.bufs.Put(bufs)
-	for number := range rd.Directory().Frames {
-		if _, err := rd.Frame(ctx, uint32(number), r.coder, bufs); err != nil {
+		if err := r.acquit(id); err != nil {
 			return err
 		}
 	}
-	_, err = rd.Prints(ctx)
-	return err
+	return nil
 }

@@ -113,6 +113,9 @@ type VerifyReport struct {
 	Bytes        int64    `json:"bytes"` // of disks and documents whose content is proven
 	Chunks       int64    `json:"chunks"`
 	Damage       []Damage `json:"damage,omitempty"` // at most 1000 are listed
+
+	// Touched are all restore points that are not whole because of any damage known now, this one among them.
+	Touched []TouchedPoint `json:"touched,omitempty"`
 }
 
 // CheckReport is the outcome of a look at the structure.

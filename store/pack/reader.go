@@ -171,7 +171,7 @@ func Scrub(ctx context.Context, src Source, name string, size int64) error {
 		off += int64(len(p))
 	}
 	if subtle.ConstantTimeCompare(h.Sum(nil), t.hash[:]) != 1 {
-		return errors.New("its bytes are not those that were written")
+		return errRotten
 	}
 	return nil
 }

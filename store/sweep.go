@@ -1,0 +1,548 @@
+package store
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/cairn-backup/cairn/internal/fault"
+	"github.com/cairn-backup/cairn/store/index"
+	"github.com/cairn-backup/cairn/store/pack"
+	"github.com/cairn-backup/cairn/store/seal"
+)
+
+// SweepOptions are choices of one Sweep.
+type SweepOptions struct {
+	BytesPerSecond int64               // 0: as fast as it goes
+	Budget         int64               // bytes of packs that this call reads, at least one pack; 0: to the end of the cycle
+	Progress       func(SweepProgress) // may be nil; called after each pack, from one goroutine at a time
+}
+
+// SweepProgress is how far a cycle is.
+type SweepProgress struct {
+	Packs, PacksTotal int
+	Bytes, BytesTotal int64 // of packs
+}
+
+// PackDamage is a pack that is not what was written.
+type PackDamage struct {
+	Pack    string `json:"pack"`
+	Missing bool   `json:"missing,omitempty"` // the file is gone or has another size
+	Objects int    `json:"objects"`           // in it; 0 if it cannot be told
+	Lost    int    `json:"lost"`              // of these, those that cannot be read
+	Cause   string `json:"cause"`
+}
+
+// SweepReport is the outcome of one Sweep. Counts are of this call, not of the cycle, unless they say so.
+type SweepReport struct {
+	Started   time.Time      `json:"started"`  // of the cycle
+	Complete  bool           `json:"complete"` // the cycle ended with this call
+	Packs     int            `json:"packs"`    // read
+	Bytes     int64          `json:"bytes"`    // of packs read
+	Frames    int64          `json:"frames"`   // opened and decoded
+	PacksLeft int            `json:"packs_left"`
+	BytesLeft int64          `json:"bytes_left"`
+	Proven    int            `json:"proven"`             // restore points that this cycle proved whole; known at its end
+	Waiting   int            `json:"waiting"`            // restore points with packs that came after the cycle began; the next one proves them
+	Damage    []PackDamage   `json:"damage,omitempty"`   // found by this call, at most 1000
+	Problems  []string       `json:"problems,omitempty"` // with objects that are not packs
+	Touched   []TouchedPoint `json:"touched,omitempty"`  // what is not whole because of any damage known now
+}
+
+// cycle is a sweep of all packs, kept in the index between calls.
+type cycle struct {
+	Started time.Time `json:"started"`
+	Bound   uint32    `json:"bound"` // packs with lower numbers belong to it
+	Late    bool      `json:"late"`  // those that came while it ran do too
+}
+
+const (
+	cycleNote  = "cycle"
+	wholeNote  = "whole/" // and a restore point's id: since when all of it has been read as good
+	sweepFlush = 256 << 20
+)
+
+// sweep is one Sweep at work.
+type sweep struct {
+	r      *Repository
+	o      SweepOptions
+	pr     *prover
+	cycle  cycle
+	report SweepReport
+
+	mu      sync.Mutex
+	todo    []index.Pack
+	total   SweepProgress
+	unsaved int64
+	states  map[seal.ID]*packState // of damaged packs read in this call
+}
+
+// Sweep reads packs back and proves everything in them, each pack once in a cycle however many restore points share
+// it, those first that were proven longest ago. A cycle may take many calls and survives restarts with the index; the
+// loss of the index only begins a new one. At its end everything that restore points need is looked for in the packs
+// proven by it. Damage is in the report, and the error is then of kind Corrupt; sessions no longer rely on the packs in
+// which it was found. It runs beside anything but another Sweep.
+func (r *Repository) Sweep(ctx context.Context, o SweepOptions) (SweepReport, error) {
+	if !r.sweeping.TryLock() {
+		return SweepReport{}, fault.New(fault.Conflict, "sweep", r.b.Location(), "another sweep is running")
+	}
+	defer r.sweeping.Unlock()
+	r.askAgain()
+	s := &sweep{r: r, o: o, pr: &prover{r, newMeter(r.b, o.BytesPerSecond)}, states: map[seal.ID]*packState{}}
+	err := s.run(ctx)
+	s.report.Bytes, s.report.Frames = s.pr.m.bytes.Load(), s.pr.m.frames.Load()
+	if flushErr := r.idx.Flush(); flushErr != nil {
+		r.log.Warn("what a sweep proved is not recorded durably; it is read again", "err", flushErr)
+	}
+	if err != nil {
+		return s.report, fault.Context("sweep", r.b.Location(), err)
+	}
+	if n := len(s.report.Damage) + len(s.report.Problems); n > 0 || len(s.report.Touched) > 0 {
+		return s.report, s.damage(n)
+	}
+	return s.report, nil
+}
+
+func (s *sweep) damage(n int) error {
+	return fault.New(fault.Corrupt, "sweep", s.r.b.Location(), "%d objects are damaged; %d restore points are touched", n, len(s.report.Touched)).Explain(
+		"Files of the repository are not what was written, or missing. The report names the restore points that need them.",
+		"Heal the repository from a copy, or run full backups of the machines named; then look for the cause in the storage of the repository.")
+}
+
+func (s *sweep) run(ctx context.Context) error {
+	if err := s.missing(ctx); err != nil {
+		return err
+	}
+	if err := s.resume(); err != nil {
+		return err
+	}
+	err := s.packs(ctx)
+	if err == nil && len(s.todo) == 0 && !s.cycle.Late {
+		s.cycle.Bound, s.cycle.Late = s.r.idx.NextNumber(), true
+		if err = s.save(); err == nil {
+			err = s.plan()
+		}
+		if err == nil {
+			err = s.packs(ctx)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	s.report.PacksLeft = len(s.todo)
+	for _, p := range s.todo {
+		s.report.BytesLeft += p.Size
+	}
+	if len(s.todo) == 0 {
+		return s.finish(ctx)
+	}
+	if len(s.report.Damage) > 0 {
+		s.report.Touched, err = s.r.touchedBy(ctx, s.states)
+	}
+	return err
+}
+
+// missing makes the index agree with the packs that are there, and reports what is gone.
+func (s *sweep) missing(ctx context.Context) error {
+	if s.r.o.ReadOnly || !s.r.collecting.TryLock() {
+		return nil // beside an owner, or a collect, packs may go rightly; the end of the cycle tells
+	}
+	defer s.r.collecting.Unlock()
+	before := s.r.idx.Packs()
+	if err := s.r.syncIndex(ctx); err != nil {
+		return err
+	}
+	for _, p := range before {
+		if _, ok := s.r.idx.Pack(p.ID); !ok {
+			s.add(PackDamage{Pack: pack.Name(p.ID), Missing: true, Objects: int(p.Entries), Lost: int(p.Entries), Cause: "the file is gone or has another size"})
+		}
+	}
+	return nil
+}
+
+func (s *sweep) add(d PackDamage) {
+	if len(s.report.Damage) < maxListedDamage {
+		s.report.Damage = append(s.report.Damage, d)
+	}
+}
+
+// resume takes the cycle up, or begins one.
+func (s *sweep) resume() error {
+	notes, err := s.r.idx.Notes(cycleNote)
+	if err != nil {
+		return fault.Wrap(fault.Internal, "read index of repository", s.r.b.Location(), err)
+	}
+	if json.Unmarshal(notes[""], &s.cycle) != nil || s.cycle.Started.IsZero() {
+		s.cycle = cycle{Started: time.Now().UTC(), Bound: s.r.idx.NextNumber()}
+		if err := s.save(); err != nil {
+			return err
+		}
+	}
+	s.report.Started = s.cycle.Started
+	return s.plan()
+}
+
+func (s *sweep) save() error {
+	p, err := json.Marshal(s.cycle)
+	if err == nil {
+		err = s.r.idx.SetNote(cycleNote, p)
+	}
+	if err != nil {
+		return fault.Wrap(fault.Internal, "update index of repository", s.r.b.Location(), err)
+	}
+	return nil
+}
+
+// plan lists the packs that the cycle has not read yet, those proven longest ago first.
+func (s *sweep) plan() error {
+	proofs, err := s.r.idx.Proofs()
+	if err != nil {
+		return fault.Wrap(fault.Internal, "read index of repository", s.r.b.Location(), err)
+	}
+	s.total = SweepProgress{}
+	numbers := map[seal.ID]uint32{}
+	for _, p := range s.r.idx.Packs() {
+		number, ok := s.r.idx.Number(p.ID)
+		if !ok || number >= s.cycle.Bound {
+			continue
+		}
+		numbers[p.ID] = number
+		s.total.PacksTotal++
+		s.total.BytesTotal += p.Size
+		if proofs[p.ID].Time.Before(s.cycle.Started) {
+			s.todo = append(s.todo, p)
+			continue
+		}
+		s.total.Packs++
+		s.total.Bytes += p.Size
+	}
+	slices.SortFunc(s.todo, func(a, b index.Pack) int {
+		return cmp.Or(proofs[a.ID].Time.Compare(proofs[b.ID].Time), cmp.Compare(numbers[a.ID], numbers[b.ID]))
+	})
+	return nil
+}
+
+// packs reads packs until none is left or the budget is.
+func (s *sweep) packs(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	workers := s.r.o.Workers
+	if s.o.BytesPerSecond > 0 {
+		workers = 1
+	}
+	for range workers {
+		g.Go(func() error {
+			for {
+				p, ok := s.take()
+				if !ok {
+					return nil
+				}
+				if err := s.pack(ctx, p); err != nil {
+					return err
+				}
+			}
+		})
+	}
+	return g.Wait()
+}
+
+// take gives out the next pack, if it is within the budget.
+func (s *sweep) take() (index.Pack, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.todo) == 0 {
+		return index.Pack{}, false
+	}
+	p := s.todo[0]
+	if s.o.Budget > 0 && s.report.Packs > 0 && s.report.Bytes+p.Size > s.o.Budget {
+		return index.Pack{}, false
+	}
+	s.todo = s.todo[1:]
+	s.report.Packs++
+	s.report.Bytes += p.Size // until the call ends, what was given out
+	return p, true
+}
+
+// pack proves one pack and records what came of it.
+func (s *sweep) pack(ctx context.Context, p index.Pack) error {
+	r := s.r
+	at := time.Now().UTC()
+	st, err := s.pr.pack(ctx, p.ID, p.Size)
+	if fault.KindOf(err) == fault.NotFound {
+		if _, known := r.idx.Pack(p.ID); !known || r.o.ReadOnly {
+			return nil // collected meanwhile
+		}
+		st, err = &packState{gone: true, cause: err, count: int(p.Entries)}, nil
+	}
+	if err != nil {
+		return fault.Context("read pack", pack.Name(p.ID), err)
+	}
+	if st.cause != nil {
+		r.suspect(p.ID, st.cause)
+	} else if err := r.acquit(p.ID); err != nil {
+		return err
+	}
+	if err := r.idx.SetProof(p.ID, index.Proof{Time: at, Good: st.cause == nil}); err != nil {
+		return fault.Wrap(fault.Internal, "update index of repository", r.b.Location(), err)
+	}
+	return s.done(p, st)
+}
+
+func (s *sweep) done(p index.Pack, st *packState) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.total.Packs++
+	s.total.Bytes += p.Size
+	if st.cause != nil {
+		s.states[p.ID] = st
+		s.add(st.damage(p))
+	}
+	if s.o.Progress != nil {
+		s.o.Progress(s.total)
+	}
+	if s.unsaved += p.Size; s.unsaved >= sweepFlush {
+		s.unsaved = 0
+		if err := s.r.idx.Flush(); err != nil {
+			return fault.Wrap(fault.Internal, "update index of repository", s.r.b.Location(), err)
+		}
+	}
+	return nil
+}
+
+func (st *packState) damage(p index.Pack) PackDamage {
+	d := PackDamage{Pack: pack.Name(p.ID), Objects: int(p.Entries), Lost: len(st.slots), Cause: st.cause.Error()}
+	if st.gone {
+		d.Lost = d.Objects
+	}
+	return d
+}
+
+// acquit takes the mark from a pack that was read as good.
+func (r *Repository) acquit(id seal.ID) error {
+	if !r.idx.IsSuspect(id) {
+		return nil
+	}
+	if err := r.idx.Acquit(id); err != nil {
+		return fault.Wrap(fault.Internal, "update index of repository", r.b.Location(), err)
+	}
+	r.log.Info("pack is good again", "pack", pack.Name(id))
+	return nil
+}
+
+// finish looks for everything that restore points need in what the cycle has proven.
+func (s *sweep) finish(ctx context.Context) error {
+	r := s.r
+	if err := s.manifests(ctx); err != nil {
+		return err
+	}
+	proofs, err := r.idx.Proofs()
+	if err != nil {
+		return fault.Wrap(fault.Internal, "read index of repository", r.b.Location(), err)
+	}
+	w := newWalker(r)
+	if w.bad, err = r.damagedPacks(ctx, s.states); err != nil {
+		return err
+	}
+	w.proven = func(id seal.ID) bool { return proofs[id].Good && !proofs[id].Time.Before(s.cycle.Started) }
+	whole := map[string]bool{}
+	hurt := false
+	for _, p := range r.knownPoints() {
+		_, c, err := w.point(ctx, p)
+		if err != nil {
+			return err
+		}
+		switch c {
+		case proven:
+			whole[p.ID] = true
+			s.report.Proven++
+		case unproven:
+			s.report.Waiting++
+		default:
+			hurt = true
+		}
+	}
+	if hurt {
+		if s.report.Touched, err = r.touchedBy(ctx, w.bad); err != nil {
+			return err
+		}
+	}
+	if err := s.record(whole); err != nil {
+		return err
+	}
+	s.report.Complete = true
+	return nil
+}
+
+// manifests reads the restore points' records again.
+func (s *sweep) manifests(ctx context.Context) error {
+	r := s.r
+	if err := r.refresh(ctx); err != nil {
+		if fault.KindOf(err) != fault.Corrupt {
+			return err
+		}
+		s.report.Problems = append(s.report.Problems, err.Error())
+	}
+	for _, p := range r.knownPoints() {
+		_, err := r.loadPoint(ctx, p.ID)
+		if err == nil || (fault.KindOf(err) == fault.NotFound && !r.stillThere(ctx, p.ID)) {
+			continue
+		}
+		if fault.KindOf(err) != fault.Corrupt {
+			return err
+		}
+		s.report.Problems = append(s.report.Problems, err.Error())
+	}
+	return nil
+}
+
+// record notes which restore points the cycle has proven, forgets those that are damaged or gone, and ends the cycle.
+func (s *sweep) record(whole map[string]bool) error {
+	r := s.r
+	notes, err := r.idx.Notes(wholeNote)
+	if err != nil {
+		return fault.Wrap(fault.Internal, "read index of repository", r.b.Location(), err)
+	}
+	drop := map[string]bool{}
+	for _, t := range s.report.Touched {
+		drop[t.RestorePoint] = true
+	}
+	r.mu.Lock()
+	for id := range notes {
+		if r.points[id] == nil {
+			drop[id] = true
+		}
+	}
+	r.mu.Unlock()
+	for id := range drop {
+		delete(whole, id)
+		if err := r.noteWhole(id, time.Time{}); err != nil {
+			return err
+		}
+	}
+	for id := range whole {
+		if err := r.noteWhole(id, s.cycle.Started); err != nil {
+			return err
+		}
+	}
+	if err := r.idx.SetNote(cycleNote, nil); err != nil {
+		return fault.Wrap(fault.Internal, "update index of repository", r.b.Location(), err)
+	}
+	return nil
+}
+
+// noteWhole records since when all of a restore point has been read as good; the zero time drops the record.
+func (r *Repository) noteWhole(id string, since time.Time) (err error) {
+	var val []byte
+	if !since.IsZero() {
+		if val, err = since.UTC().MarshalText(); err != nil {
+			return fault.Wrap(fault.Internal, "record proof", id, err)
+		}
+	}
+	if err := r.idx.SetNote(wholeNote+id, val); err != nil {
+		return fault.Wrap(fault.Internal, "record proof", id, err)
+	}
+	return nil
+}
+
+// LastVerified answers for restore points since when every byte of them has been read back as good at least once: the
+// beginning of the Sweep cycle or Verify that proved it. Those never proven whole, or in which damage was found since,
+// are not in it. It lives in the index: if that is lost, so is this, until the next Sweep or Verify.
+func (r *Repository) LastVerified(ctx context.Context) (map[string]time.Time, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	notes, err := r.idx.Notes(wholeNote)
+	if err != nil {
+		return nil, fault.Wrap(fault.Internal, "read index of repository", r.b.Location(), err)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	out := make(map[string]time.Time, len(notes))
+	for id, val := range notes {
+		var at time.Time
+		if r.points[id] != nil && at.UnmarshalText(val) == nil {
+			out[id] = at
+		}
+	}
+	return out, nil
+}
+
+// PackProof says when a pack was last read from end to end.
+type PackProof struct {
+	Pack  string    `json:"pack"`
+	Bytes int64     `json:"bytes"`
+	Time  time.Time `json:"time"` // zero: never
+	Good  bool      `json:"good"`
+}
+
+// Proofs returns what is known of each pack, in the order in which the next cycle reads them.
+func (r *Repository) Proofs(ctx context.Context) ([]PackProof, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	proofs, err := r.idx.Proofs()
+	if err != nil {
+		return nil, fault.Wrap(fault.Internal, "read index of repository", r.b.Location(), err)
+	}
+	var out []PackProof
+	for _, p := range r.idx.Packs() {
+		out = append(out, PackProof{pack.Name(p.ID), p.Size, proofs[p.ID].Time, proofs[p.ID].Good})
+	}
+	slices.SortStableFunc(out, func(a, b PackProof) int { return a.Time.Compare(b.Time) })
+	return out, nil
+}
+
+// damagedPacks returns the states of all suspect packs; those that are not in known are read.
+func (r *Repository) damagedPacks(ctx context.Context, known map[seal.ID]*packState) (map[seal.ID]*packState, error) {
+	out := map[seal.ID]*packState{}
+	pr := &prover{r, newMeter(r.b, 0)}
+	for _, id := range r.idx.Suspects() {
+		if st := known[id]; st != nil {
+			out[id] = st
+			continue
+		}
+		p, ok := r.idx.Pack(id)
+		if !ok {
+			continue
+		}
+		st, err := pr.pack(ctx, id, p.Size)
+		if fault.KindOf(err) == fault.NotFound && err != nil {
+			st, err = &packState{gone: true, cause: err}, nil
+		}
+		if err != nil {
+			return nil, fault.Context("read pack", pack.Name(id), err)
+		}
+		if st.cause != nil {
+			out[id] = st
+		}
+	}
+	return out, nil
+}
+
+// touchedBy returns what is not whole because of damaged packs. Beside a collect, what it takes away could look like
+// a loss, so a loss counts only if it is found without one.
+func (r *Repository) touchedBy(ctx context.Context, bad map[seal.ID]*packState) ([]TouchedPoint, error) {
+	w := newWalker(r)
+	w.bad = bad
+	first, err := w.touched(ctx)
+	if err == nil && len(first) == 0 {
+		return nil, nil
+	}
+	r.collecting.Lock()
+	defer r.collecting.Unlock()
+	if err := r.refresh(ctx); err != nil && fault.KindOf(err) != fault.Corrupt {
+		return nil, err
+	}
+	w = newWalker(r)
+	w.bad = bad
+	out, err := w.touched(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("find what is touched: %w", err)
+	}
+	return out, nil
+}
