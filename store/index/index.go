@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 
@@ -51,9 +52,10 @@ type Pack struct {
 
 // Index maps ids to locations. It may be used from several goroutines.
 type Index struct {
-	db  *pebble.DB
-	dir string
-	log *logger
+	db      *pebble.DB
+	dir     string
+	log     *logger
+	options *pebble.Options
 
 	adding sync.Mutex // numbers are recorded in the order they are given out
 
@@ -110,11 +112,17 @@ func open(dir string, repository seal.ID, log *slog.Logger) (*Index, error) {
 		o.Lock = lock
 		defer lock.Close()
 	}
+	if dir != "" {
+		if err := os.RemoveAll(filepath.Join(dir, loadFolder)); err != nil {
+			return nil, fmt.Errorf("open index: %w", err)
+		}
+	}
+	o.EnsureDefaults()
 	db, err := pebble.Open(dir, o)
 	if err != nil {
 		return nil, fmt.Errorf("open index: %w", err)
 	}
-	x := &Index{db: db, dir: dir, log: lg, packs: map[seal.ID]record{}, byNum: map[uint32]seal.ID{}, gone: map[uint32]bool{}, suspects: map[seal.ID]bool{}}
+	x := &Index{db: db, dir: dir, log: lg, options: o, packs: map[seal.ID]record{}, byNum: map[uint32]seal.ID{}, gone: map[uint32]bool{}, suspects: map[seal.ID]bool{}}
 	if err := x.load(repository); err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
