@@ -32,6 +32,7 @@ const (
 type Loader struct {
 	x     *Index
 	dir   string
+	size  int // of a run
 	next  uint32
 	packs []record
 	known map[seal.ID]bool
@@ -71,7 +72,7 @@ func (x *Index) Load() (*Loader, error) {
 	x.adding.Lock()
 	x.mu.RLock()
 	defer x.mu.RUnlock()
-	return &Loader{x: x, dir: dir, next: x.next, known: map[seal.ID]bool{}}, nil
+	return &Loader{x: x, dir: dir, size: runEntries, next: x.next, known: map[seal.ID]bool{}}, nil
 }
 
 // Add takes a pack. It is for one goroutine.
@@ -94,10 +95,10 @@ func (l *Loader) Add(d *pack.Directory) error {
 		copy(e.key[:], d.Entries[slot].ID[:idBytes])
 		binary.BigEndian.PutUint32(e.key[idBytes:], number)
 		if l.cur == nil {
-			l.cur = make([]loaded, 0, runEntries)
+			l.cur = make([]loaded, 0, l.size)
 		}
 		l.cur = append(l.cur, e)
-		if len(l.cur) == runEntries {
+		if len(l.cur) == l.size {
 			if err := l.spill(); err != nil {
 				return err
 			}

@@ -26,7 +26,8 @@ func TestLoadIsLikeAdd(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const packs, per = 120, 20000 // several runs
+	l.size = 700
+	const packs, per = 120, 200 // many runs
 	for n := range packs {
 		d := directory(byte(n+2), n*per/2, per) // half of each pack is in the next one too
 		d.Entries[7].Refs = []pack.Ref{{}}
@@ -112,8 +113,9 @@ func TestLoadThatEndsEarlyLeavesNothing(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			l.size = 700
 			for n := range 20 {
-				if err := l.Add(directory(byte(n+1), n*80000, 80000)); err != nil {
+				if err := l.Add(directory(byte(n+1), n*800, 800)); err != nil {
 					t.Fatal(err)
 				}
 			}
