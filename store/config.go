@@ -71,8 +71,9 @@ type keyFile struct {
 
 // Create makes a repository in b and leaves it closed. What is there when it returns an error is not a repository.
 func Create(ctx context.Context, b blob.Store, k Key, o CreateOptions) error {
-	if o.ChunkBytes == 0 {
-		o.ChunkBytes = chunk.DefaultBytes
+	keys, err := o.newKeys(b.Location())
+	if err != nil {
+		return err
 	}
 	if !chunk.ValidSize(o.ChunkBytes) {
 		return fault.New(fault.Invalid, "create repository", b.Location(), "chunks of %d bytes; 16, 32, 64, 128 or 256 KiB are possible", o.ChunkBytes)
@@ -82,14 +83,14 @@ func Create(ctx context.Context, b blob.Store, k Key, o CreateOptions) error {
 	} else if fault.KindOf(err) != fault.NotFound {
 		return fault.Context("create repository", b.Location(), err)
 	}
-	if err := create(ctx, b, k, o); err != nil {
+	if err := create(ctx, b, k, keys, o); err != nil {
 		return fault.Context("create repository", b.Location(), err)
 	}
 	return nil
 }
 
-func create(ctx context.Context, b blob.Store, k Key, o CreateOptions) error {
-	repository, keys := seal.NewID(), seal.NewKeySet(1)
+func create(ctx context.Context, b blob.Store, k Key, keys *seal.KeySet, o CreateOptions) error {
+	repository := seal.NewID()
 	if err := wrapKeys(ctx, b, k, repository, keys); err != nil {
 		return err
 	}

@@ -15,7 +15,11 @@ type Hash = chunk.Hash
 // CreateOptions are choices that stay for the life of a repository.
 type CreateOptions struct {
 	Name       string
-	ChunkBytes int // 16, 32, 64, 128 or 256 KiB; 0 is 64 KiB
+	ChunkBytes int // 16, 32, 64, 128 or 256 KiB; 0 is 64 KiB, or that of Domain
+
+	// Domain, if not nil, is an open repository whose ids this one shall share: either can then heal the other. Their
+	// data and signing keys stay their own.
+	Domain *Repository
 }
 
 // Options are choices of one Open.
