@@ -1,4 +1,5 @@
-// Command cairn-lab makes small real VMs for demos, tests and training. It is no part of the appliance.
+// Command cairn-lab makes small real VMs for demos, tests and training, and measures the repository on images of
+// machines. It is no part of the appliance.
 package main
 
 import (
@@ -26,12 +27,12 @@ func main() {
 func Run(ctx context.Context, args []string, stdout io.Writer) error {
 	root := &cobra.Command{
 		Use:           "cairn-lab",
-		Short:         "Small real VMs for demos, tests and training",
+		Short:         "Small real VMs for demos and tests, and measurements of the repository",
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
 	root.SetArgs(args)
 	root.SetOut(stdout)
-	root.AddCommand(kvmCommand())
+	root.AddCommand(kvmCommand(), repoCommand(), benchCommand())
 	return root.ExecuteContext(ctx)
 }

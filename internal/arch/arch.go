@@ -36,7 +36,7 @@ var rules = []rule{
 	{"appliance", []string{"appliance", "hypervisors=", "store", "datamover", "api", "webui", "internal"}},
 	{"cmd/cairn", []string{"cmd/cairn", "api", "store", "internal"}},
 	{"cmd/cairnd", []string{"appliance", "hypervisors", "datamover", "internal"}},
-	{"cmd/cairn-lab", []string{"lab", "internal"}},
+	{"cmd/cairn-lab", []string{"lab", "store", "internal"}},
 	{"lab", []string{"lab", "appliance", "hypervisors", "store", "datamover", "api", "internal"}},
 }
 

@@ -1,0 +1,126 @@
+package images
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+)
+
+// Image returns the path of a machine's image on a day, from 1.
+func Image(dir, machine string, day int) string {
+	return filepath.Join(dir, machine, fmt.Sprintf("day-%02d.img", day))
+}
+
+// Record returns the path of what changed from the day before to this one.
+func Record(dir, machine string, day int) string {
+	return filepath.Join(dir, machine, fmt.Sprintf("day-%02d.json", day))
+}
+
+// Delta returns the path of the content of the changed extents, of the machine that is followed for long.
+func Delta(dir, machine string, day int) string {
+	return filepath.Join(dir, machine, fmt.Sprintf("day-%02d.delta", day))
+}
+
+// Load returns the set in a directory.
+func Load(dir string) (s Set, err error) {
+	p, err := os.ReadFile(filepath.Join(dir, "set.json"))
+	if err == nil {
+		err = json.Unmarshal(p, &s)
+	}
+	if err != nil {
+		return s, fmt.Errorf("read set of images: %w", err)
+	}
+	return s, nil
+}
+
+// Generator says where a set is made.
+type Generator struct {
+	Cache   string       // root file systems are kept here
+	Dir     string       // where the images go
+	Scratch string       // where file systems are mounted and changed, much faster in memory; "" is Dir
+	Say     func(string) // is told what is being done
+}
+
+// Generate makes a set, unless it is there already. It needs root, for mounting.
+func (g Generator) Generate(ctx context.Context, s Set) error {
+	if _, err := Load(g.Dir); err == nil {
+		return nil
+	}
+	for _, m := range s.Machines {
+		if err := g.machine(ctx, m, s.Seed, keepImage); err != nil {
+			return err
+		}
+	}
+	if err := g.machine(ctx, s.Long, s.Seed, keepDelta); err != nil {
+		return err
+	}
+	p, err := json.MarshalIndent(s, "", "  ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(g.Dir, "set.json"), append(p, '\n'), 0o644)
+}
+
+// keeper keeps the image of a day.
+type keeper func(ctx context.Context, current, dir, machine string, day int, c Changes) error
+
+func (g Generator) machine(ctx context.Context, m Machine, seed uint64, keep keeper) (err error) {
+	archive, err := Root(ctx, g.Cache, m)
+	if err != nil {
+		return err
+	}
+	folder := filepath.Join(g.Dir, m.Name)
+	if err := errors.Join(os.RemoveAll(folder), os.MkdirAll(folder, 0o755)); err != nil {
+		return err
+	}
+	scratch, err := os.MkdirTemp(cmp.Or(g.Scratch, folder), "making-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(scratch)) }()
+	current, before := filepath.Join(scratch, "current.img"), filepath.Join(scratch, "before.img")
+	if err := format(ctx, archive, current, m); err != nil {
+		return err
+	}
+	if err := advance(ctx, current, m, seed, 1); err != nil {
+		return err
+	}
+	if err := keepImage(ctx, current, g.Dir, m.Name, 1, Changes{}); err != nil {
+		return err
+	}
+	g.Say(m.Name + " day 1")
+	for day := 2; day <= m.Days; day++ {
+		if err := sparseCopy(ctx, current, before); err != nil {
+			return err
+		}
+		if err := advance(ctx, current, m, seed, day); err != nil {
+			return err
+		}
+		c, err := Compare(before, current)
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(c.Save(Record(g.Dir, m.Name, day)), keep(ctx, current, g.Dir, m.Name, day, c)); err != nil {
+			return err
+		}
+		g.Say(fmt.Sprintf("%s day %d: %.1f MiB in %d extents changed, %.1f MiB of 4 KiB blocks", m.Name, day, float64(c.ChangedBytes())/mib,
+			len(c.Changed), float64(c.Blocks)*4096/mib))
+	}
+	return nil
+}
+
+func sparseCopy(ctx context.Context, from, to string) error {
+	return command(ctx, "cp", "--sparse=auto", "--reflink=auto", from, to)
+}
+
+func keepImage(ctx context.Context, current, dir, machine string, day int, _ Changes) error {
+	return sparseCopy(ctx, current, Image(dir, machine, day))
+}
+
+func keepDelta(_ context.Context, current, dir, machine string, day int, c Changes) error {
+	return SaveDelta(current, Delta(dir, machine, day), c)
+}
