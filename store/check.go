@@ -22,6 +22,9 @@ func (r *Repository) Check(ctx context.Context) (CheckReport, error) {
 		report.Problems = append(report.Problems, err.Error())
 	}
 	report.RestorePoints = len(points)
+	if err := r.checkKeys(ctx, &report); err != nil {
+		return report, err
+	}
 	if err := r.checkPacks(ctx, &report); err != nil {
 		return report, err
 	}
@@ -35,6 +38,19 @@ func (r *Repository) Check(ctx context.Context) (CheckReport, error) {
 	}
 	report.Notes = append(report.Notes, chainNotes(points)...)
 	return report, nil
+}
+
+// checkKeys looks for wrappings of the keys that are damaged or were not made by a holder of a key.
+func (r *Repository) checkKeys(ctx context.Context, report *CheckReport) error {
+	for w, err := range wrappings(ctx, r.b, r.id) {
+		if err != nil {
+			return err
+		}
+		if problem := w.problem(r.keys.Public()); problem != "" {
+			report.Problems = append(report.Problems, w.name+": "+problem)
+		}
+	}
+	return nil
 }
 
 func (r *Repository) checkPacks(ctx context.Context, report *CheckReport) error {

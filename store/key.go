@@ -1,6 +1,8 @@
 package store
 
 import (
+	"bytes"
+	"context"
 	"crypto/hkdf"
 	"crypto/rand"
 	"crypto/sha256"
@@ -11,6 +13,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/cairn-backup/cairn/internal/durable"
@@ -58,24 +61,74 @@ func (k Key) text() string {
 
 // LoadKeyFile reads a key file.
 func LoadKeyFile(path string) (Key, error) {
-	f, err := os.Open(path)
+	p, err := readSecret(path, 200)
+	defer clear(p)
 	if errors.Is(err, fs.ErrNotExist) {
 		return Key{}, fault.Wrap(fault.NotFound, "read key file", path, err).Explain(
 			"The file with the repository's key is not there. Without it no backup can be written and none be read.",
 			"Put the key file back from the copy that was kept elsewhere.")
 	}
-	if err != nil {
+	if len(p) == 0 && err != nil {
 		return Key{}, fault.Wrap(fault.KindOf(err), "read key file", path, err)
 	}
-	defer f.Close()
-	p := make([]byte, 200)
-	n, _ := f.Read(p)
-	k, ok := parseKey(strings.TrimSpace(string(p[:n])))
+	k, ok := parseKey(string(bytes.TrimSpace(p)))
 	if !ok {
 		return Key{}, fault.New(fault.Invalid, "read key file", path, "not a key of Cairn, or one that was altered").Explain(
 			"The file does not hold a whole key.", "Put the key file back from the copy that was kept elsewhere.")
 	}
 	return k, nil
+}
+
+// LoadKey reads a key from where source says: "file:<path>" or an absolute path, "env:<NAME>" (an environment variable with the line
+// of a key file in it) or "credential:<name>" (a credential that systemd handed to the service, by LoadCredential= or
+// LoadCredentialEncrypted=).
+func LoadKey(ctx context.Context, source string) (Key, error) {
+	if err := ctx.Err(); err != nil {
+		return Key{}, err
+	}
+	kind, rest, ok := strings.Cut(source, ":")
+	switch {
+	case filepath.IsAbs(source):
+		return LoadKeyFile(source)
+	case ok && kind == "file" && rest != "":
+		return LoadKeyFile(rest)
+	case ok && kind == "env" && rest != "":
+		return keyFromEnvironment(rest)
+	case ok && kind == "credential" && rest != "":
+		return keyFromCredential(rest)
+	}
+	// The source is not shown: somebody may have given the key itself.
+	return Key{}, fault.New(fault.Invalid, "read key", "", "the place of the key is not understood").Explain(
+		"Where the repository's key is kept was not given in a form that Cairn knows.",
+		"Write file:/path, env:NAME or credential:NAME.")
+}
+
+func keyFromEnvironment(name string) (Key, error) {
+	text, ok := os.LookupEnv(name)
+	if !ok {
+		return Key{}, fault.New(fault.NotFound, "read key from environment", name, "the variable is not set").Explain(
+			"The environment variable that should hold the repository's key is not set.",
+			"Set it to the line of the key file for this process, or keep the key in a file or a systemd credential.")
+	}
+	k, ok := parseKey(strings.TrimSpace(text))
+	if !ok {
+		return Key{}, fault.New(fault.Invalid, "read key from environment", name, "not a key of Cairn, or one that was altered").Explain(
+			"The environment variable does not hold a whole key.", "Set it to the one line of the key file.")
+	}
+	return k, nil
+}
+
+func keyFromCredential(name string) (Key, error) {
+	dir := os.Getenv("CREDENTIALS_DIRECTORY")
+	if dir == "" {
+		return Key{}, fault.New(fault.NotFound, "read key from credential", name, "CREDENTIALS_DIRECTORY is not set").Explain(
+			"systemd has handed no credentials to this process.",
+			"Add LoadCredentialEncrypted="+name+" (or LoadCredential="+name+":/path) to the service's unit and restart it.")
+	}
+	if name != filepath.Base(name) || name == "." || name == ".." {
+		return Key{}, fault.New(fault.Invalid, "read key from credential", name, "not the name of a credential")
+	}
+	return LoadKeyFile(filepath.Join(dir, name))
 }
 
 func parseKey(text string) (k Key, ok bool) {

@@ -69,7 +69,7 @@ type frameKey struct {
 
 // Open opens a repository. Unless it is read-only, the caller becomes its one owner until Close, and what a crashed
 // owner left behind is put in order. b stays the caller's to close, after Close.
-func Open(ctx context.Context, b blob.Store, k Key, o Options) (*Repository, error) {
+func Open(ctx context.Context, b blob.Store, by Opener, o Options) (*Repository, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
@@ -85,7 +85,7 @@ func Open(ctx context.Context, b blob.Store, k Key, o Options) (*Repository, err
 	if !o.Cipher.Known() {
 		return nil, fault.New(fault.Invalid, "open repository", b.Location(), "there is no %v", o.Cipher)
 	}
-	config, id, keys, err := loadConfig(ctx, b, k)
+	config, id, keys, err := loadConfig(ctx, b, by)
 	if err != nil {
 		return nil, err
 	}

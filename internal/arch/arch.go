@@ -49,6 +49,8 @@ var homes = map[string][]string{
 	"libvirt.org/":                        {"hypervisors/kvm"},
 	"github.com/digitalocean/":            {"hypervisors/kvm"},
 	"github.com/cockroachdb/pebble":       {"store"},
+	"filippo.io/age":                      {"store"},
+	"rsc.io/qr":                           {"store"},
 	"github.com/klauspost/reedsolomon":    {"store/erasure"},
 	"github.com/hanwen/go-fuse":           {"store/campaign"},
 	"github.com/vmware/govmomi":           {"hypervisors/vsphere", "lab"},

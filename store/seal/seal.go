@@ -5,13 +5,16 @@
 package seal
 
 import (
+	"bytes"
 	"crypto/cipher"
+	"crypto/ed25519"
 	"crypto/hkdf"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // Overhead is what sealing adds to the length of a text.
@@ -71,6 +74,35 @@ func NewKeySet(id uint32) *KeySet {
 		_, _ = rand.Read(p)
 	}
 	return k
+}
+
+// keySetBytes is the length of a key set's secrets.
+const keySetBytes = 96
+
+// Append appends the secrets: data key, id key, signing seed.
+func (k *KeySet) Append(dst []byte) []byte {
+	dst = slices.Grow(dst, keySetBytes)
+	return append(append(append(dst, k.Data[:]...), k.IDs[:]...), k.Seed[:]...)
+}
+
+// ParseKeySet is the inverse of Append; p has 96 bytes.
+func ParseKeySet(id uint32, p []byte) *KeySet {
+	p = p[:keySetBytes]
+	return &KeySet{ID: id, Data: [32]byte(p), IDs: [32]byte(p[32:]), Seed: [32]byte(p[64:])}
+}
+
+// Public returns the key that proves the set's signatures.
+func (k *KeySet) Public() ed25519.PublicKey {
+	private := ed25519.NewKeyFromSeed(k.Seed[:])
+	defer clear(private)
+	return bytes.Clone(private[ed25519.SeedSize:])
+}
+
+// Wipe overwrites the secrets. The key set must not be used any more.
+func (k *KeySet) Wipe() {
+	for _, p := range [][]byte{k.Data[:], k.IDs[:], k.Seed[:]} {
+		clear(p)
+	}
 }
 
 // String keeps secrets out of messages.
