@@ -86,9 +86,9 @@ func cuts(log *blocklog.Log, n int, pick func(int) int) []int {
 
 // tally is what became of the images of a campaign.
 type tally struct {
-	mu                         sync.Mutex
-	images, lossy, acked, torn int
-	bad                        []error
+	mu                   sync.Mutex
+	images, lossy, acked int
+	bad                  []error
 }
 
 // powerCuts cuts the recording n times and judges each image.
