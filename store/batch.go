@@ -18,6 +18,7 @@ type batch struct {
 	run        []pack.Item
 	rest       *frame
 	spare      []chunk.Fingerprint
+	trail      trail
 }
 
 // prints returns memory for the fingerprints of one chunk, which an entry may keep.

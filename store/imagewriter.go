@@ -154,16 +154,14 @@ func (w *ImageWriter) writeChunk(b *batch, number int64, p []byte, at int) error
 	}
 	known := parent == id && !w.s.r.idx.AnySuspect() // the parent is kept for the session's life
 	if !known {
-		if known, err = w.s.has(b.ctx, id); err != nil {
+		if known, err = w.s.has(b.ctx, &b.trail, id); err != nil {
 			return err
 		}
 	}
 	if !known && w.s.claim(id) {
 		e := pack.Entry{Type: pack.Chunk, ID: id, Zeros: zeros, Present: w.s.r.allBlocks() &^ zeros}
-		if !parent.IsZero() {
-			if err := w.refer(b.ctx, &e, prints, parent); err != nil {
-				return err
-			}
+		if err := w.refer(b.ctx, &e, prints, parent); err != nil {
+			return err
 		}
 		n := bits.OnesCount64(e.Present) * chunk.BlockBytes
 		e.Length = uint32(n)

@@ -163,7 +163,7 @@ func (w *ImageWriter) baseLeaf(ctx context.Context, number int64) (*tree.Node, e
 	if id.IsZero() {
 		return nil, nil
 	}
-	if known, err := w.s.has(ctx, id); err != nil {
+	if known, err := w.s.has(ctx, nil, id); err != nil {
 		return nil, err
 	} else if !known {
 		if err := w.s.readableMeta(ctx); err != nil {

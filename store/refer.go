@@ -9,9 +9,6 @@ import (
 	"github.com/cairn-backup/cairn/store/pack"
 )
 
-// maxTargets is how many other chunks a stored chunk may refer to: each may cost a read of another pack.
-const maxTargets = 4
-
 // parentChunk returns the id of the parent's chunk at the same place, or the zero hash.
 func (w *ImageWriter) parentChunk(ctx context.Context, number int64) (Hash, error) {
 	if w.parent == nil {
@@ -20,27 +17,24 @@ func (w *ImageWriter) parentChunk(ctx context.Context, number int64) (Hash, erro
 	return w.s.r.chunkID(ctx, *w.parent, number)
 }
 
-// refer replaces blocks of a new chunk by references to equal blocks of the parent's chunk at the same place, if
-// that saves at least half of them, and if their packs are not suspect.
+// refer replaces blocks of a new chunk by references to equal blocks: of the parent's chunk at the same place, then
+// of packs at hand and of those the sparse index names. The chunk stays whole if that does not save half of its
+// blocks, or if what it would refer to is not sound.
 func (w *ImageWriter) refer(ctx context.Context, e *pack.Entry, prints []chunk.Fingerprint, parent Hash) error {
 	whole := *e
-	err := w.s.r.eachCopy(ctx, pack.Chunk, parent, func(rd *pack.Reader, old *pack.Entry) error {
-		theirs, err := w.s.r.printsOf(ctx, rd)
-		if err != nil {
+	f := &finding{prints: prints, left: e.Present}
+	if !parent.IsZero() {
+		if err := w.referToParent(ctx, f, parent); err != nil {
 			return err
 		}
-		slot := entrySlot(rd, old)
-		n := w.s.r.blocks
-		referTo(e, prints, old, theirs[slot*n:(slot+1)*n])
-		return nil
-	})
-	if err != nil && fault.KindOf(err) == fault.Corrupt {
-		// The parent is damaged here; the new restore point needs nothing of it if the chunk is stored whole.
-		w.s.r.log.Warn("parent chunk is damaged, storing all of its successor", "chunk", parent.Short(), "err", err)
-		return nil
 	}
-	if err != nil {
-		return err
+	if f.left != 0 && w.s.r.sparse {
+		if err := w.s.findBlocks(ctx, f); err != nil {
+			return err
+		}
+	}
+	if !f.entry(e) {
+		return nil
 	}
 	ok, err := w.s.relyOnRefs(ctx, e.Refs)
 	if !ok {
@@ -49,50 +43,40 @@ func (w *ImageWriter) refer(ctx context.Context, e *pack.Entry, prints []chunk.F
 	return err
 }
 
-// printsOf returns the fingerprints of a data pack.
-func (r *Repository) printsOf(ctx context.Context, rd *pack.Reader) ([]chunk.Fingerprint, error) {
-	id := rd.Directory().Header.ID
-	return r.prints.Get(id, func() ([]chunk.Fingerprint, int64, error) {
-		var p []chunk.Fingerprint
-		err := r.again(ctx, pack.Name(id), func() (err error) {
-			p, err = rd.Prints(context.WithoutCancel(ctx))
-			return err
-		})
+// referToParent looks for the blocks of a chunk in that of the parent, which may itself refer to others.
+func (w *ImageWriter) referToParent(ctx context.Context, f *finding, parent Hash) error {
+	err := w.s.r.eachCopy(ctx, pack.Chunk, parent, func(rd *pack.Reader, old *pack.Entry) error {
+		blocks, err := w.s.r.blocksOf(ctx, rd)
 		if err != nil {
-			return nil, 0, r.packError(id, err)
+			return err
 		}
-		return p, int64(len(p)) * 16, nil
+		w.s.near.touch(nearPack{rd, blocks})
+		slot, ok := rd.Directory().Find(parent)
+		if !ok {
+			return fault.New(fault.Internal, "find", "chunk "+parent.Short(), "it is not in the pack it was found in")
+		}
+		f.lookIntoChunk(old, blocks.Of(slot))
+		return nil
 	})
+	if err != nil && damaged(err) {
+		// The parent is damaged here; the new restore point needs nothing of it if the chunk is stored whole.
+		w.s.r.log.Warn("parent chunk is damaged, storing all of its successor", "chunk", parent.Short(), "err", err)
+		return nil
+	}
+	return err
 }
 
-// referTo works on fingerprints alone.
-func referTo(e *pack.Entry, prints []chunk.Fingerprint, old *pack.Entry, theirs []chunk.Fingerprint) {
-	var refs []pack.Ref
-	var targets []Hash
-	present := e.Present
-	for i := range prints {
-		if e.Present&(1<<i) == 0 {
-			continue
-		}
-		at := findPrint(theirs, prints[i], i)
+// lookIntoChunk takes what a stored chunk has of the blocks that are left, physically or by reference.
+func (f *finding) lookIntoChunk(old *pack.Entry, theirs []chunk.Fingerprint) {
+	for left := f.left; left != 0; left &= left - 1 {
+		i := bits.TrailingZeros64(left)
+		at := findPrint(theirs, f.prints[i], i)
 		if at < 0 {
 			continue
 		}
-		ref, ok := resolve(old, at)
-		if !ok {
-			continue
+		if ref, ok := resolve(old, at); ok {
+			f.take(i, ref)
 		}
-		if !contains(targets, ref.Target) {
-			if len(targets) == maxTargets {
-				continue
-			}
-			targets = append(targets, ref.Target)
-		}
-		refs = append(refs, ref)
-		present &^= 1 << i
-	}
-	if 2*bits.OnesCount64(present) <= len(prints) && len(refs) > 0 {
-		e.Present, e.Refs = present, refs
 	}
 }
 
@@ -107,15 +91,6 @@ func findPrint(in []chunk.Fingerprint, f chunk.Fingerprint, first int) int {
 		}
 	}
 	return -1
-}
-
-func contains(in []Hash, h Hash) bool {
-	for i := range in {
-		if in[i] == h {
-			return true
-		}
-	}
-	return false
 }
 
 // resolve says where block i of a stored chunk physically is.
@@ -138,15 +113,4 @@ func blockAt(e *pack.Entry, block uint8) (int, bool) {
 		return 0, false
 	}
 	return bits.OnesCount64(e.Present&(bit-1)) * chunk.BlockBytes, true
-}
-
-// entrySlot returns the index of an entry that lies in its pack's directory.
-func entrySlot(rd *pack.Reader, e *pack.Entry) int {
-	entries := rd.Directory().Entries
-	for i := range entries {
-		if &entries[i] == e {
-			return i
-		}
-	}
-	panic("entry of another pack")
 }

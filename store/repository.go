@@ -37,10 +37,11 @@ type Repository struct {
 	coder  *pack.Coder
 	bufs   *sync.Pool
 	idx    *index.Index
-	blocks int // per chunk
+	blocks int  // per chunk
+	sparse bool // whether sessions look for blocks by the sparse index
 
 	directories *cache.Cache[seal.ID, *pack.Reader]
-	prints      *cache.Cache[seal.ID, []chunk.Fingerprint]
+	prints      *cache.Cache[seal.ID, *pack.Blocks]
 	frames      *cache.Cache[frameKey, []byte]
 	nodes       *cache.Cache[Hash, *tree.Node]
 
@@ -95,8 +96,8 @@ func Open(ctx context.Context, b blob.Store, by Opener, o Options) (*Repository,
 	}
 	r := &Repository{
 		b: b, log: o.Log.With("repository", b.Location()), o: o, config: config, id: id, keys: keys,
-		hasher: chunk.NewHasher(keys.IDs), coder: coder, bufs: pack.NewBufferPool(frameTarget), blocks: config.ChunkBytes / chunk.BlockBytes,
-		directories: cache.New[seal.ID, *pack.Reader](directoryCache), prints: cache.New[seal.ID, []chunk.Fingerprint](printCache),
+		hasher: chunk.NewHasher(keys.IDs), coder: coder, bufs: pack.NewBufferPool(frameTarget), blocks: config.ChunkBytes / chunk.BlockBytes, sparse: true,
+		directories: cache.New[seal.ID, *pack.Reader](directoryCache), prints: cache.New[seal.ID, *pack.Blocks](printCache),
 		frames: cache.New[frameKey, []byte](frameCache), nodes: cache.New[Hash, *tree.Node](nodeCache),
 		points: map[string]*point{}, sessions: map[*Session]struct{}{}, reading: map[ImageRef]int{},
 	}
@@ -193,7 +194,17 @@ func (r *Repository) indexPack(ctx context.Context, id seal.ID, size int64) erro
 	default:
 		return err
 	}
-	if err := r.idx.Add(rd.Directory()); err != nil {
+	d := rd.Directory()
+	if d.Header.Kind == pack.Data {
+		if d.Prints, err = rd.Prints(ctx); err != nil {
+			// What is stored in the pack is not touched by this: only its blocks are not found for new chunks.
+			if err = r.packError(id, err); fault.KindOf(err) != fault.Corrupt {
+				return err
+			}
+			r.log.Error("fingerprints of pack cannot be read", "pack", pack.Name(id), "err", err)
+		}
+	}
+	if err := r.idx.Add(d); err != nil {
 		return fault.Wrap(fault.Internal, "update index of repository", r.b.Location(), err)
 	}
 	return nil

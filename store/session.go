@@ -39,6 +39,8 @@ type Session struct {
 	images   map[ImageRef]struct{}  // stored images relied on
 	finished map[ImageRef]struct{}  // images written in this session
 	metaBufs []*frame
+
+	near near
 }
 
 // filling is a pack being written.
@@ -116,7 +118,10 @@ func (s *Session) fail(err error) error {
 // has reports whether an object is stored already, and if so makes sure that it stays: the packs it needs are pinned
 // before a collect can decide about them. A copy whose references lead nowhere any more does not count, nor does one
 // that needs a pack in which damage was found; while there is such a pack, a copy counts only after it was read.
-func (s *Session) has(ctx context.Context, id Hash) (bool, error) {
+func (s *Session) has(ctx context.Context, t *trail, id Hash) (bool, error) {
+	if known, err := s.hasNear(ctx, t, id); known || err != nil {
+		return known, err
+	}
 	s.r.gc.RLock()
 	defer s.r.gc.RUnlock()
 	wary := s.r.idx.AnySuspect()
@@ -137,6 +142,7 @@ func (s *Session) has(ctx context.Context, id Hash) (bool, error) {
 			continue // it is stored again, which is what a damaged copy needs
 		}
 		s.pin(packs, !wary)
+		s.follow(ctx, t, at)
 		return true, nil
 	}
 	return false, nil
@@ -283,7 +289,7 @@ func (s *Session) flush(ctx context.Context, kinds ...pack.Kind) ([]*pack.Direct
 // putObject stores a node, image head or document piece, unless it is stored already.
 func (s *Session) putObject(ctx context.Context, typ pack.EntryType, p []byte) (Hash, error) {
 	id := s.r.objectID(typ, p)
-	known, err := s.has(ctx, id)
+	known, err := s.has(ctx, nil, id)
 	if err != nil {
 		return id, s.fail(err)
 	}

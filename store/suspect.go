@@ -118,7 +118,13 @@ func (s *Session) relyOnRefs(ctx context.Context, refs []pack.Ref) (bool, error)
 	s.r.gc.RLock()
 	defer s.r.gc.RUnlock()
 	wary := s.r.idx.AnySuspect()
-	packs, ok, err := s.r.soundRefs(ctx, refs)
+	sound := s.soundRefs
+	if wary {
+		sound = func(ctx context.Context, _ seal.ID, refs []pack.Ref) ([]seal.ID, bool, error) {
+			return s.r.soundRefs(ctx, refs)
+		}
+	}
+	packs, ok, err := sound(ctx, seal.ID{}, refs)
 	if ok && err == nil && wary {
 		err = s.r.proveRefs(ctx, refs)
 	}

@@ -32,7 +32,7 @@ import (
 const (
 	idBytes   = 20
 	prefixLen = 1 + idBytes
-	version   = "cairn index 1"
+	version   = "cairn index 2"
 )
 
 // Location is one stored copy of an object.
@@ -132,10 +132,13 @@ func open(dir string, repository seal.ID, log *slog.Logger) (*Index, error) {
 // comparer is bytewise, with the object's id as the prefix that filters know.
 func comparer() *pebble.Comparer {
 	c := *pebble.DefaultComparer
-	c.Name = "cairn.index.1"
+	c.Name = "cairn.index.2"
 	c.Split = func(key []byte) int {
 		if len(key) > prefixLen && key[0] == 'c' {
 			return prefixLen
+		}
+		if len(key) > blockPrefixLen && key[0] == 'b' {
+			return blockPrefixLen
 		}
 		return len(key)
 	}
@@ -242,6 +245,9 @@ func (x *Index) Add(d *pack.Directory) error {
 		if err := b.Set(key[:], binary.AppendUvarint(buf[:0], val), nil); err != nil {
 			return fmt.Errorf("index pack: %w", err)
 		}
+	}
+	if err := addBlocks(b, d, r.number); err != nil {
+		return fmt.Errorf("index pack: %w", err)
 	}
 	if err := b.Set([]byte("n"), binary.BigEndian.AppendUint32(nil, r.number+1), nil); err != nil {
 		return fmt.Errorf("index pack: %w", err)
@@ -360,7 +366,7 @@ func (x *Index) Sweep() error {
 	if len(gone) == 0 {
 		return nil
 	}
-	return x.sweep(gone)
+	return errors.Join(x.sweep(gone), x.sweepBlocks(gone))
 }
 
 // sweep removes the entries of packs by their numbers, which are never used again.

@@ -106,8 +106,12 @@ type Directory struct {
 	Blocks  int // per chunk
 	Frames  []FrameInfo
 	Entries []Entry
-	size    int64
-	prints  span
+	// Prints are the fingerprints of the blocks of all entries, Blocks for each, where they are known: of a data pack
+	// just written, or to be indexed.
+	Prints []chunk.Fingerprint
+	size   int64
+	prints span
+	places places
 }
 
 type span struct{ offset, length int64 }
@@ -117,7 +121,7 @@ func (d *Directory) Size() int64 { return d.size }
 
 // Cost is about how much memory the directory takes.
 func (d *Directory) Cost() int64 {
-	n := int64(len(d.Frames)*16 + len(d.Entries)*104 + 256)
+	n := int64(len(d.Frames)*18 + len(d.Entries)*116 + 256)
 	for i := range d.Entries {
 		n += int64(len(d.Entries[i].Refs)) * 33
 	}

@@ -36,7 +36,7 @@ type Writer struct {
 	hash    *blake3.Hasher
 	frames  []FrameInfo
 	entries []Entry
-	prints  []byte
+	prints  []chunk.Fingerprint
 }
 
 // Sink is where a pack is written to.
@@ -131,9 +131,7 @@ func (w *Writer) AddFrame(plain []byte, items []Item) (int, error) {
 		e := items[i].Entry
 		e.Frame = uint32(number)
 		w.entries = append(w.entries, e)
-		for _, f := range items[i].Prints {
-			w.prints = append(w.prints, f[:]...)
-		}
+		w.prints = append(w.prints, items[i].Prints...)
 	}
 	return len(b.sealed), nil
 }
@@ -156,7 +154,8 @@ func (w *Writer) Finish(ctx context.Context) (*Directory, error) {
 	}
 	plain := appendDirectory(nil, w.blocks, w.frames, w.entries)
 	dir := w.box.Seal(nil, seal.Directory, 0, directoryDetail(w.head.Kind, len(plain)), plain)
-	prints := w.box.Seal(nil, seal.Prints, 0, uint64(len(w.prints)), w.prints)
+	prints := appendPrints(nil, w.prints)
+	prints = w.box.Seal(nil, seal.Prints, 0, uint64(len(prints)), prints)
 	t := trailer{directory: uint64(w.size), dirLen: uint32(len(dir)), printsLen: uint32(len(prints)), pack: w.head.ID}
 	end := appendTrailer(nil, t)
 	for _, p := range [][]byte{dir, prints, end[:trailerHashAt]} {
@@ -172,7 +171,7 @@ func (w *Writer) Finish(ctx context.Context) (*Directory, error) {
 		w.err = err
 		return nil, err
 	}
-	d := &Directory{Header: w.head, Blocks: w.blocks, Frames: w.frames, Entries: w.entries, size: w.size}
+	d := &Directory{Header: w.head, Blocks: w.blocks, Frames: w.frames, Entries: w.entries, Prints: w.prints, size: w.size}
 	d.prints = span{int64(t.directory) + int64(t.dirLen), int64(t.printsLen)}
 	return d, nil
 }
