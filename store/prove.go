@@ -290,9 +290,9 @@ func (r *Repository) hasPrint(ctx context.Context, ref pack.Ref, want chunk.Fing
 		if err == nil && (e.ID != ref.Target || e.Type != pack.Chunk) {
 			continue
 		}
-		var prints []chunk.Fingerprint
+		var blocks *pack.Blocks
 		if err == nil {
-			prints, err = r.printsOf(ctx, rd)
+			blocks, err = r.blocksOf(ctx, rd)
 		}
 		if err != nil && !damaged(err) {
 			return false, err
@@ -300,7 +300,7 @@ func (r *Repository) hasPrint(ctx context.Context, ref pack.Ref, want chunk.Fing
 		if err != nil {
 			continue
 		}
-		if _, ok := blockAt(e, ref.Block); ok && prints[int(at.Slot)*r.blocks+int(ref.Block)] == want {
+		if _, ok := blockAt(e, ref.Block); ok && blocks.Of(int(at.Slot))[ref.Block] == want {
 			return true, nil
 		}
 	}
