@@ -33,25 +33,32 @@ func blockKey(key *[blockKeyLen]byte, f chunk.Fingerprint, number uint32) {
 	binary.BigEndian.PutUint32(key[blockPrefixLen:], ^number)
 }
 
-// addBlocks indexes the blocks of a pack whose fingerprints are known.
-func addBlocks(b *pebble.Batch, d *pack.Directory, number uint32) error {
+// eachSampled calls fn with the sampled fingerprints of a pack's blocks, if they are known.
+func eachSampled(d *pack.Directory, fn func(chunk.Fingerprint) error) error {
 	if len(d.Prints) != len(d.Entries)*d.Blocks {
 		return nil
 	}
-	var key [blockKeyLen]byte
 	for slot := range d.Entries {
 		present := d.Entries[slot].Present
 		for i, f := range d.Prints[slot*d.Blocks : (slot+1)*d.Blocks] {
 			if present&(1<<i) == 0 || !Sampled(f) {
 				continue
 			}
-			blockKey(&key, f, number)
-			if err := b.Set(key[:], nil, nil); err != nil {
+			if err := fn(f); err != nil {
 				return err
 			}
 		}
 	}
 	return nil
+}
+
+// addBlocks indexes the blocks of a pack.
+func addBlocks(b *pebble.Batch, d *pack.Directory, number uint32) error {
+	return eachSampled(d, func(f chunk.Fingerprint) error {
+		var key [blockKeyLen]byte
+		blockKey(&key, f, number)
+		return b.Set(key[:], nil, nil)
+	})
 }
 
 // PacksWith appends to dst the newest packs, at most max, that may physically have a block of this fingerprint.

@@ -99,3 +99,41 @@ func TestPacksWithBlock(t *testing.T) {
 		t.Errorf("%d block entries are there in fact, %v; the sweep left some", n, err)
 	}
 }
+
+// TestLoadTakesBlocks compares the blocks of a load with those of single Adds.
+func TestLoadTakesBlocks(t *testing.T) {
+	one, many := open1(t, "", 1), open1(t, filepath.Join(t.TempDir(), "index"), 1)
+	defer one.Close()
+	defer many.Close()
+	l, err := many.Load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.size = 7 // several runs
+	for id := byte(1); id <= 9; id++ {
+		d := blocky(id, 0b1011, sampledPrint(1), sampledPrint(int(id)), sampledPrint(7), sampledPrint(7))
+		if err := one.Add(d); err != nil {
+			t.Fatal(err)
+		}
+		if err := l.Add(d); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := l.Finish(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	want, err := one.DumpBlocks()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := many.DumpBlocks()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, got); diff != "" || len(got) < 18 {
+		t.Errorf("%d entries of blocks (-added +loaded):\n%s", len(got), diff)
+	}
+	if all, err := many.Dump(); err != nil || len(all) != 9 {
+		t.Errorf("%d objects, %v", len(all), err)
+	}
+}

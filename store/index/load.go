@@ -15,6 +15,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/sstable"
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"github.com/cairn-backup/cairn/store/chunk"
 	"github.com/cairn-backup/cairn/store/pack"
 	"github.com/cairn-backup/cairn/store/seal"
 )
@@ -42,11 +43,14 @@ type Loader struct {
 	busy  chan error // the run that is being sorted and written; nil: none
 }
 
-// loaded is an entry on its way: its key without the leading letter, and its value.
+// loaded is an entry on its way: its key without the leading letter, and its value; or, with ofBlock as its value, a
+// block's key and zeros. Both sorts are in the same runs, which are merged once for each.
 type loaded struct {
 	key [idBytes + 4]byte
 	val uint32
 }
+
+const ofBlock = 1 << 31
 
 func (a *loaded) compare(b *loaded) int {
 	// Ids are hashes: the first eight bytes nearly always decide.
@@ -80,7 +84,7 @@ func (l *Loader) Add(d *pack.Directory) error {
 	if _, ok := l.x.Pack(d.Header.ID); ok || l.known[d.Header.ID] {
 		return nil
 	}
-	if l.next == ^uint32(0) || len(d.Entries) >= 1<<31 {
+	if l.next == ^uint32(0) || len(d.Entries) >= 1<<30 {
 		return errors.New("index has no numbers left")
 	}
 	l.known[d.Header.ID] = true
@@ -94,15 +98,26 @@ func (l *Loader) Add(d *pack.Directory) error {
 		}
 		copy(e.key[:], d.Entries[slot].ID[:idBytes])
 		binary.BigEndian.PutUint32(e.key[idBytes:], number)
-		if l.cur == nil {
-			l.cur = make([]loaded, 0, l.size)
+		if err := l.put(e); err != nil {
+			return err
 		}
-		l.cur = append(l.cur, e)
-		if len(l.cur) == l.size {
-			if err := l.spill(); err != nil {
-				return err
-			}
-		}
+	}
+	return eachSampled(d, func(f chunk.Fingerprint) error {
+		var key [blockKeyLen]byte
+		blockKey(&key, f, number)
+		e := loaded{val: ofBlock}
+		copy(e.key[:], key[1:])
+		return l.put(e)
+	})
+}
+
+func (l *Loader) put(e loaded) error {
+	if l.cur == nil {
+		l.cur = make([]loaded, 0, l.size)
+	}
+	l.cur = append(l.cur, e)
+	if len(l.cur) == l.size {
+		return l.spill()
 	}
 	return nil
 }
@@ -182,31 +197,9 @@ func (l *Loader) finish(ctx context.Context) error {
 
 // merge writes tables of all entries and then of the packs' records: they come with their entries or not at all.
 func (l *Loader) merge(ctx context.Context) ([]string, error) {
-	m, err := newMerge(l.runs)
-	if err != nil {
-		return nil, err
-	}
-	defer m.close()
 	out := &tables{x: l.x, dir: l.dir}
-	key := make([]byte, prefixLen+4)
-	key[0] = 'c'
-	var val [binary.MaxVarintLen32]byte
-	for n := 0; ; n++ {
-		e, ok, err := m.next()
-		if err != nil {
-			return nil, errors.Join(err, out.close())
-		}
-		if !ok {
-			break
-		}
-		if n%(1<<16) == 0 && ctx.Err() != nil {
-			return nil, errors.Join(ctx.Err(), out.close())
-		}
-		if bytes.Equal(key[1:], e.key[:]) {
-			continue
-		}
-		copy(key[1:], e.key[:])
-		if err := out.set(key, binary.AppendUvarint(val[:0], uint64(e.val))); err != nil {
+	for _, blocks := range []bool{true, false} { // in the order of their letters
+		if err := l.mergeSort(ctx, out, blocks); err != nil {
 			return nil, errors.Join(err, out.close())
 		}
 	}
@@ -220,6 +213,42 @@ func (l *Loader) merge(ctx context.Context) ([]string, error) {
 		}
 	}
 	return out.names, out.close()
+}
+
+// mergeSort writes the entries of blocks, or those of objects.
+func (l *Loader) mergeSort(ctx context.Context, out *tables, blocks bool) error {
+	m, err := newMerge(l.runs)
+	if err != nil {
+		return err
+	}
+	key := make([]byte, prefixLen+4)
+	key[0] = 'c'
+	if blocks {
+		key = make([]byte, blockKeyLen)
+		key[0] = 'b'
+	}
+	var buf [binary.MaxVarintLen32]byte
+	for n, first := 0, true; ; n++ {
+		e, ok, err := m.next()
+		if err == nil && n%(1<<16) == 0 {
+			err = ctx.Err()
+		}
+		if err != nil || !ok {
+			return errors.Join(err, m.close())
+		}
+		if (e.val == ofBlock) != blocks || !first && bytes.Equal(key[1:], e.key[:len(key)-1]) {
+			continue
+		}
+		first = false
+		copy(key[1:], e.key[:])
+		var val []byte
+		if !blocks {
+			val = binary.AppendUvarint(buf[:0], uint64(e.val))
+		}
+		if err := out.set(key, val); err != nil {
+			return errors.Join(err, m.close())
+		}
+	}
 }
 
 // tables writes sorted keys to tables of a bounded size.
