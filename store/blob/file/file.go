@@ -274,6 +274,7 @@ func (s *Store) Rename(ctx context.Context, from, to string) error {
 		return fault.New(fault.Exists, "rename object", from, "%s is there already", to)
 	}
 	s.files.forget(src)
+	s.files.forget(dst) // of a file that somebody else removed
 	if err := s.fs.Rename(src, dst); err != nil {
 		return s.fail("rename object", from, err)
 	}
