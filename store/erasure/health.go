@@ -1,0 +1,221 @@
+package erasure
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// MemberState is how a member is.
+type MemberState string
+
+// The states.
+const (
+	Online   MemberState = "online"
+	Degraded MemberState = "degraded" // it answers, but had errors, has to catch up, or is being filled
+	Missing  MemberState = "missing"  // not given, not there, empty, or it does not answer
+	Foreign  MemberState = "foreign"  // something else is at its place
+)
+
+// MemberHealth is how one member is.
+type MemberHealth struct {
+	ID         string      `json:"id"`
+	Place      string      `json:"place,omitempty"` // empty: it was not given to Open
+	Domain     string      `json:"domain"`
+	State      MemberState `json:"state"`
+	Reason     string      `json:"reason,omitempty"`
+	FreeBytes  int64       `json:"free_bytes"` // -1: not known
+	TotalBytes int64       `json:"total_bytes"`
+	Errors     int64       `json:"errors"`      // since Open
+	Lacking    int         `json:"lacking"`     // objects of which it should have a shard and does not
+	Behind     bool        `json:"behind"`      // it was away, and catches up at the next Acquire or Scrub
+	Filling    bool        `json:"filling"`     // it is new, and its Rebuild is not finished
+	ShardBytes int64       `json:"shard_bytes"` // that it has, files' lengths
+	Slot       int         `json:"slot"`        // its place in the group, from 0
+}
+
+// GroupHealth is how one group is.
+type GroupHealth struct {
+	Layout  Layout         `json:"layout"`
+	Members []MemberHealth `json:"members"`
+	Objects int            `json:"objects"`
+	Bytes   int64          `json:"bytes"` // of objects, without parity
+	// BelowFull counts objects with fewer shards than there should be, Unreadable those with too few to be read now.
+	BelowFull  int     `json:"below_full"`
+	Unreadable int     `json:"unreadable"`
+	CanLose    int     `json:"can_lose"` // how many more members may go before an object cannot be read; -1: one cannot now
+	FreeShare  float64 `json:"free_share"`
+}
+
+// Health is how a set is, as far as listings tell: rot inside shards is found by Scrub.
+type Health struct {
+	Set     string        `json:"set"`
+	Version uint64        `json:"version"` // of the set's description
+	Groups  []GroupHealth `json:"groups"`
+	CanLose int           `json:"can_lose"` // members of the worst group
+	// Since Open: units computed from others because their own were missing or damaged, units found damaged, reads
+	// that met either, objects written with fewer shards than there should be, shards rewritten.
+	RebuiltUnits   int64 `json:"rebuilt_units"`
+	BadUnits       int64 `json:"bad_units"`
+	DegradedReads  int64 `json:"degraded_reads"`
+	DegradedWrites int64 `json:"degraded_writes"`
+	RepairedShards int64 `json:"repaired_shards"`
+	// Unused are places that were given but are no members now, with the reason.
+	Unused []MemberHealth `json:"unused,omitempty"`
+}
+
+// Health looks at every member and every object's shards, by their listings.
+func (s *Store) Health(ctx context.Context) (Health, error) {
+	s.gate.RLock()
+	defer s.gate.RUnlock()
+	d, groups := s.snapshot()
+	h := Health{
+		Set: d.Set, Version: d.Version, RebuiltUnits: s.stats.rebuiltUnits.Load(), BadUnits: s.stats.badUnits.Load(),
+		DegradedReads: s.stats.degradedReads.Load(), DegradedWrites: s.stats.degradedWrites.Load(),
+		RepairedShards: s.stats.repairedShards.Load(),
+	}
+	for i, g := range groups {
+		gh := s.groupHealth(ctx, g)
+		if err := ctx.Err(); err != nil {
+			return h, err
+		}
+		if i == 0 || gh.CanLose < h.CanLose {
+			h.CanLose = gh.CanLose
+		}
+		h.Groups = append(h.Groups, gh)
+	}
+	for _, m := range s.unopened {
+		h.Unused = append(h.Unused, MemberHealth{ID: m.id, Place: m.given.place(), State: m.state, Reason: m.reason, FreeBytes: -1})
+	}
+	return h, nil
+}
+
+func (s *Store) groupHealth(ctx context.Context, g *group) GroupHealth {
+	gh := GroupHealth{Layout: g.layout, CanLose: -1}
+	up := 0
+	for _, m := range g.members {
+		gh.Members = append(gh.Members, s.memberHealth(m))
+		if m.up() {
+			up++
+		}
+	}
+	gh.FreeShare = freeShare(gh.Members)
+	l, err := s.look(ctx, g, objectFolder+"/", false)
+	if err != nil {
+		for slot, m := range g.members {
+			if m.up() {
+				gh.Members[slot].State, gh.Members[slot].Reason = Degraded, err.Error()
+			}
+		}
+		return gh
+	}
+	for slot, err := range l.errs {
+		if err != nil && gh.Members[slot].State == Online {
+			gh.Members[slot].State, gh.Members[slot].Reason = Missing, err.Error()
+			up--
+		}
+	}
+	gh.CanLose = up - g.layout.Data
+	for _, e := range l.writes() {
+		if e.dead || s.isDoomed(e.write) {
+			continue
+		}
+		gh.Objects++
+		gh.Bytes += e.size
+		whole := e.whole()
+		if whole < g.n() {
+			gh.BelowFull++
+		}
+		if whole < e.k {
+			gh.Unreadable++
+		}
+		gh.CanLose = max(-1, min(gh.CanLose, whole-e.k))
+		for slot := range e.at {
+			if e.at[slot] == "" || e.short[slot] {
+				gh.Members[slot].Lacking++
+			} else {
+				gh.Members[slot].ShardBytes += e.geometry().fileBytes()
+			}
+		}
+	}
+	return gh
+}
+
+func (s *Store) memberHealth(m *member) MemberHealth {
+	md := s.memberDoc(m)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	h := MemberHealth{
+		ID: m.id, Place: m.given.place(), Domain: md.Domain, State: m.state, Reason: m.reason, FreeBytes: -1,
+		Errors: m.errs, Behind: md.Behind, Filling: md.Filling, Slot: m.slot,
+	}
+	if h.State == Online {
+		if h.Errors > 0 || h.Behind || h.Filling {
+			h.State = Degraded
+		}
+		if free, total, err := m.given.space(); err == nil {
+			h.FreeBytes, h.TotalBytes = free, total
+		}
+	}
+	return h
+}
+
+// freeShare is the free part of the fullest member: every object takes as much from each.
+func freeShare(members []MemberHealth) float64 {
+	share := 1.0
+	for _, m := range members {
+		if m.TotalBytes > 0 {
+			share = min(share, float64(m.FreeBytes)/float64(m.TotalBytes))
+		}
+	}
+	return share
+}
+
+// spaceAge is how long the free shares of groups are believed.
+const spaceAge = 2 * time.Second
+
+// choose returns the group for a new object: the one with the largest free share among those that can be written to.
+func (s *Store) choose() *group {
+	d, groups := s.snapshot()
+	if len(groups) == 1 {
+		return groups[0]
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.share) != len(groups) || time.Since(s.spaceAt) > spaceAge {
+		s.share = make([]float64, len(groups))
+		for i, g := range groups {
+			s.share[i] = s.shareOf(d, g)
+		}
+		s.spaceAt = time.Now()
+	}
+	best := 0
+	for i := range groups {
+		if s.share[i] > s.share[best] {
+			best = i
+		}
+	}
+	return groups[best]
+}
+
+func (s *Store) shareOf(d *setDocument, g *group) float64 {
+	spaces := make([]MemberHealth, g.n())
+	var wg sync.WaitGroup
+	up := 0
+	for slot, m := range g.members {
+		if !m.up() || d.Groups[g.number].Members[slot].Behind {
+			continue
+		}
+		up++
+		wg.Go(func() {
+			if free, total, err := m.given.space(); err == nil {
+				spaces[slot] = MemberHealth{FreeBytes: free, TotalBytes: total}
+			}
+		})
+	}
+	wg.Wait()
+	if up < s.need(g) {
+		return -1
+	}
+	return freeShare(spaces)
+}

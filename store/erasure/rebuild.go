@@ -1,0 +1,262 @@
+package erasure
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/cairn-backup/cairn/internal/fault"
+	"github.com/cairn-backup/cairn/store/blob"
+)
+
+// Rebuild writes every shard that a member should have and does not, as after Replace or a long absence. It looks at
+// listings, not inside shards: that is Scrub's. progress, if not nil, is called after every object, with bytes of the
+// member's shards. It works beside everything else; interrupted, it is simply begun again.
+func (s *Store) Rebuild(ctx context.Context, id string, progress func(Progress)) error {
+	if err := s.rejoin(ctx); err != nil {
+		return err
+	}
+	m := s.memberByID(id)
+	if m == nil {
+		return unknownMember("rebuild member", id)
+	}
+	if _, err := m.store(); err != nil {
+		return fault.Context("rebuild member", id, err)
+	}
+	all, err := s.gather(ctx, objectFolder+"/")
+	if err != nil {
+		return fault.Context("rebuild member", id, err)
+	}
+	w := newWalker(0, progress)
+	var entries []*entry
+	for _, e := range sorted(all, "") {
+		if e.group.number == m.group && (e.at[m.slot] == "" || e.short[m.slot]) {
+			entries = append(entries, e)
+			w.p.BytesTotal += e.geometry().fileBytes()
+		}
+	}
+	w.p.ObjectsTotal = len(entries)
+	w.tell()
+	var errs []error
+	for _, e := range entries {
+		n, err := s.restoreShards(ctx, e, []int{m.slot}, nil)
+		if ctxErr := ctx.Err(); ctxErr != nil {
+			return ctxErr
+		}
+		if err != nil && fault.KindOf(err) != fault.NotFound {
+			errs = append(errs, err)
+		}
+		w.p.Objects++
+		w.p.Bytes += e.geometry().fileBytes()
+		w.p.Repaired += n
+		w.tell()
+	}
+	if len(errs) > 0 {
+		more := ""
+		if len(errs) > 3 {
+			more = fmt.Sprintf(" and %d more objects", len(errs)-3)
+		}
+		return fault.New(fault.KindOf(errs[0]), "rebuild member", id, "%v%s", errors.Join(errs[:min(3, len(errs))]...), more)
+	}
+	return s.filled(ctx, m)
+}
+
+// filled records that a new member has what it should have.
+func (s *Store) filled(ctx context.Context, m *member) error {
+	if !s.memberDoc(m).Filling {
+		return nil
+	}
+	return s.owning(ctx, func() error {
+		return s.record(ctx, func(other *member, md *memberDoc) { md.Filling = md.Filling && other != m })
+	})
+}
+
+func (s *Store) memberByID(id string) *member {
+	_, groups := s.snapshot()
+	for _, g := range groups {
+		for _, m := range g.members {
+			if m.id == id {
+				return m
+			}
+		}
+	}
+	return nil
+}
+
+func unknownMember(op, id string) error {
+	return fault.New(fault.NotFound, op, id, "the set has no such member").Explain(
+		"The erasure set has no member of this name.", "Look at the set's health for the names of its members.")
+}
+
+// owning runs f with the gate held exclusively, as the owner: the locks are taken for it if they are not held.
+func (s *Store) owning(ctx context.Context, f func() error) error {
+	if !s.owned() {
+		release, err := s.Acquire(ctx)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = release() }()
+	}
+	s.gate.Lock()
+	defer s.gate.Unlock()
+	return f()
+}
+
+// Replace puts an empty new member in the place of one that is lost or to be taken out. The old one is not part of the
+// set any more from then on, and is refused if it comes back. Rebuild fills the new one; its id is that of fresh, or
+// made up and returned.
+func (s *Store) Replace(ctx context.Context, id string, fresh Member) (newMember string, err error) {
+	err = s.owning(ctx, func() error {
+		old := s.memberByID(id)
+		if old == nil {
+			return unknownMember("replace member", id)
+		}
+		md := s.memberDoc(old)
+		m, b, err := s.enlist(ctx, fresh, old.group, old.slot)
+		if err != nil {
+			return err
+		}
+		newMember = m.id
+		d, groups := s.snapshot()
+		next := d.next()
+		if fresh.Domain == "" {
+			m.given.Domain = md.Domain
+		}
+		next.Groups[old.group].Members[old.slot] = memberDoc{ID: m.id, Domain: m.given.Domain, Filling: true}
+		if err := putDocument(ctx, b, next); err != nil {
+			return errors.Join(m.failed(err), m.close())
+		}
+		open := map[string]*member{m.id: m}
+		for _, g := range groups {
+			for _, o := range g.members {
+				if o != old {
+					open[o.id] = o
+				}
+			}
+		}
+		if err := s.install(ctx, next); err != nil {
+			return errors.Join(err, m.close())
+		}
+		if err := s.adopt(next, open); err != nil {
+			return err
+		}
+		old.mu.Lock()
+		release := old.release
+		old.release = nil
+		old.mu.Unlock()
+		if release != nil {
+			err = errors.Join(err, release())
+		}
+		s.cache.clear()
+		return errors.Join(err, old.close())
+	})
+	return newMember, err
+}
+
+// enlist makes an empty place a member and takes its lock.
+func (s *Store) enlist(ctx context.Context, fresh Member, group, slot int) (*member, blob.Store, error) {
+	if fresh.ID == "" {
+		fresh.ID = newID()[:8]
+	}
+	if s.memberByID(fresh.ID) != nil {
+		return nil, nil, fault.New(fault.Exists, "add member", fresh.ID, "the set has a member of this name")
+	}
+	_, groups := s.snapshot()
+	for _, g := range groups {
+		for _, m := range g.members {
+			if m.up() && m.given.place() == fresh.place() {
+				return nil, nil, fault.New(fault.Exists, "add member", fresh.place(), "it is member %s of this set", m.id)
+			}
+		}
+	}
+	b, err := fresh.create()
+	if err != nil {
+		return nil, nil, fault.Context("add member", fresh.place(), err)
+	}
+	m := &member{given: fresh, id: fresh.ID, group: group, slot: slot, b: b, own: fresh.Store == nil, state: Online}
+	err = mustBeEmpty(ctx, b)
+	if err == nil {
+		m.release, err = b.Acquire(ctx)
+	}
+	if err == nil {
+		err = putIdentity(ctx, b, identity{formatVersion, s.setID(), fresh.ID, group, slot})
+	}
+	if err != nil {
+		return nil, nil, errors.Join(m.failed(err), m.close())
+	}
+	return m, b, nil
+}
+
+// Grow adds one or more groups of empty members, of the layout of the first group. New objects go to the group with the
+// largest free share; those that are there stay where they are.
+func (s *Store) Grow(ctx context.Context, members []Member, o CreateOptions) (Plan, error) {
+	d, _ := s.snapshot()
+	p, err := NewPlan(members, d.Groups[0].Layout)
+	if err != nil {
+		return p, err
+	}
+	if p.LoseDomains == 0 && !o.Force {
+		return p, losesDomain(p.Layout)
+	}
+	return p, s.owning(ctx, func() error {
+		d, groups := s.snapshot()
+		next := d.next()
+		open := map[string]*member{}
+		for _, g := range groups {
+			for _, m := range g.members {
+				open[m.id] = m
+			}
+		}
+		var fresh []*member
+		undo := func(err error) error {
+			for _, m := range fresh {
+				if m.release != nil {
+					err = errors.Join(err, m.release())
+				}
+				err = errors.Join(err, m.close())
+			}
+			return err
+		}
+		for _, gm := range p.Groups {
+			for slot, given := range gm {
+				m, b, err := s.enlist(ctx, given, len(next.Groups), slot)
+				if err != nil {
+					return undo(err)
+				}
+				fresh = append(fresh, m)
+				open[m.id] = m
+				_ = b
+			}
+			next.Groups = append(next.Groups, newGroup(gm, p.Layout, false))
+		}
+		// The new ones first: as soon as the others have the document, all of it must be there.
+		for _, m := range fresh {
+			b, err := m.store()
+			if err == nil {
+				err = putDocument(ctx, b, next)
+			}
+			if err != nil {
+				return undo(m.failed(err))
+			}
+		}
+		if err := s.install(ctx, next); err != nil {
+			return undo(err)
+		}
+		return s.adopt(next, open)
+	})
+}
+
+// Members returns the ids of all members, by group and slot.
+func (s *Store) Members() [][]string {
+	d, _ := s.snapshot()
+	var out [][]string
+	for _, g := range d.Groups {
+		var ids []string
+		for _, m := range g.Members {
+			ids = append(ids, m.ID)
+		}
+		out = append(out, slices.Clip(ids))
+	}
+	return out
+}

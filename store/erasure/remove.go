@@ -1,0 +1,217 @@
+package erasure
+
+import (
+	"context"
+	"errors"
+	"syscall"
+
+	"github.com/cairn-backup/cairn/internal/fault"
+	"github.com/cairn-backup/cairn/store/blob"
+)
+
+// mark makes a mark durable on every member whose word counts. Marks are empty, so that they fit on a full disk.
+func (s *Store) mark(ctx context.Context, g *group, mark string, skip func(slot int) bool) []error {
+	return each(g.members, func(slot int, m *member, b blob.Store) error {
+		if skip != nil && skip(slot) {
+			return nil
+		}
+		if s.memberDoc(m).Behind {
+			return fault.New(fault.Transient, "mark on member", m.id, "it has to catch up first")
+		}
+		err := blob.Put(ctx, b, deadFolder+"/"+mark, nil)
+		if err != nil && fault.KindOf(err) == fault.Exists {
+			return nil
+		}
+		return err
+	})
+}
+
+// unmark takes a mark back; gone reports whether it is nowhere any more.
+func (s *Store) unmark(ctx context.Context, g *group, mark string) (gone bool) {
+	gone = true
+	for _, err := range each(g.members, func(_ int, _ *member, b blob.Store) error {
+		return ignoreMissing(b.Delete(ctx, deadFolder+"/"+mark))
+	}) {
+		gone = gone && err == nil
+	}
+	return gone
+}
+
+func ignoreMissing(err error) error {
+	if err != nil && fault.KindOf(err) == fault.NotFound {
+		return nil
+	}
+	return err
+}
+
+func isFull(err error) bool { return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) }
+
+// Delete implements blob.Store. The object is gone when enough members have a mark that says so; then its shards go,
+// then the marks, unless a member that could not be reached may still have a shard.
+func (s *Store) Delete(ctx context.Context, name string) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := checkName(name); err != nil {
+		return err
+	}
+	s.gate.RLock()
+	defer s.gate.RUnlock()
+	defer s.lockName(name)()
+	all, err := s.find(ctx, name)
+	if err != nil {
+		return fault.Context("delete object", name, err)
+	}
+	if len(all) == 0 {
+		return fault.New(fault.NotFound, "delete object", name, "no such object")
+	}
+	for _, e := range all {
+		if err := s.kill(context.WithoutCancel(ctx), e); err != nil {
+			return fault.Context("delete object", name, err)
+		}
+	}
+	return nil
+}
+
+// kill makes a write dead, then removes what it stored.
+func (s *Store) kill(ctx context.Context, e *entry) error {
+	defer s.cache.forget(e.name)
+	g := e.group
+	errs := s.mark(ctx, g, e.write, nil)
+	if succeeded(errs) < s.need(g) && s.makeRoom(ctx, e, errs) {
+		errs = s.mark(ctx, g, e.write, nil)
+	}
+	if n := succeeded(errs); n < s.need(g) {
+		if !s.unmark(ctx, g, e.write) {
+			s.doom(e.write)
+		}
+		return tooFew("delete object", e.name, n, s.need(g), errs)
+	}
+	clean := succeeded(errs) == g.n()
+	for slot, err := range s.removeShards(ctx, e) {
+		clean = clean && err == nil && e.at[slot] != "" && !s.memberDoc(g.members[slot]).Behind
+	}
+	if clean {
+		s.unmark(ctx, g, e.write)
+	}
+	return nil
+}
+
+// makeRoom removes one shard from a member that is too full for a mark; the others can do without it.
+func (s *Store) makeRoom(ctx context.Context, e *entry, errs []error) bool {
+	if e.whole() <= e.k {
+		return false
+	}
+	for slot, err := range errs {
+		if err == nil || !isFull(err) || e.at[slot] == "" {
+			continue
+		}
+		b, err := e.group.members[slot].store()
+		return err == nil && b.Delete(ctx, e.at[slot]) == nil
+	}
+	return false
+}
+
+func (s *Store) removeShards(ctx context.Context, e *entry) []error {
+	return each(e.group.members, func(slot int, _ *member, b blob.Store) error {
+		if e.at[slot] != "" {
+			return ignoreMissing(b.Delete(ctx, e.at[slot]))
+		}
+		p := e.part
+		p.shard = shardOf(e.write, slot, e.group.n())
+		return errors.Join(ignoreMissing(b.Delete(ctx, p.path())), ignoreMissing(b.Delete(ctx, p.pending())))
+	})
+}
+
+// doom makes a write dead for this process: whether it is for all, the next owner decides.
+func (s *Store) doom(write string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.doomed[write] = true
+}
+
+// Rename implements blob.Store. The new name counts as soon as one member has it.
+func (s *Store) Rename(ctx context.Context, from, to string) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := errors.Join(checkName(from), checkName(to)); err != nil {
+		return fault.Wrap(fault.Invalid, "rename object", from, err)
+	}
+	s.gate.RLock()
+	defer s.gate.RUnlock()
+	defer s.lockName(from, to)()
+	defer s.cache.forget(from, to)
+	src, err := s.find(ctx, from)
+	if err != nil {
+		return fault.Context("rename object", from, err)
+	}
+	if len(src) == 0 {
+		return fault.New(fault.NotFound, "rename object", from, "no such object")
+	}
+	dst, err := s.find(ctx, to)
+	if err != nil {
+		return fault.Context("rename object", from, err)
+	}
+	if len(dst) > 0 {
+		return fault.New(fault.Exists, "rename object", from, "%s is there already", to)
+	}
+	return s.move(context.WithoutCancel(ctx), src[0], to)
+}
+
+func (s *Store) move(ctx context.Context, e *entry, to string) error {
+	g := e.group
+	there, moved := 0, make([]bool, g.n())
+	target := func(slot int) string {
+		p := e.part
+		p.name, p.moves, p.shard = to, e.moves+1, shardOf(e.write, slot, g.n())
+		return p.path()
+	}
+	for slot := range e.at {
+		if e.at[slot] != "" && !s.memberDoc(g.members[slot]).Behind {
+			there++
+		}
+	}
+	errs := each(g.members, func(slot int, m *member, b blob.Store) error {
+		if e.at[slot] == "" || s.memberDoc(m).Behind {
+			return nil
+		}
+		err := b.Rename(ctx, e.at[slot], target(slot))
+		moved[slot] = err == nil
+		return err
+	})
+	n, left := 0, false
+	for slot, m := range g.members {
+		if moved[slot] {
+			n++
+		} else if !s.memberDoc(m).Behind && (errs[slot] != nil || e.seen == nil || !e.seen[slot]) {
+			left = true // it may have the old name still
+		}
+	}
+	var err error
+	if n < min(s.need(g), there) {
+		err = tooFew("rename object", e.name, n, min(s.need(g), there), errs)
+	} else if left {
+		if marks := s.mark(ctx, g, movedMark(e.write, e.moves+1), nil); succeeded(marks) < s.need(g) {
+			err = tooFew("rename object", e.name, succeeded(marks), s.need(g), marks)
+		}
+	}
+	if err == nil {
+		return nil
+	}
+	back := each(g.members, func(slot int, _ *member, b blob.Store) error {
+		if !moved[slot] {
+			return nil
+		}
+		return b.Rename(ctx, target(slot), e.at[slot])
+	})
+	undone := !left || s.unmark(ctx, g, movedMark(e.write, e.moves+1))
+	for slot, err := range back {
+		undone = undone && (err == nil || !moved[slot])
+	}
+	// A rename that failed on a member may have happened there all the same; then it may count for the next owner.
+	if left || !undone {
+		s.doom(e.write)
+	}
+	return err
+}
