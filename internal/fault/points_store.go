@@ -44,5 +44,8 @@ var StorePoints = []string{
 	"store.file.unlinked",            // backend: an object is removed, not durably
 	"store.file.leftover-removed",    // backend: an unfinished file of a dead process is removed
 	"store.index.pack-added",         // index: a pack's entries are in memory
+	"store.keys.added",               // a wrapping is durable, not read back
+	"store.keys.proven",              // the new key opens the repository, the old one too
+	"store.keys.removed",             // the old wrapping is gone
 	"store.index.flushed",            // index: written to its directory
 }

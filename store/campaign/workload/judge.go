@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/cairn-backup/cairn/internal/fault"
 	"github.com/cairn-backup/cairn/store"
 	"github.com/cairn-backup/cairn/store/blob/file"
 )
@@ -23,6 +24,8 @@ type Promises struct {
 	Must    map[string]bool // restore points that must be there
 	Gone    map[string]bool // restore points that must not
 	Freed   bool            // a collect has freed something
+	Rotate  bool            // a new key was asked for
+	Rotated bool            // the old one is gone
 }
 
 // ParseAcks reads acknowledgements. A restore point whose removal was asked for may be there or not.
@@ -39,6 +42,10 @@ func ParseAcks(text string) Promises {
 			p.Must[arg] = true
 		case "prune":
 			delete(p.Must, arg)
+		case "rotate":
+			p.Rotate = true
+		case "rotated":
+			p.Rotated = true
 		case "pruned":
 			p.Gone[arg] = true
 		case "collected":
@@ -50,13 +57,13 @@ func ParseAcks(text string) Promises {
 
 // Judge opens what is left in dir and answers what is wrong with it. With deep, life goes on: another backup, a
 // collect, and nothing that the dead left may remain.
-func Judge(ctx context.Context, dir, indexDir string, key store.Key, want Promises, deep bool) (err error) {
+func Judge(ctx context.Context, dir, indexDir, keyFile string, want Promises, deep bool) (err error) {
 	b, err := file.Open(dir)
 	if err != nil {
 		return notCreated(want, err)
 	}
 	defer func() { err = errors.Join(err, b.Close()) }()
-	r, err := store.Open(ctx, b, key, store.Options{IndexDir: indexDir})
+	r, err := open(ctx, b, indexDir, keyFile, want)
 	if err != nil {
 		return notCreated(want, err)
 	}
@@ -72,6 +79,29 @@ func Judge(ctx context.Context, dir, indexDir string, key store.Key, want Promis
 		return nil
 	}
 	return goOn(ctx, r, dir, points)
+}
+
+// open opens the repository with the key that must open it: while a key is being replaced, one of the two.
+func open(ctx context.Context, b *file.Store, indexDir, keyFile string, want Promises) (*store.Repository, error) {
+	o := store.Options{IndexDir: indexDir}
+	key, err := store.LoadKeyFile(keyFile)
+	if err != nil {
+		return nil, err
+	}
+	r, err := store.Open(ctx, b, key, o)
+	if !want.Rotate || fault.KindOf(err) != fault.Denied && err != nil {
+		return r, err
+	}
+	if err == nil {
+		if !want.Rotated {
+			return r, nil
+		}
+		return nil, errors.Join(errors.New("the key that was replaced still opens it"), r.Close())
+	}
+	if key, err = store.LoadKeyFile(keyFile + newKey); err != nil {
+		return nil, err
+	}
+	return store.Open(ctx, b, key, o)
 }
 
 func notCreated(want Promises, err error) error {

@@ -80,6 +80,9 @@ func Run(ctx context.Context, c Config) error {
 	return nil
 }
 
+// newKey is added to the name of the key file for the key that comes after it.
+const newKey = ".new"
+
 // Key reads the key file, or makes it.
 func Key(path string) (store.Key, error) {
 	if _, err := os.Stat(path); err == nil {
@@ -98,6 +101,11 @@ func (w *worker) ack(format string, args ...any) {
 func (w *worker) live(ctx context.Context, life int) (err error) {
 	if life == 1 {
 		if err := w.leaveLitter(ctx); err != nil {
+			return err
+		}
+	}
+	if life == 2 {
+		if err := w.rotate(ctx); err != nil {
 			return err
 		}
 	}
@@ -134,6 +142,21 @@ func (w *worker) live(ctx context.Context, life int) (err error) {
 	w.ack("collected %d", report.PacksFreed)
 	w.change("b")
 	return w.backup(ctx, "b")
+}
+
+// rotate gives the repository another key.
+func (w *worker) rotate(ctx context.Context) error {
+	next, err := Key(w.c.KeyFile + newKey)
+	if err != nil {
+		return err
+	}
+	w.ack("rotate")
+	if err := store.RotateKey(ctx, w.b, w.key, next); err != nil {
+		return err
+	}
+	w.ack("rotated")
+	w.key = next
+	return nil
 }
 
 // leaveLitter is what a process that died leaves: an unfinished file, a lease, no index.
