@@ -107,6 +107,7 @@ func (r *Repository) checkPoint(ctx context.Context, id string) error {
 		return err
 	}
 	m := newMarker(r)
+	m.fresh = true
 	rs := roots{map[ImageRef]struct{}{}, map[Hash]struct{}{}}
 	for _, im := range p.Images {
 		rs.images[im.Ref] = struct{}{}

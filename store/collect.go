@@ -7,6 +7,7 @@ import (
 	"syscall"
 
 	"github.com/cairn-backup/cairn/internal/fault"
+	"github.com/cairn-backup/cairn/store/index"
 	"github.com/cairn-backup/cairn/store/pack"
 	"github.com/cairn-backup/cairn/store/seal"
 )
@@ -17,8 +18,8 @@ func (r *Repository) Prune(ctx context.Context, ids ...string) error {
 	if err := r.writable("prune"); err != nil {
 		return err
 	}
-	r.collecting.Lock()
-	defer r.collecting.Unlock()
+	r.pruning.Lock()
+	defer r.pruning.Unlock()
 	for _, id := range ids {
 		if _, err := parsePointID(id); err != nil {
 			return err
@@ -56,8 +57,9 @@ func (r *Repository) unpublish(ctx context.Context, id string) error {
 	return nil
 }
 
-// Collect removes packs that no restore point, running session or open reader needs. It may run beside anything.
-// Any error while it lists, reads or marks makes it delete nothing.
+// Collect removes packs that no restore point, running session or open reader needs, and moves what is needed of packs
+// that are mostly dead into new ones. It may run beside anything. Any error while it lists, reads or marks makes it
+// delete nothing; one while packs are rewritten ends it, and what it had removed until then was needed by nothing.
 func (r *Repository) Collect(ctx context.Context, o CollectOptions) (CollectReport, error) {
 	report := CollectReport{DryRun: o.DryRun}
 	if err := r.writable("collect"); err != nil {
@@ -65,35 +67,61 @@ func (r *Repository) Collect(ctx context.Context, o CollectOptions) (CollectRepo
 	}
 	r.collecting.Lock()
 	defer r.collecting.Unlock()
-	r.mu.Lock()
-	err := r.unsafe
-	r.mu.Unlock()
+	if err := r.collect(ctx, o, &report); err != nil {
+		return report, fault.Context("collect", r.b.Location(), err)
+	}
+	return report, nil
+}
+
+func (r *Repository) collect(ctx context.Context, o CollectOptions, report *CollectReport) error {
+	p, err := r.decide(ctx, o, report)
 	if err != nil {
-		return report, fault.Wrap(fault.Conflict, "collect", r.b.Location(), err).Explain(
-			"An earlier removal of a restore point failed half-way, so it is not certain what is still needed. Nothing was deleted.",
-			"Restart the program; opening the repository again settles it.")
+		return err
 	}
-	// An owner that was overtaken does not know the packs of the next one: it should hear of that, not of damage.
-	if err := r.fence(ctx); err != nil {
-		return report, fault.Context("collect", r.b.Location(), err)
+	// Before anything is removed, all of it is looked at: an error up to here deletes nothing.
+	victims, err := r.weigh(ctx, o, p, report)
+	if err != nil || o.DryRun {
+		return errors.Join(err, r.unforget(ctx, p, err))
 	}
-	free, err := r.decide(ctx, o, &report)
-	if err != nil {
-		return report, fault.Context("collect", r.b.Location(), err)
-	}
-	if o.DryRun {
-		return report, nil
-	}
-	if err := r.remove(ctx, free, &report); err != nil {
-		return report, fault.Context("collect", r.b.Location(), err)
+	fault.Point("store.collect.decided")
+	if err := r.remove(ctx, p.free); err != nil {
+		report.PacksFreed, report.BytesFreed = 0, 0
+		return err
 	}
 	r.restock(ctx)
-	return report, nil
+	if err := r.compact(ctx, p.m, victims, report); err != nil {
+		return err
+	}
+	if err := r.swept(p.m); err != nil {
+		return fault.Wrap(fault.Internal, "sweep index", "", err)
+	}
+	r.restock(ctx)
+	return nil
+}
+
+// plan is what a collect has decided.
+type plan struct {
+	m      *marker
+	there  map[seal.ID]int64
+	pinned map[seal.ID]struct{}
+	free   []seal.ID // nothing in them is needed; forgotten, unless it is a dry run
+	kept   []seal.ID // something in them is needed
+}
+
+// unforget makes the index know again what it forgot if nothing comes of the plan.
+func (r *Repository) unforget(ctx context.Context, p *plan, err error) error {
+	if err == nil || len(p.free) == 0 {
+		return nil
+	}
+	return r.syncIndex(context.WithoutCancel(ctx))
 }
 
 // decide marks, then chooses under the exclusive lock, and makes the index forget what is chosen: from there on no
 // session can come to rely on it.
-func (r *Repository) decide(ctx context.Context, o CollectOptions, report *CollectReport) ([]seal.ID, error) {
+func (r *Repository) decide(ctx context.Context, o CollectOptions, report *CollectReport) (*plan, error) {
+	if err := r.settled(); err != nil {
+		return nil, err
+	}
 	there, err := r.listPacks(ctx)
 	if err != nil {
 		return nil, err
@@ -101,44 +129,72 @@ func (r *Repository) decide(ctx context.Context, o CollectOptions, report *Colle
 	if err := r.refresh(ctx); err != nil {
 		return nil, err
 	}
-	m := newMarker(r)
-	rest := r.roots()
-	for {
-		if err := m.mark(ctx, rest); err != nil {
-			return nil, err
-		}
-		r.gc.Lock()
-		rest = m.unmarked(r.roots())
-		if len(rest.images)+len(rest.documents) == 0 {
-			break
-		}
-		r.gc.Unlock() // something was published or opened meanwhile: mark that too
+	p := &plan{m: newMarker(r), there: there}
+	if err := p.m.markAll(ctx); err != nil {
+		return nil, err
 	}
 	defer r.gc.Unlock()
-	fault.Point("store.collect.marked")
-	pinned := r.pinned()
-	var free []seal.ID
+	if err := r.settled(); err != nil {
+		return nil, err
+	}
+	p.pinned = r.pinned()
 	for id, size := range there {
-		_, marked := m.packs[id]
-		_, waits := pinned[id]
+		_, waits := p.pinned[id]
 		_, indexed := r.idx.Pack(id)
 		switch {
-		case marked || !indexed: // one that could not be read is nobody's to delete
+		case !indexed: // one that could not be read is nobody's to delete
+			report.PacksUnreadable++
 			report.PacksKept++
 			report.BytesKept += size
+			report.LiveBytes += size
+		case p.m.packs[id] != nil:
+			report.PacksKept++
+			report.BytesKept += size
+			p.kept = append(p.kept, id)
 		case waits:
 			report.PacksWaiting++
 			report.BytesKept += size
+			report.DeadBytes += size
+			report.LeftBytes += size
 		default:
 			report.PacksFreed++
 			report.BytesFreed += size
-			free = append(free, id)
+			report.DeadBytes += size
+			p.free = append(p.free, id)
 		}
 	}
 	if o.DryRun {
-		return nil, nil
+		return p, nil
 	}
-	return free, r.forget(free)
+	return p, r.forget(p.free)
+}
+
+// settled answers an error after a removal of a restore point that may or may not last.
+func (r *Repository) settled() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.unsafe == nil {
+		return nil
+	}
+	return fault.Wrap(fault.Conflict, "decide", "", r.unsafe).Explain(
+		"An earlier removal of a restore point failed half-way, so it is not certain what is still needed. Nothing was deleted.",
+		"Restart the program; opening the repository again settles it.")
+}
+
+// markAll marks what is needed, and returns with r.gc held exclusively and nothing unmarked, unless it fails.
+func (m *marker) markAll(ctx context.Context) error {
+	rest := m.unmarked(m.r.roots())
+	for {
+		if err := m.mark(ctx, rest); err != nil {
+			return err
+		}
+		m.r.gc.Lock()
+		rest = m.unmarked(m.r.roots())
+		if len(rest.images)+len(rest.documents) == 0 {
+			return nil
+		}
+		m.r.gc.Unlock() // something was published or opened meanwhile: mark that too
+	}
 }
 
 func (r *Repository) pinned() map[seal.ID]struct{} {
@@ -173,19 +229,17 @@ func trashName(id seal.ID) string {
 	return trashFolder + strings.TrimPrefix(pack.Name(id), pack.Folder)[3:]
 }
 
-// remove puts the packs aside, then unlinks them. What an error leaves is known again to the index.
-func (r *Repository) remove(ctx context.Context, free []seal.ID, report *CollectReport) (err error) {
+// remove puts packs that are forgotten aside, then unlinks them. What an error leaves is known again to the index.
+func (r *Repository) remove(ctx context.Context, packs []seal.ID) (err error) {
 	defer func() {
 		if err != nil {
-			report.PacksFreed, report.BytesFreed = 0, 0
 			err = errors.Join(err, r.syncIndex(context.WithoutCancel(ctx)))
 		}
 	}()
-	fault.Point("store.collect.forgotten")
 	if err := r.fence(ctx); err != nil {
 		return err
 	}
-	for _, id := range free {
+	for _, id := range packs {
 		err := r.b.Rename(ctx, pack.Name(id), trashName(id))
 		if err != nil && (full(err) || fault.KindOf(err) == fault.Exists) {
 			// Too full even to put it aside; or a power cut kept both names of one that was put aside before.
@@ -196,16 +250,15 @@ func (r *Repository) remove(ctx context.Context, free []seal.ID, report *Collect
 		}
 		fault.Point("store.collect.put-aside")
 	}
-	fault.Point("store.collect.all-put-aside")
-	if err := r.emptyTrash(ctx); err != nil {
-		return err
+	return r.emptyTrash(ctx)
+}
+
+// swept frees the room of what the index has forgotten.
+func (r *Repository) swept(m *marker) error {
+	if !r.idx.Forgotten() {
+		return nil
 	}
-	fault.Point("store.collect.trash-empty")
-	if err := r.idx.Sweep(); err != nil {
-		return fault.Wrap(fault.Internal, "sweep index", "", err)
-	}
-	fault.Point("store.collect.swept")
-	return nil
+	return errors.Join(r.idx.Tidy(), r.idx.SweepLeaves(func(s index.Span) bool { return m.packs[s.Pack].has(s.From) }))
 }
 
 // emptyTrash removes what this and interrupted earlier collects have put aside.

@@ -2,6 +2,8 @@ package store
 
 import (
 	"context"
+	"math/bits"
+	"slices"
 
 	"github.com/cairn-backup/cairn/internal/fault"
 	"github.com/cairn-backup/cairn/store/index"
@@ -9,15 +11,60 @@ import (
 	"github.com/cairn-backup/cairn/store/seal"
 )
 
-// marker finds the packs that images and documents need. Any error makes its result worthless.
+// marker finds what images and documents need, entry by entry. Any error makes its result worthless.
 type marker struct {
 	r     *Repository
-	packs map[seal.ID]struct{}
-	seen  map[Hash]struct{} // nodes, heads and document pieces
+	fresh bool // look at every leaf; else what the index keeps of leaves looked at before is good enough
+	packs map[seal.ID]*live
+	seen  map[Hash]struct{} // inner nodes, heads and document pieces
+	spans []index.Span
+}
+
+// live says which entries of a pack are needed.
+type live struct {
+	bits  []uint64
+	count uint32
+}
+
+func (l *live) has(slot uint32) bool {
+	return l != nil && int(slot/64) < len(l.bits) && l.bits[slot/64]&(1<<(slot%64)) != 0
+}
+
+// add marks a run of slots.
+func (l *live) add(from, count uint32) {
+	if need := int((from + count + 63) / 64); need > len(l.bits) {
+		l.bits = append(l.bits, make([]uint64, need-len(l.bits))...)
+	}
+	for ; count > 0 && from%64 != 0; from, count = from+1, count-1 {
+		l.addOne(from)
+	}
+	for ; count >= 64; from, count = from+64, count-64 {
+		l.count += 64 - uint32(bits.OnesCount64(l.bits[from/64]))
+		l.bits[from/64] = ^uint64(0)
+	}
+	for ; count > 0; from, count = from+1, count-1 {
+		l.addOne(from)
+	}
+}
+
+func (l *live) addOne(slot uint32) {
+	if bit := uint64(1) << (slot % 64); l.bits[slot/64]&bit == 0 {
+		l.bits[slot/64] |= bit
+		l.count++
+	}
 }
 
 func newMarker(r *Repository) *marker {
-	return &marker{r: r, packs: map[seal.ID]struct{}{}, seen: map[Hash]struct{}{}}
+	return &marker{r: r, packs: map[seal.ID]*live{}, seen: map[Hash]struct{}{}}
+}
+
+func (m *marker) add(s index.Span) {
+	l := m.packs[s.Pack]
+	if l == nil {
+		l = &live{}
+		m.packs[s.Pack] = l
+	}
+	l.add(s.From, s.Count)
 }
 
 // first marks an object and reports whether it is the first time.
@@ -26,17 +73,57 @@ func (m *marker) first(id Hash) (bool, error) {
 		return false, nil
 	}
 	m.seen[id] = struct{}{}
-	places, err := m.r.idx.Lookup(nil, id)
+	places, err := m.r.copies(id)
 	if err != nil {
-		return true, fault.Wrap(fault.Internal, "look up", id.Short(), err)
-	}
-	if len(places) == 0 {
-		return true, missing(id.Short())
+		return true, err
 	}
 	for _, at := range places {
-		m.packs[at.Pack] = struct{}{}
+		m.add(index.Span{Pack: at.Pack, From: at.Slot, Count: 1})
 	}
 	return true, nil
+}
+
+// copies returns where an object is; that it is nowhere is an error.
+func (r *Repository) copies(id Hash) (places []index.Location, err error) {
+	err = r.moving(id, func(at []index.Location) error {
+		places = at
+		if len(at) == 0 {
+			return missing(id.Short())
+		}
+		return nil
+	})
+	return places, err
+}
+
+// moving calls use with the places of an object, and again if they changed while it failed: a compaction may have put
+// the object elsewhere meanwhile. The places are use's to keep.
+func (r *Repository) moving(id Hash, use func([]index.Location) error) error {
+	places, err := r.lookup(id)
+	if err != nil {
+		return err
+	}
+	for {
+		useErr := use(places)
+		if useErr == nil || !damaged(useErr) {
+			return useErr
+		}
+		now, err := r.lookup(id)
+		if err != nil {
+			return err
+		}
+		if slices.Equal(places, now) {
+			return useErr
+		}
+		places = now
+	}
+}
+
+func (r *Repository) lookup(id Hash) ([]index.Location, error) {
+	places, err := r.idx.Lookup(nil, id)
+	if err != nil {
+		return nil, fault.Wrap(fault.Internal, "look up", id.Short(), err)
+	}
+	return places, nil
 }
 
 // image marks everything an image needs.
@@ -58,6 +145,9 @@ func (m *marker) node(ctx context.Context, id Hash, level uint8) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	if level == 0 {
+		return m.leaf(ctx, id)
+	}
 	if first, err := m.first(id); !first || err != nil {
 		return err
 	}
@@ -66,53 +156,107 @@ func (m *marker) node(ctx context.Context, id Hash, level uint8) error {
 		return err
 	}
 	for _, child := range n.Children {
-		switch {
-		case child.IsZero():
-		case level > 0:
-			if err := m.node(ctx, child, level-1); err != nil {
-				return err
-			}
-		default:
-			if err := m.chunk(ctx, child); err != nil {
-				return err
-			}
+		if child.IsZero() {
+			continue
+		}
+		if err := m.node(ctx, child, level-1); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-// chunk marks every copy of a chunk that can be put together, and what its references need.
-func (m *marker) chunk(ctx context.Context, id Hash) error {
-	places, err := m.r.idx.Lookup(nil, id)
+// leaf marks a leaf and what its chunks need. One whose own entry is marked was marked before.
+func (m *marker) leaf(ctx context.Context, id Hash) error {
+	spans, err := m.r.leafNeeds(ctx, m.spans[:0], id, m.fresh)
 	if err != nil {
-		return fault.Wrap(fault.Internal, "look up", id.Short(), err)
+		return err
 	}
-	whole := false
-	var damage error
-	for _, at := range places {
-		needs, ok, err := m.r.needs(ctx, at)
-		if err != nil && !damaged(err) {
-			return err
-		}
-		if err != nil { // kept, but it needs another copy beside it
-			m.packs[at.Pack], damage = struct{}{}, err
-			continue
-		}
-		if !ok {
-			continue
-		}
-		whole = true
-		for _, p := range needs {
-			m.packs[p] = struct{}{}
-		}
-	}
-	switch {
-	case whole:
+	m.spans = spans
+	if m.packs[spans[0].Pack].has(spans[0].From) {
 		return nil
-	case damage != nil:
-		return damage
 	}
-	return missing("chunk " + id.Short())
+	for _, s := range spans {
+		m.add(s)
+	}
+	return nil
+}
+
+// leafNeeds appends what a leaf needs, a place of its own first: what the index keeps of an earlier time if all of
+// that is there and sound, unless fresh is asked for; else it is worked out and kept.
+func (r *Repository) leafNeeds(ctx context.Context, dst []index.Span, id Hash, fresh bool) ([]index.Span, error) {
+	if !fresh {
+		spans, ok, err := r.idx.Leaf(dst, id)
+		if err != nil {
+			return dst, fault.Wrap(fault.Internal, "look up", id.Short(), err)
+		}
+		if ok {
+			return spans, nil
+		}
+	}
+	own, err := r.copies(id)
+	if err != nil {
+		return dst, err
+	}
+	n, err := r.node(ctx, id, 0)
+	if err != nil {
+		return dst, err
+	}
+	sound := true
+	var needs []index.Location
+	for _, child := range n.Children {
+		if child.IsZero() {
+			continue
+		}
+		var ok bool
+		if needs, ok, err = r.chunkNeeds(ctx, needs, child); err != nil {
+			return dst, err
+		}
+		sound = sound && ok
+	}
+	if sound && !fresh {
+		if err := r.idx.SetLeaf(id, own, needs); err != nil {
+			return dst, fault.Wrap(fault.Internal, "keep needs of leaf", id.Short(), err)
+		}
+	}
+	for _, places := range [][]index.Location{own, needs} {
+		for _, at := range places {
+			dst = append(dst, index.Span{Pack: at.Pack, From: at.Slot, Count: 1})
+		}
+	}
+	return dst, nil
+}
+
+// chunkNeeds appends every copy of a chunk that can be put together, and what its references need. sound is false if
+// a copy was found damaged.
+func (r *Repository) chunkNeeds(ctx context.Context, dst []index.Location, id Hash) (out []index.Location, sound bool, err error) {
+	err = r.moving(id, func(places []index.Location) error {
+		out, sound = dst, true
+		whole := false
+		var damage error
+		for _, at := range places {
+			needs, ok, err := r.needs(ctx, at)
+			if err != nil && !damaged(err) {
+				return err
+			}
+			if err != nil { // kept, but it needs another copy beside it
+				out, sound, damage = append(out, at), false, err
+				continue
+			}
+			if ok {
+				whole = true
+				out = append(out, needs...)
+			}
+		}
+		switch {
+		case whole:
+			return nil
+		case damage != nil:
+			return damage
+		}
+		return missing("chunk " + id.Short())
+	})
+	return out, sound, err
 }
 
 func missing(what string) error {
@@ -121,12 +265,12 @@ func missing(what string) error {
 		"Run a check to see which restore points are damaged; put missing packs back from a copy, or prune those restore points.")
 }
 
-// needs returns the packs that a stored copy of a chunk needs: its own, and for each reference those where the block
+// needs returns what a stored copy of a chunk needs: itself, and for each reference the copies where the block
 // physically is. ok is false if a block is nowhere: the copy is a remainder of something collected.
-func (r *Repository) needs(ctx context.Context, at index.Location) (packs []seal.ID, ok bool, err error) {
-	packs = append(packs, at.Pack)
+func (r *Repository) needs(ctx context.Context, at index.Location) (places []index.Location, ok bool, err error) {
+	places = append(places, at)
 	if !at.Refs {
-		return packs, true, nil
+		return places, true, nil
 	}
 	_, e, err := r.entry(ctx, at)
 	if err != nil {
@@ -136,45 +280,54 @@ func (r *Repository) needs(ctx context.Context, at index.Location) (packs []seal
 		if i > 0 && ref == e.Refs[i-1] {
 			continue
 		}
-		holders, err := r.holders(ctx, ref)
+		held, err := r.holding(ctx, ref)
 		if err != nil {
 			return nil, false, err
 		}
-		if len(holders) == 0 {
+		if len(held) == 0 {
 			return nil, false, nil
 		}
-		packs = append(packs, holders...)
+		places = append(places, held...)
 	}
-	return packs, true, nil
+	return places, true, nil
 }
 
 // holders returns the packs that physically have a block that is referred to. If there are any, it also returns those
 // too damaged to say.
 func (r *Repository) holders(ctx context.Context, ref pack.Ref) (packs []seal.ID, err error) {
-	var buf [4]index.Location
-	places, err := r.idx.Lookup(buf[:0], ref.Target)
-	if err != nil {
-		return nil, fault.Wrap(fault.Internal, "look up", ref.Target.Short(), err)
-	}
-	var unread []seal.ID
-	var damage error
+	places, err := r.holding(ctx, ref)
 	for _, at := range places {
-		_, e, err := r.entry(ctx, at)
-		if err != nil && !damaged(err) {
-			return nil, err
-		}
-		if err != nil {
-			unread, damage = append(unread, at.Pack), err
-			continue
-		}
-		if _, ok := blockAt(e, ref.Block); ok && e.Type == pack.Chunk && e.ID == ref.Target {
-			packs = append(packs, at.Pack)
-		}
+		packs = append(packs, at.Pack)
 	}
-	if len(packs) == 0 {
-		return nil, damage
-	}
-	return append(packs, unread...), nil
+	return packs, err
+}
+
+// holding returns the entries that physically have a block, as holders does.
+func (r *Repository) holding(ctx context.Context, ref pack.Ref) (held []index.Location, err error) {
+	err = r.moving(ref.Target, func(places []index.Location) error {
+		held = nil
+		var unread []index.Location
+		var damage error
+		for _, at := range places {
+			_, e, err := r.entry(ctx, at)
+			if err != nil && !damaged(err) {
+				return err
+			}
+			if err != nil {
+				unread, damage = append(unread, at), err
+				continue
+			}
+			if _, ok := blockAt(e, ref.Block); ok && e.Type == pack.Chunk && e.ID == ref.Target {
+				held = append(held, at)
+			}
+		}
+		if len(held) == 0 {
+			return damage
+		}
+		held = append(held, unread...)
+		return nil
+	})
+	return held, err
 }
 
 // roots are what must be kept now.

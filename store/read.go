@@ -101,16 +101,16 @@ func (r *Repository) entry(ctx context.Context, at index.Location) (*pack.Reader
 	return rd, &entries[at.Slot], nil
 }
 
-// eachCopy calls use with each stored copy of an object until one succeeds. Without any it answers Corrupt.
+// eachCopy calls use with each stored copy of an object until one succeeds, also if a compaction moves it meanwhile.
+// Without any it answers Corrupt.
 func (r *Repository) eachCopy(ctx context.Context, typ pack.EntryType, id Hash, use func(*pack.Reader, *pack.Entry) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	var buf [4]index.Location
-	places, err := r.idx.Lookup(buf[:0], id)
-	if err != nil {
-		return fault.Wrap(fault.Internal, "look up", id.Short(), err)
-	}
+	return r.moving(id, func(places []index.Location) error { return r.anyCopy(ctx, typ, id, places, use) })
+}
+
+func (r *Repository) anyCopy(ctx context.Context, typ pack.EntryType, id Hash, places []index.Location, use func(*pack.Reader, *pack.Entry) error) error {
 	var errs []error
 	for _, at := range places {
 		rd, e, err := r.entry(ctx, at)

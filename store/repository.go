@@ -51,7 +51,8 @@ type Repository struct {
 	// gc is held shared by whoever comes to rely on a pack (see doc.go), exclusively while a collect decides.
 	gc         sync.RWMutex
 	publishing sync.Mutex // one publish at a time: chains and sequences
-	collecting sync.Mutex // one collect or prune at a time
+	collecting sync.Mutex // one collect at a time, and nothing that must see packs stand still beside it
+	pruning    sync.Mutex // one prune at a time
 	sweeping   sync.Mutex // one sweep at a time
 
 	mu       sync.Mutex

@@ -131,16 +131,35 @@ type CheckReport struct {
 }
 
 // CollectOptions are choices of one Collect.
-type CollectOptions struct{ DryRun bool }
+type CollectOptions struct {
+	DryRun bool
+	// Compact is the share of a pack's bytes, from 0 to 1, that must be needed for it to stay as it is: of packs with less,
+	// what is needed is moved into new ones. 0 is one half; less than 0: no pack is rewritten.
+	Compact float64
+}
 
-// CollectReport is what a Collect found and did.
+// CollectReport is what a Collect found and did. A pack's bytes are shared out among its entries (see DESIGN.md), so
+// LiveBytes and DeadBytes add up to the size of all packs as they were found. A dry run answers the same numbers but BytesWritten.
 type CollectReport struct {
-	DryRun       bool  `json:"dry_run"`
-	PacksKept    int   `json:"packs_kept"`
-	BytesKept    int64 `json:"bytes_kept"`
-	PacksFreed   int   `json:"packs_freed"`
-	BytesFreed   int64 `json:"bytes_freed"`
-	PacksWaiting int   `json:"packs_waiting"` // not referenced, but a running session may come to need them
+	DryRun    bool  `json:"dry_run"`
+	LiveBytes int64 `json:"live_bytes"` // of packs, needed
+	DeadBytes int64 `json:"dead_bytes"` // of packs, needed by nothing; a part goes now
+	LeftBytes int64 `json:"left_bytes"` // of DeadBytes, what stays because its pack does
+
+	PacksFreed     int   `json:"packs_freed"` // removed: nothing in them was needed
+	BytesFreed     int64 `json:"bytes_freed"`
+	PacksCompacted int   `json:"packs_compacted"` // removed: what was needed of them is in new packs
+	BytesCompacted int64 `json:"bytes_compacted"` // the size they had
+	BytesRewritten int64 `json:"bytes_rewritten"` // of that, what was needed
+	BytesWritten   int64 `json:"bytes_written"`   // the size of the new packs
+
+	PacksKept       int   `json:"packs_kept"`       // for restore points, readers and sessions
+	BytesKept       int64 `json:"bytes_kept"`       // of these and of those waiting
+	PacksWaiting    int   `json:"packs_waiting"`    // not referenced, but a running session may come to need them
+	PacksPinned     int   `json:"packs_pinned"`     // of those kept, would be rewritten but for a running session
+	PacksSuspect    int   `json:"packs_suspect"`    // of those kept, would be rewritten but for damage found in them
+	PacksUnreadable int   `json:"packs_unreadable"` // of those kept, nobody knows what is in them
+	NoRoom          bool  `json:"no_room"`          // the repository is too full to rewrite packs, or all that should be
 }
 
 // Usage is how full a repository is.

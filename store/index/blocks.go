@@ -96,33 +96,6 @@ func (x *Index) Sound(id seal.ID) bool {
 	return known && !x.suspects[id]
 }
 
-// sweepBlocks removes the block entries of packs by their numbers.
-func (x *Index) sweepBlocks(gone map[uint32]bool) error {
-	it, err := x.db.NewIter(&pebble.IterOptions{LowerBound: []byte("b"), UpperBound: []byte("c")})
-	if err != nil {
-		return fmt.Errorf("sweep index: %w", err)
-	}
-	b := x.db.NewBatch()
-	defer func() { b.Close() }()
-	for it.First(); it.Valid(); it.Next() {
-		key := it.Key()
-		if len(key) != blockKeyLen || !gone[^binary.BigEndian.Uint32(key[blockPrefixLen:])] {
-			continue
-		}
-		if err := b.Delete(key, nil); err != nil {
-			return errors.Join(err, it.Close())
-		}
-		if b.Len() > 4<<20 {
-			if err := b.Commit(pebble.NoSync); err != nil {
-				return errors.Join(err, it.Close())
-			}
-			b.Close()
-			b = x.db.NewBatch()
-		}
-	}
-	return errors.Join(it.Close(), b.Commit(pebble.NoSync))
-}
-
 // DumpBlocks returns every entry of the sparse index that counts, for comparing it with one that was built anew.
 func (x *Index) DumpBlocks() (map[string]bool, error) {
 	it, err := x.db.NewIter(&pebble.IterOptions{LowerBound: []byte("b"), UpperBound: []byte("c")})

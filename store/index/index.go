@@ -63,7 +63,7 @@ type Index struct {
 	packs    map[seal.ID]record
 	byNum    map[uint32]seal.ID
 	next     uint32
-	gone     map[uint32]bool // numbers of packs that are forgotten but not swept
+	gone     map[uint32]uint32 // entries by number of packs that were forgotten since the last sweep
 	suspects map[seal.ID]bool
 }
 
@@ -95,6 +95,8 @@ func open(dir string, repository seal.ID, log *slog.Logger) (*Index, error) {
 	o := &pebble.Options{
 		Cache: cache, Comparer: comparer(), Logger: lg, EventListener: lg.listener(), DisableWAL: true, MemTableSize: 16 << 20,
 		FormatMajorVersion: pebble.FormatNewest, MaxOpenFiles: 200,
+		// Pebble would make writers wait, on a full disk for ever: behind sends them away before that.
+		MemTableStopWritesThreshold: backlog + 2, L0StopWritesThreshold: 1000,
 	}
 	for i := range o.Levels {
 		o.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
@@ -122,7 +124,7 @@ func open(dir string, repository seal.ID, log *slog.Logger) (*Index, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open index: %w", err)
 	}
-	x := &Index{db: db, dir: dir, log: lg, options: o, packs: map[seal.ID]record{}, byNum: map[uint32]seal.ID{}, gone: map[uint32]bool{}, suspects: map[seal.ID]bool{}}
+	x := &Index{db: db, dir: dir, log: lg, options: o, packs: map[seal.ID]record{}, byNum: map[uint32]seal.ID{}, gone: map[uint32]uint32{}, suspects: map[seal.ID]bool{}}
 	if err := x.load(repository); err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
@@ -218,7 +220,7 @@ func parseRecord(key, val []byte) (r record, err error) {
 
 // Add records a pack and all its entries.
 func (x *Index) Add(d *pack.Directory) error {
-	if err := x.log.broken(); err != nil {
+	if err := errors.Join(x.log.broken(), x.behind()); err != nil {
 		return err
 	}
 	x.adding.Lock()
@@ -264,6 +266,19 @@ func (x *Index) Add(d *pack.Directory) error {
 	x.packs[r.ID] = r
 	x.byNum[r.number] = r.ID
 	return nil
+}
+
+// backlog is how many tables of entries wait in memory at most while the disk does not take them.
+const backlog = 4
+
+// behind answers an error when the disk has not taken what is in memory for so long that no more should be added:
+// memory is bounded, and nobody waits for a full disk.
+func (x *Index) behind() error {
+	failed := x.log.failing.Load()
+	if failed == nil || x.db.Metrics().MemTable.Count < backlog {
+		return nil
+	}
+	return fmt.Errorf("index cannot be written: %w", *failed)
 }
 
 func entryKey(key *[prefixLen + 4]byte, id chunk.Hash, number uint32) {
@@ -332,7 +347,7 @@ func (x *Index) Forget(ids ...seal.ID) error {
 		if !ok {
 			continue
 		}
-		x.gone[r.number] = true
+		x.gone[r.number] = r.Entries
 		delete(x.packs, id)
 		delete(x.byNum, r.number)
 		delete(x.suspects, id)
@@ -357,36 +372,61 @@ func (x *Index) Drop(ids ...seal.ID) error {
 	return x.Sweep()
 }
 
-// Sweep removes the entries of packs that were forgotten.
-func (x *Index) Sweep() error {
-	x.mu.Lock()
-	gone := x.gone
-	x.gone = map[uint32]bool{}
-	x.mu.Unlock()
-	if len(gone) == 0 {
-		return nil
-	}
-	return errors.Join(x.sweep(gone), x.sweepBlocks(gone))
+// Forgotten reports whether packs were forgotten whose entries are not swept.
+func (x *Index) Forgotten() bool {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	return len(x.gone) > 0
 }
 
-// sweep removes the entries of packs by their numbers, which are never used again.
-func (x *Index) sweep(gone map[uint32]bool) error {
-	it, err := x.db.NewIter(&pebble.IterOptions{LowerBound: []byte("c"), UpperBound: []byte("d")})
+// Tidy sweeps if there is much to sweep: reading all of the index for a few entries is not worth it.
+func (x *Index) Tidy() error {
+	x.mu.RLock()
+	var there, gone int64
+	for _, r := range x.packs {
+		there += int64(r.Entries)
+	}
+	for _, n := range x.gone {
+		gone += int64(n)
+	}
+	x.mu.RUnlock()
+	if gone <= there/8 {
+		return nil
+	}
+	return x.Sweep()
+}
+
+// Sweep removes every entry, also of the sparse index of blocks, whose pack is not recorded.
+func (x *Index) Sweep() error {
+	// An Add that is half-way must not look like a pack that was forgotten; later ones the iterator does not see.
+	x.adding.Lock()
+	it, err := x.db.NewIter(&pebble.IterOptions{LowerBound: []byte("b"), UpperBound: []byte("d")})
+	x.mu.Lock()
+	recorded := make(map[uint32]struct{}, len(x.byNum))
+	for number := range x.byNum {
+		recorded[number] = struct{}{}
+	}
+	x.gone = map[uint32]uint32{}
+	x.mu.Unlock()
+	x.adding.Unlock()
 	if err != nil {
 		return fmt.Errorf("sweep index: %w", err)
 	}
 	b := x.db.NewBatch()
 	defer func() { b.Close() }()
 	for it.First(); it.Valid(); it.Next() {
-		key := it.Key()
-		if len(key) != prefixLen+4 || !gone[binary.BigEndian.Uint32(key[prefixLen:])] {
+		number, ok := keyNumber(it.Key())
+		if !ok {
 			continue
 		}
-		if err := b.Delete(key, nil); err != nil {
+		if _, ok := recorded[number]; ok {
+			continue
+		}
+		if err := b.Delete(it.Key(), nil); err != nil {
 			return errors.Join(err, it.Close())
 		}
 		if b.Len() > 4<<20 {
-			if err := b.Commit(pebble.NoSync); err != nil {
+			if err := errors.Join(x.behind(), b.Commit(pebble.NoSync)); err != nil {
 				return errors.Join(err, it.Close())
 			}
 			b.Close()
@@ -394,6 +434,17 @@ func (x *Index) sweep(gone map[uint32]bool) error {
 		}
 	}
 	return errors.Join(it.Close(), b.Commit(pebble.NoSync))
+}
+
+// keyNumber returns the pack's number in the key of an object's or a block's entry.
+func keyNumber(key []byte) (uint32, bool) {
+	switch {
+	case len(key) == prefixLen+4 && key[0] == 'c':
+		return binary.BigEndian.Uint32(key[prefixLen:]), true
+	case len(key) == blockKeyLen && key[0] == 'b':
+		return ^binary.BigEndian.Uint32(key[blockPrefixLen:]), true
+	}
+	return 0, false
 }
 
 // Dump returns every entry that counts, for comparing an index with one that was built anew.

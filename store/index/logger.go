@@ -13,7 +13,8 @@ import (
 type logger struct {
 	log       *slog.Logger
 	fatal     atomic.Pointer[error]
-	unwritten chan error // the newest failed write, for who waits for one; has room for one
+	unwritten chan error            // the newest failed write, for who waits for one; has room for one
+	failing   atomic.Pointer[error] // the newest failed write, unless one has succeeded since
 }
 
 // Infof implements pebble.Logger.
@@ -57,12 +58,19 @@ func (l *logger) listener() *pebble.EventListener {
 	return &pebble.EventListener{
 		// Pebble tries a failed flush again at once; a full disk takes longer than that. Meanwhile all is in memory.
 		BackgroundError: func(err error) {
-			l.log.Warn("index cannot be written", "err", err)
+			if l.failing.Swap(&err) == nil {
+				l.log.Warn("index cannot be written", "err", err)
+			}
 			select {
 			case l.unwritten <- err:
 			default:
 			}
 			time.Sleep(100 * time.Millisecond)
+		},
+		FlushEnd: func(info pebble.FlushInfo) {
+			if info.Err == nil {
+				l.failing.Store(nil)
+			}
 		},
 		DataCorruption: func(info pebble.DataCorruptionInfo) {
 			l.fail(fmt.Errorf("index is damaged: %w", info.Details))

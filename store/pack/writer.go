@@ -115,7 +115,12 @@ func (w *Writer) AddFrame(plain []byte, items []Item) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	b.sealed = w.box.Seal(b.sealed[:0], seal.Frame, number, frameDetail(codec, len(plain)), coded)
+	return w.seal(b, number, codec, coded, len(plain), items)
+}
+
+// seal appends a frame that is compressed already.
+func (w *Writer) seal(b *Buffers, number uint64, codec Codec, coded []byte, plain int, items []Item) (int, error) {
+	b.sealed = w.box.Seal(b.sealed[:0], seal.Frame, number, frameDetail(codec, plain), coded)
 
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -126,7 +131,7 @@ func (w *Writer) AddFrame(plain []byte, items []Item) (int, error) {
 	for uint64(len(w.frames)) <= number {
 		w.frames = append(w.frames, FrameInfo{})
 	}
-	w.frames[number] = FrameInfo{Offset: uint32(at), Stored: uint32(len(b.sealed)), Plain: uint32(len(plain)), Codec: codec}
+	w.frames[number] = FrameInfo{Offset: uint32(at), Stored: uint32(len(b.sealed)), Plain: uint32(plain), Codec: codec}
 	for i := range items {
 		e := items[i].Entry
 		e.Frame = uint32(number)

@@ -1,0 +1,435 @@
+package store
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/cairn-backup/cairn/internal/fault"
+	"github.com/cairn-backup/cairn/store/blob"
+	"github.com/cairn-backup/cairn/store/pack"
+)
+
+// sparseRig is a repository of small packs and a disk of many days, of which two are kept: so many packs are mostly dead.
+type sparseRig struct {
+	*rig
+	rnd    *rand.Rand
+	points []RestorePoint
+	disks  map[string][]byte
+}
+
+func newSparseRig(t *testing.T, seed uint64) *sparseRig {
+	t.Helper()
+	t.Logf("seed %d", seed)
+	g := &sparseRig{rig: newRig(t), rnd: rand.New(rand.NewPCG(seed, 77)), disks: map[string][]byte{}}
+	g.small(Options{})
+	disk := randomDisk(g.rnd, 90*testChunk)
+	for range 8 {
+		g.day(disk)
+	}
+	for i, p := range g.points {
+		if i != 3 && i != 7 {
+			if err := g.repo.Prune(t.Context(), p.ID); err != nil {
+				t.Fatal(err)
+			}
+			delete(g.disks, p.ID)
+		}
+	}
+	g.points = slices.DeleteFunc(g.points, func(p RestorePoint) bool { return g.disks[p.ID] == nil })
+	return g
+}
+
+func (g *sparseRig) small(o Options) {
+	g.t.Helper()
+	g.close()
+	o.packBytes = 512 << 10
+	var err error
+	if g.repo, err = Open(g.t.Context(), g.b, g.key, o); err != nil {
+		g.t.Fatal(err)
+	}
+}
+
+// day changes blocks and whole chunks and makes an incremental.
+func (g *sparseRig) day(disk []byte) RestorePoint {
+	before := bytes.Clone(disk)
+	for range 40 {
+		at := g.rnd.IntN(len(disk)/testChunk) * testChunk
+		n := testChunk
+		if g.rnd.IntN(2) == 0 {
+			at, n = at+4096*g.rnd.IntN(16), 4096
+		}
+		fill(g.rnd, disk[at:at+n])
+	}
+	var parent *ImageRef
+	if n := len(g.points); n > 0 {
+		parent = &g.points[n-1].Images[0].Ref
+	}
+	p := g.backup(disk, before, parent)
+	g.points = append(g.points, p)
+	g.disks[p.ID] = bytes.Clone(disk)
+	return p
+}
+
+func (g *sparseRig) packBytes() (n int64) {
+	g.t.Helper()
+	there, err := g.repo.listPacks(context.Background())
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	for _, size := range there {
+		n += size
+	}
+	return n
+}
+
+func (g *sparseRig) collect(o CollectOptions) CollectReport {
+	g.t.Helper()
+	report, err := g.repo.Collect(context.Background(), o)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	return report
+}
+
+// holds compares everything with what it must be, also after the next open with a new index.
+func (g *sparseRig) holds() {
+	g.t.Helper()
+	for range 2 {
+		for _, p := range g.points {
+			g.mustHoldDisk(p, g.disks[p.ID])
+		}
+		if report, err := g.repo.Check(context.Background()); err != nil || len(report.Problems) > 0 {
+			g.t.Errorf("Check = %+v, %v", report, err)
+		}
+		g.small(Options{})
+	}
+}
+
+func TestCompaction(t *testing.T) {
+	g := newSparseRig(t, 1)
+	before := g.packBytes()
+	names := g.files("packs")
+	dry := g.collect(CollectOptions{DryRun: true})
+	if diff := cmp.Diff(names, g.files("packs")); diff != "" {
+		t.Errorf("a dry run changed packs:\n%s", diff)
+	}
+	real := g.collect(CollectOptions{})
+	t.Logf("%+v", real)
+	if real.PacksCompacted == 0 || real.PacksFreed == 0 || real.BytesWritten == 0 || real.PacksPinned+real.PacksSuspect+real.PacksWaiting != 0 {
+		t.Errorf("the workload does not show a compaction: %+v", real)
+	}
+	after := g.packBytes()
+	if want := before - real.BytesFreed - real.BytesCompacted + real.BytesWritten; after != want {
+		t.Errorf("%d bytes of packs are left of %d, want %d: %+v", after, before, want, real)
+	}
+	if real.LiveBytes+real.DeadBytes != before || real.DeadBytes-real.LeftBytes != real.BytesFreed+real.BytesCompacted-real.BytesRewritten {
+		t.Errorf("the numbers do not add up: %+v", real)
+	}
+	want := real
+	want.DryRun, want.BytesWritten = true, 0
+	if diff := cmp.Diff(want, dry); diff != "" {
+		t.Errorf("dry run (-real +dry):\n%s", diff)
+	}
+	g.holds()
+	again := g.collect(CollectOptions{})
+	if again.PacksCompacted+again.PacksFreed != 0 || again.LiveBytes+again.DeadBytes != after {
+		t.Errorf("a second collect finds work: %+v", again)
+	}
+	// All that is dead goes if it is asked for, and none if it is not.
+	if never := g.collect(CollectOptions{Compact: -1, DryRun: true}); never.PacksCompacted != 0 || never.LeftBytes == 0 {
+		t.Errorf("never: %+v", never)
+	}
+	if all := g.collect(CollectOptions{Compact: 1}); all.LeftBytes != 0 || all.PacksCompacted == 0 {
+		t.Errorf("all: %+v", all)
+	}
+	if none := g.collect(CollectOptions{}); none.DeadBytes != 0 {
+		t.Errorf("dead bytes after everything was rewritten: %+v", none)
+	}
+	g.holds()
+}
+
+// TestReadersAcrossACompaction reads images, some of them pruned, while packs are rewritten under them.
+func TestReadersAcrossACompaction(t *testing.T) {
+	g := newSparseRig(t, 2)
+	var readers []*ImageReader
+	for _, p := range g.points {
+		i, err := g.repo.OpenImage(t.Context(), p.Images[0].Ref)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer i.Close()
+		if _, err := i.ReadAt(make([]byte, 3*testChunk), 0); err != nil { // has packs of before in its hands
+			t.Fatal(err)
+		}
+		readers = append(readers, i)
+	}
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	for n, i := range readers {
+		want := g.disks[g.points[n].ID]
+		wg.Go(func() {
+			for round := 0; ; round++ {
+				got, err := io.ReadAll(io.NewSectionReader(i, 0, i.Size()))
+				if err != nil || !bytes.Equal(got, want) {
+					t.Errorf("round %d: %v", round, err)
+					return
+				}
+				select {
+				case <-stop:
+					return
+				default:
+				}
+			}
+		})
+	}
+	compacted := 0
+	for _, threshold := range []float64{0.2, 0.5, 0.8, 1} {
+		g.repo.frames.Clear() // so that readers go to the files
+		compacted += g.collect(CollectOptions{Compact: threshold}).PacksCompacted
+	}
+	close(stop)
+	wg.Wait()
+	if compacted == 0 {
+		t.Error("nothing was rewritten")
+	}
+	g.holds()
+}
+
+// lateFailure is a backend that fails a call on packs, from the moment it is armed.
+type lateFailure struct {
+	blob.Store
+	do func(op, name string) error
+}
+
+func (b *lateFailure) Create(ctx context.Context, name string) (blob.Writer, error) {
+	if err := b.do("create", name); err != nil {
+		return nil, err
+	}
+	w, err := b.Store.Create(ctx, name)
+	return &lateWriter{w, b, name}, err
+}
+
+func (b *lateFailure) ReadAt(ctx context.Context, name string, p []byte, off int64) error {
+	if err := b.do("read", name); err != nil {
+		return err
+	}
+	return b.Store.ReadAt(ctx, name, p, off)
+}
+
+func (b *lateFailure) Rename(ctx context.Context, from, to string) error {
+	if err := b.do("rename", from); err != nil {
+		return err
+	}
+	return b.Store.Rename(ctx, from, to)
+}
+
+type lateWriter struct {
+	blob.Writer
+	b    *lateFailure
+	name string
+}
+
+func (w *lateWriter) Write(p []byte) (int, error) {
+	if err := w.b.do("write", w.name); err != nil {
+		return 0, err
+	}
+	return w.Writer.Write(p)
+}
+
+func (w *lateWriter) Commit(ctx context.Context) error {
+	if err := w.b.do("commit", w.name); err != nil {
+		return err
+	}
+	return w.Writer.Commit(ctx)
+}
+
+// TestCompactionBesideSessions lets sessions come to rely on packs after they were chosen to be rewritten.
+func TestCompactionBesideSessions(t *testing.T) {
+	g := newSparseRig(t, 3)
+	gone := bytes.Clone(g.disks[g.points[0].ID])
+	pruned := g.points[0]
+	if err := g.repo.Prune(t.Context(), pruned.ID); err != nil {
+		t.Fatal(err)
+	}
+	delete(g.disks, pruned.ID)
+	g.points = g.points[1:]
+	old := g.repo.b
+	fired := false
+	var s *Session
+	var ref ImageRef
+	g.repo.b = &lateFailure{old, func(op, name string) error {
+		if op == "create" && strings.HasPrefix(name, "packs/") && !fired {
+			// The choice is made; now somebody writes what nothing needed, and finds it in packs that are to go.
+			fired = true
+			g.repo.b = old
+			s = g.begin()
+			ref, _ = g.write(s, gone, nil, nil)
+		}
+		return nil
+	}}
+	report := g.collect(CollectOptions{Compact: 1})
+	g.repo.b = old
+	if !fired || report.PacksPinned == 0 {
+		t.Fatalf("no session came in between: %+v", report)
+	}
+	if again := g.collect(CollectOptions{Compact: 1}); again.PacksPinned == 0 && again.PacksWaiting == 0 {
+		t.Errorf("pins of a running session are not seen: %+v", again)
+	}
+	p := g.publish(s, ref)
+	g.points = append(g.points, p)
+	g.disks[p.ID] = gone
+	g.holds()
+	if end := g.collect(CollectOptions{Compact: 1}); end.LeftBytes != 0 {
+		t.Errorf("after the session: %+v", end)
+	}
+	g.holds()
+}
+
+// TestCompactionOnAFullDisk: whole packs go first; a full disk ends the rewriting, not the collect.
+func TestCompactionOnAFullDisk(t *testing.T) {
+	g := newSparseRig(t, 4)
+	dry := g.collect(CollectOptions{DryRun: true, Compact: 0.9})
+	room := int64(-1)
+	old := g.repo.b
+	calls := 0
+	g.repo.b = &lateFailure{old, func(op, name string) error {
+		if (op == "write" || op == "commit" || op == "create") && strings.HasPrefix(name, "packs/") {
+			if calls++; room < 0 || calls > 3 {
+				return syscall.ENOSPC
+			}
+		}
+		return nil
+	}}
+	report := g.collect(CollectOptions{Compact: 0.9})
+	if !report.NoRoom || calls < 2 || report.PacksFreed != dry.PacksFreed || report.PacksCompacted != 0 || report.BytesWritten != 0 {
+		t.Errorf("no room at all (%d calls): %+v", calls, report)
+	}
+	if report.LeftBytes != report.DeadBytes-report.BytesFreed {
+		t.Errorf("the numbers do not add up: %+v", report)
+	}
+	// Room for little: what is in small steps goes.
+	used := 0
+	g.repo.b = &lateFailure{old, func(op, name string) error {
+		switch {
+		case op == "create" && strings.HasPrefix(name, "packs/"):
+			used = 0
+		case op == "write" && strings.HasPrefix(name, "packs/"):
+			if used++; used > 8 {
+				return syscall.ENOSPC
+			}
+		}
+		return nil
+	}}
+	report = g.collect(CollectOptions{Compact: 0.9})
+	if report.PacksCompacted == 0 {
+		t.Errorf("nothing was rewritten in small steps: %+v", report)
+	}
+	g.repo.b = old
+	if report = g.collect(CollectOptions{Compact: 0.9}); report.NoRoom {
+		t.Errorf("with room again: %+v", report)
+	}
+	g.holds()
+}
+
+// TestCompactionThatFails fails every call of the rewriting in turn, and then lets it do its work.
+func TestCompactionThatFails(t *testing.T) {
+	for _, op := range []string{"create", "write", "commit", "read", "rename"} {
+		t.Run(op, func(t *testing.T) {
+			g := newSparseRig(t, 5)
+			g.collect(CollectOptions{Compact: -1}) // whole packs are gone
+			old := g.repo.b
+			for n := 1; ; n += 1 + n/2 {
+				calls, fired, armed := 0, false, true
+				g.repo.b = &lateFailure{old, func(did, name string) error {
+					if armed && did == op && strings.HasPrefix(name, "packs/") {
+						if calls++; calls == n {
+							fired = true
+							return fault.Wrap(fault.Transient, did, name, syscall.EIO)
+						}
+					}
+					return nil
+				}}
+				g.repo.frames.Clear()
+				g.repo.nodes.Clear()
+				g.repo.directories.Clear()
+				_, err := g.repo.Collect(t.Context(), CollectOptions{Compact: 0.9})
+				g.repo.b, armed = old, false
+				if !fired {
+					if n == 1 {
+						t.Error("no call failed")
+					}
+					break
+				}
+				if err == nil {
+					t.Errorf("call %d failed in silence", n)
+				}
+				for _, p := range g.points {
+					g.mustHoldDisk(p, g.disks[p.ID])
+				}
+			}
+			g.collect(CollectOptions{Compact: 0.9})
+			g.holds()
+		})
+	}
+}
+
+// TestSuspectPacksAreNotRewritten damages a sparse pack.
+func TestSuspectPacksAreNotRewritten(t *testing.T) {
+	g := newSparseRig(t, 6)
+	g.collect(CollectOptions{Compact: -1})
+	p, err := func() (*plan, error) {
+		var report CollectReport
+		return g.repo.decide(t.Context(), CollectOptions{DryRun: true}, &report)
+	}()
+	if err != nil {
+		t.Fatal(err)
+	}
+	victims, err := g.repo.weigh(t.Context(), CollectOptions{}, p, &CollectReport{})
+	if err != nil || len(victims) < 2 {
+		t.Fatalf("%d victims, %v", len(victims), err)
+	}
+	bad := victims[len(victims)-1].ID
+	g.repo.suspect(bad, errors.New("rot"))
+	report := g.collect(CollectOptions{})
+	if report.PacksSuspect != 1 || report.PacksCompacted != len(victims)-1 {
+		t.Errorf("%d victims, one of them suspect: %+v", len(victims), report)
+	}
+	if _, err := g.b.Stat(t.Context(), pack.Name(bad)); err != nil {
+		t.Errorf("the suspect pack: %v", err)
+	}
+	g.holds()
+}
+
+// TestKeptIndexEqualsARebuiltOne, with everything a collect does.
+func TestKeptIndexEqualsARebuiltOne(t *testing.T) {
+	g := newSparseRig(t, 7)
+	dir := t.TempDir()
+	g.small(Options{IndexDir: dir})
+	g.collect(CollectOptions{})
+	disk := bytes.Clone(g.disks[g.points[len(g.points)-1].ID])
+	g.day(disk)
+	g.collect(CollectOptions{Compact: 0.9})
+	g.small(Options{IndexDir: dir})
+	kept, err := g.repo.idx.Dump()
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.small(Options{})
+	fresh, err := g.repo.idx.Dump()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(fresh, kept); diff != "" || len(kept) < 100 {
+		t.Errorf("%d entries (-rebuilt +kept):\n%s", len(kept), diff)
+	}
+	g.holds()
+}
