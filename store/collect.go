@@ -83,7 +83,6 @@ func (r *Repository) collect(ctx context.Context, o CollectOptions, report *Coll
 	if err != nil || o.DryRun {
 		return errors.Join(err, r.unforget(ctx, p, err))
 	}
-	fault.Point("store.collect.decided")
 	if err := r.remove(ctx, p.free); err != nil {
 		report.PacksFreed, report.BytesFreed = 0, 0
 		return err
@@ -95,6 +94,7 @@ func (r *Repository) collect(ctx context.Context, o CollectOptions, report *Coll
 	if err := r.swept(p.m); err != nil {
 		return fault.Wrap(fault.Internal, "sweep index", "", err)
 	}
+	fault.Point("store.collect.swept")
 	r.restock(ctx)
 	return nil
 }
@@ -122,6 +122,10 @@ func (r *Repository) decide(ctx context.Context, o CollectOptions, report *Colle
 	if err := r.settled(); err != nil {
 		return nil, err
 	}
+	// An owner that was overtaken does not know the packs of the next one: it should hear of that, not of damage.
+	if err := r.fence(ctx); err != nil {
+		return nil, err
+	}
 	there, err := r.listPacks(ctx)
 	if err != nil {
 		return nil, err
@@ -133,6 +137,7 @@ func (r *Repository) decide(ctx context.Context, o CollectOptions, report *Colle
 	if err := p.m.markAll(ctx); err != nil {
 		return nil, err
 	}
+	fault.Point("store.collect.marked")
 	defer r.gc.Unlock()
 	if err := r.settled(); err != nil {
 		return nil, err
@@ -239,6 +244,7 @@ func (r *Repository) remove(ctx context.Context, packs []seal.ID) (err error) {
 	if err := r.fence(ctx); err != nil {
 		return err
 	}
+	fault.Point("store.collect.forgotten")
 	for _, id := range packs {
 		err := r.b.Rename(ctx, pack.Name(id), trashName(id))
 		if err != nil && (full(err) || fault.KindOf(err) == fault.Exists) {
@@ -250,7 +256,12 @@ func (r *Repository) remove(ctx context.Context, packs []seal.ID) (err error) {
 		}
 		fault.Point("store.collect.put-aside")
 	}
-	return r.emptyTrash(ctx)
+	fault.Point("store.collect.all-put-aside")
+	if err := r.emptyTrash(ctx); err != nil {
+		return err
+	}
+	fault.Point("store.collect.trash-empty")
+	return nil
 }
 
 // swept frees the room of what the index has forgotten.

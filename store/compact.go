@@ -175,17 +175,17 @@ func (c *compaction) batch(ctx context.Context, kind pack.Kind, victims []victim
 	if err := mv.finish(ctx); err != nil {
 		return err
 	}
-	fault.Point("store.collect.moved")
+	fault.Point("store.compact.moved")
 	if err := mv.prove(ctx); err != nil {
 		return err
 	}
-	fault.Point("store.collect.proven")
+	fault.Point("store.compact.proven")
 	c.spare(stay...)
 	gone, err := c.commit(ctx, moved)
 	if err != nil {
 		return err
 	}
-	fault.Point("store.collect.forgotten")
+	fault.Point("store.compact.forgotten")
 	return c.r.remove(ctx, gone)
 }
 

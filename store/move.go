@@ -146,7 +146,7 @@ func (m *move) begin(ctx context.Context) error {
 	if m.w, err = pack.NewWriter(out, head, r.keys.Data, r.blocks, r.coder, r.bufs); err != nil {
 		return m.fail(errors.Join(err, out.Abort()))
 	}
-	fault.Point("store.collect.pack-created")
+	fault.Point("store.compact.pack-created")
 	return nil
 }
 
@@ -174,7 +174,7 @@ func (m *move) finish(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(m.fail(err), m.abort())
 	}
-	fault.Point("store.collect.pack-durable")
+	fault.Point("store.compact.pack-durable")
 	m.to = d
 	if err := m.c.r.idx.Add(d); err != nil {
 		return fault.Wrap(fault.Internal, "index pack", pack.Name(d.Header.ID), err)
