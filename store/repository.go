@@ -113,6 +113,9 @@ func (r *Repository) open(ctx context.Context) error {
 		if err := r.own(ctx); err != nil {
 			return err
 		}
+		if err := r.endRecords(ctx); err != nil {
+			return err
+		}
 	}
 	if err := r.openIndex(ctx); err != nil {
 		return err

@@ -490,7 +490,13 @@ func (r *Repository) Proofs(ctx context.Context) ([]PackProof, error) {
 		return nil, fault.Wrap(fault.Internal, "read index of repository", r.b.Location(), err)
 	}
 	var out []PackProof
-	for _, p := range r.idx.Packs() {
+	packs := r.idx.Packs()
+	slices.SortFunc(packs, func(a, b index.Pack) int {
+		x, _ := r.idx.Number(a.ID)
+		y, _ := r.idx.Number(b.ID)
+		return cmp.Compare(x, y)
+	})
+	for _, p := range packs {
 		out = append(out, PackProof{pack.Name(p.ID), p.Size, proofs[p.ID].Time, proofs[p.ID].Good})
 	}
 	slices.SortStableFunc(out, func(a, b PackProof) int { return a.Time.Compare(b.Time) })
