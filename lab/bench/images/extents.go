@@ -165,6 +165,15 @@ func dataGrains(size int64, files ...*os.File) ([]int64, error) {
 	return slices.Compact(out), nil
 }
 
+// Allocated is how many bytes a file takes on its file system.
+func Allocated(path string) (int64, error) {
+	var s unix.Stat_t
+	if err := unix.Stat(path, &s); err != nil {
+		return 0, &os.PathError{Op: "stat", Path: path, Err: err}
+	}
+	return s.Blocks * 512, nil
+}
+
 // Same reports the first difference between two files, as cmp does; holes are zeros.
 func Same(want, got string) error {
 	c, err := Compare(want, got)

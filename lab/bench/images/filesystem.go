@@ -27,8 +27,8 @@ func command(ctx context.Context, name string, args ...string) error {
 	return nil
 }
 
-// Root returns the archive of a machine's packages, installing them once per cache.
-func Root(ctx context.Context, cache string, m Machine) (string, error) {
+// Root returns the archive of a machine's packages, installing them once per cache, with scratch as the place to do so.
+func Root(ctx context.Context, cache, scratch string, m Machine) (string, error) {
 	archive := filepath.Join(cache, "roots", m.Root+".tar")
 	if _, err := os.Stat(archive); err == nil {
 		return archive, nil
@@ -37,7 +37,12 @@ func Root(ctx context.Context, cache string, m Machine) (string, error) {
 		return "", err
 	}
 	part := archive + ".part"
-	err := command(ctx, "mmdebstrap", "--mode=root", "--variant=minbase", `--aptopt=Acquire::Retries "3"`,
+	if scratch != "" {
+		if err := os.Setenv("TMPDIR", scratch); err != nil {
+			return "", err
+		}
+	}
+	err := command(ctx, "mmdebstrap", "--mode=root", "--variant=minbase", "--dpkgopt=force-unsafe-io", `--aptopt=Acquire::Retries "3"`,
 		"--include="+strings.Join(m.Packages, ","), "--format=tar", "bookworm", part, "deb http://deb.debian.org/debian bookworm main")
 	if err != nil {
 		return "", errors.Join(fmt.Errorf("install packages of %s: %w", m.Name, err), os.Remove(part))

@@ -69,7 +69,7 @@ func (g Generator) Generate(ctx context.Context, s Set) error {
 type keeper func(ctx context.Context, current, dir, machine string, day int, c Changes) error
 
 func (g Generator) machine(ctx context.Context, m Machine, seed uint64, keep keeper) (err error) {
-	archive, err := Root(ctx, g.Cache, m)
+	archive, err := Root(ctx, g.Cache, g.Scratch, m)
 	if err != nil {
 		return err
 	}
@@ -94,7 +94,7 @@ func (g Generator) machine(ctx context.Context, m Machine, seed uint64, keep kee
 	}
 	g.Say(m.Name + " day 1")
 	for day := 2; day <= m.Days; day++ {
-		if err := sparseCopy(ctx, current, before); err != nil {
+		if err := Copy(ctx, current, before); err != nil {
 			return err
 		}
 		if err := advance(ctx, current, m, seed, day); err != nil {
@@ -113,12 +113,13 @@ func (g Generator) machine(ctx context.Context, m Machine, seed uint64, keep kee
 	return nil
 }
 
-func sparseCopy(ctx context.Context, from, to string) error {
+// Copy copies an image with its holes.
+func Copy(ctx context.Context, from, to string) error {
 	return command(ctx, "cp", "--sparse=auto", "--reflink=auto", from, to)
 }
 
 func keepImage(ctx context.Context, current, dir, machine string, day int, _ Changes) error {
-	return sparseCopy(ctx, current, Image(dir, machine, day))
+	return Copy(ctx, current, Image(dir, machine, day))
 }
 
 func keepDelta(_ context.Context, current, dir, machine string, day int, c Changes) error {

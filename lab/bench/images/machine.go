@@ -31,8 +31,8 @@ type Day struct {
 	PageShare  float64 `json:"page_share"` // of the database's pages that are updated
 	WALs       int     `json:"wals"`       // segments of 16 MiB that are written anew
 	SQLiteRows int     `json:"sqlite_rows"`
-	UpgradeMiB int     `json:"upgrade_mib"` // of packages' files that are replaced
-	ListsMiB   int     `json:"lists_mib"`   // of package lists fetched anew
+	UpgradeMiB int     `json:"upgrade_mib"` // of packages' files that are replaced, every third day
+	ListsMiB   int     `json:"lists_mib"`   // of package lists fetched anew, every third day
 	MediaMiB   int     `json:"media_mib"`
 	Messages   int     `json:"messages"`
 	Edits      int     `json:"edits"`   // source files changed
@@ -67,7 +67,7 @@ func NewSet(name string, seed uint64) (Set, error) {
 	long := Machine{
 		Name: "mail", Root: "mail", Packages: with(smallBase, "postfix", "dovecot-imapd", "dovecot-lmtpd"), SizeBytes: gib, Days: 31,
 		Content: Content{Messages: 1500, SQLiteRows: 20000, LogMiB: 16},
-		Day:     Day{SQLiteRows: 200, UpgradeMiB: 2, Messages: 60, LogMiB: 1, Touched: 100},
+		Day:     Day{SQLiteRows: 200, UpgradeMiB: 4, Messages: 60, LogMiB: 1, Touched: 100},
 	}
 	switch name {
 	case "default":

@@ -1,0 +1,412 @@
+// Package measure runs the engines on a set of images, step by step, and makes tables of what they used.
+//
+// The engines take turns within each step, so that what else the machine does falls on all of them alike. It compares
+// what is restored with what was backed up. Its invariant: a step of which the result is wrong has no row.
+package measure
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/cairn-backup/cairn/lab/bench/engines"
+	"github.com/cairn-backup/cairn/lab/bench/images"
+)
+
+// Row is one engine's usage in one step of one round.
+type Row struct {
+	Step   string  `json:"step"`
+	Engine string  `json:"engine"`
+	Round  int     `json:"round"`
+	Wall   float64 `json:"wall_s"`
+	CPU    float64 `json:"cpu_s"`
+	RSS    int64   `json:"rss_bytes"`
+	Bytes  int64   `json:"repository_bytes"` // after the step
+	Added  int64   `json:"added_bytes"`      // by it; negative if it freed
+}
+
+// The steps, in their order.
+const (
+	Full        = "full"
+	Second      = "second VM"
+	Third       = "third VM"
+	ReRead      = "re-read of known data"
+	NextDay     = "next day of all VMs"
+	LaterDays   = "later days of all VMs"
+	RestoreOld  = "restore of the first day"
+	RestoreNew  = "restore of the last day"
+	Verify      = "verify everything"
+	Prune       = "prune and collect"
+	LongFull    = "long series: first day"
+	LongDays    = "long series: 30 days"
+	LongOldest  = "long series: restore of the first day"
+	LongNewest  = "long series: restore of the last day"
+	BareRead    = "bare: read and BLAKE3"
+	BareZstd    = "bare: full, zstd-1"
+	BareS2      = "bare: full, S2"
+	BareRestore = "bare: restore, zstd-1"
+	BareBackS2  = "bare: restore, S2"
+)
+
+// Steps lists all of them.
+var Steps = []string{
+	BareRead, BareZstd, BareS2, BareRestore, BareBackS2, Full, Second, Third, ReRead, NextDay, LaterDays, RestoreOld, RestoreNew, Verify, Prune,
+	LongFull, LongDays, LongOldest, LongNewest,
+}
+
+// Run says what is to be measured.
+type Run struct {
+	Images   string // directory of the set
+	Work     string // repositories and what is restored; on the file system of Images, since images are linked into it
+	Engines  []string
+	Programs engines.Programs
+	Rounds   int
+	NoLong   bool // without the long series
+	Out      io.Writer
+	Say      func(string)
+}
+
+// contestant is an engine in a round.
+type contestant struct {
+	engines.Engine
+	name   string
+	home   string
+	bytes  int64
+	points map[string][]string // by machine, a point a day
+}
+
+// round is one pass over all steps.
+type round struct {
+	*Run
+	set    images.Set
+	number int
+	dir    string
+	field  []*contestant
+}
+
+// Do measures, and writes a row of JSON after each step.
+func (r *Run) Do(ctx context.Context) error {
+	set, err := images.Load(r.Images)
+	if err != nil {
+		return err
+	}
+	for n := range r.Rounds {
+		x := &round{Run: r, set: set, number: n + 1, dir: filepath.Join(r.Work, fmt.Sprintf("round-%d", n+1))}
+		err := x.do(ctx)
+		if err = errors.Join(err, os.RemoveAll(x.dir)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (x *round) do(ctx context.Context) error {
+	if err := x.bare(ctx); err != nil {
+		return err
+	}
+	if err := x.main(ctx); err != nil || x.NoLong {
+		return err
+	}
+	return x.long(ctx)
+}
+
+// open makes a new repository for each engine. Who begins differs from round to round.
+func (x *round) open(ctx context.Context, part string) error {
+	x.field = nil
+	for i := range x.Engines {
+		name := x.Engines[(i+x.number-1)%len(x.Engines)]
+		c := &contestant{name: name, home: filepath.Join(x.dir, part, name), points: map[string][]string{}}
+		var err error
+		if c.Engine, err = engines.New(name, c.home, x.Programs); err != nil {
+			return err
+		}
+		if err := c.Init(ctx); err != nil {
+			return err
+		}
+		if c.bytes, err = c.Bytes(); err != nil {
+			return err
+		}
+		x.field = append(x.field, c)
+	}
+	return nil
+}
+
+// each lets the engines do a step in turn.
+func (x *round) each(ctx context.Context, step string, do func(c *contestant) (engines.Usage, error)) error {
+	for _, c := range x.field {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		u, err := do(c)
+		if err != nil {
+			return fmt.Errorf("%s, %s: %w", c.name, step, err)
+		}
+		now, err := c.Bytes()
+		if err != nil {
+			return err
+		}
+		row := x.row(step, c.name, u)
+		row.Bytes, row.Added, c.bytes = now, now-c.bytes, now
+		if err := x.write(row); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (x *round) row(step, engine string, u engines.Usage) Row {
+	return Row{Step: step, Engine: engine, Round: x.number, Wall: u.Wall.Seconds(), CPU: u.CPU.Seconds(), RSS: u.RSS}
+}
+
+func (x *round) write(row Row) error {
+	x.Say(fmt.Sprintf("%s  %-38s %-14s wall %7.1f s  CPU %7.1f s  RSS %4d MiB  repository %6d MiB  added %6d MiB", time.Now().Format("15:04:05"),
+		row.Step, row.Engine, row.Wall, row.CPU, row.RSS>>20, row.Bytes>>20, row.Added>>20))
+	p, err := json.Marshal(row)
+	if err != nil {
+		return err
+	}
+	_, err = x.Out.Write(append(p, '\n'))
+	return err
+}
+
+// backup backs up an image as the machine's disk of that day: always under the same path, as a guest's disk has it.
+func (x *round) backup(ctx context.Context, c *contestant, machine, image, record string) (engines.Usage, error) {
+	src := filepath.Join(c.home, "src", machine)
+	disk := filepath.Join(src, "disk.img")
+	if err := os.MkdirAll(src, 0o755); err != nil {
+		return engines.Usage{}, err
+	}
+	if err := os.Link(image, disk); err != nil {
+		return engines.Usage{}, err
+	}
+	point, u, err := c.Backup(ctx, machine, src, record)
+	c.points[machine] = append(c.points[machine], point)
+	return u, errors.Join(err, os.Remove(disk))
+}
+
+// day backs up the image of a machine's day.
+func (x *round) day(ctx context.Context, c *contestant, machine string, day int) (engines.Usage, error) {
+	record := ""
+	if day > 1 {
+		record = images.Record(x.Images, machine, day)
+	}
+	return x.backup(ctx, c, machine, images.Image(x.Images, machine, day), record)
+}
+
+// days backs up all machines on some days.
+func (x *round) days(ctx context.Context, c *contestant, from, to int) (sum engines.Usage, err error) {
+	for day := from; day <= to; day++ {
+		for _, m := range x.set.Machines {
+			if day > m.Days {
+				continue
+			}
+			u, err := x.day(ctx, c, m.Name, day)
+			sum = sum.Plus(u)
+			if err != nil {
+				return sum, err
+			}
+		}
+	}
+	return sum, nil
+}
+
+// restore restores a point and compares it.
+func (x *round) restore(ctx context.Context, c *contestant, point, want string) (engines.Usage, error) {
+	into := filepath.Join(c.home, "restored")
+	if err := os.MkdirAll(into, 0o755); err != nil {
+		return engines.Usage{}, err
+	}
+	path, u, err := c.Restore(ctx, point, into)
+	if err == nil {
+		err = Restored(want, path)
+	}
+	return u, errors.Join(err, os.RemoveAll(into))
+}
+
+// Restored says what is wrong with a restored image: other bytes, another size, or not sparse.
+func Restored(want, got string) error {
+	if err := images.Same(want, got); err != nil {
+		return fmt.Errorf("restored image is not what was backed up: %w", err)
+	}
+	w, err := images.Allocated(want)
+	if err != nil {
+		return err
+	}
+	g, err := images.Allocated(got)
+	if err != nil {
+		return err
+	}
+	if g > w+w/10+16<<20 {
+		return fmt.Errorf("restored image is not sparse: it takes %d bytes, what was backed up %d", g, w)
+	}
+	return nil
+}
+
+func (x *round) main(ctx context.Context) error {
+	if err := x.open(ctx, "main"); err != nil {
+		return err
+	}
+	first := x.set.Machines[0]
+	last := 0
+	for _, m := range x.set.Machines {
+		last = max(last, m.Days)
+	}
+	single := func(i, day int) func(c *contestant) (engines.Usage, error) {
+		return func(c *contestant) (engines.Usage, error) { return x.day(ctx, c, x.set.Machines[i].Name, day) }
+	}
+	back := func(day int) func(c *contestant) (engines.Usage, error) {
+		return func(c *contestant) (engines.Usage, error) {
+			points := c.points[first.Name]
+			point := points[0]
+			if day > 1 {
+				point = points[len(points)-1]
+			}
+			return x.restore(ctx, c, point, images.Image(x.Images, first.Name, day))
+		}
+	}
+	var names []string
+	for _, m := range x.set.Machines {
+		names = append(names, m.Name)
+	}
+	return x.steps(ctx, []step{
+		{Full, single(0, 1)},
+		{Second, single(1, 1)},
+		{Third, single(2, 1)},
+		{ReRead, single(0, 1)},
+		{NextDay, func(c *contestant) (engines.Usage, error) { return x.days(ctx, c, 2, 2) }},
+		{LaterDays, func(c *contestant) (engines.Usage, error) { return x.days(ctx, c, 3, last) }},
+		{RestoreOld, back(1)},
+		{RestoreNew, back(first.Days)},
+		{Verify, func(c *contestant) (engines.Usage, error) { return c.Verify(ctx) }},
+		{Prune, func(c *contestant) (engines.Usage, error) { return c.Prune(ctx, names, 2) }},
+	}, "main")
+}
+
+type step struct {
+	name string
+	do   func(c *contestant) (engines.Usage, error)
+}
+
+// steps does steps and removes what they left.
+func (x *round) steps(ctx context.Context, list []step, part string) error {
+	for _, s := range list {
+		if err := x.each(ctx, s.name, s.do); err != nil {
+			return err
+		}
+	}
+	return os.RemoveAll(filepath.Join(x.dir, part))
+}
+
+// long follows one machine for many days. The image lives in place; each day's changes are put into it.
+func (x *round) long(ctx context.Context) error {
+	if err := x.open(ctx, "long"); err != nil {
+		return err
+	}
+	m := x.set.Long
+	image, oldest := filepath.Join(x.dir, "long", "disk.img"), images.Image(x.Images, m.Name, 1)
+	if err := images.Copy(ctx, oldest, image); err != nil {
+		return err
+	}
+	name := m.Name
+	err := x.each(ctx, LongFull, func(c *contestant) (engines.Usage, error) { return x.backup(ctx, c, name, image, "") })
+	if err != nil {
+		return err
+	}
+	sums := map[string]engines.Usage{}
+	for day := 2; day <= m.Days; day++ {
+		record := images.Record(x.Images, name, day)
+		changes, err := images.LoadChanges(record)
+		if err != nil {
+			return err
+		}
+		if err := images.ApplyDelta(images.Delta(x.Images, name, day), image, changes); err != nil {
+			return err
+		}
+		for _, c := range x.field {
+			u, err := x.backup(ctx, c, name, image, record)
+			if err != nil {
+				return fmt.Errorf("%s, day %d of %s: %w", c.name, day, name, err)
+			}
+			sums[c.name] = sums[c.name].Plus(u)
+		}
+	}
+	return x.steps(ctx, []step{
+		{LongDays, func(c *contestant) (engines.Usage, error) { return sums[c.name], nil }},
+		{LongOldest, func(c *contestant) (engines.Usage, error) { return x.restore(ctx, c, c.points[name][0], oldest) }},
+		{LongNewest, func(c *contestant) (engines.Usage, error) {
+			return x.restore(ctx, c, c.points[name][len(c.points[name])-1], image)
+		}},
+	}, "long")
+}
+
+// bare measures the pipelines that have nothing around them.
+func (x *round) bare(ctx context.Context) error {
+	if err := os.MkdirAll(x.dir, 0o755); err != nil {
+		return err
+	}
+	image := images.Image(x.Images, x.set.Machines[0].Name, 1)
+	if err := images.Same(image, image); err != nil { // puts it into the page cache
+		return err
+	}
+	out, back := filepath.Join(x.dir, "bare"), filepath.Join(x.dir, "bare.img")
+	for _, b := range []struct {
+		step string
+		args []string
+	}{
+		{BareRead, []string{"write", image}},
+		{BareZstd, []string{"write", image, out + ".zstd", "--codec=zstd"}},
+		{BareS2, []string{"write", image, out + ".s2", "--codec=s2"}},
+		{BareRestore, []string{"restore", out + ".zstd", back, "--codec=zstd"}},
+		{BareBackS2, []string{"restore", out + ".s2", back, "--codec=s2"}},
+	} {
+		u, err := engines.Bare(ctx, x.Programs.Cairn, b.args)
+		if err != nil {
+			return err
+		}
+		row := x.row(b.step, "bare", u)
+		if b.args[0] == "restore" {
+			if err := errors.Join(Restored(image, back), os.Remove(back)); err != nil {
+				return err
+			}
+		} else if len(b.args) > 2 {
+			info, err := os.Stat(b.args[2])
+			if err != nil {
+				return err
+			}
+			row.Bytes, row.Added = info.Size(), info.Size()
+		}
+		if err := x.write(row); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Load reads rows.
+func Load(path string) (rows []Row, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	for d := json.NewDecoder(f); ; {
+		var row Row
+		err := d.Decode(&row)
+		if errors.Is(err, io.EOF) {
+			return rows, nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read rows of %s: %w", path, err)
+		}
+		if !slices.Contains(Steps, row.Step) {
+			return nil, fmt.Errorf("%s has a step %q that there is not", path, row.Step)
+		}
+		rows = append(rows, row)
+	}
+}
