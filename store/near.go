@@ -86,8 +86,8 @@ type trail struct {
 	pinned seal.ID // the pack pinned last
 }
 
-// findNear looks for an object in the packs at hand.
-func (s *Session) findNear(t *trail, id Hash) (rd *pack.Reader, slot int, ok bool) {
+// find looks for an object in the packs at hand.
+func (n *near) find(t *trail, id Hash) (rd *pack.Reader, slot int, ok bool) {
 	if t != nil && t.rd != nil {
 		entries := t.rd.Directory().Entries
 		if t.slot+1 < len(entries) && entries[t.slot+1].ID == id {
@@ -95,12 +95,12 @@ func (s *Session) findNear(t *trail, id Hash) (rd *pack.Reader, slot int, ok boo
 			return t.rd, t.slot, true
 		}
 	}
-	for _, p := range s.near.list() {
+	for _, p := range n.list() {
 		if slot, ok := p.rd.Directory().Find(id); ok {
 			if t != nil {
 				t.rd, t.slot = p.rd, slot
 			}
-			s.near.touch(p)
+			n.touch(p)
 			return p.rd, slot, true
 		}
 	}
@@ -112,7 +112,7 @@ func (s *Session) hasNear(ctx context.Context, t *trail, id Hash) (bool, error) 
 	if s.r.idx.AnySuspect() {
 		return false, nil // whatever is relied on has to be read: has does that
 	}
-	rd, slot, ok := s.findNear(t, id)
+	rd, slot, ok := s.near.find(t, id)
 	if !ok {
 		return false, nil
 	}

@@ -81,6 +81,7 @@ func (r *Repository) frame(ctx context.Context, rd *pack.Reader, number uint32) 
 			p, err = rd.Frame(context.WithoutCancel(ctx), number, r.coder, bufs)
 			return err
 		})
+		r.decoded.Add(1)
 		if err != nil {
 			return nil, 0, r.packError(id, err)
 		}

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"runtime"
 	"sync"
+	"sync/atomic"
 
 	"github.com/cairn-backup/cairn/internal/fault"
 	"github.com/cairn-backup/cairn/store/blob"
@@ -21,24 +22,25 @@ import (
 const (
 	directoryCache = 48 << 20
 	printCache     = 48 << 20
-	frameCache     = 24 << 20
+	frameCache     = 64 << 20
 	nodeCache      = 16 << 20
 )
 
 // Repository is an open repository. Its methods may be called from several goroutines.
 type Repository struct {
-	b      blob.Store
-	log    *slog.Logger
-	o      Options
-	config configBody
-	id     seal.ID
-	keys   *seal.KeySet
-	hasher *chunk.Hasher
-	coder  *pack.Coder
-	bufs   *sync.Pool
-	idx    *index.Index
-	blocks int  // per chunk
-	sparse bool // whether sessions look for blocks by the sparse index
+	b       blob.Store
+	log     *slog.Logger
+	o       Options
+	config  configBody
+	id      seal.ID
+	keys    *seal.KeySet
+	hasher  *chunk.Hasher
+	coder   *pack.Coder
+	bufs    *sync.Pool
+	idx     *index.Index
+	decoded atomic.Int64 // frames of packs, for tests
+	blocks  int          // per chunk
+	sparse  bool         // whether sessions look for blocks by the sparse index
 
 	directories *cache.Cache[seal.ID, *pack.Reader]
 	prints      *cache.Cache[seal.ID, *pack.Blocks]

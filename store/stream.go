@@ -1,0 +1,295 @@
+package store
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/cairn-backup/cairn/internal/fault"
+	"github.com/cairn-backup/cairn/store/chunk"
+	"github.com/cairn-backup/cairn/store/pack"
+	"github.com/cairn-backup/cairn/store/tree"
+)
+
+const (
+	// streamWindow is how much of a disk is read in the order of packs rather than of the disk. What a window's chunks
+	// need of several frames is put together in memory, so two windows are the most that a stream holds.
+	streamWindow = 64 << 20
+	// readAhead is how much of a pack is read at once where frames that are wanted follow each other.
+	readAhead = 1 << 20
+)
+
+// Stream gives all data of the image, every byte proven, to fn: the ranges that Extents does not call zero, each once,
+// whole chunks but at the image's end, about in the order of the disk. fn is called from several goroutines, workers
+// of them at most (0: some more than there are CPUs); p is good until it returns. An error of fn ends the stream.
+//
+// Within a window of the disk, frames are read in the order of packs and decoded once each; frames that a later window
+// needs too are kept while there is room.
+func (i *ImageReader) Stream(ctx context.Context, workers int, fn func(off int64, p []byte) error) error {
+	if workers <= 0 {
+		workers = i.r.o.Workers + 2
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	s := &stream{i: i, r: i.r, ctx: ctx, fn: fn, jobs: make(chan *streamJob, 2*workers), windows: make(chan struct{}, 2)}
+	s.bufs.New = func() any { return make([]byte, i.head.ChunkBytes) }
+	g.Go(func() error {
+		defer close(s.jobs)
+		return s.plan()
+	})
+	for range workers {
+		g.Go(s.work)
+	}
+	if err := g.Wait(); err != nil {
+		return fault.Context("read image", i.ref.Root.Short(), err)
+	}
+	return nil
+}
+
+// stream is one Stream at work: one goroutine plans, the others read.
+type stream struct {
+	i   *ImageReader
+	r   *Repository
+	ctx context.Context //nolint:containedctx // lives for one Stream
+	fn  func(off int64, p []byte) error
+
+	jobs    chan *streamJob
+	windows chan struct{} // one token for each window under way
+	bufs    sync.Pool     // of one chunk
+	near    near
+	trail   trail
+}
+
+// streamChunk is a chunk that is wanted, at one place of the disk or several.
+type streamChunk struct {
+	id      Hash
+	offs    []int64
+	off     [1]int64 // memory for offs
+	zeros   uint64
+	waiting atomic.Int32 // parts that have not come
+	spoiled atomic.Bool  // a part cannot be read: all copies have to be tried
+
+	mu  sync.Mutex
+	buf []byte // nil until the first part comes
+}
+
+// streamPart is what a frame has of a chunk.
+type streamPart struct {
+	c     *streamChunk
+	e     *pack.Entry
+	whole bool   // all of the chunk, as it stands in the frame
+	takes []take // else
+}
+
+// streamFrame is a frame that is wanted.
+type streamFrame struct {
+	number uint32
+	parts  []streamPart
+	whole  bool // nothing else is in it: there is no use in keeping it
+}
+
+// streamJob is for one worker: frames that follow each other in a pack, or chunks that are to be read by themselves.
+type streamJob struct {
+	rd     *pack.Reader
+	frames []*streamFrame
+	alone  []*streamChunk
+	window *atomic.Int32 // jobs left in the window
+}
+
+func (s *stream) work() error {
+	frames := pack.NewFrameReader(s.r.coder)
+	for job := range s.jobs {
+		if err := s.ctx.Err(); err != nil {
+			return err
+		}
+		if err := s.do(job, frames); err != nil {
+			return err
+		}
+		if job.window.Add(-1) == 0 {
+			<-s.windows
+		}
+	}
+	return nil
+}
+
+func (s *stream) do(job *streamJob, frames *pack.FrameReader) error {
+	for _, c := range job.alone {
+		if err := s.finish(c); err != nil {
+			return err
+		}
+	}
+	switch {
+	case len(job.frames) == 0:
+		return nil
+	case len(job.frames) == 1 && !job.frames[0].whole:
+		return s.sharedFrame(job.rd, job.frames[0])
+	}
+	numbers := make([]uint32, len(job.frames))
+	for n, f := range job.frames {
+		numbers[n] = f.number
+	}
+	begun := false
+	err := frames.Each(s.ctx, job.rd, numbers, func(n int, plain []byte, damage error) error {
+		s.r.decoded.Add(1)
+		begun = true
+		return s.use(job.frames[n], plain, damage)
+	})
+	if kind := fault.KindOf(err); err == nil || begun || kind == fault.Canceled || kind == fault.Transient {
+		return err
+	}
+	for _, f := range job.frames { // each chunk's own read finds another copy, or says what is wrong
+		if err := s.use(f, nil, err); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sharedFrame uses a frame that others may want, too.
+func (s *stream) sharedFrame(rd *pack.Reader, f *streamFrame) error {
+	plain, err := s.r.frame(s.ctx, rd, f.number)
+	if err != nil && !damaged(err) {
+		return err
+	}
+	return s.use(f, plain, err)
+}
+
+// use gives the parts of a frame to their chunks. Whole chunks that follow each other in frame and disk go out at once.
+func (s *stream) use(f *streamFrame, plain []byte, damage error) error {
+	// What is proven and not given to fn yet: plain[from:to], at offset off of the disk.
+	var from, to uint32
+	var off int64
+	flush := func() error {
+		p := plain[from:to]
+		from, to = 0, 0
+		if len(p) == 0 {
+			return nil
+		}
+		return s.give(off, p)
+	}
+	for n := range f.parts {
+		part := &f.parts[n]
+		c, e := part.c, part.e
+		if !part.whole || damage != nil || len(c.offs) > 1 {
+			if err := s.part(part, plain, damage); err != nil {
+				return err
+			}
+			continue
+		}
+		if got, _ := s.r.hasher.Chunk(plain[e.Offset:e.Offset+e.Length], nil); got != c.id {
+			if err := s.part(part, nil, errStop); err != nil {
+				return err
+			}
+			continue
+		}
+		if e.Offset != to || off+int64(to-from) != c.offs[0] {
+			if err := flush(); err != nil {
+				return err
+			}
+			from, to, off = e.Offset, e.Offset, c.offs[0]
+		}
+		to += e.Length
+	}
+	return flush()
+}
+
+// part adds a part to its chunk, and finishes the chunk if it was the last.
+func (s *stream) part(part *streamPart, plain []byte, damage error) error {
+	c := part.c
+	if damage == nil {
+		c.fill(s, part, plain[part.e.Offset:part.e.Offset+part.e.Length])
+	} else {
+		c.spoiled.Store(true)
+	}
+	if c.waiting.Add(-1) > 0 {
+		return nil
+	}
+	return s.finish(c)
+}
+
+func (c *streamChunk) fill(s *stream, part *streamPart, data []byte) {
+	c.mu.Lock()
+	if c.buf == nil {
+		c.buf = s.bufs.Get().([]byte)
+		for i := range s.r.blocks {
+			if c.zeros&(1<<i) != 0 {
+				clear(c.buf[i*chunk.BlockBytes : (i+1)*chunk.BlockBytes])
+			}
+		}
+	}
+	buf := c.buf
+	c.mu.Unlock()
+	if part.whole {
+		copy(buf, data)
+		return
+	}
+	for takes := part.takes; len(takes) > 0; {
+		n := run(takes)
+		from, to := int(takes[0].from)*chunk.BlockBytes, int(takes[0].to)*chunk.BlockBytes
+		copy(buf[to:to+n*chunk.BlockBytes], data[from:])
+		takes = takes[n:]
+	}
+}
+
+// finish proves a chunk that was put together and gives it out; if it is not what it should be, or could not be put
+// together, every stored copy of it is tried.
+func (s *stream) finish(c *streamChunk) error {
+	if c.buf == nil {
+		c.buf = s.bufs.Get().([]byte)
+		c.spoiled.Store(true)
+	}
+	defer func() {
+		s.bufs.Put(c.buf) //nolint:staticcheck // a slice header per fragmented chunk
+		c.buf = nil
+	}()
+	good := false
+	if !c.spoiled.Load() {
+		got, _ := s.r.hasher.Chunk(c.buf, nil)
+		good = got == c.id
+	}
+	if !good {
+		if err := s.r.chunk(s.ctx, c.id, c.buf); err != nil {
+			return err
+		}
+	}
+	for _, off := range c.offs {
+		if err := s.give(off, c.buf); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// give hands out proven bytes, but not those behind the image's end.
+func (s *stream) give(off int64, p []byte) error {
+	return s.fn(off, p[:min(int64(len(p)), s.i.head.Size-off)])
+}
+
+// plan sends the jobs of one window after the other.
+func (s *stream) plan() error {
+	w := newStreamWindow(s)
+	per := int64(streamWindow / s.i.head.ChunkBytes)
+	end := per
+	err := s.r.walk(s.ctx, s.i.head, func(number, count int64, zero bool, leaf *tree.Node) error {
+		if zero {
+			return nil
+		}
+		for n := number; n < number+count; n++ {
+			if n >= end {
+				if err := w.send(); err != nil {
+					return err
+				}
+				end = n - n%per + per
+			}
+			if err := w.add(leaf.Children[n%tree.FanOut], n); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return w.send()
+}
