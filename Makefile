@@ -11,7 +11,7 @@ GOTESTSUM   := gotest.tools/gotestsum@v1.13.0
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.7.0
 GOFUMPT     := mvdan.cc/gofumpt@v0.9.2
 
-.PHONY: demo test ci deps build check fmt vet lint generate drift unit lab race fuzz bench bench-kvm cover clean help
+.PHONY: demo test ci deps build check fmt vet lint generate drift unit lab race fuzz bench bench-go bench-kvm cover clean help
 
 demo: deps build ## Back up and restore a small real VM on this machine; DEMO=once tears all down again
 	@scripts/demo.sh
@@ -57,7 +57,11 @@ race: ## Unit tests under the race detector
 fuzz: ## Every fuzz target for 30 seconds
 	@scripts/fuzz.sh 30s
 
-bench: ## Go benchmarks of the repository and the mover
+bench: build ## Cairn beside restic, kopia and borg on images of machines; SMALL=1 takes minutes, SEED=n other images
+	@scripts/install-deps.sh --bench
+	@scripts/bench.sh
+
+bench-go: ## Go benchmarks of the repository and the mover
 	go test -run XXX -bench . -benchmem ./store/... ./datamover/...
 
 bench-kvm: deps build ## Full, re-read and 1 % incremental of the demo VM beside nbdcopy and virtnbdbackup

@@ -19,7 +19,7 @@ import (
 type benchFlags struct {
 	cache, images, set, scratch string
 	seed                        uint64
-	rounds                      int
+	rounds, days                int
 	engines, work, rows, codec  string
 	noLong                      bool
 }
@@ -54,6 +54,7 @@ func benchCommand() *cobra.Command {
 		return f.run(cmd)
 	}}
 	run.Flags().IntVar(&f.rounds, "rounds", 3, "how many; the tables have medians")
+	run.Flags().IntVar(&f.days, "days", 0, "of all machines; 0 is as many as there are")
 	run.Flags().StringVar(&f.engines, "engines", strings.Join(engines.Names, ","), "which engines")
 	run.Flags().StringVar(&f.work, "work", "", "where repositories and restored images go; beside the images by default")
 	run.Flags().StringVar(&f.rows, "rows", "", "file that gets a line of JSON for each measurement; in the cache by default")
@@ -105,7 +106,7 @@ func (f *benchFlags) run(cmd *cobra.Command) error {
 	defer out.Close()
 	bin := func(name string) string { return filepath.Join(f.cache, "bin", name) }
 	r := measure.Run{
-		Images: f.folder(), Work: work, Engines: strings.Split(f.engines, ","), Rounds: f.rounds, NoLong: f.noLong, Out: out,
+		Images: f.folder(), Work: work, Engines: strings.Split(f.engines, ","), Rounds: f.rounds, NoLong: f.noLong, Days: f.days, Out: out,
 		Programs: engines.Programs{Cairn: self, Restic: bin("restic"), Kopia: bin("kopia"), Borg: "borg"},
 		Say:      func(line string) { fmt.Fprintln(cmd.ErrOrStderr(), line) },
 	}

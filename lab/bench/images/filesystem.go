@@ -18,8 +18,12 @@ import (
 const epoch = "1767225600"
 
 func command(ctx context.Context, name string, args ...string) error {
+	return commandWith(ctx, nil, name, args...)
+}
+
+func commandWith(ctx context.Context, env []string, name string, args ...string) error {
 	cmd := exec.CommandContext(ctx, name, args...)
-	cmd.Env = append(os.Environ(), "SOURCE_DATE_EPOCH="+epoch, "E2FSPROGS_FAKE_TIME="+epoch, "LC_ALL=C")
+	cmd.Env = append(append(os.Environ(), env...), "SOURCE_DATE_EPOCH="+epoch, "E2FSPROGS_FAKE_TIME="+epoch, "LC_ALL=C")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		out = bytes.TrimSpace(out)
 		return fmt.Errorf("%s: %w: %s", name, err, out[max(0, len(out)-2000):])
@@ -37,12 +41,11 @@ func Root(ctx context.Context, cache, scratch string, m Machine) (string, error)
 		return "", err
 	}
 	part := archive + ".part"
+	var env []string
 	if scratch != "" {
-		if err := os.Setenv("TMPDIR", scratch); err != nil {
-			return "", err
-		}
+		env = []string{"TMPDIR=" + scratch}
 	}
-	err := command(ctx, "mmdebstrap", "--mode=root", "--variant=minbase", "--dpkgopt=force-unsafe-io", `--aptopt=Acquire::Retries "3"`,
+	err := commandWith(ctx, env, "mmdebstrap", "--mode=root", "--variant=minbase", "--dpkgopt=force-unsafe-io", `--aptopt=Acquire::Retries "3"`,
 		"--include="+strings.Join(m.Packages, ","), "--format=tar", "bookworm", part, "deb http://deb.debian.org/debian bookworm main")
 	if err != nil {
 		return "", errors.Join(fmt.Errorf("install packages of %s: %w", m.Name, err), os.Remove(part))

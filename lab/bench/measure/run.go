@@ -67,6 +67,7 @@ type Run struct {
 	Engines  []string
 	Programs engines.Programs
 	Rounds   int
+	Days     int  // of all machines, at most; 0 is as many as there are
 	NoLong   bool // without the long series
 	Out      io.Writer
 	Say      func(string)
@@ -95,6 +96,11 @@ func (r *Run) Do(ctx context.Context) error {
 	set, err := images.Load(r.Images)
 	if err != nil {
 		return err
+	}
+	for i := range set.Machines {
+		if m := &set.Machines[i]; r.Days > 0 {
+			m.Days = min(m.Days, r.Days)
+		}
 	}
 	for n := range r.Rounds {
 		x := &round{Run: r, set: set, number: n + 1, dir: filepath.Join(r.Work, fmt.Sprintf("round-%d", n+1))}
@@ -280,7 +286,7 @@ func (x *round) main(ctx context.Context) error {
 		{Third, single(2, 1)},
 		{ReRead, single(0, 1)},
 		{NextDay, func(c *contestant) (engines.Usage, error) { return x.days(ctx, c, 2, 2) }},
-		{LaterDays, func(c *contestant) (engines.Usage, error) { return x.days(ctx, c, 3, last) }},
+		{LaterDays, func(c *contestant) (engines.Usage, error) { return x.days(ctx, c, 3, last) }}, // nothing if there are two
 		{RestoreOld, back(1)},
 		{RestoreNew, back(first.Days)},
 		{Verify, func(c *contestant) (engines.Usage, error) { return c.Verify(ctx) }},
