@@ -342,15 +342,25 @@ func (r *Repository) roots() roots {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, p := range r.points {
-		for _, im := range p.Images {
-			out.images[im.Ref] = struct{}{}
-		}
-		for _, pieces := range p.pieces {
-			for _, id := range pieces {
-				out.documents[id] = struct{}{}
-			}
+		out.add(p)
+	}
+	r.addRunning(out)
+	return out
+}
+
+func (rs roots) add(p *point) {
+	for _, im := range p.Images {
+		rs.images[im.Ref] = struct{}{}
+	}
+	for _, pieces := range p.pieces {
+		for _, id := range pieces {
+			rs.documents[id] = struct{}{}
 		}
 	}
+}
+
+// addRunning adds what sessions and readers rely on. r.mu is held.
+func (r *Repository) addRunning(out roots) {
 	for s := range r.sessions {
 		s.mu.Lock()
 		for ref := range s.images {
@@ -361,7 +371,6 @@ func (r *Repository) roots() roots {
 	for ref := range r.reading {
 		out.images[ref] = struct{}{}
 	}
-	return out
 }
 
 // unmarked returns the part of the roots not marked yet.
