@@ -9,6 +9,7 @@ import (
 	"github.com/cairn-backup/cairn/store/index"
 	"github.com/cairn-backup/cairn/store/pack"
 	"github.com/cairn-backup/cairn/store/seal"
+	"github.com/cairn-backup/cairn/store/tree"
 )
 
 // marker finds what images and documents need, entry by entry. Any error makes its result worthless.
@@ -203,11 +204,26 @@ func (r *Repository) leafNeeds(ctx context.Context, dst []index.Span, id Hash, f
 		return dst, err
 	}
 	sound := true
-	var needs []index.Location
+	needs := make([]index.Location, 0, tree.FanOut)
+	chunks := make([]Hash, 0, tree.FanOut)
 	for _, child := range n.Children {
-		if child.IsZero() {
-			continue
+		if !child.IsZero() {
+			chunks = append(chunks, child)
 		}
+	}
+	var rest []Hash // those that are not simply there
+	err = r.idx.LookupAll(chunks, func(id Hash, places []index.Location) error {
+		if len(places) == 0 || slices.ContainsFunc(places, func(at index.Location) bool { return at.Refs }) {
+			rest = append(rest, id)
+		} else {
+			needs = append(needs, places...)
+		}
+		return nil
+	})
+	if err != nil {
+		return dst, fault.Wrap(fault.Internal, "look up chunks of", id.Short(), err)
+	}
+	for _, child := range rest {
 		var ok bool
 		if needs, ok, err = r.chunkNeeds(ctx, needs, child); err != nil {
 			return dst, err

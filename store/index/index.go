@@ -315,6 +315,44 @@ func (x *Index) Lookup(dst []Location, id chunk.Hash) ([]Location, error) {
 	return dst, it.Close()
 }
 
+// LookupAll calls fn with every known location of each id, as of one moment. The locations are good until fn returns.
+func (x *Index) LookupAll(ids []chunk.Hash, fn func(id chunk.Hash, places []Location) error) (err error) {
+	if err := x.log.broken(); err != nil {
+		return err
+	}
+	it, err := x.db.NewIter(&pebble.IterOptions{LowerBound: []byte("c"), UpperBound: []byte("d")})
+	if err != nil {
+		return fmt.Errorf("look up: %w", err)
+	}
+	defer func() { err = errors.Join(err, it.Close()) }()
+	var prefix [prefixLen + 4]byte
+	var places []Location
+	for _, id := range ids {
+		entryKey(&prefix, id, 0)
+		places = places[:0]
+		for ok := it.SeekPrefixGE(prefix[:]); ok; ok = it.Next() {
+			key := it.Key()
+			slot, n := binary.Uvarint(it.Value())
+			if len(key) != prefixLen+4 || n <= 0 {
+				return errors.New("look up: index entry is malformed")
+			}
+			x.mu.RLock()
+			holder, known := x.byNum[binary.BigEndian.Uint32(key[prefixLen:])]
+			x.mu.RUnlock()
+			if known {
+				places = append(places, Location{Pack: holder, Slot: uint32(slot >> 1), Refs: slot&1 != 0})
+			}
+		}
+		if err := it.Error(); err != nil {
+			return fmt.Errorf("look up: %w", err)
+		}
+		if err := fn(id, places); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Packs returns the recorded packs in order of id.
 func (x *Index) Packs() []Pack {
 	x.mu.RLock()
