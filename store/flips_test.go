@@ -22,7 +22,7 @@ type flipRig struct {
 
 func newFlipRig(t *testing.T) *flipRig {
 	t.Helper()
-	f := &flipRig{m: memory.New()}
+	f := &flipRig{m: memory.New("flips")}
 	ctx := t.Context()
 	if err := Create(ctx, f.m, Key{}, CreateOptions{ChunkBytes: chunk.MinBytes}); err != nil {
 		t.Fatal(err)

@@ -34,6 +34,11 @@ var StorePoints = []string{
 	"store.collect.all-put-aside",    // all of them are
 	"store.collect.unlinked",         // one object of trash/ is gone
 	"store.collect.trash-empty",      // all are gone, the index is not swept
+	"store.compact.pack-created",     // a pack for what moves is begun
+	"store.compact.pack-durable",     // it is durable, nobody knows it
+	"store.compact.moved",            // what is needed of sparse packs is in new ones, durable
+	"store.compact.proven",           // the new packs were read back
+	"store.compact.forgotten",        // the index knows the new packs only, the old ones are there
 	"store.collect.swept",            // the index is swept
 	"store.file.created",             // backend: a temporary file is made
 	"store.file.synced",              // backend: its content is durable, it has no name
@@ -47,5 +52,9 @@ var StorePoints = []string{
 	"store.keys.added",               // a wrapping is durable, not read back
 	"store.keys.proven",              // the new key opens the repository, the old one too
 	"store.keys.removed",             // the old wrapping is gone
-	"store.index.flushed",            // index: written to its directory
+	"store.heal.record-waits",
+	"store.heal.record-aside",
+	"store.heal.packs-durable",
+	"store.heal.quarantined",
+	"store.index.flushed", // index: written to its directory
 }

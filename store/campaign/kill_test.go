@@ -4,12 +4,19 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/cairn-backup/cairn/internal/fault"
 	"github.com/cairn-backup/cairn/store/campaign/workload"
@@ -54,9 +61,33 @@ func inherit(t *testing.T, p place, withIndex bool) error {
 	return workload.Judge(t.Context(), p.repo, "", p.key, want, false) // and the one after it
 }
 
-// storePoints are the points of the engine and those of a backup that lie in it.
+// storePoints are the points of the engine and those of a backup that lie in it. The worker has nothing to heal from.
 func storePoints() []string {
-	return append([]string{"backup.packs-durable", "backup.index-written", "backup.manifest-written"}, fault.StorePoints...)
+	points := append([]string{"backup.packs-durable", "backup.index-written", "backup.manifest-written"}, fault.StorePoints...)
+	return slices.DeleteFunc(points, func(p string) bool { return strings.HasPrefix(p, "store.heal.") })
+}
+
+// TestPointsAreListed: a point that is not in the list would not be tried.
+func TestPointsAreListed(t *testing.T) {
+	call := regexp.MustCompile(`fault\.Point\("(store\.[^"]+)"\)`)
+	found := map[string]bool{}
+	err := filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		p, err := os.ReadFile(path)
+		for _, m := range call.FindAllSubmatch(p, -1) {
+			found[string(m[1])] = true
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, want := slices.Sorted(maps.Keys(found)), slices.Sorted(slices.Values(fault.StorePoints))
+	if diff := cmp.Diff(got, want); diff != "" {
+		t.Errorf("points in the code and in fault.StorePoints (-code +list):\n%s", diff)
+	}
 }
 
 func TestCampaignKillAtPoints(t *testing.T) {

@@ -35,7 +35,7 @@ type victim struct {
 func newVictim(t *testing.T) *victim {
 	t.Helper()
 	dir := scratch(t)
-	v := &victim{m: memory.New(), twin: memory.New(), stranger: memory.New()}
+	v := &victim{m: memory.New("victim"), twin: memory.New("twin"), stranger: memory.New("stranger")}
 	var other store.Key
 	var err, otherErr error
 	v.key, err = workload.Key(filepath.Join(dir, "key"))
@@ -215,7 +215,7 @@ func forgePack(repository seal.ID, name string, keys *seal.KeySet, good []byte) 
 		panic(err)
 	}
 	defer coder.Close()
-	m := memory.New()
+	m := memory.New("forge")
 	out, err := m.Create(context.Background(), name)
 	if err != nil {
 		panic(err)

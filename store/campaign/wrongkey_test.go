@@ -72,7 +72,7 @@ func TestCampaignWrongKey(t *testing.T) {
 		t.Fatal(err)
 	}
 	right := secret(t, filepath.Join(dir, "right"))
-	own := memory.New()
+	own := memory.New("own")
 	furnish(t, own, keyOf(t, right), 9)
 	each := count(30, 100, 2000)
 	injected, lost := 0, 0

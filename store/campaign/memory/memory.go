@@ -22,16 +22,17 @@ type Store struct {
 	mu      sync.Mutex
 	objects map[string][]byte // never changed in place
 	locked  bool
+	place   string
 }
 
-// New returns an empty Store.
-func New() *Store { return &Store{objects: map[string][]byte{}} }
+// New returns an empty Store; place tells it apart from others.
+func New(place string) *Store { return &Store{objects: map[string][]byte{}, place: "memory:" + place} }
 
 // Clone returns a Store with the same objects.
 func (s *Store) Clone() *Store {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return &Store{objects: maps.Clone(s.objects)}
+	return &Store{objects: maps.Clone(s.objects), place: s.place}
 }
 
 // Names returns the names under a prefix, sorted.
@@ -158,7 +159,7 @@ func (s *Store) Acquire(context.Context) (func() error, error) {
 }
 
 // Location implements blob.Store.
-func (s *Store) Location() string { return "memory" }
+func (s *Store) Location() string { return s.place }
 
 // Close implements blob.Store.
 func (s *Store) Close() error { return nil }

@@ -135,7 +135,7 @@ func (w *worker) live(ctx context.Context, life int) (err error) {
 		}
 	}
 	w.ack("collect")
-	report, err := w.r.Collect(ctx, store.CollectOptions{})
+	report, err := w.r.Collect(ctx, store.CollectOptions{Compact: 0.97})
 	if err != nil {
 		return err
 	}
