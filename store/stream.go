@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"sync/atomic"
 
@@ -41,11 +42,18 @@ func (i *ImageReader) Stream(ctx context.Context, workers int, fn func(off int64
 	for range workers {
 		g.Go(s.work)
 	}
-	if err := g.Wait(); err != nil {
+	err := g.Wait()
+	if own, ok := errors.AsType[callerError](err); ok {
+		return own.error
+	}
+	if err != nil {
 		return fault.Context("read image", i.ref.Root.Short(), err)
 	}
 	return nil
 }
+
+// callerError is an error of the function that a stream gives its data to.
+type callerError struct{ error }
 
 // stream is one Stream at work: one goroutine plans, the others read.
 type stream struct {
@@ -263,7 +271,10 @@ func (s *stream) finish(c *streamChunk) error {
 
 // give hands out proven bytes, but not those behind the image's end.
 func (s *stream) give(off int64, p []byte) error {
-	return s.fn(off, p[:min(int64(len(p)), s.i.head.Size-off)])
+	if err := s.fn(off, p[:min(int64(len(p)), s.i.head.Size-off)]); err != nil {
+		return callerError{err}
+	}
+	return nil
 }
 
 // plan sends the jobs of one window after the other.

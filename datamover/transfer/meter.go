@@ -19,6 +19,7 @@ type meter struct {
 	points    [2]string  // fault points: after the first bytes, and about the middle
 	options   Options
 	verifying bool
+	streams   int // workers of a source whose reading is not measured: what is neither waiting nor writing
 	begin     time.Time
 
 	bytesRead, bytesSkipped atomic.Int64
@@ -66,7 +67,9 @@ func (m *meter) copied(n int64, waiting, source, sink time.Duration) {
 }
 
 // run runs a pipeline and reports its progress meanwhile.
-func (m *meter) run(ctx context.Context, p pipeline) (Result, error) {
+func (m *meter) run(ctx context.Context, p interface {
+	run(ctx context.Context) error
+}) (Result, error) {
 	stop := m.report()
 	err := p.run(ctx)
 	if err == nil { // a transfer of next to nothing passes the points, too
@@ -160,6 +163,9 @@ func (m *meter) progress(rate float64, now sample) Progress {
 // bottleneck names what the workers spent most of their time with between two samples.
 func (m *meter) bottleneck(last, now sample) Bottleneck {
 	waiting, source, sink := now.waiting-last.waiting, now.source-last.source, now.sink-last.sink
+	if m.streams > 0 && waiting+sink > 0 {
+		source = max(0, int64(now.at.Sub(last.at))*int64(m.streams)-waiting-sink)
+	}
 	cores := float64(now.at.Sub(last.at)) * float64(runtime.GOMAXPROCS(0))
 	switch {
 	case waiting+source+sink == 0:

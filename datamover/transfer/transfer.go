@@ -20,9 +20,11 @@ type ImageSink interface {
 }
 
 // ImageSource gives an image's content; *store.ImageReader is one. ReadAt verifies what it returns and is called from
-// several goroutines.
+// several goroutines. Stream gives every range that Extents does not call zero once, verified, in any order and from
+// at most as many goroutines as there are workers.
 type ImageSource interface {
 	io.ReaderAt
+	Stream(ctx context.Context, workers int, fn func(off int64, p []byte) error) error
 	Size() int64
 	ChunkBytes() int
 	Extents(ctx context.Context) iter.Seq2[store.Extent, error]
@@ -114,7 +116,7 @@ func Backup(ctx context.Context, src hypervisors.FrozenDisk, dst ImageSink, o Op
 		},
 		zero: dst.Zero,
 	}
-	return m.run(ctx, p)
+	return m.run(ctx, &p)
 }
 
 // Restore writes an image to a new disk and flushes it. The disk may be larger than the image.
@@ -127,22 +129,8 @@ func Restore(ctx context.Context, src ImageSource, dst hypervisors.TargetDisk, o
 		return Result{}, fault.New(fault.Invalid, "restore disk", "", "chunks of %d bytes", chunk)
 	}
 	m := newMeter(src.Size(), BottleneckTarget, [2]string{"", "restore.transfer-middle"}, o)
-	p := pipeline{
-		segments: func(ctx context.Context) iter.Seq2[hypervisors.Extent, error] {
-			return segments(image(ctx, src), src.Size(), chunk, o.segmentBytes(chunk))
-		},
-		buffer: o.segmentBytes(chunk), meter: m, options: o,
-		read: func(p []byte, off int64) error { return readFull(src, p, off) },
-		write: func(_ context.Context, p []byte, off int64) error {
-			_, err := dst.WriteAt(p, off)
-			return err
-		},
-		zero: func(context.Context, int64, int64) error { return nil }, // it reads as zeros already
-	}
-	if o.SeedZero {
-		p.zero = dst.Zero
-	}
-	res, err := m.run(ctx, p)
+	m.streams = o.workers()
+	res, err := m.run(ctx, &restoring{src: src, dst: dst, meter: m, options: o, buffer: o.segmentBytes(chunk)})
 	if err == nil && o.SeedZero && dst.Size() > src.Size() {
 		err = dst.Zero(ctx, src.Size(), dst.Size()-src.Size())
 	}

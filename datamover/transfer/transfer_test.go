@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/cairn-backup/cairn/datamover/nbd"
 	"github.com/cairn-backup/cairn/datamover/nbd/nbdtest"
@@ -91,6 +92,28 @@ func (p *plane) ReadAt(b []byte, off int64) (int, error) {
 		return 0, p.fail
 	}
 	return bytes.NewReader(p.data).ReadAt(b, off)
+}
+
+// Stream gives the chunks that are not zeros, in no order.
+func (p *plane) Stream(ctx context.Context, workers int, fn func(off int64, b []byte) error) error {
+	g, inner := errgroup.WithContext(ctx)
+	g.SetLimit(workers)
+	for e, err := range p.Extents(ctx) {
+		if err != nil || inner.Err() != nil {
+			break
+		}
+		if e.Zero {
+			continue
+		}
+		g.Go(func() error {
+			b := make([]byte, e.Length)
+			if _, err := p.ReadAt(b, e.Offset); err != nil && err != io.EOF {
+				return err
+			}
+			return fn(e.Offset, b)
+		})
+	}
+	return errors.Join(g.Wait(), ctx.Err())
 }
 
 // Extents finds zero chunks.

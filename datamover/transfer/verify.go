@@ -30,7 +30,7 @@ func Verify(ctx context.Context, want ImageSource, got hypervisors.FrozenDisk, o
 		},
 		zero: func(context.Context, int64, int64) error { return nil },
 	}
-	return m.run(ctx, p)
+	return m.run(ctx, &p)
 }
 
 // compare compares bytes of a disk with the image.
