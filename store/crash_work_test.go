@@ -303,7 +303,7 @@ func workTrash(l *life) {
 			return nil
 		},
 		func(op, name string) error {
-			if op == "rename" || op == "mkdir" || (op == "remove" && inFolder(name, "packs")) {
+			if op == "rename" || op == "link" || op == "mkdir" || (op == "remove" && inFolder(name, "packs")) {
 				return syscall.ENOSPC
 			}
 			return nil

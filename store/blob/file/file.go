@@ -270,19 +270,24 @@ func (s *Store) Rename(ctx context.Context, from, to string) error {
 	if err := s.ensureDir(path.Dir(to)); err != nil {
 		return s.fail("rename object", from, err)
 	}
-	if _, err := s.fs.Stat(dst); err == nil {
-		return fault.New(fault.Exists, "rename object", from, "%s is there already", to)
-	}
 	s.files.forget(src)
 	s.files.forget(dst) // of a file that somebody else removed
-	if err := s.fs.Rename(src, dst); err != nil {
+	// Two steps, so that no crash can lose both names, and nothing is ever replaced.
+	if err := s.fs.Link(src, dst); errors.Is(err, fs.ErrExist) {
+		return fault.New(fault.Exists, "rename object", from, "%s is there already", to)
+	} else if err != nil {
 		return s.fail("rename object", from, err)
 	}
 	fault.Point("store.file.renamed")
-	for _, dir := range []string{filepath.Dir(dst), filepath.Dir(src)} {
-		if err := s.fs.SyncDir(dir); err != nil {
-			return s.fail("rename object", from, err)
-		}
+	if err := s.fs.SyncDir(filepath.Dir(dst)); err != nil {
+		_ = s.fs.Remove(dst) // what is still there is the old name
+		return s.fail("rename object", from, err)
+	}
+	if err := s.fs.Remove(src); err != nil {
+		return s.fail("rename object", from, err)
+	}
+	if err := s.fs.SyncDir(filepath.Dir(src)); err != nil {
+		return s.fail("rename object", from, err)
 	}
 	return nil
 }
