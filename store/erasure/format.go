@@ -52,10 +52,12 @@ func (h shardHeader) encode() []byte {
 	copy(p[48:], h.Write[:])
 	p[15] = byte(len(h.Created))
 	copy(p[nameAt:], h.Created)
-	sum := blake3.Sum256(p[:headerBytes-hashBytes])
+	sum := sumHeader(p)
 	copy(p[headerBytes-hashBytes:], sum[:])
 	return p
 }
+
+func sumHeader(p []byte) [hashBytes]byte { return blake3.Sum256(p[:headerBytes-hashBytes]) }
 
 // decodeHeader reads a header and believes nothing that is not possible.
 func decodeHeader(p []byte) (h shardHeader, err error) {
@@ -67,7 +69,7 @@ func decodeHeader(p []byte) (h shardHeader, err error) {
 	if string(p[:8]) != headerMagic {
 		return h, errors.New("not a shard")
 	}
-	if sum := blake3.Sum256(p[:headerBytes-hashBytes]); !bytes.Equal(sum[:], p[headerBytes-hashBytes:]) {
+	if sum := sumHeader(p); !bytes.Equal(sum[:], p[headerBytes-hashBytes:]) {
 		return h, errors.New("its header is damaged")
 	}
 	if v := le.Uint16(p[8:]); v != formatVersion || le.Uint16(p[10:]) != headerBytes {

@@ -274,7 +274,7 @@ func (s *Store) decide(ctx context.Context, l *listing) (failed []bool, err erro
 			behind++
 		}
 	}
-	outdated := l.outdated()
+	moves := map[string]map[int]bool{} // by write: the marks of moves that members have
 	all := map[string]bool{}
 	for write := range writes {
 		all[write] = true
@@ -284,9 +284,13 @@ func (s *Store) decide(ctx context.Context, l *listing) (failed []bool, err erro
 	}
 	for slot := range l.dead {
 		for mark := range l.dead[slot] {
-			write, _, ok := parseMoved(mark)
+			write, n, ok := parseMoved(mark)
 			if !ok {
 				write = mark
+			} else if moves[write] == nil {
+				moves[write] = map[int]bool{n: true}
+			} else {
+				moves[write][n] = true
 			}
 			all[write] = true
 		}
@@ -326,22 +330,20 @@ func (s *Store) decide(ctx context.Context, l *listing) (failed []bool, err erro
 			if gone && behind == 0 {
 				fail(s.clear(ctx, l, write))
 			}
-			if gone && behind == 0 && outdated[write] > 0 {
-				fail(s.clear(ctx, l, movedMark(write, outdated[write])))
+			for n := range moves[write] {
+				if gone && behind == 0 {
+					fail(s.clear(ctx, l, movedMark(write, n)))
+				}
 			}
 			continue
 		}
-		if w == nil {
-			if moves := outdated[write]; moves > 0 && behind == 0 {
-				fail(s.clear(ctx, l, movedMark(write, moves)))
-			}
-			continue
-		}
-		named := fail(s.complete(ctx, w, waiting[write]))
-		// What members that were away believe to be deleted is not.
+		named := w == nil || fail(s.complete(ctx, w, waiting[write]))
+		// What members that were away believe to be deleted or renamed is not.
 		fail(s.clear(ctx, l, write))
-		if moves := outdated[write]; named && moves > 0 && moves <= w.moves && behind == 0 {
-			fail(s.clear(ctx, l, movedMark(write, moves)))
+		for n := range moves[write] {
+			if named && behind == 0 || w != nil && n > w.moves {
+				fail(s.clear(ctx, l, movedMark(write, n)))
+			}
 		}
 	}
 	return failed, nil
