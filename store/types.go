@@ -24,7 +24,7 @@ type CreateOptions struct {
 
 // Options are choices of one Open.
 type Options struct {
-	IndexDir string // where the index is kept between opens; "" keeps it in memory
+	IndexDir string // where the index is kept between opens; read-only: where a temporary one is made beside; "" keeps it in memory
 	ReadOnly bool   // take no lock, write nothing; works beside an owner
 	Log      *slog.Logger
 	Workers  int         // goroutines of Verify; 0 is one per CPU

@@ -56,6 +56,7 @@ type Index struct {
 	dir     string
 	log     *logger
 	options *pebble.Options
+	scratch bool // goes with Close
 
 	adding sync.Mutex // numbers are recorded in the order they are given out
 
@@ -526,6 +527,9 @@ func (x *Index) flush() error {
 
 // Close writes what is in memory and closes the index. One that cannot be written is thrown away: it is a cache.
 func (x *Index) Close() error {
+	if x.scratch {
+		return errors.Join(x.db.Close(), os.RemoveAll(x.dir))
+	}
 	err := x.log.broken()
 	if err == nil && x.dir != "" {
 		err = x.flush()

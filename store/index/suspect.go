@@ -39,6 +39,9 @@ func (x *Index) loadSuspects() error {
 // Suspect marks a recorded pack as damaged, durably, and reports whether it was not before. It counts from its return
 // on even if it cannot be written.
 func (x *Index) Suspect(id seal.ID) (bool, error) {
+	if _, ok := x.Pack(id); !ok {
+		return false, nil // without waiting for a load, which may be reading it just now
+	}
 	x.adding.Lock()
 	defer x.adding.Unlock()
 	x.mu.Lock()
