@@ -139,3 +139,24 @@ func advance(ctx context.Context, image string, m Machine, seed uint64, day int)
 	}
 	return nil
 }
+
+// Place makes an image appear under another path: as a link, or where that is another file system, as a bind mount.
+func Place(ctx context.Context, image, path string) (remove func() error, err error) {
+	err = os.Link(image, path)
+	if err == nil {
+		return func() error { return os.Remove(path) }, nil
+	}
+	if !errors.Is(err, unix.EXDEV) {
+		return nil, err
+	}
+	if err := os.WriteFile(path, nil, 0o644); err != nil {
+		return nil, err
+	}
+	if err := command(ctx, "mount", "--bind", "-o", "ro", image, path); err != nil {
+		return nil, errors.Join(err, os.Remove(path))
+	}
+	return func() error {
+		err := command(context.WithoutCancel(ctx), "umount", path)
+		return errors.Join(err, os.Remove(path))
+	}, nil
+}

@@ -63,7 +63,7 @@ var Steps = []string{
 // Run says what is to be measured.
 type Run struct {
 	Images   string // directory of the set
-	Work     string // repositories and what is restored; on the file system of Images, since images are linked into it
+	Work     string // repositories and what is restored
 	Engines  []string
 	Programs engines.Programs
 	Rounds   int
@@ -188,12 +188,13 @@ func (x *round) backup(ctx context.Context, c *contestant, machine, image, recor
 	if err := os.MkdirAll(src, 0o755); err != nil {
 		return engines.Usage{}, err
 	}
-	if err := os.Link(image, disk); err != nil {
+	remove, err := images.Place(ctx, image, disk)
+	if err != nil {
 		return engines.Usage{}, err
 	}
 	point, u, err := c.Backup(ctx, machine, src, record)
 	c.points[machine] = append(c.points[machine], point)
-	return u, errors.Join(err, os.Remove(disk))
+	return u, errors.Join(err, remove())
 }
 
 // day backs up the image of a machine's day.
