@@ -93,7 +93,11 @@ func Open(ctx context.Context, b blob.Store, by Opener, o Options) (*Repository,
 	if err != nil {
 		return nil, err
 	}
-	coder, err := pack.NewCoder(pack.Zstd)
+	codec, err := pack.ParseCodec(o.Codec)
+	if err != nil {
+		return nil, fault.Wrap(fault.Invalid, "open repository", b.Location(), err)
+	}
+	coder, err := pack.NewCoder(codec)
 	if err != nil {
 		return nil, fault.Wrap(fault.Internal, "open repository", b.Location(), err)
 	}

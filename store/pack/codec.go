@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"time"
 
 	"github.com/klauspost/compress/s2"
 	"github.com/klauspost/compress/zstd"
@@ -26,11 +27,12 @@ var errMiscoded = errors.New("compressed data does not decode to what it was mad
 // Coder compresses and decompresses frames. It may be used from several goroutines.
 type Coder struct {
 	codec Codec
+	auto  *auto // of the codec Auto
 	enc   *zstd.Encoder
 	dec   *zstd.Decoder
 }
 
-// NewCoder returns a coder that compresses with codec.
+// NewCoder returns a coder that compresses with codec, which may be Auto.
 func NewCoder(codec Codec) (*Coder, error) {
 	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderCRC(false),
 		zstd.WithWindowSize(512<<10), zstd.WithEncoderConcurrency(runtime.GOMAXPROCS(0)), zstd.WithLowerEncoderMem(true))
@@ -42,7 +44,11 @@ func NewCoder(codec Codec) (*Coder, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make decompressor: %w", err)
 	}
-	return &Coder{codec: codec, enc: enc, dec: dec}, nil
+	c := &Coder{codec: codec, enc: enc, dec: dec}
+	if codec == Auto {
+		c.auto = newAuto()
+	}
+	return c, nil
 }
 
 // Close frees what the coder holds.
@@ -54,8 +60,14 @@ func (c *Coder) Close() {
 // Encode compresses plain into dst's memory, or returns plain itself where that does not save at least 5 %. scratch
 // is where the result is decoded to be compared; it should have the capacity of plain.
 func (c *Coder) Encode(dst, scratch, plain []byte) ([]byte, Codec, error) {
+	codec := c.codec
+	if c.auto != nil {
+		codec = c.auto.pick()
+		start := time.Now()
+		defer func() { c.auto.done(codec, len(plain), start, time.Now()) }()
+	}
 	var out []byte
-	switch c.codec {
+	switch codec {
 	case Zstd:
 		out = c.enc.EncodeAll(plain, dst[:0])
 	case S2:
@@ -66,14 +78,14 @@ func (c *Coder) Encode(dst, scratch, plain []byte) ([]byte, Codec, error) {
 	if len(out) > len(plain)/20*19 {
 		return plain, None, nil
 	}
-	back, err := c.Decode(scratch, out, c.codec, len(plain))
+	back, err := c.Decode(scratch, out, codec, len(plain))
 	if err != nil {
 		return nil, None, fmt.Errorf("%w: %w", errMiscoded, err)
 	}
 	if !bytes.Equal(back, plain) {
 		return nil, None, errMiscoded
 	}
-	return out, c.codec, nil
+	return out, codec, nil
 }
 
 // Decode decompresses a frame of exactly n bytes into dst's memory, if that is large enough. With codec None it
