@@ -14,6 +14,7 @@ import (
 // points name is in a pack. It reads no disk data; Verify does.
 func (r *Repository) Check(ctx context.Context) (CheckReport, error) {
 	var report CheckReport
+	var complete bool
 	points, err := r.RestorePoints(ctx)
 	if err != nil {
 		if fault.KindOf(err) != fault.Corrupt {
@@ -21,7 +22,7 @@ func (r *Repository) Check(ctx context.Context) (CheckReport, error) {
 		}
 		report.Problems = append(report.Problems, err.Error())
 	}
-	report.RestorePoints = len(points)
+	report.RestorePoints, complete = len(points), err == nil
 	if err := r.checkKeys(ctx, &report); err != nil {
 		return report, err
 	}
@@ -36,8 +37,7 @@ func (r *Repository) Check(ctx context.Context) (CheckReport, error) {
 			report.Problems = append(report.Problems, fmt.Sprintf("restore point %s: %v", p.ID, err))
 		}
 	}
-	report.Notes = append(report.Notes, chainNotes(points)...)
-	return report, nil
+	return report, r.checkChains(ctx, complete, &report)
 }
 
 // checkKeys looks for wrappings of the keys that are damaged or were not made by a holder of a key.
@@ -118,19 +118,4 @@ func (r *Repository) checkPoint(ctx context.Context, id string) error {
 		}
 	}
 	return m.mark(ctx, rs)
-}
-
-// chainNotes reports restore points whose predecessor is not there. A Prune does that, but so does a rollback.
-func chainNotes(points []RestorePoint) []string {
-	known := map[string]bool{}
-	for _, p := range points {
-		known[p.ID] = true
-	}
-	var notes []string
-	for _, p := range points {
-		if p.Previous != "" && !known[p.Previous] {
-			notes = append(notes, fmt.Sprintf("restore point %s follows %s, which is not there (pruned?)", p.ID, p.Previous))
-		}
-	}
-	return notes
 }

@@ -29,6 +29,24 @@ func (r *Repository) Prune(ctx context.Context, ids ...string) error {
 			return fault.Context("prune restore point", id, err)
 		}
 	}
+	if err := r.fence(ctx); err != nil {
+		return err
+	}
+	plan, err := r.planPruned(ctx, ids)
+	if err != nil {
+		return fault.Context("prune restore points", r.b.Location(), err)
+	}
+	err = r.recordPruned(ctx, plan)
+	if full(err) {
+		// A full repository must let go of restore points all the same: the record is written when there is room again.
+		defer func() {
+			if err := r.recordPruned(ctx, plan); err != nil {
+				r.log.Warn("what was pruned could not be recorded; a check will miss it", "err", err)
+			}
+		}()
+	} else if err != nil {
+		return fault.Context("prune restore points", r.b.Location(), err)
+	}
 	for _, id := range ids {
 		if err := r.fence(ctx); err != nil {
 			return err

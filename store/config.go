@@ -20,6 +20,8 @@ const formatVersion = 1
 // Names of objects; FORMAT.md describes each.
 const (
 	configName      = "config"
+	formatName      = "FORMAT.md"
+	readerName      = "cairn_reader.py"
 	reserveName     = "reserve"
 	keyFolder       = "keys/"
 	epochFolder     = "epochs/"
@@ -84,6 +86,9 @@ func create(ctx context.Context, b blob.Store, k Key, keys *seal.KeySet, o Creat
 		return err
 	}
 	fault.Point("store.create.reserve-written")
+	if err := describe(ctx, b); err != nil {
+		return err
+	}
 	body, err := json.Marshal(configBody{
 		Format: formatVersion, Repository: hex.EncodeToString(repository[:]), Name: o.Name,
 		ChunkBytes: o.ChunkBytes, Created: time.Now().UTC().Truncate(time.Second),

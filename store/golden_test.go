@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -15,9 +16,14 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/cairn-backup/cairn/store/blob/file"
+	"github.com/cairn-backup/cairn/store/pack"
+	"github.com/cairn-backup/cairn/store/seal"
 )
 
-var update = flag.Bool("update", false, "rewrite golden files and the vectors in FORMAT.md")
+var (
+	update       = flag.Bool("update", false, "rewrite the vectors in FORMAT.md")
+	updateGolden = flag.Bool("update-golden", false, "make golden-2 anew: only as long as no release has written its like")
+)
 
 // goldenFacts is what the golden repository must be found to say.
 type goldenFacts struct {
@@ -25,13 +31,24 @@ type goldenFacts struct {
 	Disks  map[string]string `json:"disks"` // SHA-256 by restore point
 }
 
-const golden = "testdata/golden-1"
+// golden is of the first programs, golden2 has further keys, both ciphers, all codecs, hashes of stored bytes in
+// manifests, a record of what was pruned.
+const (
+	golden  = "testdata/golden-1"
+	golden2 = "testdata/golden-2"
+)
 
-// TestGoldenRepository opens the repository of format version 1, which every later version must.
-func TestGoldenRepository(t *testing.T) {
-	if *update {
+// TestGoldenRepositories opens the repositories of format version 1, which every later version must.
+func TestGoldenRepositories(t *testing.T) {
+	if *updateGolden {
 		writeGolden(t)
 	}
+	for _, dir := range []string{golden, golden2} {
+		t.Run(filepath.Base(dir), func(t *testing.T) { openGolden(t, dir) })
+	}
+}
+
+func openGolden(t *testing.T, golden string) {
 	key, err := LoadKeyFile(filepath.Join(golden, "key"))
 	if err != nil {
 		t.Fatal(err)
@@ -56,6 +73,9 @@ func TestGoldenRepository(t *testing.T) {
 	if diff := cmp.Diff(want, facts(t, r)); diff != "" {
 		t.Errorf("golden repository (-recorded +read):\n%s", diff)
 	}
+	if report, err := r.Check(t.Context()); err != nil || len(report.Problems)+len(report.Notes) > 0 {
+		t.Errorf("Check = %+v, %v", report, err)
+	}
 	for _, p := range want.Points {
 		if _, err := r.Verify(t.Context(), p.ID, nil); err != nil {
 			t.Error(err)
@@ -75,62 +95,88 @@ func facts(t *testing.T, r *Repository) goldenFacts {
 		if err != nil {
 			t.Fatal(err)
 		}
-		h := sha256.New()
-		if _, err := io.Copy(h, io.NewSectionReader(i, 0, i.Size())); err != nil {
+		disk, err := io.ReadAll(io.NewSectionReader(i, 0, i.Size()))
+		if err != nil {
 			t.Fatal(err)
 		}
 		i.Close()
-		f.Disks[p.ID] = hex.EncodeToString(h.Sum(nil))
+		f.Disks[p.ID] = sumOf(disk)
 	}
 	return f
 }
 
-// writeGolden makes the golden repository anew: only for a format that was never released.
+func sumOf(p []byte) string {
+	sum := sha256.Sum256(p)
+	return hex.EncodeToString(sum[:])
+}
+
+// TestGoldenOpensWithEveryKey opens golden-2 with its paper key and its age identity.
+func TestGoldenOpensWithEveryKey(t *testing.T) {
+	b := must(file.Open(filepath.Join(golden2, "repo")))
+	paper := must(ParsePaperKey(string(mustRead(t, filepath.Join(golden2, "paper.txt")))))
+	for _, by := range []Opener{paper, must(LoadIdentity(filepath.Join(golden2, "identity.txt")))} {
+		if report, err := Drill(t.Context(), b, by); err != nil || report.FrameBytes == 0 || report.Wrapping.Problem != "" {
+			t.Errorf("%v: %+v, %v", by, report, err)
+		}
+	}
+}
+
+// writeGolden makes golden-2 anew.
 func writeGolden(t *testing.T) {
 	t.Helper()
-	if err := os.RemoveAll(golden); err != nil {
+	if err := os.RemoveAll(golden2); err != nil {
 		t.Fatal(err)
 	}
-	b, err := file.Create(filepath.Join(golden, "repo"))
+	b := must(file.Create(filepath.Join(golden2, "repo")))
+	key := must(NewKeyFile(filepath.Join(golden2, "key")))
+	if err := Create(t.Context(), b, key, CreateOptions{Name: "golden-2"}); err != nil {
+		t.Fatal(err)
+	}
+	g := &rig{t: t, b: b, key: key}
+	rnd := rand.New(rand.NewPCG(2, 2))
+	disk := make([]byte, 5*testChunk+1000)
+	for i := range disk[:3*testChunk] {
+		disk[i] = "compressible "[i%13] + byte(i>>12)
+	}
+	fill(rnd, disk[4*testChunk:])
+	var parent *ImageRef
+	before, first := disk, ""
+	for _, o := range []struct {
+		codec  pack.Codec
+		cipher seal.Cipher
+	}{{pack.Zstd, seal.AES256GCM}, {pack.S2, seal.XChaCha20}, {pack.None, seal.AES256GCM}} {
+		g.repo = must(Open(context.Background(), b, key, Options{Cipher: o.cipher}))
+		g.repo.coder.Close()
+		g.repo.coder = must(pack.NewCoder(o.codec))
+		next := bytes.Clone(before)
+		copy(next[70000:], bytes.Repeat([]byte{byte(o.codec), 1, 2, 3}, 500))
+		copy(next[4*testChunk+5000:], bytes.Repeat([]byte{byte(o.codec), 4, 5}, 2000))
+		p := g.backup(next, before, parent)
+		before, parent = next, &p.Images[0].Ref
+		if first == "" {
+			first = p.ID
+		} else if o.codec == pack.S2 {
+			if err := g.repo.Prune(t.Context(), first); err != nil {
+				t.Fatal(err)
+			}
+		}
+		g.close()
+	}
+	path, _, recipient := newIdentity(t, false)
+	must(AddRecipient(t.Context(), b, key, recipient, "escrow"))
+	mustWrite(t, filepath.Join(golden2, "identity.txt"), mustRead(t, path))
+	paper, _, err := AddPaperKey(t.Context(), b, key, "safe")
 	if err != nil {
 		t.Fatal(err)
 	}
-	key, err := NewKeyFile(filepath.Join(golden, "key"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := Create(t.Context(), b, key, CreateOptions{Name: "golden"}); err != nil {
-		t.Fatal(err)
-	}
-	r, err := Open(context.Background(), b, key, Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	g := &rig{t: t, b: b, key: key, repo: r}
-	rnd := rand.New(rand.NewPCG(1, 1))
-	disk := make([]byte, 7*testChunk+1000)
-	fill(rnd, disk[:testChunk])
-	for i := 3 * testChunk; i < 5*testChunk; i++ {
-		disk[i] = "compressible "[i%13]
-	}
-	fill(rnd, disk[7*testChunk:])
-	before := append([]byte(nil), disk...)
-	p := g.backup(disk, nil, nil)
-	fill(rnd, disk[8192:9000])
-	clear(disk[3*testChunk : 3*testChunk+4096])
-	g.backup(disk, before, &p.Images[0].Ref)
-	f := facts(t, r)
+	mustWrite(t, filepath.Join(golden2, "paper.txt"), []byte(must(paper.Text())))
+	g.repo = must(Open(t.Context(), b, key, Options{ReadOnly: true}))
+	f := facts(t, g.repo)
 	g.close()
-	for _, name := range []string{reserveName, epochFolder, leaseFolder, "lock", "tmp"} { // of no interest to readers
-		if err := os.RemoveAll(filepath.Join(golden, "repo", name)); err != nil {
+	for _, name := range []string{reserveName, epochFolder, leaseFolder, formatName, readerName, "lock", "tmp"} { // of no interest to readers
+		if err := os.RemoveAll(filepath.Join(golden2, "repo", name)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	text, err := json.Marshal(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(golden, "facts.json"), text, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	mustWrite(t, filepath.Join(golden2, "facts.json"), must(json.Marshal(f)))
 }

@@ -58,6 +58,9 @@ func (r *Repository) own(ctx context.Context) (err error) {
 	}
 	fault.Point("store.open.epoch-written")
 	r.restock(ctx)
+	if err := describe(ctx, r.b); err != nil {
+		r.log.Warn("the repository's description of itself is not there", "err", err)
+	}
 	return r.tidy(ctx)
 }
 

@@ -33,6 +33,8 @@ type point struct {
 	RestorePoint
 	pieces [][]Hash
 	hash   Hash // of the record's bytes: the next one of the series names it
+
+	previousHash string
 }
 
 const idPrefix = "rp_"
@@ -86,7 +88,7 @@ func (r *Repository) readPoint(ctx context.Context, id string) (*point, error) {
 	if rec.Point.ID != id {
 		return nil, damagedPoint(id, fmt.Errorf("it says that it is %q", rec.Point.ID))
 	}
-	return &point{RestorePoint: rec.Point, pieces: rec.Pieces, hash: r.hasher.Manifest(body)}, nil
+	return &point{RestorePoint: rec.Point, pieces: rec.Pieces, hash: r.hasher.Manifest(body), previousHash: rec.PreviousHash}, nil
 }
 
 func parseRecord(body []byte) (rec record, err error) {

@@ -132,8 +132,14 @@ func (s *Session) putManifest(ctx context.Context, m Manifest, pieces [][]Hash) 
 	rec := record{Format: formatVersion, Pieces: pieces}
 	if head := r.head(m.Series); head != nil {
 		p.Previous, p.Sequence = head.ID, head.Sequence+1
+		p.previousHash = hex.EncodeToString(head.hash[:])
 		rec.PreviousHash = hex.EncodeToString(head.hash[:])
 	}
+	gone, err := r.prunedOf(ctx, r.seriesKey(m.Series))
+	if err != nil {
+		return nil, err
+	}
+	p.Sequence = max(p.Sequence, gone.last()+1) // a number is given once
 	rec.Point = p.RestorePoint
 	body, err := json.Marshal(rec)
 	if err != nil {

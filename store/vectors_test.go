@@ -35,7 +35,8 @@ func vectors(t *testing.T) string {
 	count(salt[:], 0x60)
 	h := chunk.NewHasher(idKey)
 	var out strings.Builder
-	line := func(name string, p []byte) { fmt.Fprintf(&out, "    %-52s %s\n", name, hex.EncodeToString(p)) }
+	text := func(name, value string) { fmt.Fprintf(&out, "    %-52s %s\n", name, value) }
+	line := func(name string, p []byte) { text(name, hex.EncodeToString(p)) }
 
 	c := make([]byte, 64<<10)
 	prints := make([]chunk.Fingerprint, 16)
@@ -66,6 +67,7 @@ func vectors(t *testing.T) string {
 	line(`"abc" sealed as type 1, number 2, detail 3`, box.Seal(nil, seal.Frame, 2, 3, []byte("abc")))
 	line("pack header, kind 1", pack.AppendHeader(nil, pack.Header{Kind: pack.Data, Repository: repository, ID: object, KeyID: 1, Salt: salt}))
 	line("fingerprint of the key 00 01 .. 1f", []byte(must(hex.DecodeString(Key{idKey}.Fingerprint()))))
+	moreVectors(t, text)
 	return out.String()
 }
 

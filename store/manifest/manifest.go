@@ -37,10 +37,11 @@ var ErrNewer = errors.New("written by a newer version of Cairn")
 
 // Encode returns the object that holds body.
 func Encode(keys *seal.KeySet, c seal.Cipher, repository, id seal.ID, body []byte) ([]byte, error) {
-	return encode(keys, c, repository, id, seal.NewSalt(), body)
+	return EncodeSalted(keys, c, repository, id, seal.NewSalt(), body)
 }
 
-func encode(keys *seal.KeySet, c seal.Cipher, repository, id seal.ID, salt seal.Salt, body []byte) ([]byte, error) {
+// EncodeSalted is Encode with a salt that is given: for test vectors. No salt is used twice with one key set.
+func EncodeSalted(keys *seal.KeySet, c seal.Cipher, repository, id seal.ID, salt seal.Salt, body []byte) ([]byte, error) {
 	box, err := seal.NewCipherBox(c, keys.Data, keys.ID, Version, repository, id, salt)
 	if err != nil {
 		return nil, err
