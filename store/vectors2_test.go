@@ -48,7 +48,7 @@ type packBuffer struct{ bytes.Buffer }
 func (*packBuffer) Commit(context.Context) error { return nil }
 func (*packBuffer) Abort() error                 { return nil }
 
-// vectorSet has the inputs that section 13 names.
+// vectorSet has the inputs that section 14 names.
 type vectorSet struct {
 	keys       seal.KeySet
 	repository seal.ID

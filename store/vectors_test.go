@@ -23,7 +23,7 @@ func count(p []byte, from byte) {
 	}
 }
 
-// vectors computes what FORMAT.md section 13 lists.
+// vectors computes what FORMAT.md section 14 lists.
 func vectors(t *testing.T) string {
 	var idKey, dataKey [32]byte
 	var repository, object seal.ID

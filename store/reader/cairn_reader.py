@@ -267,7 +267,7 @@ def unwrap(text, repository, key):
 
 # ---- Frames
 def s2_decode(src, length):
-    """A block of S2 (FORMAT.md, section 14)."""
+    """A block of S2 (FORMAT.md, section 13)."""
     at = next(i for i, b in enumerate(src) if b < 128) + 1
     size = sum((b & 127) << 7 * i for i, b in enumerate(src[:at]))
     need(size == length, "S2 block is for", size, "bytes, not", length)
