@@ -75,8 +75,8 @@ func repoCommand() *cobra.Command {
 			return repo.Result{Points: points}, err
 		}),
 		f.on("verify", "Read everything back", cobra.NoArgs, func(ctx context.Context, r *store.Repository, _ []string) (repo.Result, error) {
-			reports, err := repo.VerifyAll(ctx, r)
-			return repo.Result{Verify: reports}, err
+			report, err := repo.VerifyAll(ctx, r)
+			return repo.Result{Verify: &report}, err
 		}),
 		f.on("usage", "Say how full it is", cobra.NoArgs, func(ctx context.Context, r *store.Repository, _ []string) (repo.Result, error) {
 			u, err := r.Usage(ctx)

@@ -2,7 +2,6 @@ package repo
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -15,7 +14,7 @@ type Result struct {
 	Backup  *BackupReport        `json:"backup,omitempty"`
 	Restore *transfer.Result     `json:"restore,omitempty"`
 	Points  []Point              `json:"restore_points,omitempty"`
-	Verify  []store.VerifyReport `json:"verify,omitempty"`
+	Verify  *store.SweepReport   `json:"verify,omitempty"`
 	Collect *store.CollectReport `json:"collect,omitempty"`
 	Usage   *store.Usage         `json:"usage,omitempty"`
 }
@@ -56,19 +55,17 @@ func Find(ctx context.Context, r *store.Repository, series string, sequence uint
 	return found.ID, nil
 }
 
-// VerifyAll reads every restore point back.
-func VerifyAll(ctx context.Context, r *store.Repository) ([]store.VerifyReport, error) {
+// VerifyAll reads every pack back once and proves every restore point whole by it.
+func VerifyAll(ctx context.Context, r *store.Repository) (store.SweepReport, error) {
 	points, err := r.RestorePoints(ctx)
 	if err != nil {
-		return nil, err
+		return store.SweepReport{}, err
 	}
-	var reports []store.VerifyReport
-	var errs []error
-	for _, p := range points {
-		report, err := r.Verify(ctx, p.ID, nil)
-		reports, errs = append(reports, report), append(errs, err)
+	report, err := r.Sweep(ctx, store.SweepOptions{})
+	if err == nil && (!report.Complete || report.Proven != len(points)) {
+		err = fmt.Errorf("of %d restore points %d are proven", len(points), report.Proven)
 	}
-	return reports, errors.Join(errs...)
+	return report, err
 }
 
 // KeepLast prunes all but the last n restore points of each series and collects.
