@@ -50,7 +50,8 @@ type healing struct {
 	report HealReport
 	w      *walker
 	states map[seal.ID]*packState
-	s      *Session // nil in a dry run
+	mute   map[seal.ID]error // packs that do not say what is in them
+	s      *Session          // nil in a dry run
 	before map[seal.ID]bool
 
 	data   frame
@@ -126,6 +127,12 @@ func (h *healing) run(ctx context.Context) error {
 func (h *healing) survey(ctx context.Context) (err error) {
 	if h.states, err = h.r.damagedPacks(ctx, nil); err != nil {
 		return err
+	}
+	if h.mute, err = h.r.unindexed(ctx); err != nil {
+		return err
+	}
+	for id, cause := range h.mute {
+		h.report.Damage = append(h.report.Damage, PackDamage{Pack: pack.Name(id), Cause: cause.Error()})
 	}
 	h.w = newWalker(h.r)
 	h.w.mend = h.mend
@@ -327,6 +334,14 @@ func (h *healing) quarantine(ctx context.Context) error {
 		free = append(free, id)
 		h.report.Quarantined = append(h.report.Quarantined, pack.Name(id))
 	}
+	for id := range h.mute { // nobody knows what is in it, so all must be there without it
+		if h.hidden || h.report.Remaining > 0 {
+			h.report.Kept = append(h.report.Kept, pack.Name(id))
+			continue
+		}
+		free = append(free, id)
+		h.report.Quarantined = append(h.report.Quarantined, pack.Name(id))
+	}
 	if h.s != nil {
 		err = r.forget(free)
 	}
@@ -440,5 +455,8 @@ func (h *healing) remains(ctx context.Context) error {
 	}
 	var err error
 	h.report.Touched, err = w.touched(ctx)
+	if err == nil && h.s != nil && len(h.report.Touched) == 0 && !h.hidden {
+		err = h.r.endLoss()
+	}
 	return err
 }

@@ -435,3 +435,93 @@ func TestVerifyNamesWhatElseIsTouched(t *testing.T) {
 		}
 	}
 }
+
+// Packs that do not even say what is in them, so that an index built anew does not have them, are named and healed too.
+func TestHealWithoutAnIndex(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(20261122, 13))
+	f := newFleet(t, rnd, 2, 3)
+	dir := f.copy()
+	good := f.open(f.copy())
+	defer f.shut(good)
+	if err := os.RemoveAll(dir + ".index"); err != nil {
+		t.Fatal(err)
+	}
+	files := packFiles(t, dir)
+	want := []string{packName(files[0]), packName(files[len(files)/2])}
+	for _, name := range []string{files[0], files[len(files)/2]} {
+		if err := flipAt(name, 60); err != nil { // in the salt
+			t.Fatal(err)
+		}
+	}
+	r := f.open(dir)
+	defer f.shut(r)
+	sweep, err := r.Sweep(t.Context(), SweepOptions{})
+	var found []string
+	for _, d := range sweep.Damage {
+		found = append(found, d.Pack)
+	}
+	slices.Sort(found)
+	if fault.KindOf(err) != fault.Corrupt || !slices.Equal(found, want) {
+		t.Fatalf("Sweep = %+v, %v; want damage of %v", sweep, err, want)
+	}
+	if diff := cmp.Diff(f.oracle(r), sweep.Touched); diff != "" {
+		t.Errorf("touched (-cannot be read +named):\n%s", diff)
+	}
+	report, err := r.Heal(t.Context(), HealOptions{From: []*Repository{good}})
+	if err != nil || !slices.Equal(report.Quarantined, want) {
+		t.Fatalf("Heal = %+v, %v", report, err)
+	}
+	if after, err := r.Sweep(t.Context(), SweepOptions{}); err != nil || after.Proven != len(f.disks) {
+		t.Errorf("Sweep after Heal = %+v, %v", after, err)
+	}
+	f.mustBeWhole(r)
+}
+
+// Known damage under an image asks for a full read of its disk, and no longer once it is healed.
+func TestNeedsFullRead(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(20261122, 14))
+	f := newFleet(t, rnd, 2, 2)
+	for name, damage := range map[string]func(string) error{"flipped": flipFrame, "deleted": os.Remove} {
+		dir := f.copy()
+		good := f.open(f.copy())
+		r := f.open(dir)
+		points, err := r.RestorePoints(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		asked := func() (needed int) {
+			for _, p := range points {
+				full, reason, err := r.NeedsFullRead(t.Context(), p.Images[0].Ref)
+				if err != nil || full != (reason != "") {
+					t.Fatalf("NeedsFullRead = %v, %q, %v", full, reason, err)
+				}
+				if full {
+					needed++
+				}
+			}
+			return needed
+		}
+		if n := asked(); n != 0 {
+			t.Errorf("%s: %d images need a full read before any damage", name, n)
+		}
+		for _, file := range packFiles(t, dir)[:2] {
+			if err := damage(file); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := r.Sweep(t.Context(), SweepOptions{}); fault.KindOf(err) != fault.Corrupt {
+			t.Fatalf("Sweep: %v", err)
+		}
+		if n := asked(); n == 0 {
+			t.Errorf("%s: no image needs a full read", name)
+		}
+		if _, err := r.Heal(t.Context(), HealOptions{From: []*Repository{good}}); err != nil {
+			t.Fatal(err)
+		}
+		if n := asked(); n != 0 {
+			t.Errorf("%s: %d images need a full read after Heal", name, n)
+		}
+		f.shut(r)
+		f.shut(good)
+	}
+}

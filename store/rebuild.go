@@ -68,6 +68,9 @@ func (r *Repository) syncIndex(ctx context.Context) error {
 			r.log.Warn("pack is missing or has another size", "pack", pack.Name(p.ID))
 		}
 	}
+	if len(gone) > 0 {
+		r.noteLoss()
+	}
 	if err := r.idx.Drop(gone...); err != nil {
 		return fault.Wrap(fault.Internal, "update index of repository", r.b.Location(), err)
 	}
@@ -166,6 +169,7 @@ func (r *Repository) readDirectory(ctx context.Context, id seal.ID, size int64) 
 	case kind == fault.Corrupt || kind == fault.Unsupported:
 		// Whoever needs what is in it will be told; the rest of the repository goes on.
 		r.log.Error("pack cannot be indexed", "pack", pack.Name(id), "err", err)
+		r.noteLoss()
 		return nil, nil
 	default:
 		return nil, err

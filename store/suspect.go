@@ -175,6 +175,7 @@ func (r *Repository) asIndexed(ctx context.Context, id seal.ID) (bool, error) {
 	if err != nil || !gone {
 		return err == nil, err
 	}
+	r.noteLoss()
 	return false, r.forget([]seal.ID{id})
 }
 

@@ -340,6 +340,9 @@ func (s *sweep) finish(ctx context.Context) error {
 	if err := s.manifests(ctx); err != nil {
 		return err
 	}
+	if err := s.unindexed(ctx); err != nil {
+		return err
+	}
 	proofs, err := r.idx.Proofs()
 	if err != nil {
 		return fault.Wrap(fault.Internal, "read index of repository", r.b.Location(), err)
@@ -371,10 +374,33 @@ func (s *sweep) finish(ctx context.Context) error {
 			return err
 		}
 	}
+	if len(s.report.Touched)+len(s.report.Problems) == 0 {
+		if err := r.endLoss(); err != nil {
+			return err
+		}
+	}
 	if err := s.record(whole); err != nil {
 		return err
 	}
 	s.report.Complete = true
+	return nil
+}
+
+// unindexed reports the packs that are there but do not say what is in them.
+func (s *sweep) unindexed(ctx context.Context) error {
+	bad, err := s.r.unindexed(ctx)
+	if err != nil {
+		return err
+	}
+	known := map[string]bool{}
+	for _, d := range s.report.Damage {
+		known[d.Pack] = true // of another size than it was, and dropped from the index by this call
+	}
+	for id, cause := range bad {
+		if name := pack.Name(id); !known[name] {
+			s.add(PackDamage{Pack: name, Cause: cause.Error()})
+		}
+	}
 	return nil
 }
 

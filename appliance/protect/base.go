@@ -18,6 +18,7 @@ type base struct {
 	point  string                    // the restore point that shows the disks at the checkpoint
 	images map[string]store.ImageRef // by disk
 	reason string                    // why there is no base, in words; "" when none was wanted
+	full   map[string]string         // by disk: why its image cannot be built on, in words
 }
 
 // findBase looks for a base. The newest restore point of the VM in any repository decides, because the platform keeps
@@ -49,9 +50,17 @@ func (b *backup) findBase(ctx context.Context) (base, error) {
 	if row, err := b.catalog.RestorePoint(ctx, point.ID); err == nil && row.VerifyResult == catalog.VerifyDamaged {
 		return base{reason: "the restore point to build on is damaged"}, nil
 	}
-	out := base{since: newest.Checkpoint, point: point.ID, images: make(map[string]store.ImageRef, len(point.Images))}
+	out := base{since: newest.Checkpoint, point: point.ID, images: make(map[string]store.ImageRef, len(point.Images)), full: map[string]string{}}
 	for _, img := range point.Images {
 		out.images[img.Name] = img.Ref
+		// What an incremental takes over is not read again: it must not be taken from where damage is known.
+		needed, reason, err := b.repo.NeedsFullRead(ctx, img.Ref)
+		if err != nil {
+			return base{}, fault.Context("look for damage in the base of disk", img.Name, err)
+		}
+		if needed {
+			out.full[img.Name] = reason
+		}
 	}
 	return out, nil
 }
@@ -98,6 +107,8 @@ func (b base) plan(d hypervisors.FrozenDiskInfo) diskPlan {
 		p.reason = "the platform does not track changes of this disk"
 	case !known:
 		p.reason = "the last restore point does not have this disk"
+	case b.full[d.Disk.ID] != "":
+		p.reason = b.full[d.Disk.ID]
 	case parent.SizeBytes != d.Export.SizeBytes:
 		p.reason = "the size of the disk has changed"
 	default:

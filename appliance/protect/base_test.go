@@ -2,12 +2,14 @@ package protect
 
 import (
 	"bytes"
+	"os"
 	"path/filepath"
 	"testing"
 
 	"github.com/cairn-backup/cairn/appliance/catalog"
 	"github.com/cairn-backup/cairn/appliance/jobs"
 	"github.com/cairn-backup/cairn/hypervisors"
+	"github.com/cairn-backup/cairn/internal/fault"
 	"github.com/cairn-backup/cairn/store"
 	"github.com/cairn-backup/cairn/store/blob/file"
 )
@@ -17,7 +19,8 @@ const diskBytes = 64 << 10
 // series is one VM with a repository and a catalog, and no platform.
 type series struct {
 	*backup
-	t *testing.T
+	t   *testing.T
+	dir string
 }
 
 func newSeries(t *testing.T) *series {
@@ -43,7 +46,7 @@ func newSeries(t *testing.T) *series {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = repo.Close() })
-	return &series{t: t, backup: &backup{
+	return &series{t: t, dir: dir, backup: &backup{
 		Protector: &Protector{catalog: cat}, t: &jobs.Task{Task: catalog.Task{ID: "task_1"}}, repo: repo,
 		spec: BackupSpec{RepositoryID: "repo_1"}, vm: catalog.VM{ID: "vm_1", PlatformID: "one"},
 	}}
@@ -136,5 +139,45 @@ func TestNoBaseWithoutThePointTheCheckpointWasMadeWith(t *testing.T) {
 	}
 	if got, err := s.findBase(t.Context()); err != nil || got.since != "" || got.reason == "" {
 		t.Errorf("with that point pruned: base = %+v, %v, want none", got, err)
+	}
+}
+
+// A disk whose image lies in a file of the repository in which damage was found is read whole, though no restore point
+// was verified as damaged; the other disks are not.
+func TestDiskWithDamageBelowItIsReadWhole(t *testing.T) {
+	s := newSeries(t)
+	s.point(1, "a")
+	export := hypervisors.Export{SizeBytes: diskBytes, DirtyContext: "dirty"}
+	vda := hypervisors.FrozenDiskInfo{Disk: hypervisors.Disk{ID: "vda"}, Export: export}
+	got, err := s.findBase(t.Context())
+	if err != nil || got.plan(vda).mode != catalog.Incremental {
+		t.Fatalf("base = %+v, %v, want one to build on", got, err)
+	}
+	packs, err := filepath.Glob(filepath.Join(s.dir, "repository", "packs", "*", "*.pack"))
+	if err != nil || len(packs) == 0 {
+		t.Fatalf("%d packs, %v", len(packs), err)
+	}
+	for _, name := range packs {
+		p, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p[140] ^= 1 // in the first frame
+		if err := os.WriteFile(name, p, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, err = s.findBase(t.Context()); err != nil || got.plan(vda).mode != catalog.Incremental {
+		t.Fatalf("before the damage is known: base = %+v, %v", got, err)
+	}
+	if _, err := s.repo.Sweep(t.Context(), store.SweepOptions{}); fault.KindOf(err) != fault.Corrupt {
+		t.Fatalf("Sweep: %v, want corrupt", err)
+	}
+	got, err = s.findBase(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p := got.plan(vda); p.mode != catalog.Full || p.reason == "" || p.export.DirtyContext != "" {
+		t.Errorf("plan = %+v, want full with a reason", p)
 	}
 }

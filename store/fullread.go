@@ -1,0 +1,86 @@
+package store
+
+import (
+	"context"
+
+	"github.com/cairn-backup/cairn/internal/fault"
+	"github.com/cairn-backup/cairn/store/pack"
+	"github.com/cairn-backup/cairn/store/seal"
+)
+
+// lossNote stands in the index while packs are known to be missing without a Collect having removed them, until a
+// Sweep or a Heal finds everything that restore points need.
+const lossNote = "loss"
+
+// noteLoss records that packs went missing.
+func (r *Repository) noteLoss() {
+	if err := r.idx.SetNote(lossNote, []byte{1}); err != nil {
+		r.log.Warn("loss of packs is not recorded; the next sweep finds it again", "err", err)
+	}
+}
+
+// endLoss records that nothing is missing.
+func (r *Repository) endLoss() error {
+	if err := r.idx.SetNote(lossNote, nil); err != nil {
+		return fault.Wrap(fault.Internal, "update index of repository", r.b.Location(), err)
+	}
+	return nil
+}
+
+// NeedsFullRead reports whether the next backup of a disk has to read all of it, and why, in words. What an
+// incremental takes over from its parent image is not read back; so if anything of the parent lies in a pack in which
+// damage was found, or is missing, the incremental would inherit the damage, while a full read stores it anew. As long
+// as no damage is known, the answer costs nothing; otherwise it looks at the image's tree.
+func (r *Repository) NeedsFullRead(ctx context.Context, parent ImageRef) (bool, string, error) {
+	notes, err := r.idx.Notes(lossNote)
+	if err != nil {
+		return false, "", fault.Wrap(fault.Internal, "read index of repository", r.b.Location(), err)
+	}
+	suspects := r.idx.Suspects()
+	if len(suspects)+len(notes) == 0 {
+		return false, "", nil
+	}
+	w := newWalker(r)
+	for _, id := range suspects {
+		w.bad[id] = &packState{gone: true}
+	}
+	c, err := w.image(ctx, parent)
+	if err != nil {
+		if damaged(err) {
+			return true, "the repository's image to build on is damaged", nil
+		}
+		return false, "", fault.Context("look at image", parent.Root.Short(), err)
+	}
+	if c == lost {
+		return true, "the image to build on needs files of the repository that are damaged or missing", nil
+	}
+	return false, "", nil
+}
+
+// unindexed returns the packs that are there but cannot be read at all, and why. Packs of running sessions are not
+// among them.
+func (r *Repository) unindexed(ctx context.Context) (map[seal.ID]error, error) {
+	there, err := r.listPacks(ctx)
+	if err != nil {
+		return nil, err
+	}
+	pinned := r.pinned()
+	out := map[seal.ID]error{}
+	for id, size := range there {
+		if _, ok := r.idx.Pack(id); ok {
+			continue
+		}
+		if _, ours := pinned[id]; ours {
+			continue
+		}
+		_, err := r.openPack(ctx, id, size)
+		switch kind := fault.KindOf(err); {
+		case err == nil || kind == fault.NotFound || kind == fault.Unsupported:
+		case kind == fault.Corrupt:
+			out[id] = err
+		default:
+			return nil, fault.Context("read pack", pack.Name(id), err)
+		}
+	}
+	return out, nil
+}
