@@ -9,13 +9,13 @@ import (
 	"github.com/cairn-backup/cairn/internal/boundary"
 )
 
-func fuzzHeader() shardHeader {
+func shardOfFuzz() shardHeader {
 	return shardHeader{K: 4, N: 6, Shard: 5, Group: 1, Chunk: chunkBytes, Unit: unitBytes, Created: "packs/13/13caa8be0faf9c1f414f9e04748897a7.pack"}
 }
 
-// FuzzHeader gives each changed header its right hash: anybody can compute that.
-func FuzzHeader(f *testing.F) {
-	base := fuzzHeader().encode()
+// FuzzShardHeader gives each changed header its right hash: anybody can compute that.
+func FuzzShardHeader(f *testing.F) {
+	base := shardOfFuzz().encode()
 	boundary.Add(f, base, boundary.Binary(base[:len(base)-hashBytes]))
 	f.Fuzz(func(t *testing.T, p []byte) {
 		boundary.Bounded(t, len(p), 16, func() {
