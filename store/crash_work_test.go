@@ -149,6 +149,7 @@ func (l *life) changed(disk []byte, blocks int) []byte {
 func crashWorks() []crashWork {
 	return []crashWork{
 		{"days", workDays}, {"sessions", workSessions}, {"owners", workOwners}, {"trash", workTrash}, {"aborts", workAborts},
+		{"compact", workCompact},
 	}
 }
 

@@ -8,7 +8,7 @@
 //
 // One process owns a repository: it holds the backend's lock and the highest epoch, and asks for the epoch again
 // before each publish and each removal. Readers in other processes (read-only opens) take nothing and may be
-// overtaken by a removal: they then answer an error, never wrong bytes. Within the owner:
+// overtaken by a removal: they then look again, and answer an error if it is gone, never wrong bytes. Within the owner:
 //
 //	                what makes it safe
 //	session beside  Packs have random ids and one writer each. Both may store the same chunk: readers, marks and the
@@ -21,8 +21,16 @@
 //	                being written is pinned before its file exists; one that is not in the index is never chosen.
 //	publish beside  Publish holds gc shared from before the manifest is written until it is among the points; the
 //	  collect       session's pins end after that. So a choice sees the pins or the point, or both.
-//	prune beside    collecting lets one of them run at a time.
-//	  collect
+//	prune beside    A collect takes the points for roots as they are when it decides; one removed later frees its packs
+//	  collect       at the next. After a removal that may or may not last (unsafe), which is asked for again under gc,
+//	                no collect decides anything. pruning lets one prune run at a time, collecting one collect.
+//	compaction      A collect that rewrites a pack first makes the new one durable and known to the index, and proves
+//	  beside all    what it holds; then, with gc held exclusively and new roots marked, it makes the index forget the
+//	                old one, unless it is pinned, suspect, or more of it is needed now. Then the old one goes. So an
+//	                object is found at any time. Who has a place of before in its hands and misses the file looks the
+//	                object up again (moving); readers in other processes look at the packs again first (catchUp).
+//	space beside    Space and WouldFree hold collecting: packs stand still but for new ones, which no point needs yet.
+//	  all           Both keep what leaves need in the index, as a collect does: last come, equal content.
 //	prune beside    The session's parents stay roots until it ends, whether or not a restore point still has them.
 //	  session       The chain may then name a predecessor that is gone; Check notes it.
 //	publish beside  publishing lets one at a time read the head of a series and follow it.

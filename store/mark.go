@@ -112,6 +112,11 @@ func (r *Repository) moving(id Hash, use func([]index.Location) error) error {
 		if err != nil {
 			return err
 		}
+		if slices.Equal(places, now) && r.catchUp() {
+			if now, err = r.lookup(id); err != nil {
+				return err
+			}
+		}
 		if slices.Equal(places, now) {
 			return useErr
 		}

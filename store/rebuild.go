@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"errors"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -68,11 +69,11 @@ func (r *Repository) syncIndex(ctx context.Context) error {
 			r.log.Warn("pack is missing or has another size", "pack", pack.Name(p.ID))
 		}
 	}
-	if len(gone) > 0 {
+	if len(gone) > 0 && !r.o.ReadOnly { // a reader may see what the owner removed rightly
 		r.noteLoss()
 	}
-	if err := r.idx.Drop(gone...); err != nil {
-		return fault.Wrap(fault.Internal, "update index of repository", r.b.Location(), err)
+	if err := errors.Join(r.forget(gone), r.idx.Tidy()); err != nil {
+		return r.indexError(err)
 	}
 	for id := range there {
 		if _, ok := r.idx.Pack(id); ok {
@@ -80,6 +81,32 @@ func (r *Repository) syncIndex(ctx context.Context) error {
 		}
 	}
 	return r.indexPacks(ctx, there)
+}
+
+// catchUpEvery is how often at most a reader looks at the packs again because it misses something.
+const catchUpEvery = time.Second
+
+// catchUp makes the index of a read-only repository agree with the packs that are there now, and reports whether it
+// did: its owner, in another process, may have moved what this one is looking for.
+func (r *Repository) catchUp() bool {
+	if !r.o.ReadOnly {
+		return false
+	}
+	begun := time.Now()
+	r.catching.Lock()
+	defer r.catching.Unlock()
+	if r.caughtUp.After(begun) {
+		return true // by somebody this one waited for
+	}
+	if time.Since(r.caughtUp) < catchUpEvery {
+		return false
+	}
+	r.caughtUp = time.Now()
+	if err := r.syncIndex(context.Background()); err != nil {
+		r.log.Warn("packs cannot be looked at again", "err", err)
+		return false
+	}
+	return true
 }
 
 // indexPacks reads the directories of packs, several at a time, and adds them; many of them at once, by a load.

@@ -171,3 +171,21 @@ func TestStreamAcrossACompaction(t *testing.T) {
 		g.points = g.points[:len(g.points)-1]
 	}
 }
+
+// TestReaderInAnotherProcessFollowsACompaction: what it knew of packs is not true any more.
+func TestReaderInAnotherProcessFollowsACompaction(t *testing.T) {
+	g := newSparseRig(t, 10)
+	r, err := Open(t.Context(), g.b, g.key, Options{ReadOnly: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if report := g.collect(CollectOptions{Compact: 1}); report.PacksCompacted == 0 {
+		t.Fatalf("nothing was rewritten: %+v", report)
+	}
+	for _, p := range g.points {
+		if err := sameDisk(t.Context(), r, p, g.disks[p.ID]); err != nil {
+			t.Error(err)
+		}
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/cairn-backup/cairn/internal/fault"
 	"github.com/cairn-backup/cairn/store/blob"
@@ -55,6 +56,8 @@ type Repository struct {
 	publishing sync.Mutex // one publish at a time: chains and sequences
 	collecting sync.Mutex // one collect at a time, and nothing that must see packs stand still beside it
 	pruning    sync.Mutex // one prune at a time
+	catching   sync.Mutex // guards caughtUp, and lets one reader at a time look at the packs again
+	caughtUp   time.Time
 	sweeping   sync.Mutex // one sweep at a time
 
 	mu       sync.Mutex
