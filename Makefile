@@ -11,7 +11,7 @@ GOTESTSUM   := gotest.tools/gotestsum@v1.13.0
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.7.0
 GOFUMPT     := mvdan.cc/gofumpt@v0.9.2
 
-.PHONY: demo test ci deps build check fmt vet lint generate drift unit lab race fuzz bench bench-go bench-kvm cover clean help
+.PHONY: demo test ci deps build check fmt vet lint generate drift unit lab race soak reliability fuzz bench bench-go bench-kvm cover clean help
 
 demo: deps build ## Back up and restore a small real VM on this machine; DEMO=once tears all down again
 	@scripts/demo.sh
@@ -53,6 +53,13 @@ lab: ## All tests, with real libvirt and QEMU
 
 race: ## Unit tests under the race detector
 	go test -race -timeout 30m ./internal/... ./store/... ./datamover/... ./appliance/... ./cmd/...
+
+soak: ## Every campaign of the repository in large counts, and its tests under the race detector: hours
+	set -o pipefail; CAIRN_LAB=1 CAIRN_SOAK=1 go test -count=1 -timeout 48h -v -run '^TestCampaign' ./internal/boundary ./store/... | grep -E 'campaign: |seed|^(---|FAIL|ok)'
+	CAIRN_LAB=1 go test -race -count=1 -timeout 12h ./store/...
+
+reliability: ## Run every campaign against the repository and write docs/reliability.md's table
+	@scripts/reliability.sh
 
 fuzz: ## Every fuzz target for 30 seconds
 	@scripts/fuzz.sh 30s
