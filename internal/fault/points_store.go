@@ -27,6 +27,7 @@ var StorePoints = []string{
 	"store.publish.fenced",           // this owner is the newest, the manifest is not written
 	"store.abort.packs-removed",      // unfinished packs are removed, the lease is there
 	"store.prune.fenced",             // this owner is the newest, the manifest is there
+	"store.prune.recorded",           // it is written that restore points go, they are there
 	"store.prune.unpublished",        // one manifest is gone durably
 	"store.collect.marked",           // everything needed is marked, nothing chosen
 	"store.collect.forgotten",        // the index has forgotten what goes
