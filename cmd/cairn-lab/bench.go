@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -59,6 +60,13 @@ func benchCommand() *cobra.Command {
 	run.Flags().StringVar(&f.work, "work", "", "where repositories and restored images go; beside the images by default")
 	run.Flags().StringVar(&f.rows, "rows", "", "file that gets a line of JSON for each measurement; in the cache by default")
 	run.Flags().BoolVar(&f.noLong, "no-long", false, "without the 30 days of one machine")
+	image := &cobra.Command{Use: "image MACHINE DAY FILE", Short: "Make the image of a machine's day", Args: cobra.ExactArgs(3), RunE: func(cmd *cobra.Command, args []string) error {
+		day, err := strconv.Atoi(args[1])
+		if err != nil {
+			return err
+		}
+		return images.Build(cmd.Context(), f.folder(), args[0], day, args[2])
+	}}
 	pipe := &cobra.Command{Use: "bare write IMAGE [FILE] | restore FILE TARGET", Short: "The least that writing and restoring can cost", Args: cobra.RangeArgs(2, 3), RunE: func(cmd *cobra.Command, args []string) error {
 		args = append(args, "")
 		if args[0] == "restore" {
@@ -67,7 +75,7 @@ func benchCommand() *cobra.Command {
 		return bare.Write(cmd.Context(), args[1], args[2], f.codec)
 	}}
 	pipe.Flags().StringVar(&f.codec, "codec", "", "zstd or s2; without it the image is only read and hashed")
-	bench.AddCommand(run, pipe, &cobra.Command{Use: "images", Short: "Make the images and print where they are", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+	bench.AddCommand(run, image, pipe, &cobra.Command{Use: "images", Short: "Make the images and print where they are", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
 		if err := f.generate(cmd); err != nil {
 			return err
 		}

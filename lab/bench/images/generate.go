@@ -10,17 +10,15 @@ import (
 	"path/filepath"
 )
 
-// Image returns the path of a machine's image on a day, from 1.
-func Image(dir, machine string, day int) string {
-	return filepath.Join(dir, machine, fmt.Sprintf("day-%02d.img", day))
-}
+// First returns the path of a machine's image on day 1.
+func First(dir, machine string) string { return filepath.Join(dir, machine, "day-01.img") }
 
 // Record returns the path of what changed from the day before to this one.
 func Record(dir, machine string, day int) string {
 	return filepath.Join(dir, machine, fmt.Sprintf("day-%02d.json", day))
 }
 
-// Delta returns the path of the content of the changed extents, of the machine that is followed for long.
+// Delta returns the path of the content of the extents that changed from the day before to this one.
 func Delta(dir, machine string, day int) string {
 	return filepath.Join(dir, machine, fmt.Sprintf("day-%02d.delta", day))
 }
@@ -51,11 +49,11 @@ func (g Generator) Generate(ctx context.Context, s Set) error {
 		return nil
 	}
 	for _, m := range s.Machines {
-		if err := g.machine(ctx, m, s.Seed, keepImage); err != nil {
+		if err := g.machine(ctx, m, s.Seed); err != nil {
 			return err
 		}
 	}
-	if err := g.machine(ctx, s.Long, s.Seed, keepDelta); err != nil {
+	if err := g.machine(ctx, s.Long, s.Seed); err != nil {
 		return err
 	}
 	p, err := json.MarshalIndent(s, "", "  ")
@@ -65,10 +63,29 @@ func (g Generator) Generate(ctx context.Context, s Set) error {
 	return os.WriteFile(filepath.Join(g.Dir, "set.json"), append(p, '\n'), 0o644)
 }
 
-// keeper keeps the image of a day.
-type keeper func(ctx context.Context, current, dir, machine string, day int, c Changes) error
+// Build makes the image of any day of a machine.
+func Build(ctx context.Context, dir, machine string, day int, path string) error {
+	if err := Copy(ctx, First(dir, machine), path); err != nil {
+		return err
+	}
+	for d := 2; d <= day; d++ {
+		if err := Advance(dir, machine, d, path); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
-func (g Generator) machine(ctx context.Context, m Machine, seed uint64, keep keeper) (err error) {
+// Advance makes the image of the day before that of this day.
+func Advance(dir, machine string, day int, path string) error {
+	c, err := LoadChanges(Record(dir, machine, day))
+	if err != nil {
+		return err
+	}
+	return ApplyDelta(Delta(dir, machine, day), path, c)
+}
+
+func (g Generator) machine(ctx context.Context, m Machine, seed uint64) (err error) {
 	archive, err := Root(ctx, g.Cache, g.Scratch, m)
 	if err != nil {
 		return err
@@ -89,7 +106,7 @@ func (g Generator) machine(ctx context.Context, m Machine, seed uint64, keep kee
 	if err := advance(ctx, current, m, seed, 1); err != nil {
 		return err
 	}
-	if err := keepImage(ctx, current, g.Dir, m.Name, 1, Changes{}); err != nil {
+	if err := Copy(ctx, current, First(g.Dir, m.Name)); err != nil {
 		return err
 	}
 	g.Say(m.Name + " day 1")
@@ -104,7 +121,7 @@ func (g Generator) machine(ctx context.Context, m Machine, seed uint64, keep kee
 		if err != nil {
 			return err
 		}
-		if err := errors.Join(c.Save(Record(g.Dir, m.Name, day)), keep(ctx, current, g.Dir, m.Name, day, c)); err != nil {
+		if err := errors.Join(c.Save(Record(g.Dir, m.Name, day)), SaveDelta(current, Delta(g.Dir, m.Name, day), c)); err != nil {
 			return err
 		}
 		g.Say(fmt.Sprintf("%s day %d: %.1f MiB in %d extents changed, %.1f MiB of 4 KiB blocks", m.Name, day, float64(c.ChangedBytes())/mib,
@@ -116,12 +133,4 @@ func (g Generator) machine(ctx context.Context, m Machine, seed uint64, keep kee
 // Copy copies an image with its holes.
 func Copy(ctx context.Context, from, to string) error {
 	return command(ctx, "cp", "--sparse=auto", "--reflink=auto", from, to)
-}
-
-func keepImage(ctx context.Context, current, dir, machine string, day int, _ Changes) error {
-	return Copy(ctx, current, Image(dir, machine, day))
-}
-
-func keepDelta(_ context.Context, current, dir, machine string, day int, c Changes) error {
-	return SaveDelta(current, Delta(dir, machine, day), c)
 }

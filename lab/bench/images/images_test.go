@@ -162,14 +162,15 @@ func needLoop(t *testing.T) {
 	}
 }
 
-// TestImages makes the same machine twice: the same files with the same content each day, in nearly the same places.
-// Places and content cannot be equal to the last block: ext4 writes times, random generation numbers of inodes and
-// checksums of both, and chooses some directories' groups at random.
-func TestImages(t *testing.T) {
-	needLoop(t)
+// packed makes a root file system in a cache.
+func packed(t *testing.T, cache string) string {
+	t.Helper()
 	src := t.TempDir()
 	installed(t, src)
-	archive := filepath.Join(t.TempDir(), "root.tar")
+	archive := filepath.Join(cache, "roots", "m.tar")
+	if err := os.MkdirAll(filepath.Dir(archive), 0o755); err != nil {
+		t.Fatal(err)
+	}
 	f, err := os.Create(archive)
 	if err != nil {
 		t.Fatal(err)
@@ -178,6 +179,51 @@ func TestImages(t *testing.T) {
 	if err := errors.Join(w.AddFS(os.DirFS(src)), w.Close(), f.Close()); err != nil {
 		t.Fatal(err)
 	}
+	return archive
+}
+
+// TestGenerate makes a set and puts the images of later days together again: file systems without a fault.
+func TestGenerate(t *testing.T) {
+	needLoop(t)
+	cache, dir := t.TempDir(), t.TempDir()
+	packed(t, cache)
+	m := Machine{Name: "m", Root: "m", SizeBytes: 96 << 20, Content: testContent, Day: testDay, Days: 3}
+	long := m
+	long.Name = "long"
+	set := Set{Name: "test", Seed: 3, Machines: []Machine{m}, Long: long}
+	g := Generator{Cache: cache, Dir: dir, Say: func(line string) { t.Log(line) }}
+	if err := g.Generate(t.Context(), set); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := Load(dir); err != nil || !cmp.Equal(got, set) {
+		t.Errorf("set read back: %+v, %v", got, err)
+	}
+	for _, name := range []string{"m", "long"} {
+		for day := 1; day <= 3; day++ {
+			path := filepath.Join(t.TempDir(), "image")
+			if err := Build(t.Context(), dir, name, day, path); err != nil {
+				t.Fatal(err)
+			}
+			if err := command(t.Context(), "e2fsck", "-fn", path); err != nil {
+				t.Error(err)
+			}
+			err := mounted(t.Context(), path, func(dir string) error {
+				_, err := os.Stat(filepath.Join(dir, fmt.Sprintf("home/user/media/%03d", day)))
+				return err
+			})
+			if err != nil {
+				t.Errorf("day %d of %s: %v", day, name, err)
+			}
+		}
+	}
+}
+
+// TestImages makes the same machine twice: the same files with the same content each day, in nearly the same places.
+// Places and content cannot be equal to the last block: ext4 writes times, random generation numbers of inodes and
+// checksums of both, and chooses some directories' groups at random.
+func TestImages(t *testing.T) {
+	needLoop(t)
+	archive := packed(t, t.TempDir())
 	m := Machine{Name: "m", SizeBytes: 96 << 20, Content: testContent, Day: testDay}
 	type day struct {
 		files   map[string]string

@@ -13,7 +13,7 @@ type Machine struct {
 	SizeBytes int64    `json:"size_bytes"` // virtual
 	Content   Content  `json:"content"`    // at first
 	Day       Day      `json:"day"`        // changes each day
-	Days      int      `json:"days"`       // images kept, the first included
+	Days      int      `json:"days"`       // the first included
 }
 
 // Content is what a machine has beside its packages.
@@ -45,7 +45,7 @@ type Set struct {
 	Name     string    `json:"name"`
 	Seed     uint64    `json:"seed"`
 	Machines []Machine `json:"machines"`
-	Long     Machine   `json:"long"` // of Days days; only its first image is kept, the others as differences
+	Long     Machine   `json:"long"`
 }
 
 const (

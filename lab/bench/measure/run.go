@@ -97,6 +97,9 @@ func (r *Run) Do(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if len(set.Machines) != 3 {
+		return fmt.Errorf("the set in %s has %d machines, not three", r.Images, len(set.Machines))
+	}
 	for i := range set.Machines {
 		if m := &set.Machines[i]; r.Days > 0 {
 			m.Days = min(m.Days, r.Days)
@@ -197,30 +200,43 @@ func (x *round) backup(ctx context.Context, c *contestant, machine, image, recor
 	return u, errors.Join(err, remove())
 }
 
-// day backs up the image of a machine's day.
-func (x *round) day(ctx context.Context, c *contestant, machine string, day int) (engines.Usage, error) {
-	record := ""
-	if day > 1 {
-		record = images.Record(x.Images, machine, day)
-	}
-	return x.backup(ctx, c, machine, images.Image(x.Images, machine, day), record)
-}
+// live is where the image of a machine is on the day that it has come to.
+func (x *round) live(machine string) string { return filepath.Join(x.dir, machine+".img") }
 
-// days backs up all machines on some days.
-func (x *round) days(ctx context.Context, c *contestant, from, to int) (sum engines.Usage, err error) {
+// days lets days pass and has all machines backed up on each of them.
+func (x *round) days(ctx context.Context, step string, machines []images.Machine, from, to int) error {
+	sums := map[string]engines.Usage{}
 	for day := from; day <= to; day++ {
-		for _, m := range x.set.Machines {
+		for _, m := range machines {
 			if day > m.Days {
 				continue
 			}
-			u, err := x.day(ctx, c, m.Name, day)
-			sum = sum.Plus(u)
-			if err != nil {
-				return sum, err
+			if err := images.Advance(x.Images, m.Name, day, x.live(m.Name)); err != nil {
+				return err
+			}
+			for _, c := range x.field {
+				u, err := x.backup(ctx, c, m.Name, x.live(m.Name), images.Record(x.Images, m.Name, day))
+				if err != nil {
+					return fmt.Errorf("%s, day %d of %s: %w", c.name, day, m.Name, err)
+				}
+				sums[c.name] = sums[c.name].Plus(u)
 			}
 		}
 	}
-	return sum, nil
+	if len(sums) == 0 {
+		return nil
+	}
+	return x.each(ctx, step, func(c *contestant) (engines.Usage, error) { return sums[c.name], nil })
+}
+
+// begin puts the first images where they change.
+func (x *round) begin(ctx context.Context, machines ...images.Machine) error {
+	for _, m := range machines {
+		if err := images.Copy(ctx, images.First(x.Images, m.Name), x.live(m.Name)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // restore restores a point and compares it.
@@ -255,101 +271,81 @@ func Restored(want, got string) error {
 	return nil
 }
 
+// main is all machines over some days.
 func (x *round) main(ctx context.Context) error {
-	if err := x.open(ctx, "main"); err != nil {
+	machines := x.set.Machines
+	if err := errors.Join(x.open(ctx, "main"), x.begin(ctx, machines...)); err != nil {
 		return err
 	}
-	first := x.set.Machines[0]
-	last := 0
-	for _, m := range x.set.Machines {
-		last = max(last, m.Days)
-	}
-	single := func(i, day int) func(c *contestant) (engines.Usage, error) {
-		return func(c *contestant) (engines.Usage, error) { return x.day(ctx, c, x.set.Machines[i].Name, day) }
-	}
-	back := func(day int) func(c *contestant) (engines.Usage, error) {
-		return func(c *contestant) (engines.Usage, error) {
-			points := c.points[first.Name]
-			point := points[0]
-			if day > 1 {
-				point = points[len(points)-1]
-			}
-			return x.restore(ctx, c, point, images.Image(x.Images, first.Name, day))
-		}
-	}
+	first, last := machines[0], 0
 	var names []string
-	for _, m := range x.set.Machines {
-		names = append(names, m.Name)
+	for _, m := range machines {
+		last, names = max(last, m.Days), append(names, m.Name)
 	}
-	return x.steps(ctx, []step{
-		{Full, single(0, 1)},
-		{Second, single(1, 1)},
-		{Third, single(2, 1)},
-		{ReRead, single(0, 1)},
-		{NextDay, func(c *contestant) (engines.Usage, error) { return x.days(ctx, c, 2, 2) }},
-		{LaterDays, func(c *contestant) (engines.Usage, error) { return x.days(ctx, c, 3, last) }}, // nothing if there are two
-		{RestoreOld, back(1)},
-		{RestoreNew, back(first.Days)},
-		{Verify, func(c *contestant) (engines.Usage, error) { return c.Verify(ctx) }},
-		{Prune, func(c *contestant) (engines.Usage, error) { return c.Prune(ctx, names, 2) }},
-	}, "main")
-}
-
-type step struct {
-	name string
-	do   func(c *contestant) (engines.Usage, error)
-}
-
-// steps does steps and removes what they left.
-func (x *round) steps(ctx context.Context, list []step, part string) error {
-	for _, s := range list {
-		if err := x.each(ctx, s.name, s.do); err != nil {
+	whole := func(m images.Machine) func(c *contestant) (engines.Usage, error) {
+		return func(c *contestant) (engines.Usage, error) { return x.backup(ctx, c, m.Name, x.live(m.Name), "") }
+	}
+	for i, name := range []string{Full, Second, Third} {
+		if err := x.each(ctx, name, whole(machines[i])); err != nil {
 			return err
 		}
 	}
-	return os.RemoveAll(filepath.Join(x.dir, part))
+	err := x.each(ctx, ReRead, whole(first))
+	if err == nil {
+		err = x.days(ctx, NextDay, machines, 2, 2)
+	}
+	if err == nil {
+		err = x.days(ctx, LaterDays, machines, 3, last)
+	}
+	if err == nil {
+		err = x.back(ctx, first, RestoreOld, RestoreNew)
+	}
+	if err == nil {
+		err = x.each(ctx, Verify, func(c *contestant) (engines.Usage, error) { return c.Verify(ctx) })
+	}
+	if err == nil {
+		err = x.each(ctx, Prune, func(c *contestant) (engines.Usage, error) { return c.Prune(ctx, names, 2) })
+	}
+	return errors.Join(err, x.end("main", machines...))
 }
 
-// long follows one machine for many days. The image lives in place; each day's changes are put into it.
-func (x *round) long(ctx context.Context) error {
-	if err := x.open(ctx, "long"); err != nil {
-		return err
-	}
-	m := x.set.Long
-	image, oldest := filepath.Join(x.dir, "long", "disk.img"), images.Image(x.Images, m.Name, 1)
-	if err := images.Copy(ctx, oldest, image); err != nil {
-		return err
-	}
-	name := m.Name
-	err := x.each(ctx, LongFull, func(c *contestant) (engines.Usage, error) { return x.backup(ctx, c, name, image, "") })
+// back restores a machine's first and last day.
+func (x *round) back(ctx context.Context, m images.Machine, oldest, newest string) error {
+	err := x.each(ctx, oldest, func(c *contestant) (engines.Usage, error) {
+		return x.restore(ctx, c, c.points[m.Name][0], images.First(x.Images, m.Name))
+	})
 	if err != nil {
 		return err
 	}
-	sums := map[string]engines.Usage{}
-	for day := 2; day <= m.Days; day++ {
-		record := images.Record(x.Images, name, day)
-		changes, err := images.LoadChanges(record)
-		if err != nil {
-			return err
-		}
-		if err := images.ApplyDelta(images.Delta(x.Images, name, day), image, changes); err != nil {
-			return err
-		}
-		for _, c := range x.field {
-			u, err := x.backup(ctx, c, name, image, record)
-			if err != nil {
-				return fmt.Errorf("%s, day %d of %s: %w", c.name, day, name, err)
-			}
-			sums[c.name] = sums[c.name].Plus(u)
-		}
+	return x.each(ctx, newest, func(c *contestant) (engines.Usage, error) {
+		points := c.points[m.Name]
+		return x.restore(ctx, c, points[len(points)-1], x.live(m.Name))
+	})
+}
+
+// end removes what a part left.
+func (x *round) end(part string, machines ...images.Machine) error {
+	errs := []error{os.RemoveAll(filepath.Join(x.dir, part))}
+	for _, m := range machines {
+		errs = append(errs, os.Remove(x.live(m.Name)))
 	}
-	return x.steps(ctx, []step{
-		{LongDays, func(c *contestant) (engines.Usage, error) { return sums[c.name], nil }},
-		{LongOldest, func(c *contestant) (engines.Usage, error) { return x.restore(ctx, c, c.points[name][0], oldest) }},
-		{LongNewest, func(c *contestant) (engines.Usage, error) {
-			return x.restore(ctx, c, c.points[name][len(c.points[name])-1], image)
-		}},
-	}, "long")
+	return errors.Join(errs...)
+}
+
+// long follows one machine for many days.
+func (x *round) long(ctx context.Context) error {
+	m := x.set.Long
+	if err := errors.Join(x.open(ctx, "long"), x.begin(ctx, m)); err != nil {
+		return err
+	}
+	err := x.each(ctx, LongFull, func(c *contestant) (engines.Usage, error) { return x.backup(ctx, c, m.Name, x.live(m.Name), "") })
+	if err == nil {
+		err = x.days(ctx, LongDays, []images.Machine{m}, 2, m.Days)
+	}
+	if err == nil {
+		err = x.back(ctx, m, LongOldest, LongNewest)
+	}
+	return errors.Join(err, x.end("long", m))
 }
 
 // bare measures the pipelines that have nothing around them.
@@ -357,7 +353,7 @@ func (x *round) bare(ctx context.Context) error {
 	if err := os.MkdirAll(x.dir, 0o755); err != nil {
 		return err
 	}
-	image := images.Image(x.Images, x.set.Machines[0].Name, 1)
+	image := images.First(x.Images, x.set.Machines[0].Name)
 	if err := images.Same(image, image); err != nil { // puts it into the page cache
 		return err
 	}
