@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -206,5 +207,13 @@ func TestCollectScale(t *testing.T) {
 	t.Logf("%-28s %8.2f s", "space report", time.Since(begun).Seconds())
 	if space.RestorePoints[0].ID != q.ID || space.RestorePoints[0].UniqueBytes != last.LiveBytes || space.UnreferencedBytes != last.DeadBytes {
 		t.Errorf("space %+v, collect %+v", space, last)
+	}
+	begun = time.Now()
+	reader, err := Open(t.Context(), g.r.b, Key{secret: [32]byte{1}}, Options{ReadOnly: true, IndexDir: filepath.Join(dir, "index")})
+	g.must(err)
+	defer reader.Close()
+	t.Logf("%-28s %8.2f s, %d packs", "index rebuilt by a reader", time.Since(begun).Seconds(), len(reader.idx.Packs()))
+	if !slices.Equal(reader.idx.Packs(), g.r.idx.Packs()) {
+		t.Error("the rebuilt index has other packs")
 	}
 }
