@@ -137,8 +137,10 @@ func (s *set) survive(ctx context.Context, rnd *rand.Rand) (spoilt int, err erro
 		members = append(members, m.Clone())
 	}
 	hit := rnd.Perm(len(members))[:s.layout.Parity]
-	for _, i := range hit {
-		spoilt += damage(members[i], rnd)
+	for spoilt == 0 {
+		for _, i := range hit {
+			spoilt += damage(members[i], rnd)
+		}
 	}
 	b, err := erasure.Open(ctx, asMembers(members), erasure.Options{})
 	if err != nil {
