@@ -8,7 +8,6 @@ import (
 	"path"
 	"strings"
 
-	"github.com/cairn-backup/cairn/store/blob/file"
 	"github.com/cairn-backup/cairn/store/chunk"
 	"github.com/cairn-backup/cairn/store/internal/crashfs"
 	"github.com/cairn-backup/cairn/store/pack"
@@ -46,6 +45,7 @@ func judge(fsys *crashfs.FS, key Key, want expect, deep bool) error {
 // verdict is a crash state and how it is to be looked at.
 type verdict struct {
 	fs    *crashfs.FS
+	plant plant // the program that opens it has the bug too
 	key   Key
 	want  expect
 	deep  bool            // go on living with it
@@ -54,7 +54,7 @@ type verdict struct {
 }
 
 func (v verdict) open() (*Repository, error) {
-	b, err := file.OpenFS(v.fs, "/disk/repo")
+	b, err := v.plant.open(v.fs, false)
 	if err != nil {
 		return nil, err
 	}
@@ -66,7 +66,7 @@ func (v verdict) judge() error {
 	r, err := v.open()
 	if err != nil && !v.want.created {
 		// Create had not returned; a second one must do.
-		b, err := file.CreateFS(v.fs, "/disk/repo")
+		b, err := v.plant.open(v.fs, true)
 		if err == nil {
 			err = Create(ctx, b, v.key, CreateOptions{ChunkBytes: chunk.MinBytes})
 		}
@@ -125,7 +125,7 @@ func (v verdict) goesOn(ctx context.Context, r *Repository) error {
 	if err != nil {
 		return fmt.Errorf("next backup: %w", err)
 	}
-	if _, err := r.Collect(ctx, CollectOptions{}); err != nil {
+	if _, err := v.plant.runCollect(ctx, r); err != nil {
 		return fmt.Errorf("next collect: %w", err)
 	}
 	for id := range v.want.must {
@@ -143,7 +143,7 @@ func (v verdict) accounted(ctx context.Context) error {
 		return fmt.Errorf("does not open a second time: %w", err)
 	}
 	defer r.Close()
-	report, err := r.Collect(ctx, CollectOptions{})
+	report, err := v.plant.runCollect(ctx, r)
 	if err != nil {
 		return fmt.Errorf("second collect: %w", err)
 	}

@@ -95,7 +95,7 @@ func (c *crashCampaign) cut(seed uint64, work crashWork, p plant) error {
 			}
 			seen[key] = true
 			number := c.states.Add(1)
-			v := verdict{fs: state, key: l.key, want: want, deep: number%4 == 0, names: names}
+			v := verdict{fs: state, plant: p, key: l.key, want: want, deep: number%4 == 0, names: names}
 			where := fmt.Sprintf("%s with seed %d cut after operation %d (%s), loss %d", work.name, seed, disk.At(), disk.Last(3), n)
 			var again *crashfs.FS
 			if number%400 == 0 && want.created {
@@ -150,7 +150,7 @@ func (c *crashCampaign) look(v verdict, number int64, l *life, again *crashfs.FS
 
 // secondCrash records what the next process does with a crash state, and cuts that off too.
 func (c *crashCampaign) secondCrash(v verdict, number int64) (err error) {
-	l := &life{fs: v.fs, key: v.key, rnd: rand.New(rand.NewPCG(uint64(number), 2))}
+	l := &life{fs: v.fs, plant: v.plant, key: v.key, rnd: rand.New(rand.NewPCG(uint64(number), 2))}
 	err = func() (err error) {
 		defer caught(&err)
 		l.open()
@@ -178,7 +178,7 @@ func (c *crashCampaign) secondCrash(v verdict, number int64) (err error) {
 			seen[key] = true
 			c.states.Add(1)
 			c.twice.Add(1)
-			second := verdict{fs: state, key: v.key, want: want, deep: n == 2 && disk.At()%8 == 0, names: v.names}
+			second := verdict{fs: state, plant: v.plant, key: v.key, want: want, deep: n == 2 && disk.At()%8 == 0, names: v.names}
 			if err := second.judge(); err != nil {
 				return fmt.Errorf("cut again after operation %d (%s), loss %d: %w", disk.At(), disk.Last(3), n, err)
 			}

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 
 	"github.com/cairn-backup/cairn/internal/fault"
@@ -145,11 +146,21 @@ func (l *life) changed(disk []byte, blocks int) []byte {
 	return out
 }
 
+// touched returns the disk with a block of each chunk written over: what is kept of it is kept by references only.
+func (l *life) touched(disk []byte) []byte {
+	out := bytes.Clone(disk)
+	for at := 0; at < len(out); at += chunk.MinBytes {
+		fill(l.rnd, out[at:at+chunk.BlockBytes])
+	}
+	return out
+}
+
 // crashWorks are the lives that are cut off.
 func crashWorks() []crashWork {
 	return []crashWork{
 		{"days", workDays}, {"sessions", workSessions}, {"owners", workOwners}, {"trash", workTrash}, {"aborts", workAborts},
 		{"compact", workCompact},
+		{"kills", workKills},
 	}
 }
 
@@ -231,7 +242,7 @@ func workSessions(l *life) {
 	l.collect()
 	l.close()
 	l.open()
-	last := l.changed(next, 2)
+	last := l.touched(next)
 	l.backup(last, &s)
 	l.prune(s)
 	l.collect()
@@ -360,4 +371,67 @@ func workAborts(l *life) {
 	l.backup(l.changed(disk, 1), &q)
 	l.collect()
 	l.close()
+}
+
+// workKills has processes die in the middle of a backup, of a prune and of a collect. What they did not sync is there
+// for the next one, until the power goes.
+func workKills(l *life) {
+	ctx := context.Background()
+	l.open()
+	disk := l.disk()
+	last := l.backup(disk, nil)
+	for range 6 {
+		// New content each time, and the same again in the next process: it relies on what the dead one left.
+		next := l.disk()
+		old := last
+		l.killed(func() {
+			p, err := crashBackup(ctx, l.r, next, nil)
+			if err != nil {
+				return
+			}
+			l.acked(p, next)
+			last = p
+			l.events = append(l.events, event{op: l.fs.Ops(), id: old.ID, begun: true})
+			if l.r.Prune(ctx, old.ID) != nil {
+				return
+			}
+			l.events = append(l.events, event{op: l.fs.Ops(), id: old.ID})
+			_, _ = l.plant.runCollect(ctx, l.r)
+		})
+		last = l.backup(next, nil)
+	}
+	l.collect()
+	l.close()
+}
+
+// killed ends the process at some operation of what f does, and starts the next one. Every second time that is where a
+// pack is visible and its entry not durable yet.
+func (l *life) killed(f func()) {
+	calls, end, visible := 0, l.rnd.IntN(70), l.rnd.IntN(2) == 0
+	if visible {
+		end = l.rnd.IntN(3)
+	}
+	l.fs.Fail = func(op, name string) error {
+		switch {
+		case op == "read" || op == "stat" || op == "open" || op == "readdir":
+		case calls > end:
+			return syscall.EIO
+		case !visible:
+			calls++
+		case op == "syncdir" && inFolder(name, "packs") && !strings.HasSuffix(name, "/packs"):
+			if calls++; calls > end {
+				return syscall.EIO
+			}
+		}
+		return nil
+	}
+	f()
+	l.fs.Fail = func(string, string) error { return syscall.EIO }
+	_ = l.r.Close()
+	l.fs.Fail = nil
+	l.fs.Unlock("/disk/repo/lock")
+	if l.scratch != "" {
+		check(os.RemoveAll(filepath.Join(l.scratch, "index"))) // it would not have been closed
+	}
+	l.open()
 }
