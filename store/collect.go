@@ -267,7 +267,10 @@ func (r *Repository) remove(ctx context.Context, packs []seal.ID) (err error) {
 		err := r.b.Rename(ctx, pack.Name(id), trashName(id))
 		if err != nil && (full(err) || fault.KindOf(err) == fault.Exists) {
 			// Too full even to put it aside; or a power cut kept both names of one that was put aside before.
-			err = r.b.Delete(ctx, pack.Name(id))
+			// It has its new name already if it was the fsync after the rename that had no room.
+			if err = r.b.Delete(ctx, pack.Name(id)); fault.KindOf(err) == fault.NotFound {
+				err = nil
+			}
 		}
 		if err != nil {
 			return err

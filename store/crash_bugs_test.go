@@ -307,7 +307,14 @@ func (o *ownEpoch) List(ctx context.Context, prefix string) iter.Seq2[blob.Info,
 	if prefix != epochFolder || own == "" {
 		return o.Store.List(ctx, prefix)
 	}
-	return func(yield func(blob.Info, error) bool) { yield(blob.Info{Name: own}, nil) }
+	return func(yield func(blob.Info, error) bool) {
+		for info, err := range o.Store.List(ctx, prefix) {
+			if info.Name < own && !yield(info, err) {
+				return
+			}
+		}
+		yield(blob.Info{Name: own}, nil)
+	}
 }
 
 // collectWithoutPins takes packs away that a running session has found and relies on.

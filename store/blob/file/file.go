@@ -336,6 +336,10 @@ func wrap(op, subject string, err error) error {
 		return fault.Wrap(fault.Conflict, op, subject, err).Explain(
 			"The repository directory is read-only. Restore points that are there can still be read.",
 			"Look at the system's log for why: a file system goes read-only after disk errors. Mount it for writing, and run the job again.")
+	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
+		return fault.Wrap(fault.Transient, op, subject, err).Explain(
+			"The program, or the whole system, has as many files open as it may. This job was stopped; restore points made before are untouched.",
+			"Run the job again when less is going on; if it comes back, raise the limit of open files (LimitNOFILE of the service).")
 	case errors.Is(err, syscall.EIO):
 		return fault.Wrap(fault.Internal, op, subject, err).Explain(
 			"The disk under the repository reported an error; what was being written has been given up.",
