@@ -16,7 +16,7 @@ import (
 // pattern, one in SampleEvery. A key is 'b', the first blockBytes of the fingerprint and the complement of the pack's
 // number, so that of several packs the newest comes first; there is no value. It finds packs worth looking into, no more.
 const (
-	SampleEvery    = 16
+	SampleEvery    = 64
 	blockBytes     = 8
 	blockPrefixLen = 1 + blockBytes
 	blockKeyLen    = blockPrefixLen + 4
