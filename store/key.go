@@ -131,6 +131,16 @@ func keyFromCredential(name string) (Key, error) {
 	return LoadKeyFile(filepath.Join(dir, name))
 }
 
+// ParseKey reads the content of a key file.
+func ParseKey(text string) (Key, error) {
+	k, ok := parseKey(strings.TrimSpace(text))
+	if !ok {
+		return Key{}, fault.New(fault.Invalid, "read key", "", "not a key of Cairn, or one that was altered").Explain(
+			"What was given is not a whole key.", "Give the one line of the key file.")
+	}
+	return k, nil
+}
+
 func parseKey(text string) (k Key, ok bool) {
 	if len(text) != len(keyFilePrefix)+64+1+8 || !strings.HasPrefix(text, keyFilePrefix) {
 		return Key{}, false

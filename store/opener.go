@@ -64,6 +64,13 @@ func LoadIdentity(path string) (Opener, error) {
 	if err != nil {
 		return nil, fault.Wrap(fault.KindOf(err), "read age identity", path, err)
 	}
+	return parseIdentity(p, path)
+}
+
+// ParseIdentity is LoadIdentity for the content of such a file.
+func ParseIdentity(text string) (Opener, error) { return parseIdentity([]byte(text), "") }
+
+func parseIdentity(p []byte, path string) (Opener, error) {
 	identities, err := age.ParseIdentities(bytes.NewReader(p))
 	i := &identity{identities: identities}
 	for _, id := range identities {

@@ -53,6 +53,27 @@ func (e DiskFormat) Valid() bool {
 	}
 }
 
+// Defines values for KeyKind.
+const (
+	KeyAge   KeyKind = "age"
+	KeyFile  KeyKind = "key-file"
+	KeyPaper KeyKind = "paper"
+)
+
+// Valid indicates whether the value is a known member of the KeyKind enum.
+func (e KeyKind) Valid() bool {
+	switch e {
+	case KeyAge:
+		return true
+	case KeyFile:
+		return true
+	case KeyPaper:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for Level.
 const (
 	LevelError   Level = "error"
@@ -68,6 +89,30 @@ func (e Level) Valid() bool {
 	case LevelInfo:
 		return true
 	case LevelWarning:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for MemberState.
+const (
+	MemberDegraded MemberState = "degraded"
+	MemberForeign  MemberState = "foreign"
+	MemberMissing  MemberState = "missing"
+	MemberOnline   MemberState = "online"
+)
+
+// Valid indicates whether the value is a known member of the MemberState enum.
+func (e MemberState) Valid() bool {
+	switch e {
+	case MemberDegraded:
+		return true
+	case MemberForeign:
+		return true
+	case MemberMissing:
+		return true
+	case MemberOnline:
 		return true
 	default:
 		return false
@@ -177,7 +222,10 @@ func (e RestoreRequestMode) Valid() bool {
 const (
 	RunBackup  RunKind = "backup"
 	RunCollect RunKind = "collect"
+	RunHeal    RunKind = "heal"
+	RunRebuild RunKind = "rebuild"
 	RunRestore RunKind = "restore"
+	RunScrub   RunKind = "scrub"
 	RunVerify  RunKind = "verify"
 )
 
@@ -188,7 +236,13 @@ func (e RunKind) Valid() bool {
 		return true
 	case RunCollect:
 		return true
+	case RunHeal:
+		return true
+	case RunRebuild:
+		return true
 	case RunRestore:
+		return true
+	case RunScrub:
 		return true
 	case RunVerify:
 		return true
@@ -272,6 +326,28 @@ func (e Topic) Valid() bool {
 	}
 }
 
+// AddKeyRequest defines model for AddKeyRequest.
+type AddKeyRequest struct {
+	// KeyFile `key-file`: a path on the appliance.
+	KeyFile string  `json:"key_file,omitempty,omitzero"`
+	Kind    KeyKind `json:"kind"`
+
+	// Label What a person is to know of it.
+	Label string `json:"label,omitempty,omitzero"`
+
+	// Recipient `age`: the recipient, `age1…`.
+	Recipient string `json:"recipient,omitempty,omitzero"`
+}
+
+// AddedKey defines model for AddedKey.
+type AddedKey struct {
+	// Key One of the keys that open a repository. Nothing in it is secret.
+	Key Key `json:"key"`
+
+	// Paper `paper`: the page to be printed, plain text of 72 columns. It holds the secret. Shown only here.
+	Paper string `json:"paper,omitempty,omitzero"`
+}
+
 // BackupRequest defines model for BackupRequest.
 type BackupRequest struct {
 	ExcludeDisks []string `json:"exclude_disks,omitempty,omitzero"`
@@ -301,6 +377,10 @@ type Capabilities struct {
 
 // CollectRequest defines model for CollectRequest.
 type CollectRequest struct {
+	// CompactBelow Of packs with a smaller needed share than this, what is needed is moved into new ones. 0.5 when absent, 0 for
+	// no pack.
+	CompactBelow *float64 `json:"compact_below,omitempty"`
+
 	// DryRun Only say what would be freed.
 	DryRun bool `json:"dry_run,omitempty,omitzero"`
 }
@@ -380,12 +460,20 @@ type CreateRepositoryRequest struct {
 	// KeyFile `attach`: the key file of the repository, a path on the appliance; it is copied.
 	KeyFile string `json:"key_file,omitempty,omitzero"`
 
+	// KeySource A key that is there and is not copied: a path of a key file on the appliance, `env:NAME` for an environment
+	// variable of the appliance, or `credential:NAME` for a credential its service was given.
+	KeySource string `json:"key_source,omitempty,omitzero"`
+
 	// Mode `create` when absent.
 	Mode CreateRepositoryRequestMode `json:"mode,omitempty,omitzero"`
 	Name Name                        `json:"name"`
 
 	// Path Directory on the appliance, an absolute path.
-	Path string `json:"path"`
+	Path string `json:"path,omitempty,omitzero"`
+
+	// Set A repository on several members: any `data` of `data + parity` hold everything. 1+1 is a mirror. For `attach` only
+	// the paths are needed; the rest is written on the members.
+	Set NewSet `json:"set,omitempty,omitzero"`
 }
 
 // CreateRepositoryRequestMode `create` when absent.
@@ -398,6 +486,21 @@ type CreateTokenRequest struct {
 
 	// Name What it is for.
 	Name string `json:"name"`
+}
+
+// DamagedPack defines model for DamagedPack.
+type DamagedPack struct {
+	Cause string `json:"cause"`
+
+	// Lost Of these, those that cannot be read.
+	Lost int `json:"lost,omitempty,omitzero"`
+
+	// Missing The file is gone or has another size.
+	Missing bool `json:"missing,omitempty,omitzero"`
+
+	// Objects In it; absent when it cannot be told.
+	Objects int    `json:"objects,omitempty,omitzero"`
+	Pack    string `json:"pack"`
 }
 
 // Datastore defines model for Datastore.
@@ -443,6 +546,49 @@ type Disk struct {
 // DiskFormat defines model for DiskFormat.
 type DiskFormat string
 
+// DrillReport defines model for DrillReport.
+type DrillReport struct {
+	DrilledAt time.Time `json:"drilled_at"`
+
+	// Key One of the keys that open a repository. Nothing in it is secret.
+	Key Key `json:"key"`
+
+	// Name That the repository was made with.
+	Name string `json:"name"`
+
+	// Pack Data of it was opened; absent when all disks are zeros.
+	Pack string `json:"pack,omitempty,omitzero"`
+
+	// PublicKey Of the repository: to be compared with what was noted when the key was made.
+	PublicKey   string    `json:"public_key"`
+	PublishedAt time.Time `json:"published_at,omitempty,omitzero"`
+
+	// ReadBytes How much.
+	ReadBytes    int64  `json:"read_bytes,omitempty,omitzero"`
+	RepositoryID string `json:"repository_id"`
+
+	// RestorePointID The newest, whose record was proven; absent when there is none.
+	RestorePointID string `json:"restore_point_id,omitempty,omitzero"`
+	Series         string `json:"series,omitempty,omitzero"`
+	StoreID        string `json:"store_id"`
+	VMName         string `json:"vm_name,omitempty,omitzero"`
+}
+
+// DrillRequest defines model for DrillRequest.
+type DrillRequest struct {
+	// Identity The content of an age identity file.
+	Identity string `json:"identity,omitempty,omitzero"`
+
+	// Key The content of a key file.
+	Key string `json:"key,omitempty,omitzero"`
+
+	// KeySource A key on the appliance: a path of a key file, `env:NAME` or `credential:NAME`.
+	KeySource string `json:"key_source,omitempty,omitzero"`
+
+	// PaperKey What was typed or scanned from the page.
+	PaperKey string `json:"paper_key,omitempty,omitzero"`
+}
+
 // Failure defines model for Failure.
 type Failure struct {
 	// Advice What to do about it.
@@ -457,6 +603,22 @@ type Failure struct {
 
 	// Type As in a problem.
 	Type string `json:"type"`
+}
+
+// GrowRequest defines model for GrowRequest.
+type GrowRequest struct {
+	// Force Do it although the loss of one domain would lose data.
+	Force   bool        `json:"force,omitempty,omitzero"`
+	Members []SetMember `json:"members"`
+}
+
+// HealRequest defines model for HealRequest.
+type HealRequest struct {
+	// DryRun Only say what could be done.
+	DryRun bool `json:"dry_run,omitempty,omitzero"`
+
+	// From Ids of repositories to ask, in this order. Without any, only good copies in the repository itself are used.
+	From []string `json:"from,omitempty,omitzero"`
 }
 
 // Health defines model for Health.
@@ -482,6 +644,31 @@ type IssuedToken struct {
 	Token  Token  `json:"token"`
 }
 
+// Key One of the keys that open a repository. Nothing in it is secret.
+type Key struct {
+	CreatedAt time.Time `json:"created_at,omitempty,omitzero"`
+	ID        string    `json:"id"`
+
+	// InUse The appliance itself uses it.
+	InUse bool `json:"in_use"`
+
+	// Key Fingerprint of a key file or a paper key; recipient of an age key.
+	Key   string  `json:"key"`
+	Kind  KeyKind `json:"kind"`
+	Label string  `json:"label,omitempty,omitzero"`
+
+	// Problem Why it must not be believed: it is damaged, or was put there by somebody else.
+	Problem string `json:"problem,omitempty,omitzero"`
+}
+
+// KeyKind defines model for KeyKind.
+type KeyKind string
+
+// KeyList defines model for KeyList.
+type KeyList struct {
+	Items []Key `json:"items"`
+}
+
 // Level defines model for Level.
 type Level string
 
@@ -490,6 +677,38 @@ type LoginRequest struct {
 	Password string `json:"password,omitempty,omitzero"`
 	Username string `json:"username"`
 }
+
+// Member defines model for Member.
+type Member struct {
+	// Domain What fails as a whole with it.
+	Domain string `json:"domain,omitempty,omitzero"`
+
+	// Errors Since the repository was opened.
+	Errors int64 `json:"errors,omitempty,omitzero"`
+
+	// FreeBytes Absent when it cannot be told.
+	FreeBytes int64 `json:"free_bytes,omitempty,omitzero"`
+
+	// Group From 0.
+	Group int    `json:"group"`
+	ID    string `json:"id"`
+
+	// Lacking Objects of which it should have a shard and does not.
+	Lacking int `json:"lacking,omitempty,omitzero"`
+
+	// Message Why it is not online.
+	Message string `json:"message,omitempty,omitzero"`
+	Path    string `json:"path,omitempty,omitzero"`
+
+	// State `degraded` answers, but had errors, has to catch up or is being filled. `foreign`: something else is in its
+	// place.
+	State      MemberState `json:"state"`
+	TotalBytes int64       `json:"total_bytes,omitempty,omitzero"`
+}
+
+// MemberState `degraded` answers, but had errors, has to catch up or is being filled. `foreign`: something else is in its
+// place.
+type MemberState string
 
 // NIC defines model for NIC.
 type NIC struct {
@@ -519,6 +738,17 @@ type NetworkList struct {
 // NewPassword At least 12 characters.
 type NewPassword = string
 
+// NewSet A repository on several members: any `data` of `data + parity` hold everything. 1+1 is a mirror. For `attach` only
+// the paths are needed; the rest is written on the members.
+type NewSet struct {
+	Data int `json:"data,omitempty,omitzero"`
+
+	// Force Make it although the loss of one domain would lose data.
+	Force   bool        `json:"force,omitempty,omitzero"`
+	Members []SetMember `json:"members"`
+	Parity  int         `json:"parity,omitempty,omitzero"`
+}
+
 // PlannedDisk defines model for PlannedDisk.
 type PlannedDisk struct {
 	Datastore string `json:"datastore,omitempty,omitzero"`
@@ -531,6 +761,17 @@ type PlannedDisk struct {
 //
 // Examples: kvm
 type Platform = string
+
+// PointSpace defines model for PointSpace.
+type PointSpace struct {
+	RestorePointID string `json:"restore_point_id"`
+	Series         string `json:"series"`
+
+	// Space Bytes but the logical ones are as stored.
+	Space  Space     `json:"space"`
+	Time   time.Time `json:"time,omitempty,omitzero"`
+	VMName string    `json:"vm_name,omitempty,omitzero"`
+}
 
 // Power defines model for Power.
 type Power string
@@ -608,6 +849,32 @@ type Progress struct {
 // Quiesce `try` uses the guest agent when it answers, `require` makes no backup without it, `never` does not ask it.
 type Quiesce string
 
+// RebuildRequest defines model for RebuildRequest.
+type RebuildRequest struct {
+	// Path An empty directory that takes the place of the member.
+	Path string `json:"path,omitempty,omitzero"`
+}
+
+// Redundancy How many members a set may lose. Absent for a repository in one directory.
+type Redundancy struct {
+	// CanLose How many more members of any group may be lost now; -1: something cannot be read now.
+	CanLose int `json:"can_lose"`
+
+	// Data Members of a group that are enough to read everything.
+	Data    int `json:"data"`
+	Groups  int `json:"groups"`
+	Objects int `json:"objects"`
+
+	// ObjectsBelow Objects with fewer shards than there should be.
+	ObjectsBelow int `json:"objects_below"`
+
+	// ObjectsUnreadable Objects with too few shards to be read now.
+	ObjectsUnreadable int `json:"objects_unreadable"`
+
+	// Parity Members of a group beyond these.
+	Parity int `json:"parity"`
+}
+
 // Repository defines model for Repository.
 type Repository struct {
 	CheckedAt time.Time `json:"checked_at,omitempty,omitzero"`
@@ -615,10 +882,18 @@ type Repository struct {
 	Error     Failure   `json:"error,omitempty,omitzero"`
 	ID        string    `json:"id"`
 
-	// KeyFile Where the appliance keeps its key. Without a copy of this file the backups are lost with the appliance.
+	// KeyFile Where the appliance has its key from: a file, or `env:NAME`, or `credential:NAME`. Without a copy of it, or another key, the backups are lost with the appliance.
 	KeyFile string `json:"key_file,omitempty,omitzero"`
-	Name    string `json:"name"`
-	Path    string `json:"path"`
+
+	// Members The members of a set, by group; absent for a repository in one directory.
+	Members []Member `json:"members,omitempty,omitzero"`
+	Name    string   `json:"name"`
+
+	// Path Its directory; of a set the first one.
+	Path string `json:"path"`
+
+	// Redundancy How many members a set may lose. Absent for a repository in one directory.
+	Redundancy Redundancy `json:"redundancy,omitempty,omitzero"`
 
 	// Status How it was when it was last used or checked.
 	Status Status `json:"status"`
@@ -626,12 +901,49 @@ type Repository struct {
 	// StoreID Identity written in the repository itself.
 	StoreID string `json:"store_id,omitempty,omitzero"`
 	Usage   Usage  `json:"usage,omitempty,omitzero"`
+
+	// Verification How the repository is read back by and by, and how far that is.
+	Verification Verification `json:"verification,omitempty,omitzero"`
+}
+
+// RepositoryDamage defines model for RepositoryDamage.
+type RepositoryDamage struct {
+	Packs []DamagedPack `json:"packs"`
+
+	// Touched By VM and time.
+	Touched []TouchedPoint `json:"touched"`
 }
 
 // RepositoryList defines model for RepositoryList.
 type RepositoryList struct {
 	Items []Repository `json:"items"`
 	Next  string       `json:"next,omitempty,omitzero"`
+}
+
+// RepositorySpace defines model for RepositorySpace.
+type RepositorySpace struct {
+	// RestorePoints By VM and age.
+	RestorePoints []PointSpace `json:"restore_points"`
+	StoredBytes   int64        `json:"stored_bytes"`
+
+	// UnknownObjects Damaged ones; what they need is not counted.
+	UnknownObjects int `json:"unknown_objects,omitempty,omitzero"`
+
+	// UnreferencedBytes That no restore point needs; a collect frees most of it.
+	UnreferencedBytes int64     `json:"unreferenced_bytes"`
+	VMs               []VMSpace `json:"vms"`
+
+	// WouldFreeBytes `without`: that only these restore points need. Pruned, and after a collect, they are free.
+	WouldFreeBytes *int64 `json:"would_free_bytes,omitempty"`
+}
+
+// RepositoryVerifyRequest defines model for RepositoryVerifyRequest.
+type RepositoryVerifyRequest struct {
+	// BudgetBytes Stop after so much; absent for all that is left of the cycle.
+	BudgetBytes int64 `json:"budget_bytes,omitempty,omitzero"`
+
+	// BytesPerSecond As fast as it goes when absent.
+	BytesPerSecond int64 `json:"bytes_per_second,omitempty,omitzero"`
 }
 
 // RestoreDisk defines model for RestoreDisk.
@@ -787,7 +1099,7 @@ type Run struct {
 	ID        string    `json:"id"`
 	Kind      RunKind   `json:"kind"`
 
-	// RequestedBy User who asked for it.
+	// RequestedBy User who asked for it; absent when the appliance began it by itself.
 	RequestedBy string    `json:"requested_by,omitempty,omitzero"`
 	StartedAt   time.Time `json:"started_at,omitempty,omitzero"`
 	State       State     `json:"state"`
@@ -822,6 +1134,21 @@ type RunList struct {
 	Next  string `json:"next,omitempty,omitzero"`
 }
 
+// ScrubRequest defines model for ScrubRequest.
+type ScrubRequest struct {
+	// BytesPerSecond Of all members together; as fast as it goes when absent.
+	BytesPerSecond int64 `json:"bytes_per_second,omitempty,omitzero"`
+}
+
+// SetMember defines model for SetMember.
+type SetMember struct {
+	// Domain What fails as a whole with it: a disk, a host, a rack. It fails alone when absent.
+	Domain string `json:"domain,omitempty,omitzero"`
+
+	// Path Directory on the appliance, an absolute path, on a disk of its own.
+	Path string `json:"path"`
+}
+
 // SetUpRequest defines model for SetUpRequest.
 type SetUpRequest struct {
 	// Password At least 12 characters.
@@ -830,6 +1157,21 @@ type SetUpRequest struct {
 	// Token The one-time set-up token.
 	Token    string   `json:"token"`
 	Username Username `json:"username"`
+}
+
+// Space Bytes but the logical ones are as stored.
+type Space struct {
+	// FairShareBytes Of what several restore points need, each has an equal part. The fair shares and `unreferenced_bytes` add up to `stored_bytes`.
+	FairShareBytes int64 `json:"fair_share_bytes"`
+
+	// LogicalBytes Sizes of the disks.
+	LogicalBytes int64 `json:"logical_bytes"`
+
+	// SharedBytes Needed by others too.
+	SharedBytes int64 `json:"shared_bytes"`
+
+	// UniqueBytes Needed by nothing else.
+	UniqueBytes int64 `json:"unique_bytes"`
 }
 
 // State defines model for State.
@@ -890,17 +1232,89 @@ type TaskList struct {
 
 // TaskResult What was made or found.
 type TaskResult struct {
+	// BytesCompacted Collect: the size these had.
+	BytesCompacted int64 `json:"bytes_compacted,omitempty,omitzero"`
+
+	// BytesDead Collect: of all packs, needed by nothing; a part goes now.
+	BytesDead int64 `json:"bytes_dead,omitempty,omitzero"`
+
 	// BytesFreed Freed by a collect, or what would be with `dry_run`.
 	BytesFreed int64 `json:"bytes_freed,omitempty,omitzero"`
+
+	// BytesHealed Heal: taken from other repositories.
+	BytesHealed int64 `json:"bytes_healed,omitempty,omitzero"`
+
+	// BytesLeft Verify of a repository: what the cycle still has to read.
+	BytesLeft int64 `json:"bytes_left,omitempty,omitzero"`
+
+	// BytesLive Collect: of all packs, needed.
+	BytesLive int64 `json:"bytes_live,omitempty,omitzero"`
 
 	// BytesNew New to the repository.
 	BytesNew  int64 `json:"bytes_new,omitempty,omitzero"`
 	BytesRead int64 `json:"bytes_read,omitempty,omitzero"`
 
+	// BytesRewritten Collect: of that, what was needed.
+	BytesRewritten int64 `json:"bytes_rewritten,omitempty,omitzero"`
+
 	// BytesStored What these take on the backend.
-	BytesStored    int64  `json:"bytes_stored,omitempty,omitzero"`
-	BytesVerified  int64  `json:"bytes_verified,omitempty,omitzero"`
-	RestorePointID string `json:"restore_point_id,omitempty,omitzero"`
+	BytesStored   int64 `json:"bytes_stored,omitempty,omitzero"`
+	BytesVerified int64 `json:"bytes_verified,omitempty,omitzero"`
+
+	// CycleComplete Verify of a repository: the cycle came to its end.
+	CycleComplete bool `json:"cycle_complete,omitempty,omitzero"`
+
+	// MemberID Rebuild: the member that was filled.
+	MemberID string `json:"member_id,omitempty,omitzero"`
+
+	// NoRoom Collect: the repository is too full to rewrite all packs that should be.
+	NoRoom bool `json:"no_room,omitempty,omitzero"`
+
+	// ObjectsChecked Scrub: objects read.
+	ObjectsChecked int `json:"objects_checked,omitempty,omitzero"`
+
+	// ObjectsDamaged Scrub: objects that could not be made whole.
+	ObjectsDamaged int `json:"objects_damaged,omitempty,omitzero"`
+
+	// ObjectsHealed Heal: taken from other repositories.
+	ObjectsHealed int `json:"objects_healed,omitempty,omitzero"`
+
+	// ObjectsMissing Heal: found nowhere.
+	ObjectsMissing int `json:"objects_missing,omitempty,omitzero"`
+
+	// ObjectsMoved Heal: taken from good copies in the repository itself.
+	ObjectsMoved int `json:"objects_moved,omitempty,omitzero"`
+
+	// PacksCompacted Collect: removed, as what was needed of them is in new packs.
+	PacksCompacted int `json:"packs_compacted,omitempty,omitzero"`
+
+	// PacksDamaged Verify, heal: packs found damaged.
+	PacksDamaged int `json:"packs_damaged,omitempty,omitzero"`
+
+	// PacksFreed Collect: removed, as nothing in them was needed.
+	PacksFreed int `json:"packs_freed,omitempty,omitzero"`
+
+	// PacksKept Heal: damaged packs that stay, as something in them is missing or in use.
+	PacksKept int `json:"packs_kept,omitempty,omitzero"`
+
+	// PacksQuarantined Heal: damaged packs put aside.
+	PacksQuarantined int `json:"packs_quarantined,omitempty,omitzero"`
+
+	// PacksVerified Verify of a repository: read by this run.
+	PacksVerified int `json:"packs_verified,omitempty,omitzero"`
+
+	// PointsDamaged Verify, heal: restore points that are not whole.
+	PointsDamaged int `json:"points_damaged,omitempty,omitzero"`
+
+	// PointsProven Verify of a repository: restore points that the cycle proved whole.
+	PointsProven int `json:"points_proven,omitempty,omitzero"`
+
+	// RecordsRestored Heal: records of restore points that were put back.
+	RecordsRestored int    `json:"records_restored,omitempty,omitzero"`
+	RestorePointID  string `json:"restore_point_id,omitempty,omitzero"`
+
+	// ShardsRepaired Scrub, rebuild: shards written anew.
+	ShardsRepaired int `json:"shards_repaired,omitempty,omitzero"`
 
 	// Started Whether it was started.
 	Started bool `json:"started,omitempty,omitzero"`
@@ -933,6 +1347,28 @@ type TokenList struct {
 // Topic defines model for Topic.
 type Topic string
 
+// TouchedImage defines model for TouchedImage.
+type TouchedImage struct {
+	Disk string `json:"disk"`
+
+	// LostBytes That cannot be read.
+	LostBytes int64 `json:"lost_bytes"`
+
+	// Ranges In so many pieces.
+	Ranges int `json:"ranges"`
+}
+
+// TouchedPoint A restore point that is not whole.
+type TouchedPoint struct {
+	Disks          []TouchedImage `json:"disks"`
+	Documents      []string       `json:"documents,omitempty,omitzero"`
+	RestorePointID string         `json:"restore_point_id"`
+	Series         string         `json:"series"`
+	Time           time.Time      `json:"time"`
+	VMID           string         `json:"vm_id,omitempty,omitzero"`
+	VMName         string         `json:"vm_name,omitempty,omitzero"`
+}
+
 // Transfer defines model for Transfer.
 type Transfer struct {
 	Disk string `json:"disk"`
@@ -951,6 +1387,11 @@ type Transfer struct {
 type Unprotectable struct {
 	Disk   string `json:"disk"`
 	Reason string `json:"reason"`
+}
+
+// UpdateRepositoryRequest defines model for UpdateRepositoryRequest.
+type UpdateRepositoryRequest struct {
+	Verification VerificationSettings `json:"verification"`
 }
 
 // Usage defines model for Usage.
@@ -1029,6 +1470,55 @@ type VMList struct {
 	Next  string `json:"next,omitempty,omitzero"`
 }
 
+// VMSpace defines model for VMSpace.
+type VMSpace struct {
+	RestorePoints int `json:"restore_points"`
+
+	// Series Identity of the VM in the repository.
+	Series string `json:"series"`
+
+	// Space Bytes but the logical ones are as stored.
+	Space  Space  `json:"space"`
+	VMID   string `json:"vm_id,omitempty,omitzero"`
+	VMName string `json:"vm_name,omitempty,omitzero"`
+}
+
+// Verification How the repository is read back by and by, and how far that is.
+type Verification struct {
+	// BytesPerSecond When it does so by itself; 0: as fast as it goes.
+	BytesPerSecond int64 `json:"bytes_per_second"`
+
+	// CycleStartedAt Of the cycle that is not finished.
+	CycleStartedAt time.Time `json:"cycle_started_at,omitempty,omitzero"`
+
+	// DamagedPacks That are known now.
+	DamagedPacks int `json:"damaged_packs"`
+
+	// DamagedRestorePoints That are known now.
+	DamagedRestorePoints int `json:"damaged_restore_points"`
+
+	// DoneBytes Of that cycle.
+	DoneBytes int64 `json:"done_bytes,omitempty,omitzero"`
+
+	// EveryDays The appliance reads everything back once in so many days; 0: never by itself.
+	EveryDays int `json:"every_days"`
+
+	// LastCompletedAt When the last cycle came to its end.
+	LastCompletedAt time.Time `json:"last_completed_at,omitempty,omitzero"`
+
+	// TotalBytes Of that cycle.
+	TotalBytes int64 `json:"total_bytes,omitempty,omitzero"`
+}
+
+// VerificationSettings defines model for VerificationSettings.
+type VerificationSettings struct {
+	// BytesPerSecond 0: as fast as it goes.
+	BytesPerSecond int64 `json:"bytes_per_second"`
+
+	// EveryDays 0: never.
+	EveryDays int `json:"every_days"`
+}
+
 // Version defines model for Version.
 type Version struct {
 	API     string `json:"api"`
@@ -1043,8 +1533,14 @@ type ConnectionID = string
 // IdempotencyKey defines model for IdempotencyKey.
 type IdempotencyKey = string
 
+// KeyID defines model for KeyID.
+type KeyID = string
+
 // Limit defines model for Limit.
 type Limit = int
+
+// MemberID defines model for MemberID.
+type MemberID = string
 
 // PageToken defines model for PageToken.
 type PageToken = string
@@ -1105,6 +1601,48 @@ type ListRepositoriesParams struct {
 
 // StartCollectParams defines parameters for StartCollect.
 type StartCollectParams struct {
+	// Prefer `wait=30` waits up to 30 seconds (at most 300) for the run to end.
+	Prefer *Prefer `json:"Prefer,omitempty"`
+
+	// IdempotencyKey Chosen by the client, kept 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// StartHealParams defines parameters for StartHeal.
+type StartHealParams struct {
+	// Prefer `wait=30` waits up to 30 seconds (at most 300) for the run to end.
+	Prefer *Prefer `json:"Prefer,omitempty"`
+
+	// IdempotencyKey Chosen by the client, kept 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// StartRebuildParams defines parameters for StartRebuild.
+type StartRebuildParams struct {
+	// Prefer `wait=30` waits up to 30 seconds (at most 300) for the run to end.
+	Prefer *Prefer `json:"Prefer,omitempty"`
+
+	// IdempotencyKey Chosen by the client, kept 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// StartScrubParams defines parameters for StartScrub.
+type StartScrubParams struct {
+	// Prefer `wait=30` waits up to 30 seconds (at most 300) for the run to end.
+	Prefer *Prefer `json:"Prefer,omitempty"`
+
+	// IdempotencyKey Chosen by the client, kept 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// GetRepositorySpaceParams defines parameters for GetRepositorySpace.
+type GetRepositorySpaceParams struct {
+	// Without Ids of restore points; how much would be freed if these were pruned.
+	Without *[]string `form:"without,omitempty" json:"without,omitempty"`
+}
+
+// StartRepositoryVerifyParams defines parameters for StartRepositoryVerify.
+type StartRepositoryVerifyParams struct {
 	// Prefer `wait=30` waits up to 30 seconds (at most 300) for the run to end.
 	Prefer *Prefer `json:"Prefer,omitempty"`
 
@@ -1238,8 +1776,32 @@ type LoginJSONRequestBody = LoginRequest
 // CreateRepositoryJSONRequestBody defines body for CreateRepository for application/json ContentType.
 type CreateRepositoryJSONRequestBody = CreateRepositoryRequest
 
+// UpdateRepositoryJSONRequestBody defines body for UpdateRepository for application/json ContentType.
+type UpdateRepositoryJSONRequestBody = UpdateRepositoryRequest
+
 // StartCollectJSONRequestBody defines body for StartCollect for application/json ContentType.
 type StartCollectJSONRequestBody = CollectRequest
+
+// StartHealJSONRequestBody defines body for StartHeal for application/json ContentType.
+type StartHealJSONRequestBody = HealRequest
+
+// AddKeyJSONRequestBody defines body for AddKey for application/json ContentType.
+type AddKeyJSONRequestBody = AddKeyRequest
+
+// DrillKeyJSONRequestBody defines body for DrillKey for application/json ContentType.
+type DrillKeyJSONRequestBody = DrillRequest
+
+// GrowRepositoryJSONRequestBody defines body for GrowRepository for application/json ContentType.
+type GrowRepositoryJSONRequestBody = GrowRequest
+
+// StartRebuildJSONRequestBody defines body for StartRebuild for application/json ContentType.
+type StartRebuildJSONRequestBody = RebuildRequest
+
+// StartScrubJSONRequestBody defines body for StartScrub for application/json ContentType.
+type StartScrubJSONRequestBody = ScrubRequest
+
+// StartRepositoryVerifyJSONRequestBody defines body for StartRepositoryVerify for application/json ContentType.
+type StartRepositoryVerifyJSONRequestBody = RepositoryVerifyRequest
 
 // StartRestoreJSONRequestBody defines body for StartRestore for application/json ContentType.
 type StartRestoreJSONRequestBody = RestoreRequest
@@ -1424,8 +1986,10 @@ type ClientInterface interface {
 
 	// CreateRepositoryWithBody Create a repository, or attach one that exists
 	//
-	// `mode: create` needs an empty or missing directory and makes a key for it on the appliance. `mode: attach` opens
-	// a repository that is there, with `key_file` or the key the appliance kept, and reads its restore points in.
+	// Either `path`, one directory, or `set`, several directories of which some may be lost, says where it lies.
+	// `mode: create` needs empty or missing directories and makes a key on the appliance, unless `key_source` names
+	// one. `mode: attach` opens a repository that is there, with `key_file`, `key_source` or a key the appliance
+	// kept, and reads its restore points in.
 	//
 	// Takes any type of body and a specified content type.
 	//
@@ -1434,8 +1998,10 @@ type ClientInterface interface {
 
 	// CreateRepository Create a repository, or attach one that exists
 	//
-	// `mode: create` needs an empty or missing directory and makes a key for it on the appliance. `mode: attach` opens
-	// a repository that is there, with `key_file` or the key the appliance kept, and reads its restore points in.
+	// Either `path`, one directory, or `set`, several directories of which some may be lost, says where it lies.
+	// `mode: create` needs empty or missing directories and makes a key on the appliance, unless `key_source` names
+	// one. `mode: attach` opens a repository that is there, with `key_file`, `key_source` or a key the appliance
+	// kept, and reads its restore points in.
 	//
 	// Takes a body of the `application/json` content type.
 	//
@@ -1454,6 +2020,20 @@ type ClientInterface interface {
 	// Corresponds with GET /repositories/{repository_id} (the `GetRepository` operationId).
 	GetRepository(ctx context.Context, repositoryID RepositoryID, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// UpdateRepositoryWithBody Change how a repository is verified
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with PATCH /repositories/{repository_id} (the `UpdateRepository` operationId).
+	UpdateRepositoryWithBody(ctx context.Context, repositoryID RepositoryID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// UpdateRepository Change how a repository is verified
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with PATCH /repositories/{repository_id} (the `UpdateRepository` operationId).
+	UpdateRepository(ctx context.Context, repositoryID RepositoryID, body UpdateRepositoryJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// StartCollectWithBody Free the space no restore point needs
 	//
 	// Takes any type of body and a specified content type.
@@ -1467,6 +2047,187 @@ type ClientInterface interface {
 	//
 	// Corresponds with POST /repositories/{repository_id}/collect (the `StartCollect` operationId).
 	StartCollect(ctx context.Context, repositoryID RepositoryID, params *StartCollectParams, body StartCollectJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetRepositoryDamage Show what the damage that is known touches
+	//
+	// Damage is found by verifications, and by whatever reads the repository. What is damaged is read again.
+	//
+	// Corresponds with GET /repositories/{repository_id}/damage (the `GetRepositoryDamage` operationId).
+	GetRepositoryDamage(ctx context.Context, repositoryID RepositoryID, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// StartHealWithBody Bring back what a repository has lost
+	//
+	// What is damaged is taken from good copies in the repository itself and, proven by its identity, from other
+	// repositories of this appliance that are copies of it or share its domain. Damaged files from which nothing is
+	// needed any more are put aside, never deleted. The run fails when something was found nowhere.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /repositories/{repository_id}/heal (the `StartHeal` operationId).
+	StartHealWithBody(ctx context.Context, repositoryID RepositoryID, params *StartHealParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// StartHeal Bring back what a repository has lost
+	//
+	// What is damaged is taken from good copies in the repository itself and, proven by its identity, from other
+	// repositories of this appliance that are copies of it or share its domain. Damaged files from which nothing is
+	// needed any more are put aside, never deleted. The run fails when something was found nowhere.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /repositories/{repository_id}/heal (the `StartHeal` operationId).
+	StartHeal(ctx context.Context, repositoryID RepositoryID, params *StartHealParams, body StartHealJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListKeys List the keys that open a repository
+	//
+	// Never shows a secret.
+	//
+	// Corresponds with GET /repositories/{repository_id}/keys (the `ListKeys` operationId).
+	ListKeys(ctx context.Context, repositoryID RepositoryID, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// AddKeyWithBody Make a further key open a repository
+	//
+	// `key-file` adds the key in a file on the appliance, which is made if it is not there. `age` adds the holder of
+	// an age identity, of which only the recipient is needed. `paper` makes a key to be printed: its page is in the
+	// answer, and nowhere else.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /repositories/{repository_id}/keys (the `AddKey` operationId).
+	AddKeyWithBody(ctx context.Context, repositoryID RepositoryID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// AddKey Make a further key open a repository
+	//
+	// `key-file` adds the key in a file on the appliance, which is made if it is not there. `age` adds the holder of
+	// an age identity, of which only the recipient is needed. `paper` makes a key to be printed: its page is in the
+	// answer, and nowhere else.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /repositories/{repository_id}/keys (the `AddKey` operationId).
+	AddKey(ctx context.Context, repositoryID RepositoryID, body AddKeyJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// DrillKeyWithBody Prove that a key which was put away still opens a repository
+	//
+	// Exactly one of the members of the body says which key. It opens the repository's keys, checks that they are the
+	// repository's, proves the newest restore point and reads a piece of its data. The key is neither kept nor logged.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /repositories/{repository_id}/keys/drill (the `DrillKey` operationId).
+	DrillKeyWithBody(ctx context.Context, repositoryID RepositoryID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// DrillKey Prove that a key which was put away still opens a repository
+	//
+	// Exactly one of the members of the body says which key. It opens the repository's keys, checks that they are the
+	// repository's, proves the newest restore point and reads a piece of its data. The key is neither kept nor logged.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /repositories/{repository_id}/keys/drill (the `DrillKey` operationId).
+	DrillKey(ctx context.Context, repositoryID RepositoryID, body DrillKeyJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RotateKey Put a new key file in the place of the appliance's key
+	//
+	// A new key file is made, proven to open the repository, and put in the place of the old one, whose key opens the
+	// repository no longer. Interrupted, it is completed when the repository is opened next. Other keys stay. Copies
+	// that were kept of the old key file are of no use any more: keep one of the new.
+	//
+	// Corresponds with POST /repositories/{repository_id}/keys/rotate (the `RotateKey` operationId).
+	RotateKey(ctx context.Context, repositoryID RepositoryID, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RemoveKey Take a key out of a repository
+	//
+	// Refused for the key that the appliance itself uses. Data is not encrypted anew.
+	//
+	// Corresponds with DELETE /repositories/{repository_id}/keys/{key_id} (the `RemoveKey` operationId).
+	RemoveKey(ctx context.Context, repositoryID RepositoryID, keyID KeyID, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GrowRepositoryWithBody Add further members to an erasure-coded repository
+	//
+	// As many empty directories as the set has members, or a multiple of that. New data goes where most is free; what
+	// is there stays where it is.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /repositories/{repository_id}/members (the `GrowRepository` operationId).
+	GrowRepositoryWithBody(ctx context.Context, repositoryID RepositoryID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GrowRepository Add further members to an erasure-coded repository
+	//
+	// As many empty directories as the set has members, or a multiple of that. New data goes where most is free; what
+	// is there stays where it is.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /repositories/{repository_id}/members (the `GrowRepository` operationId).
+	GrowRepository(ctx context.Context, repositoryID RepositoryID, body GrowRepositoryJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// StartRebuildWithBody Fill a member of an erasure-coded repository
+	//
+	// Without `path` the member, which is there, gets the shards it lacks. With `path`, an empty directory, this one takes
+	// the place of the member first.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /repositories/{repository_id}/members/{member_id}/rebuild (the `StartRebuild` operationId).
+	StartRebuildWithBody(ctx context.Context, repositoryID RepositoryID, memberID MemberID, params *StartRebuildParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// StartRebuild Fill a member of an erasure-coded repository
+	//
+	// Without `path` the member, which is there, gets the shards it lacks. With `path`, an empty directory, this one takes
+	// the place of the member first.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /repositories/{repository_id}/members/{member_id}/rebuild (the `StartRebuild` operationId).
+	StartRebuild(ctx context.Context, repositoryID RepositoryID, memberID MemberID, params *StartRebuildParams, body StartRebuildJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// StartScrubWithBody Read every shard of an erasure-coded repository
+	//
+	// Only for a repository on a set. Needs no key: every shard on every member is read and proven, and what has rotted or
+	// is missing is made again from the others. Members that have come back catch up first.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /repositories/{repository_id}/scrub (the `StartScrub` operationId).
+	StartScrubWithBody(ctx context.Context, repositoryID RepositoryID, params *StartScrubParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// StartScrub Read every shard of an erasure-coded repository
+	//
+	// Only for a repository on a set. Needs no key: every shard on every member is read and proven, and what has rotted or
+	// is missing is made again from the others. Members that have come back catch up first.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /repositories/{repository_id}/scrub (the `StartScrub` operationId).
+	StartScrub(ctx context.Context, repositoryID RepositoryID, params *StartScrubParams, body StartScrubJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetRepositorySpace Show who takes the space of a repository
+	//
+	// Corresponds with GET /repositories/{repository_id}/space (the `GetRepositorySpace` operationId).
+	GetRepositorySpace(ctx context.Context, repositoryID RepositoryID, params *GetRepositorySpaceParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// StartRepositoryVerifyWithBody Read a repository back
+	//
+	// Reads every pack once, however many restore points share it, and proves everything in it; with `budget_bytes` so
+	// much of it as that, and the next call goes on where this one stopped. Damage fails the run, and its events name the
+	// VMs and restore points that need what is damaged.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /repositories/{repository_id}/verify (the `StartRepositoryVerify` operationId).
+	StartRepositoryVerifyWithBody(ctx context.Context, repositoryID RepositoryID, params *StartRepositoryVerifyParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// StartRepositoryVerify Read a repository back
+	//
+	// Reads every pack once, however many restore points share it, and proves everything in it; with `budget_bytes` so
+	// much of it as that, and the next call goes on where this one stopped. Damage fails the run, and its events name the
+	// VMs and restore points that need what is damaged.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /repositories/{repository_id}/verify (the `StartRepositoryVerify` operationId).
+	StartRepositoryVerify(ctx context.Context, repositoryID RepositoryID, params *StartRepositoryVerifyParams, body StartRepositoryVerifyJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ListRestorePoints List restore points
 	//
@@ -1872,8 +2633,10 @@ func (c *Client) ListRepositories(ctx context.Context, params *ListRepositoriesP
 
 // CreateRepositoryWithBody Create a repository, or attach one that exists
 //
-// `mode: create` needs an empty or missing directory and makes a key for it on the appliance. `mode: attach` opens
-// a repository that is there, with `key_file` or the key the appliance kept, and reads its restore points in.
+// Either `path`, one directory, or `set`, several directories of which some may be lost, says where it lies.
+// `mode: create` needs empty or missing directories and makes a key on the appliance, unless `key_source` names
+// one. `mode: attach` opens a repository that is there, with `key_file`, `key_source` or a key the appliance
+// kept, and reads its restore points in.
 //
 // Takes any type of body and a specified content type.
 //
@@ -1892,8 +2655,10 @@ func (c *Client) CreateRepositoryWithBody(ctx context.Context, contentType strin
 
 // CreateRepository Create a repository, or attach one that exists
 //
-// `mode: create` needs an empty or missing directory and makes a key for it on the appliance. `mode: attach` opens
-// a repository that is there, with `key_file` or the key the appliance kept, and reads its restore points in.
+// Either `path`, one directory, or `set`, several directories of which some may be lost, says where it lies.
+// `mode: create` needs empty or missing directories and makes a key on the appliance, unless `key_source` names
+// one. `mode: attach` opens a repository that is there, with `key_file`, `key_source` or a key the appliance
+// kept, and reads its restore points in.
 //
 // Takes a body of the `application/json` content type.
 //
@@ -1942,6 +2707,40 @@ func (c *Client) GetRepository(ctx context.Context, repositoryID RepositoryID, r
 	return c.Client.Do(req)
 }
 
+// UpdateRepositoryWithBody Change how a repository is verified
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with PATCH /repositories/{repository_id} (the `UpdateRepository` operationId).
+func (c *Client) UpdateRepositoryWithBody(ctx context.Context, repositoryID RepositoryID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewUpdateRepositoryRequestWithBody(c.Server, repositoryID, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// UpdateRepository Change how a repository is verified
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with PATCH /repositories/{repository_id} (the `UpdateRepository` operationId).
+func (c *Client) UpdateRepository(ctx context.Context, repositoryID RepositoryID, body UpdateRepositoryJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewUpdateRepositoryRequest(c.Server, repositoryID, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // StartCollectWithBody Free the space no restore point needs
 //
 // Takes any type of body and a specified content type.
@@ -1966,6 +2765,377 @@ func (c *Client) StartCollectWithBody(ctx context.Context, repositoryID Reposito
 // Corresponds with POST /repositories/{repository_id}/collect (the `StartCollect` operationId).
 func (c *Client) StartCollect(ctx context.Context, repositoryID RepositoryID, params *StartCollectParams, body StartCollectJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewStartCollectRequest(c.Server, repositoryID, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetRepositoryDamage Show what the damage that is known touches
+//
+// Damage is found by verifications, and by whatever reads the repository. What is damaged is read again.
+//
+// Corresponds with GET /repositories/{repository_id}/damage (the `GetRepositoryDamage` operationId).
+func (c *Client) GetRepositoryDamage(ctx context.Context, repositoryID RepositoryID, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetRepositoryDamageRequest(c.Server, repositoryID)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// StartHealWithBody Bring back what a repository has lost
+//
+// What is damaged is taken from good copies in the repository itself and, proven by its identity, from other
+// repositories of this appliance that are copies of it or share its domain. Damaged files from which nothing is
+// needed any more are put aside, never deleted. The run fails when something was found nowhere.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /repositories/{repository_id}/heal (the `StartHeal` operationId).
+func (c *Client) StartHealWithBody(ctx context.Context, repositoryID RepositoryID, params *StartHealParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewStartHealRequestWithBody(c.Server, repositoryID, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// StartHeal Bring back what a repository has lost
+//
+// What is damaged is taken from good copies in the repository itself and, proven by its identity, from other
+// repositories of this appliance that are copies of it or share its domain. Damaged files from which nothing is
+// needed any more are put aside, never deleted. The run fails when something was found nowhere.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /repositories/{repository_id}/heal (the `StartHeal` operationId).
+func (c *Client) StartHeal(ctx context.Context, repositoryID RepositoryID, params *StartHealParams, body StartHealJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewStartHealRequest(c.Server, repositoryID, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListKeys List the keys that open a repository
+//
+// Never shows a secret.
+//
+// Corresponds with GET /repositories/{repository_id}/keys (the `ListKeys` operationId).
+func (c *Client) ListKeys(ctx context.Context, repositoryID RepositoryID, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListKeysRequest(c.Server, repositoryID)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// AddKeyWithBody Make a further key open a repository
+//
+// `key-file` adds the key in a file on the appliance, which is made if it is not there. `age` adds the holder of
+// an age identity, of which only the recipient is needed. `paper` makes a key to be printed: its page is in the
+// answer, and nowhere else.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /repositories/{repository_id}/keys (the `AddKey` operationId).
+func (c *Client) AddKeyWithBody(ctx context.Context, repositoryID RepositoryID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewAddKeyRequestWithBody(c.Server, repositoryID, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// AddKey Make a further key open a repository
+//
+// `key-file` adds the key in a file on the appliance, which is made if it is not there. `age` adds the holder of
+// an age identity, of which only the recipient is needed. `paper` makes a key to be printed: its page is in the
+// answer, and nowhere else.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /repositories/{repository_id}/keys (the `AddKey` operationId).
+func (c *Client) AddKey(ctx context.Context, repositoryID RepositoryID, body AddKeyJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewAddKeyRequest(c.Server, repositoryID, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// DrillKeyWithBody Prove that a key which was put away still opens a repository
+//
+// Exactly one of the members of the body says which key. It opens the repository's keys, checks that they are the
+// repository's, proves the newest restore point and reads a piece of its data. The key is neither kept nor logged.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /repositories/{repository_id}/keys/drill (the `DrillKey` operationId).
+func (c *Client) DrillKeyWithBody(ctx context.Context, repositoryID RepositoryID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewDrillKeyRequestWithBody(c.Server, repositoryID, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// DrillKey Prove that a key which was put away still opens a repository
+//
+// Exactly one of the members of the body says which key. It opens the repository's keys, checks that they are the
+// repository's, proves the newest restore point and reads a piece of its data. The key is neither kept nor logged.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /repositories/{repository_id}/keys/drill (the `DrillKey` operationId).
+func (c *Client) DrillKey(ctx context.Context, repositoryID RepositoryID, body DrillKeyJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewDrillKeyRequest(c.Server, repositoryID, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RotateKey Put a new key file in the place of the appliance's key
+//
+// A new key file is made, proven to open the repository, and put in the place of the old one, whose key opens the
+// repository no longer. Interrupted, it is completed when the repository is opened next. Other keys stay. Copies
+// that were kept of the old key file are of no use any more: keep one of the new.
+//
+// Corresponds with POST /repositories/{repository_id}/keys/rotate (the `RotateKey` operationId).
+func (c *Client) RotateKey(ctx context.Context, repositoryID RepositoryID, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRotateKeyRequest(c.Server, repositoryID)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RemoveKey Take a key out of a repository
+//
+// Refused for the key that the appliance itself uses. Data is not encrypted anew.
+//
+// Corresponds with DELETE /repositories/{repository_id}/keys/{key_id} (the `RemoveKey` operationId).
+func (c *Client) RemoveKey(ctx context.Context, repositoryID RepositoryID, keyID KeyID, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRemoveKeyRequest(c.Server, repositoryID, keyID)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GrowRepositoryWithBody Add further members to an erasure-coded repository
+//
+// As many empty directories as the set has members, or a multiple of that. New data goes where most is free; what
+// is there stays where it is.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /repositories/{repository_id}/members (the `GrowRepository` operationId).
+func (c *Client) GrowRepositoryWithBody(ctx context.Context, repositoryID RepositoryID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGrowRepositoryRequestWithBody(c.Server, repositoryID, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GrowRepository Add further members to an erasure-coded repository
+//
+// As many empty directories as the set has members, or a multiple of that. New data goes where most is free; what
+// is there stays where it is.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /repositories/{repository_id}/members (the `GrowRepository` operationId).
+func (c *Client) GrowRepository(ctx context.Context, repositoryID RepositoryID, body GrowRepositoryJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGrowRepositoryRequest(c.Server, repositoryID, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// StartRebuildWithBody Fill a member of an erasure-coded repository
+//
+// Without `path` the member, which is there, gets the shards it lacks. With `path`, an empty directory, this one takes
+// the place of the member first.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /repositories/{repository_id}/members/{member_id}/rebuild (the `StartRebuild` operationId).
+func (c *Client) StartRebuildWithBody(ctx context.Context, repositoryID RepositoryID, memberID MemberID, params *StartRebuildParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewStartRebuildRequestWithBody(c.Server, repositoryID, memberID, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// StartRebuild Fill a member of an erasure-coded repository
+//
+// Without `path` the member, which is there, gets the shards it lacks. With `path`, an empty directory, this one takes
+// the place of the member first.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /repositories/{repository_id}/members/{member_id}/rebuild (the `StartRebuild` operationId).
+func (c *Client) StartRebuild(ctx context.Context, repositoryID RepositoryID, memberID MemberID, params *StartRebuildParams, body StartRebuildJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewStartRebuildRequest(c.Server, repositoryID, memberID, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// StartScrubWithBody Read every shard of an erasure-coded repository
+//
+// Only for a repository on a set. Needs no key: every shard on every member is read and proven, and what has rotted or
+// is missing is made again from the others. Members that have come back catch up first.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /repositories/{repository_id}/scrub (the `StartScrub` operationId).
+func (c *Client) StartScrubWithBody(ctx context.Context, repositoryID RepositoryID, params *StartScrubParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewStartScrubRequestWithBody(c.Server, repositoryID, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// StartScrub Read every shard of an erasure-coded repository
+//
+// Only for a repository on a set. Needs no key: every shard on every member is read and proven, and what has rotted or
+// is missing is made again from the others. Members that have come back catch up first.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /repositories/{repository_id}/scrub (the `StartScrub` operationId).
+func (c *Client) StartScrub(ctx context.Context, repositoryID RepositoryID, params *StartScrubParams, body StartScrubJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewStartScrubRequest(c.Server, repositoryID, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetRepositorySpace Show who takes the space of a repository
+//
+// Corresponds with GET /repositories/{repository_id}/space (the `GetRepositorySpace` operationId).
+func (c *Client) GetRepositorySpace(ctx context.Context, repositoryID RepositoryID, params *GetRepositorySpaceParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetRepositorySpaceRequest(c.Server, repositoryID, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// StartRepositoryVerifyWithBody Read a repository back
+//
+// Reads every pack once, however many restore points share it, and proves everything in it; with `budget_bytes` so
+// much of it as that, and the next call goes on where this one stopped. Damage fails the run, and its events name the
+// VMs and restore points that need what is damaged.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /repositories/{repository_id}/verify (the `StartRepositoryVerify` operationId).
+func (c *Client) StartRepositoryVerifyWithBody(ctx context.Context, repositoryID RepositoryID, params *StartRepositoryVerifyParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewStartRepositoryVerifyRequestWithBody(c.Server, repositoryID, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// StartRepositoryVerify Read a repository back
+//
+// Reads every pack once, however many restore points share it, and proves everything in it; with `budget_bytes` so
+// much of it as that, and the next call goes on where this one stopped. Damage fails the run, and its events name the
+// VMs and restore points that need what is damaged.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /repositories/{repository_id}/verify (the `StartRepositoryVerify` operationId).
+func (c *Client) StartRepositoryVerify(ctx context.Context, repositoryID RepositoryID, params *StartRepositoryVerifyParams, body StartRepositoryVerifyJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewStartRepositoryVerifyRequest(c.Server, repositoryID, params, body)
 	if err != nil {
 		return nil, err
 	}
@@ -3019,6 +4189,53 @@ func NewGetRepositoryRequest(server string, repositoryID RepositoryID) (*http.Re
 	return req, nil
 }
 
+// NewUpdateRepositoryRequest calls the generic UpdateRepository builder with application/json body
+func NewUpdateRepositoryRequest(server string, repositoryID RepositoryID, body UpdateRepositoryJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewUpdateRepositoryRequestWithBody(server, repositoryID, "application/json", bodyReader)
+}
+
+// NewUpdateRepositoryRequestWithBody constructs an http.Request for the UpdateRepository method, with any body, and a specified content type
+func NewUpdateRepositoryRequestWithBody(server string, repositoryID RepositoryID, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "repository_id", repositoryID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/repositories/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPatch, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
 // NewStartCollectRequest calls the generic StartCollect builder with application/json body
 func NewStartCollectRequest(server string, repositoryID RepositoryID, params *StartCollectParams, body StartCollectJSONRequestBody) (*http.Request, error) {
 	var bodyReader io.Reader
@@ -3047,6 +4264,650 @@ func NewStartCollectRequestWithBody(server string, repositoryID RepositoryID, pa
 	}
 
 	operationPath := fmt.Sprintf("/repositories/%s/collect", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.Prefer != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Prefer", *params.Prefer, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Prefer", headerParam0)
+		}
+
+		if params.IdempotencyKey != nil {
+			var headerParam1 string
+
+			headerParam1, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam1)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewGetRepositoryDamageRequest constructs an http.Request for the GetRepositoryDamage method
+func NewGetRepositoryDamageRequest(server string, repositoryID RepositoryID) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "repository_id", repositoryID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/repositories/%s/damage", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewStartHealRequest calls the generic StartHeal builder with application/json body
+func NewStartHealRequest(server string, repositoryID RepositoryID, params *StartHealParams, body StartHealJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewStartHealRequestWithBody(server, repositoryID, params, "application/json", bodyReader)
+}
+
+// NewStartHealRequestWithBody constructs an http.Request for the StartHeal method, with any body, and a specified content type
+func NewStartHealRequestWithBody(server string, repositoryID RepositoryID, params *StartHealParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "repository_id", repositoryID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/repositories/%s/heal", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.Prefer != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Prefer", *params.Prefer, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Prefer", headerParam0)
+		}
+
+		if params.IdempotencyKey != nil {
+			var headerParam1 string
+
+			headerParam1, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam1)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewListKeysRequest constructs an http.Request for the ListKeys method
+func NewListKeysRequest(server string, repositoryID RepositoryID) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "repository_id", repositoryID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/repositories/%s/keys", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewAddKeyRequest calls the generic AddKey builder with application/json body
+func NewAddKeyRequest(server string, repositoryID RepositoryID, body AddKeyJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewAddKeyRequestWithBody(server, repositoryID, "application/json", bodyReader)
+}
+
+// NewAddKeyRequestWithBody constructs an http.Request for the AddKey method, with any body, and a specified content type
+func NewAddKeyRequestWithBody(server string, repositoryID RepositoryID, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "repository_id", repositoryID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/repositories/%s/keys", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewDrillKeyRequest calls the generic DrillKey builder with application/json body
+func NewDrillKeyRequest(server string, repositoryID RepositoryID, body DrillKeyJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewDrillKeyRequestWithBody(server, repositoryID, "application/json", bodyReader)
+}
+
+// NewDrillKeyRequestWithBody constructs an http.Request for the DrillKey method, with any body, and a specified content type
+func NewDrillKeyRequestWithBody(server string, repositoryID RepositoryID, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "repository_id", repositoryID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/repositories/%s/keys/drill", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewRotateKeyRequest constructs an http.Request for the RotateKey method
+func NewRotateKeyRequest(server string, repositoryID RepositoryID) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "repository_id", repositoryID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/repositories/%s/keys/rotate", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewRemoveKeyRequest constructs an http.Request for the RemoveKey method
+func NewRemoveKeyRequest(server string, repositoryID RepositoryID, keyID KeyID) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "repository_id", repositoryID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "key_id", keyID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/repositories/%s/keys/%s", pathParam0, pathParam1)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodDelete, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewGrowRepositoryRequest calls the generic GrowRepository builder with application/json body
+func NewGrowRepositoryRequest(server string, repositoryID RepositoryID, body GrowRepositoryJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewGrowRepositoryRequestWithBody(server, repositoryID, "application/json", bodyReader)
+}
+
+// NewGrowRepositoryRequestWithBody constructs an http.Request for the GrowRepository method, with any body, and a specified content type
+func NewGrowRepositoryRequestWithBody(server string, repositoryID RepositoryID, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "repository_id", repositoryID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/repositories/%s/members", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewStartRebuildRequest calls the generic StartRebuild builder with application/json body
+func NewStartRebuildRequest(server string, repositoryID RepositoryID, memberID MemberID, params *StartRebuildParams, body StartRebuildJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewStartRebuildRequestWithBody(server, repositoryID, memberID, params, "application/json", bodyReader)
+}
+
+// NewStartRebuildRequestWithBody constructs an http.Request for the StartRebuild method, with any body, and a specified content type
+func NewStartRebuildRequestWithBody(server string, repositoryID RepositoryID, memberID MemberID, params *StartRebuildParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "repository_id", repositoryID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "member_id", memberID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/repositories/%s/members/%s/rebuild", pathParam0, pathParam1)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.Prefer != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Prefer", *params.Prefer, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Prefer", headerParam0)
+		}
+
+		if params.IdempotencyKey != nil {
+			var headerParam1 string
+
+			headerParam1, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam1)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewStartScrubRequest calls the generic StartScrub builder with application/json body
+func NewStartScrubRequest(server string, repositoryID RepositoryID, params *StartScrubParams, body StartScrubJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewStartScrubRequestWithBody(server, repositoryID, params, "application/json", bodyReader)
+}
+
+// NewStartScrubRequestWithBody constructs an http.Request for the StartScrub method, with any body, and a specified content type
+func NewStartScrubRequestWithBody(server string, repositoryID RepositoryID, params *StartScrubParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "repository_id", repositoryID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/repositories/%s/scrub", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.Prefer != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Prefer", *params.Prefer, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Prefer", headerParam0)
+		}
+
+		if params.IdempotencyKey != nil {
+			var headerParam1 string
+
+			headerParam1, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam1)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewGetRepositorySpaceRequest constructs an http.Request for the GetRepositorySpace method
+func NewGetRepositorySpaceRequest(server string, repositoryID RepositoryID, params *GetRepositorySpaceParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "repository_id", repositoryID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/repositories/%s/space", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Without != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", false, "without", *params.Without, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "array", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewStartRepositoryVerifyRequest calls the generic StartRepositoryVerify builder with application/json body
+func NewStartRepositoryVerifyRequest(server string, repositoryID RepositoryID, params *StartRepositoryVerifyParams, body StartRepositoryVerifyJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewStartRepositoryVerifyRequestWithBody(server, repositoryID, params, "application/json", bodyReader)
+}
+
+// NewStartRepositoryVerifyRequestWithBody constructs an http.Request for the StartRepositoryVerify method, with any body, and a specified content type
+func NewStartRepositoryVerifyRequestWithBody(server string, repositoryID RepositoryID, params *StartRepositoryVerifyParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "repository_id", repositoryID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/repositories/%s/verify", pathParam0)
 	if operationPath[0] == '/' {
 		operationPath = "." + operationPath
 	}
@@ -4380,8 +6241,10 @@ type ClientWithResponsesInterface interface {
 
 	// CreateRepositoryWithBodyWithResponse Create a repository, or attach one that exists
 	//
-	// `mode: create` needs an empty or missing directory and makes a key for it on the appliance. `mode: attach` opens
-	// a repository that is there, with `key_file` or the key the appliance kept, and reads its restore points in.
+	// Either `path`, one directory, or `set`, several directories of which some may be lost, says where it lies.
+	// `mode: create` needs empty or missing directories and makes a key on the appliance, unless `key_source` names
+	// one. `mode: attach` opens a repository that is there, with `key_file`, `key_source` or a key the appliance
+	// kept, and reads its restore points in.
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -4390,8 +6253,10 @@ type ClientWithResponsesInterface interface {
 
 	// CreateRepositoryWithResponse Create a repository, or attach one that exists
 	//
-	// `mode: create` needs an empty or missing directory and makes a key for it on the appliance. `mode: attach` opens
-	// a repository that is there, with `key_file` or the key the appliance kept, and reads its restore points in.
+	// Either `path`, one directory, or `set`, several directories of which some may be lost, says where it lies.
+	// `mode: create` needs empty or missing directories and makes a key on the appliance, unless `key_source` names
+	// one. `mode: attach` opens a repository that is there, with `key_file`, `key_source` or a key the appliance
+	// kept, and reads its restore points in.
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -4414,6 +6279,20 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with GET /repositories/{repository_id} (the `GetRepository` operationId).
 	GetRepositoryWithResponse(ctx context.Context, repositoryID RepositoryID, reqEditors ...RequestEditorFn) (*GetRepositoryResponse, error)
 
+	// UpdateRepositoryWithBodyWithResponse Change how a repository is verified
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PATCH /repositories/{repository_id} (the `UpdateRepository` operationId).
+	UpdateRepositoryWithBodyWithResponse(ctx context.Context, repositoryID RepositoryID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*UpdateRepositoryResponse, error)
+
+	// UpdateRepositoryWithResponse Change how a repository is verified
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PATCH /repositories/{repository_id} (the `UpdateRepository` operationId).
+	UpdateRepositoryWithResponse(ctx context.Context, repositoryID RepositoryID, body UpdateRepositoryJSONRequestBody, reqEditors ...RequestEditorFn) (*UpdateRepositoryResponse, error)
+
 	// StartCollectWithBodyWithResponse Free the space no restore point needs
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
@@ -4427,6 +6306,197 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with POST /repositories/{repository_id}/collect (the `StartCollect` operationId).
 	StartCollectWithResponse(ctx context.Context, repositoryID RepositoryID, params *StartCollectParams, body StartCollectJSONRequestBody, reqEditors ...RequestEditorFn) (*StartCollectResponse, error)
+
+	// GetRepositoryDamageWithResponse Show what the damage that is known touches
+	//
+	// Damage is found by verifications, and by whatever reads the repository. What is damaged is read again.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /repositories/{repository_id}/damage (the `GetRepositoryDamage` operationId).
+	GetRepositoryDamageWithResponse(ctx context.Context, repositoryID RepositoryID, reqEditors ...RequestEditorFn) (*GetRepositoryDamageResponse, error)
+
+	// StartHealWithBodyWithResponse Bring back what a repository has lost
+	//
+	// What is damaged is taken from good copies in the repository itself and, proven by its identity, from other
+	// repositories of this appliance that are copies of it or share its domain. Damaged files from which nothing is
+	// needed any more are put aside, never deleted. The run fails when something was found nowhere.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /repositories/{repository_id}/heal (the `StartHeal` operationId).
+	StartHealWithBodyWithResponse(ctx context.Context, repositoryID RepositoryID, params *StartHealParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*StartHealResponse, error)
+
+	// StartHealWithResponse Bring back what a repository has lost
+	//
+	// What is damaged is taken from good copies in the repository itself and, proven by its identity, from other
+	// repositories of this appliance that are copies of it or share its domain. Damaged files from which nothing is
+	// needed any more are put aside, never deleted. The run fails when something was found nowhere.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /repositories/{repository_id}/heal (the `StartHeal` operationId).
+	StartHealWithResponse(ctx context.Context, repositoryID RepositoryID, params *StartHealParams, body StartHealJSONRequestBody, reqEditors ...RequestEditorFn) (*StartHealResponse, error)
+
+	// ListKeysWithResponse List the keys that open a repository
+	//
+	// Never shows a secret.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /repositories/{repository_id}/keys (the `ListKeys` operationId).
+	ListKeysWithResponse(ctx context.Context, repositoryID RepositoryID, reqEditors ...RequestEditorFn) (*ListKeysResponse, error)
+
+	// AddKeyWithBodyWithResponse Make a further key open a repository
+	//
+	// `key-file` adds the key in a file on the appliance, which is made if it is not there. `age` adds the holder of
+	// an age identity, of which only the recipient is needed. `paper` makes a key to be printed: its page is in the
+	// answer, and nowhere else.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /repositories/{repository_id}/keys (the `AddKey` operationId).
+	AddKeyWithBodyWithResponse(ctx context.Context, repositoryID RepositoryID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*AddKeyResponse, error)
+
+	// AddKeyWithResponse Make a further key open a repository
+	//
+	// `key-file` adds the key in a file on the appliance, which is made if it is not there. `age` adds the holder of
+	// an age identity, of which only the recipient is needed. `paper` makes a key to be printed: its page is in the
+	// answer, and nowhere else.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /repositories/{repository_id}/keys (the `AddKey` operationId).
+	AddKeyWithResponse(ctx context.Context, repositoryID RepositoryID, body AddKeyJSONRequestBody, reqEditors ...RequestEditorFn) (*AddKeyResponse, error)
+
+	// DrillKeyWithBodyWithResponse Prove that a key which was put away still opens a repository
+	//
+	// Exactly one of the members of the body says which key. It opens the repository's keys, checks that they are the
+	// repository's, proves the newest restore point and reads a piece of its data. The key is neither kept nor logged.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /repositories/{repository_id}/keys/drill (the `DrillKey` operationId).
+	DrillKeyWithBodyWithResponse(ctx context.Context, repositoryID RepositoryID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*DrillKeyResponse, error)
+
+	// DrillKeyWithResponse Prove that a key which was put away still opens a repository
+	//
+	// Exactly one of the members of the body says which key. It opens the repository's keys, checks that they are the
+	// repository's, proves the newest restore point and reads a piece of its data. The key is neither kept nor logged.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /repositories/{repository_id}/keys/drill (the `DrillKey` operationId).
+	DrillKeyWithResponse(ctx context.Context, repositoryID RepositoryID, body DrillKeyJSONRequestBody, reqEditors ...RequestEditorFn) (*DrillKeyResponse, error)
+
+	// RotateKeyWithResponse Put a new key file in the place of the appliance's key
+	//
+	// A new key file is made, proven to open the repository, and put in the place of the old one, whose key opens the
+	// repository no longer. Interrupted, it is completed when the repository is opened next. Other keys stay. Copies
+	// that were kept of the old key file are of no use any more: keep one of the new.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /repositories/{repository_id}/keys/rotate (the `RotateKey` operationId).
+	RotateKeyWithResponse(ctx context.Context, repositoryID RepositoryID, reqEditors ...RequestEditorFn) (*RotateKeyResponse, error)
+
+	// RemoveKeyWithResponse Take a key out of a repository
+	//
+	// Refused for the key that the appliance itself uses. Data is not encrypted anew.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with DELETE /repositories/{repository_id}/keys/{key_id} (the `RemoveKey` operationId).
+	RemoveKeyWithResponse(ctx context.Context, repositoryID RepositoryID, keyID KeyID, reqEditors ...RequestEditorFn) (*RemoveKeyResponse, error)
+
+	// GrowRepositoryWithBodyWithResponse Add further members to an erasure-coded repository
+	//
+	// As many empty directories as the set has members, or a multiple of that. New data goes where most is free; what
+	// is there stays where it is.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /repositories/{repository_id}/members (the `GrowRepository` operationId).
+	GrowRepositoryWithBodyWithResponse(ctx context.Context, repositoryID RepositoryID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*GrowRepositoryResponse, error)
+
+	// GrowRepositoryWithResponse Add further members to an erasure-coded repository
+	//
+	// As many empty directories as the set has members, or a multiple of that. New data goes where most is free; what
+	// is there stays where it is.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /repositories/{repository_id}/members (the `GrowRepository` operationId).
+	GrowRepositoryWithResponse(ctx context.Context, repositoryID RepositoryID, body GrowRepositoryJSONRequestBody, reqEditors ...RequestEditorFn) (*GrowRepositoryResponse, error)
+
+	// StartRebuildWithBodyWithResponse Fill a member of an erasure-coded repository
+	//
+	// Without `path` the member, which is there, gets the shards it lacks. With `path`, an empty directory, this one takes
+	// the place of the member first.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /repositories/{repository_id}/members/{member_id}/rebuild (the `StartRebuild` operationId).
+	StartRebuildWithBodyWithResponse(ctx context.Context, repositoryID RepositoryID, memberID MemberID, params *StartRebuildParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*StartRebuildResponse, error)
+
+	// StartRebuildWithResponse Fill a member of an erasure-coded repository
+	//
+	// Without `path` the member, which is there, gets the shards it lacks. With `path`, an empty directory, this one takes
+	// the place of the member first.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /repositories/{repository_id}/members/{member_id}/rebuild (the `StartRebuild` operationId).
+	StartRebuildWithResponse(ctx context.Context, repositoryID RepositoryID, memberID MemberID, params *StartRebuildParams, body StartRebuildJSONRequestBody, reqEditors ...RequestEditorFn) (*StartRebuildResponse, error)
+
+	// StartScrubWithBodyWithResponse Read every shard of an erasure-coded repository
+	//
+	// Only for a repository on a set. Needs no key: every shard on every member is read and proven, and what has rotted or
+	// is missing is made again from the others. Members that have come back catch up first.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /repositories/{repository_id}/scrub (the `StartScrub` operationId).
+	StartScrubWithBodyWithResponse(ctx context.Context, repositoryID RepositoryID, params *StartScrubParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*StartScrubResponse, error)
+
+	// StartScrubWithResponse Read every shard of an erasure-coded repository
+	//
+	// Only for a repository on a set. Needs no key: every shard on every member is read and proven, and what has rotted or
+	// is missing is made again from the others. Members that have come back catch up first.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /repositories/{repository_id}/scrub (the `StartScrub` operationId).
+	StartScrubWithResponse(ctx context.Context, repositoryID RepositoryID, params *StartScrubParams, body StartScrubJSONRequestBody, reqEditors ...RequestEditorFn) (*StartScrubResponse, error)
+
+	// GetRepositorySpaceWithResponse Show who takes the space of a repository
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /repositories/{repository_id}/space (the `GetRepositorySpace` operationId).
+	GetRepositorySpaceWithResponse(ctx context.Context, repositoryID RepositoryID, params *GetRepositorySpaceParams, reqEditors ...RequestEditorFn) (*GetRepositorySpaceResponse, error)
+
+	// StartRepositoryVerifyWithBodyWithResponse Read a repository back
+	//
+	// Reads every pack once, however many restore points share it, and proves everything in it; with `budget_bytes` so
+	// much of it as that, and the next call goes on where this one stopped. Damage fails the run, and its events name the
+	// VMs and restore points that need what is damaged.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /repositories/{repository_id}/verify (the `StartRepositoryVerify` operationId).
+	StartRepositoryVerifyWithBodyWithResponse(ctx context.Context, repositoryID RepositoryID, params *StartRepositoryVerifyParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*StartRepositoryVerifyResponse, error)
+
+	// StartRepositoryVerifyWithResponse Read a repository back
+	//
+	// Reads every pack once, however many restore points share it, and proves everything in it; with `budget_bytes` so
+	// much of it as that, and the next call goes on where this one stopped. Damage fails the run, and its events name the
+	// VMs and restore points that need what is damaged.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /repositories/{repository_id}/verify (the `StartRepositoryVerify` operationId).
+	StartRepositoryVerifyWithResponse(ctx context.Context, repositoryID RepositoryID, params *StartRepositoryVerifyParams, body StartRepositoryVerifyJSONRequestBody, reqEditors ...RequestEditorFn) (*StartRepositoryVerifyResponse, error)
 
 	// ListRestorePointsWithResponse List restore points
 	//
@@ -5385,6 +7455,54 @@ func (r GetRepositoryResponse) ContentType() string {
 	return ""
 }
 
+type UpdateRepositoryResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Repository
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r UpdateRepositoryResponse) GetJSON200() *Repository {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r UpdateRepositoryResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r UpdateRepositoryResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r UpdateRepositoryResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r UpdateRepositoryResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r UpdateRepositoryResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 // StartCollectResponse200Headers the declared response headers of an HTTP 200 response for StartCollect
 type StartCollectResponse200Headers struct {
 	Location string
@@ -5448,6 +7566,659 @@ func (r StartCollectResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r StartCollectResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type GetRepositoryDamageResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *RepositoryDamage
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetRepositoryDamageResponse) GetJSON200() *RepositoryDamage {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r GetRepositoryDamageResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetRepositoryDamageResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetRepositoryDamageResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetRepositoryDamageResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetRepositoryDamageResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// StartHealResponse200Headers the declared response headers of an HTTP 200 response for StartHeal
+type StartHealResponse200Headers struct {
+	Location string
+}
+
+// StartHealResponse202Headers the declared response headers of an HTTP 202 response for StartHeal
+type StartHealResponse202Headers struct {
+	Location string
+}
+
+type StartHealResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *RunEnded
+	// JSON202 the response for an HTTP 202 `application/json` response
+	JSON202 *RunAccepted
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+	// Headers200 the parsed response headers for an HTTP 200 response
+	Headers200 *StartHealResponse200Headers
+	// Headers202 the parsed response headers for an HTTP 202 response
+	Headers202 *StartHealResponse202Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r StartHealResponse) GetJSON200() *RunEnded {
+	return r.JSON200
+}
+
+// GetJSON202 returns the response for an HTTP 202 `application/json` response
+func (r StartHealResponse) GetJSON202() *RunAccepted {
+	return r.JSON202
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r StartHealResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r StartHealResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r StartHealResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r StartHealResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r StartHealResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type ListKeysResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *KeyList
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListKeysResponse) GetJSON200() *KeyList {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListKeysResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListKeysResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListKeysResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListKeysResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListKeysResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type AddKeyResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON201 the response for an HTTP 201 `application/json` response
+	JSON201 *AddedKey
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON201 returns the response for an HTTP 201 `application/json` response
+func (r AddKeyResponse) GetJSON201() *AddedKey {
+	return r.JSON201
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r AddKeyResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r AddKeyResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r AddKeyResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r AddKeyResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r AddKeyResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type DrillKeyResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *DrillReport
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r DrillKeyResponse) GetJSON200() *DrillReport {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r DrillKeyResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r DrillKeyResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r DrillKeyResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r DrillKeyResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r DrillKeyResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type RotateKeyResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Key
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r RotateKeyResponse) GetJSON200() *Key {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r RotateKeyResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r RotateKeyResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r RotateKeyResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r RotateKeyResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r RotateKeyResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type RemoveKeyResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r RemoveKeyResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r RemoveKeyResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r RemoveKeyResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r RemoveKeyResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r RemoveKeyResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type GrowRepositoryResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Repository
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GrowRepositoryResponse) GetJSON200() *Repository {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r GrowRepositoryResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GrowRepositoryResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GrowRepositoryResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GrowRepositoryResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GrowRepositoryResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// StartRebuildResponse200Headers the declared response headers of an HTTP 200 response for StartRebuild
+type StartRebuildResponse200Headers struct {
+	Location string
+}
+
+// StartRebuildResponse202Headers the declared response headers of an HTTP 202 response for StartRebuild
+type StartRebuildResponse202Headers struct {
+	Location string
+}
+
+type StartRebuildResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *RunEnded
+	// JSON202 the response for an HTTP 202 `application/json` response
+	JSON202 *RunAccepted
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+	// Headers200 the parsed response headers for an HTTP 200 response
+	Headers200 *StartRebuildResponse200Headers
+	// Headers202 the parsed response headers for an HTTP 202 response
+	Headers202 *StartRebuildResponse202Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r StartRebuildResponse) GetJSON200() *RunEnded {
+	return r.JSON200
+}
+
+// GetJSON202 returns the response for an HTTP 202 `application/json` response
+func (r StartRebuildResponse) GetJSON202() *RunAccepted {
+	return r.JSON202
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r StartRebuildResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r StartRebuildResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r StartRebuildResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r StartRebuildResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r StartRebuildResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// StartScrubResponse200Headers the declared response headers of an HTTP 200 response for StartScrub
+type StartScrubResponse200Headers struct {
+	Location string
+}
+
+// StartScrubResponse202Headers the declared response headers of an HTTP 202 response for StartScrub
+type StartScrubResponse202Headers struct {
+	Location string
+}
+
+type StartScrubResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *RunEnded
+	// JSON202 the response for an HTTP 202 `application/json` response
+	JSON202 *RunAccepted
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+	// Headers200 the parsed response headers for an HTTP 200 response
+	Headers200 *StartScrubResponse200Headers
+	// Headers202 the parsed response headers for an HTTP 202 response
+	Headers202 *StartScrubResponse202Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r StartScrubResponse) GetJSON200() *RunEnded {
+	return r.JSON200
+}
+
+// GetJSON202 returns the response for an HTTP 202 `application/json` response
+func (r StartScrubResponse) GetJSON202() *RunAccepted {
+	return r.JSON202
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r StartScrubResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r StartScrubResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r StartScrubResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r StartScrubResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r StartScrubResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type GetRepositorySpaceResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *RepositorySpace
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetRepositorySpaceResponse) GetJSON200() *RepositorySpace {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r GetRepositorySpaceResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetRepositorySpaceResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetRepositorySpaceResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetRepositorySpaceResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetRepositorySpaceResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// StartRepositoryVerifyResponse200Headers the declared response headers of an HTTP 200 response for StartRepositoryVerify
+type StartRepositoryVerifyResponse200Headers struct {
+	Location string
+}
+
+// StartRepositoryVerifyResponse202Headers the declared response headers of an HTTP 202 response for StartRepositoryVerify
+type StartRepositoryVerifyResponse202Headers struct {
+	Location string
+}
+
+type StartRepositoryVerifyResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *RunEnded
+	// JSON202 the response for an HTTP 202 `application/json` response
+	JSON202 *RunAccepted
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+	// Headers200 the parsed response headers for an HTTP 200 response
+	Headers200 *StartRepositoryVerifyResponse200Headers
+	// Headers202 the parsed response headers for an HTTP 202 response
+	Headers202 *StartRepositoryVerifyResponse202Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r StartRepositoryVerifyResponse) GetJSON200() *RunEnded {
+	return r.JSON200
+}
+
+// GetJSON202 returns the response for an HTTP 202 `application/json` response
+func (r StartRepositoryVerifyResponse) GetJSON202() *RunAccepted {
+	return r.JSON202
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r StartRepositoryVerifyResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r StartRepositoryVerifyResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r StartRepositoryVerifyResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r StartRepositoryVerifyResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r StartRepositoryVerifyResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -6672,8 +9443,10 @@ func (c *ClientWithResponses) ListRepositoriesWithResponse(ctx context.Context, 
 
 // CreateRepositoryWithBodyWithResponse Create a repository, or attach one that exists
 //
-// `mode: create` needs an empty or missing directory and makes a key for it on the appliance. `mode: attach` opens
-// a repository that is there, with `key_file` or the key the appliance kept, and reads its restore points in.
+// Either `path`, one directory, or `set`, several directories of which some may be lost, says where it lies.
+// `mode: create` needs empty or missing directories and makes a key on the appliance, unless `key_source` names
+// one. `mode: attach` opens a repository that is there, with `key_file`, `key_source` or a key the appliance
+// kept, and reads its restore points in.
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
@@ -6688,8 +9461,10 @@ func (c *ClientWithResponses) CreateRepositoryWithBodyWithResponse(ctx context.C
 
 // CreateRepositoryWithResponse Create a repository, or attach one that exists
 //
-// `mode: create` needs an empty or missing directory and makes a key for it on the appliance. `mode: attach` opens
-// a repository that is there, with `key_file` or the key the appliance kept, and reads its restore points in.
+// Either `path`, one directory, or `set`, several directories of which some may be lost, says where it lies.
+// `mode: create` needs empty or missing directories and makes a key on the appliance, unless `key_source` names
+// one. `mode: attach` opens a repository that is there, with `key_file`, `key_source` or a key the appliance
+// kept, and reads its restore points in.
 //
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //
@@ -6730,6 +9505,32 @@ func (c *ClientWithResponses) GetRepositoryWithResponse(ctx context.Context, rep
 	return ParseGetRepositoryResponse(rsp)
 }
 
+// UpdateRepositoryWithBodyWithResponse Change how a repository is verified
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PATCH /repositories/{repository_id} (the `UpdateRepository` operationId).
+func (c *ClientWithResponses) UpdateRepositoryWithBodyWithResponse(ctx context.Context, repositoryID RepositoryID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*UpdateRepositoryResponse, error) {
+	rsp, err := c.UpdateRepositoryWithBody(ctx, repositoryID, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseUpdateRepositoryResponse(rsp)
+}
+
+// UpdateRepositoryWithResponse Change how a repository is verified
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PATCH /repositories/{repository_id} (the `UpdateRepository` operationId).
+func (c *ClientWithResponses) UpdateRepositoryWithResponse(ctx context.Context, repositoryID RepositoryID, body UpdateRepositoryJSONRequestBody, reqEditors ...RequestEditorFn) (*UpdateRepositoryResponse, error) {
+	rsp, err := c.UpdateRepository(ctx, repositoryID, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseUpdateRepositoryResponse(rsp)
+}
+
 // StartCollectWithBodyWithResponse Free the space no restore point needs
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
@@ -6754,6 +9555,311 @@ func (c *ClientWithResponses) StartCollectWithResponse(ctx context.Context, repo
 		return nil, err
 	}
 	return ParseStartCollectResponse(rsp)
+}
+
+// GetRepositoryDamageWithResponse Show what the damage that is known touches
+//
+// Damage is found by verifications, and by whatever reads the repository. What is damaged is read again.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /repositories/{repository_id}/damage (the `GetRepositoryDamage` operationId).
+func (c *ClientWithResponses) GetRepositoryDamageWithResponse(ctx context.Context, repositoryID RepositoryID, reqEditors ...RequestEditorFn) (*GetRepositoryDamageResponse, error) {
+	rsp, err := c.GetRepositoryDamage(ctx, repositoryID, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetRepositoryDamageResponse(rsp)
+}
+
+// StartHealWithBodyWithResponse Bring back what a repository has lost
+//
+// What is damaged is taken from good copies in the repository itself and, proven by its identity, from other
+// repositories of this appliance that are copies of it or share its domain. Damaged files from which nothing is
+// needed any more are put aside, never deleted. The run fails when something was found nowhere.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /repositories/{repository_id}/heal (the `StartHeal` operationId).
+func (c *ClientWithResponses) StartHealWithBodyWithResponse(ctx context.Context, repositoryID RepositoryID, params *StartHealParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*StartHealResponse, error) {
+	rsp, err := c.StartHealWithBody(ctx, repositoryID, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseStartHealResponse(rsp)
+}
+
+// StartHealWithResponse Bring back what a repository has lost
+//
+// What is damaged is taken from good copies in the repository itself and, proven by its identity, from other
+// repositories of this appliance that are copies of it or share its domain. Damaged files from which nothing is
+// needed any more are put aside, never deleted. The run fails when something was found nowhere.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /repositories/{repository_id}/heal (the `StartHeal` operationId).
+func (c *ClientWithResponses) StartHealWithResponse(ctx context.Context, repositoryID RepositoryID, params *StartHealParams, body StartHealJSONRequestBody, reqEditors ...RequestEditorFn) (*StartHealResponse, error) {
+	rsp, err := c.StartHeal(ctx, repositoryID, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseStartHealResponse(rsp)
+}
+
+// ListKeysWithResponse List the keys that open a repository
+//
+// Never shows a secret.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /repositories/{repository_id}/keys (the `ListKeys` operationId).
+func (c *ClientWithResponses) ListKeysWithResponse(ctx context.Context, repositoryID RepositoryID, reqEditors ...RequestEditorFn) (*ListKeysResponse, error) {
+	rsp, err := c.ListKeys(ctx, repositoryID, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListKeysResponse(rsp)
+}
+
+// AddKeyWithBodyWithResponse Make a further key open a repository
+//
+// `key-file` adds the key in a file on the appliance, which is made if it is not there. `age` adds the holder of
+// an age identity, of which only the recipient is needed. `paper` makes a key to be printed: its page is in the
+// answer, and nowhere else.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /repositories/{repository_id}/keys (the `AddKey` operationId).
+func (c *ClientWithResponses) AddKeyWithBodyWithResponse(ctx context.Context, repositoryID RepositoryID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*AddKeyResponse, error) {
+	rsp, err := c.AddKeyWithBody(ctx, repositoryID, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseAddKeyResponse(rsp)
+}
+
+// AddKeyWithResponse Make a further key open a repository
+//
+// `key-file` adds the key in a file on the appliance, which is made if it is not there. `age` adds the holder of
+// an age identity, of which only the recipient is needed. `paper` makes a key to be printed: its page is in the
+// answer, and nowhere else.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /repositories/{repository_id}/keys (the `AddKey` operationId).
+func (c *ClientWithResponses) AddKeyWithResponse(ctx context.Context, repositoryID RepositoryID, body AddKeyJSONRequestBody, reqEditors ...RequestEditorFn) (*AddKeyResponse, error) {
+	rsp, err := c.AddKey(ctx, repositoryID, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseAddKeyResponse(rsp)
+}
+
+// DrillKeyWithBodyWithResponse Prove that a key which was put away still opens a repository
+//
+// Exactly one of the members of the body says which key. It opens the repository's keys, checks that they are the
+// repository's, proves the newest restore point and reads a piece of its data. The key is neither kept nor logged.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /repositories/{repository_id}/keys/drill (the `DrillKey` operationId).
+func (c *ClientWithResponses) DrillKeyWithBodyWithResponse(ctx context.Context, repositoryID RepositoryID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*DrillKeyResponse, error) {
+	rsp, err := c.DrillKeyWithBody(ctx, repositoryID, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseDrillKeyResponse(rsp)
+}
+
+// DrillKeyWithResponse Prove that a key which was put away still opens a repository
+//
+// Exactly one of the members of the body says which key. It opens the repository's keys, checks that they are the
+// repository's, proves the newest restore point and reads a piece of its data. The key is neither kept nor logged.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /repositories/{repository_id}/keys/drill (the `DrillKey` operationId).
+func (c *ClientWithResponses) DrillKeyWithResponse(ctx context.Context, repositoryID RepositoryID, body DrillKeyJSONRequestBody, reqEditors ...RequestEditorFn) (*DrillKeyResponse, error) {
+	rsp, err := c.DrillKey(ctx, repositoryID, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseDrillKeyResponse(rsp)
+}
+
+// RotateKeyWithResponse Put a new key file in the place of the appliance's key
+//
+// A new key file is made, proven to open the repository, and put in the place of the old one, whose key opens the
+// repository no longer. Interrupted, it is completed when the repository is opened next. Other keys stay. Copies
+// that were kept of the old key file are of no use any more: keep one of the new.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /repositories/{repository_id}/keys/rotate (the `RotateKey` operationId).
+func (c *ClientWithResponses) RotateKeyWithResponse(ctx context.Context, repositoryID RepositoryID, reqEditors ...RequestEditorFn) (*RotateKeyResponse, error) {
+	rsp, err := c.RotateKey(ctx, repositoryID, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRotateKeyResponse(rsp)
+}
+
+// RemoveKeyWithResponse Take a key out of a repository
+//
+// Refused for the key that the appliance itself uses. Data is not encrypted anew.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with DELETE /repositories/{repository_id}/keys/{key_id} (the `RemoveKey` operationId).
+func (c *ClientWithResponses) RemoveKeyWithResponse(ctx context.Context, repositoryID RepositoryID, keyID KeyID, reqEditors ...RequestEditorFn) (*RemoveKeyResponse, error) {
+	rsp, err := c.RemoveKey(ctx, repositoryID, keyID, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRemoveKeyResponse(rsp)
+}
+
+// GrowRepositoryWithBodyWithResponse Add further members to an erasure-coded repository
+//
+// As many empty directories as the set has members, or a multiple of that. New data goes where most is free; what
+// is there stays where it is.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /repositories/{repository_id}/members (the `GrowRepository` operationId).
+func (c *ClientWithResponses) GrowRepositoryWithBodyWithResponse(ctx context.Context, repositoryID RepositoryID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*GrowRepositoryResponse, error) {
+	rsp, err := c.GrowRepositoryWithBody(ctx, repositoryID, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGrowRepositoryResponse(rsp)
+}
+
+// GrowRepositoryWithResponse Add further members to an erasure-coded repository
+//
+// As many empty directories as the set has members, or a multiple of that. New data goes where most is free; what
+// is there stays where it is.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /repositories/{repository_id}/members (the `GrowRepository` operationId).
+func (c *ClientWithResponses) GrowRepositoryWithResponse(ctx context.Context, repositoryID RepositoryID, body GrowRepositoryJSONRequestBody, reqEditors ...RequestEditorFn) (*GrowRepositoryResponse, error) {
+	rsp, err := c.GrowRepository(ctx, repositoryID, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGrowRepositoryResponse(rsp)
+}
+
+// StartRebuildWithBodyWithResponse Fill a member of an erasure-coded repository
+//
+// Without `path` the member, which is there, gets the shards it lacks. With `path`, an empty directory, this one takes
+// the place of the member first.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /repositories/{repository_id}/members/{member_id}/rebuild (the `StartRebuild` operationId).
+func (c *ClientWithResponses) StartRebuildWithBodyWithResponse(ctx context.Context, repositoryID RepositoryID, memberID MemberID, params *StartRebuildParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*StartRebuildResponse, error) {
+	rsp, err := c.StartRebuildWithBody(ctx, repositoryID, memberID, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseStartRebuildResponse(rsp)
+}
+
+// StartRebuildWithResponse Fill a member of an erasure-coded repository
+//
+// Without `path` the member, which is there, gets the shards it lacks. With `path`, an empty directory, this one takes
+// the place of the member first.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /repositories/{repository_id}/members/{member_id}/rebuild (the `StartRebuild` operationId).
+func (c *ClientWithResponses) StartRebuildWithResponse(ctx context.Context, repositoryID RepositoryID, memberID MemberID, params *StartRebuildParams, body StartRebuildJSONRequestBody, reqEditors ...RequestEditorFn) (*StartRebuildResponse, error) {
+	rsp, err := c.StartRebuild(ctx, repositoryID, memberID, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseStartRebuildResponse(rsp)
+}
+
+// StartScrubWithBodyWithResponse Read every shard of an erasure-coded repository
+//
+// Only for a repository on a set. Needs no key: every shard on every member is read and proven, and what has rotted or
+// is missing is made again from the others. Members that have come back catch up first.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /repositories/{repository_id}/scrub (the `StartScrub` operationId).
+func (c *ClientWithResponses) StartScrubWithBodyWithResponse(ctx context.Context, repositoryID RepositoryID, params *StartScrubParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*StartScrubResponse, error) {
+	rsp, err := c.StartScrubWithBody(ctx, repositoryID, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseStartScrubResponse(rsp)
+}
+
+// StartScrubWithResponse Read every shard of an erasure-coded repository
+//
+// Only for a repository on a set. Needs no key: every shard on every member is read and proven, and what has rotted or
+// is missing is made again from the others. Members that have come back catch up first.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /repositories/{repository_id}/scrub (the `StartScrub` operationId).
+func (c *ClientWithResponses) StartScrubWithResponse(ctx context.Context, repositoryID RepositoryID, params *StartScrubParams, body StartScrubJSONRequestBody, reqEditors ...RequestEditorFn) (*StartScrubResponse, error) {
+	rsp, err := c.StartScrub(ctx, repositoryID, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseStartScrubResponse(rsp)
+}
+
+// GetRepositorySpaceWithResponse Show who takes the space of a repository
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /repositories/{repository_id}/space (the `GetRepositorySpace` operationId).
+func (c *ClientWithResponses) GetRepositorySpaceWithResponse(ctx context.Context, repositoryID RepositoryID, params *GetRepositorySpaceParams, reqEditors ...RequestEditorFn) (*GetRepositorySpaceResponse, error) {
+	rsp, err := c.GetRepositorySpace(ctx, repositoryID, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetRepositorySpaceResponse(rsp)
+}
+
+// StartRepositoryVerifyWithBodyWithResponse Read a repository back
+//
+// Reads every pack once, however many restore points share it, and proves everything in it; with `budget_bytes` so
+// much of it as that, and the next call goes on where this one stopped. Damage fails the run, and its events name the
+// VMs and restore points that need what is damaged.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /repositories/{repository_id}/verify (the `StartRepositoryVerify` operationId).
+func (c *ClientWithResponses) StartRepositoryVerifyWithBodyWithResponse(ctx context.Context, repositoryID RepositoryID, params *StartRepositoryVerifyParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*StartRepositoryVerifyResponse, error) {
+	rsp, err := c.StartRepositoryVerifyWithBody(ctx, repositoryID, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseStartRepositoryVerifyResponse(rsp)
+}
+
+// StartRepositoryVerifyWithResponse Read a repository back
+//
+// Reads every pack once, however many restore points share it, and proves everything in it; with `budget_bytes` so
+// much of it as that, and the next call goes on where this one stopped. Damage fails the run, and its events name the
+// VMs and restore points that need what is damaged.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /repositories/{repository_id}/verify (the `StartRepositoryVerify` operationId).
+func (c *ClientWithResponses) StartRepositoryVerifyWithResponse(ctx context.Context, repositoryID RepositoryID, params *StartRepositoryVerifyParams, body StartRepositoryVerifyJSONRequestBody, reqEditors ...RequestEditorFn) (*StartRepositoryVerifyResponse, error) {
+	rsp, err := c.StartRepositoryVerify(ctx, repositoryID, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseStartRepositoryVerifyResponse(rsp)
 }
 
 // ListRestorePointsWithResponse List restore points
@@ -7634,6 +10740,39 @@ func ParseGetRepositoryResponse(rsp *http.Response) (*GetRepositoryResponse, err
 	return response, nil
 }
 
+// ParseUpdateRepositoryResponse parses an HTTP response from a UpdateRepositoryWithResponse call
+func ParseUpdateRepositoryResponse(rsp *http.Response) (*UpdateRepositoryResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &UpdateRepositoryResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Repository
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
 // ParseStartCollectResponse parses an HTTP response from a StartCollectWithResponse call
 func ParseStartCollectResponse(rsp *http.Response) (*StartCollectResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -7684,6 +10823,518 @@ func ParseStartCollectResponse(rsp *http.Response) (*StartCollectResponse, error
 		response.Headers200 = &headers
 	case rsp.StatusCode == 202:
 		var headers StartCollectResponse202Headers
+		if values := rsp.Header.Values("Location"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Location", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.Location = value
+		}
+		response.Headers202 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseGetRepositoryDamageResponse parses an HTTP response from a GetRepositoryDamageWithResponse call
+func ParseGetRepositoryDamageResponse(rsp *http.Response) (*GetRepositoryDamageResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetRepositoryDamageResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest RepositoryDamage
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseStartHealResponse parses an HTTP response from a StartHealWithResponse call
+func ParseStartHealResponse(rsp *http.Response) (*StartHealResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &StartHealResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest RunEnded
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 202:
+		var dest RunAccepted
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON202 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 200:
+		var headers StartHealResponse200Headers
+		if values := rsp.Header.Values("Location"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Location", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.Location = value
+		}
+		response.Headers200 = &headers
+	case rsp.StatusCode == 202:
+		var headers StartHealResponse202Headers
+		if values := rsp.Header.Values("Location"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Location", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.Location = value
+		}
+		response.Headers202 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseListKeysResponse parses an HTTP response from a ListKeysWithResponse call
+func ParseListKeysResponse(rsp *http.Response) (*ListKeysResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListKeysResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest KeyList
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseAddKeyResponse parses an HTTP response from a AddKeyWithResponse call
+func ParseAddKeyResponse(rsp *http.Response) (*AddKeyResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &AddKeyResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 201:
+		var dest AddedKey
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON201 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseDrillKeyResponse parses an HTTP response from a DrillKeyWithResponse call
+func ParseDrillKeyResponse(rsp *http.Response) (*DrillKeyResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &DrillKeyResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest DrillReport
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseRotateKeyResponse parses an HTTP response from a RotateKeyWithResponse call
+func ParseRotateKeyResponse(rsp *http.Response) (*RotateKeyResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &RotateKeyResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Key
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseRemoveKeyResponse parses an HTTP response from a RemoveKeyWithResponse call
+func ParseRemoveKeyResponse(rsp *http.Response) (*RemoveKeyResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &RemoveKeyResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case rsp.StatusCode == 204:
+		break // No content-type
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseGrowRepositoryResponse parses an HTTP response from a GrowRepositoryWithResponse call
+func ParseGrowRepositoryResponse(rsp *http.Response) (*GrowRepositoryResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GrowRepositoryResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Repository
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseStartRebuildResponse parses an HTTP response from a StartRebuildWithResponse call
+func ParseStartRebuildResponse(rsp *http.Response) (*StartRebuildResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &StartRebuildResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest RunEnded
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 202:
+		var dest RunAccepted
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON202 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 200:
+		var headers StartRebuildResponse200Headers
+		if values := rsp.Header.Values("Location"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Location", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.Location = value
+		}
+		response.Headers200 = &headers
+	case rsp.StatusCode == 202:
+		var headers StartRebuildResponse202Headers
+		if values := rsp.Header.Values("Location"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Location", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.Location = value
+		}
+		response.Headers202 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseStartScrubResponse parses an HTTP response from a StartScrubWithResponse call
+func ParseStartScrubResponse(rsp *http.Response) (*StartScrubResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &StartScrubResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest RunEnded
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 202:
+		var dest RunAccepted
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON202 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 200:
+		var headers StartScrubResponse200Headers
+		if values := rsp.Header.Values("Location"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Location", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.Location = value
+		}
+		response.Headers200 = &headers
+	case rsp.StatusCode == 202:
+		var headers StartScrubResponse202Headers
+		if values := rsp.Header.Values("Location"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Location", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.Location = value
+		}
+		response.Headers202 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseGetRepositorySpaceResponse parses an HTTP response from a GetRepositorySpaceWithResponse call
+func ParseGetRepositorySpaceResponse(rsp *http.Response) (*GetRepositorySpaceResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetRepositorySpaceResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest RepositorySpace
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseStartRepositoryVerifyResponse parses an HTTP response from a StartRepositoryVerifyWithResponse call
+func ParseStartRepositoryVerifyResponse(rsp *http.Response) (*StartRepositoryVerifyResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &StartRepositoryVerifyResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest RunEnded
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 202:
+		var dest RunAccepted
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON202 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 200:
+		var headers StartRepositoryVerifyResponse200Headers
+		if values := rsp.Header.Values("Location"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Location", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.Location = value
+		}
+		response.Headers200 = &headers
+	case rsp.StatusCode == 202:
+		var headers StartRepositoryVerifyResponse202Headers
 		if values := rsp.Header.Values("Location"); len(values) > 0 {
 			var value string
 			if err := runtime.BindStyledParameterWithOptions("simple", "Location", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {

@@ -52,6 +52,27 @@ func (e DiskFormat) Valid() bool {
 	}
 }
 
+// Defines values for KeyKind.
+const (
+	KeyAge   KeyKind = "age"
+	KeyFile  KeyKind = "key-file"
+	KeyPaper KeyKind = "paper"
+)
+
+// Valid indicates whether the value is a known member of the KeyKind enum.
+func (e KeyKind) Valid() bool {
+	switch e {
+	case KeyAge:
+		return true
+	case KeyFile:
+		return true
+	case KeyPaper:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for Level.
 const (
 	LevelError   Level = "error"
@@ -67,6 +88,30 @@ func (e Level) Valid() bool {
 	case LevelInfo:
 		return true
 	case LevelWarning:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for MemberState.
+const (
+	MemberDegraded MemberState = "degraded"
+	MemberForeign  MemberState = "foreign"
+	MemberMissing  MemberState = "missing"
+	MemberOnline   MemberState = "online"
+)
+
+// Valid indicates whether the value is a known member of the MemberState enum.
+func (e MemberState) Valid() bool {
+	switch e {
+	case MemberDegraded:
+		return true
+	case MemberForeign:
+		return true
+	case MemberMissing:
+		return true
+	case MemberOnline:
 		return true
 	default:
 		return false
@@ -176,7 +221,10 @@ func (e RestoreRequestMode) Valid() bool {
 const (
 	RunBackup  RunKind = "backup"
 	RunCollect RunKind = "collect"
+	RunHeal    RunKind = "heal"
+	RunRebuild RunKind = "rebuild"
 	RunRestore RunKind = "restore"
+	RunScrub   RunKind = "scrub"
 	RunVerify  RunKind = "verify"
 )
 
@@ -187,7 +235,13 @@ func (e RunKind) Valid() bool {
 		return true
 	case RunCollect:
 		return true
+	case RunHeal:
+		return true
+	case RunRebuild:
+		return true
 	case RunRestore:
+		return true
+	case RunScrub:
 		return true
 	case RunVerify:
 		return true
@@ -271,6 +325,28 @@ func (e Topic) Valid() bool {
 	}
 }
 
+// AddKeyRequest defines model for AddKeyRequest.
+type AddKeyRequest struct {
+	// KeyFile `key-file`: a path on the appliance.
+	KeyFile string  `json:"key_file,omitempty,omitzero"`
+	Kind    KeyKind `json:"kind"`
+
+	// Label What a person is to know of it.
+	Label string `json:"label,omitempty,omitzero"`
+
+	// Recipient `age`: the recipient, `age1…`.
+	Recipient string `json:"recipient,omitempty,omitzero"`
+}
+
+// AddedKey defines model for AddedKey.
+type AddedKey struct {
+	// Key One of the keys that open a repository. Nothing in it is secret.
+	Key Key `json:"key"`
+
+	// Paper `paper`: the page to be printed, plain text of 72 columns. It holds the secret. Shown only here.
+	Paper string `json:"paper,omitempty,omitzero"`
+}
+
 // BackupRequest defines model for BackupRequest.
 type BackupRequest struct {
 	ExcludeDisks []string `json:"exclude_disks,omitempty,omitzero"`
@@ -300,6 +376,10 @@ type Capabilities struct {
 
 // CollectRequest defines model for CollectRequest.
 type CollectRequest struct {
+	// CompactBelow Of packs with a smaller needed share than this, what is needed is moved into new ones. 0.5 when absent, 0 for
+	// no pack.
+	CompactBelow *float64 `json:"compact_below,omitempty"`
+
 	// DryRun Only say what would be freed.
 	DryRun bool `json:"dry_run,omitempty,omitzero"`
 }
@@ -379,12 +459,20 @@ type CreateRepositoryRequest struct {
 	// KeyFile `attach`: the key file of the repository, a path on the appliance; it is copied.
 	KeyFile string `json:"key_file,omitempty,omitzero"`
 
+	// KeySource A key that is there and is not copied: a path of a key file on the appliance, `env:NAME` for an environment
+	// variable of the appliance, or `credential:NAME` for a credential its service was given.
+	KeySource string `json:"key_source,omitempty,omitzero"`
+
 	// Mode `create` when absent.
 	Mode CreateRepositoryRequestMode `json:"mode,omitempty,omitzero"`
 	Name Name                        `json:"name"`
 
 	// Path Directory on the appliance, an absolute path.
-	Path string `json:"path"`
+	Path string `json:"path,omitempty,omitzero"`
+
+	// Set A repository on several members: any `data` of `data + parity` hold everything. 1+1 is a mirror. For `attach` only
+	// the paths are needed; the rest is written on the members.
+	Set NewSet `json:"set,omitempty,omitzero"`
 }
 
 // CreateRepositoryRequestMode `create` when absent.
@@ -397,6 +485,21 @@ type CreateTokenRequest struct {
 
 	// Name What it is for.
 	Name string `json:"name"`
+}
+
+// DamagedPack defines model for DamagedPack.
+type DamagedPack struct {
+	Cause string `json:"cause"`
+
+	// Lost Of these, those that cannot be read.
+	Lost int `json:"lost,omitempty,omitzero"`
+
+	// Missing The file is gone or has another size.
+	Missing bool `json:"missing,omitempty,omitzero"`
+
+	// Objects In it; absent when it cannot be told.
+	Objects int    `json:"objects,omitempty,omitzero"`
+	Pack    string `json:"pack"`
 }
 
 // Datastore defines model for Datastore.
@@ -442,6 +545,49 @@ type Disk struct {
 // DiskFormat defines model for DiskFormat.
 type DiskFormat string
 
+// DrillReport defines model for DrillReport.
+type DrillReport struct {
+	DrilledAt time.Time `json:"drilled_at"`
+
+	// Key One of the keys that open a repository. Nothing in it is secret.
+	Key Key `json:"key"`
+
+	// Name That the repository was made with.
+	Name string `json:"name"`
+
+	// Pack Data of it was opened; absent when all disks are zeros.
+	Pack string `json:"pack,omitempty,omitzero"`
+
+	// PublicKey Of the repository: to be compared with what was noted when the key was made.
+	PublicKey   string    `json:"public_key"`
+	PublishedAt time.Time `json:"published_at,omitempty,omitzero"`
+
+	// ReadBytes How much.
+	ReadBytes    int64  `json:"read_bytes,omitempty,omitzero"`
+	RepositoryID string `json:"repository_id"`
+
+	// RestorePointID The newest, whose record was proven; absent when there is none.
+	RestorePointID string `json:"restore_point_id,omitempty,omitzero"`
+	Series         string `json:"series,omitempty,omitzero"`
+	StoreID        string `json:"store_id"`
+	VMName         string `json:"vm_name,omitempty,omitzero"`
+}
+
+// DrillRequest defines model for DrillRequest.
+type DrillRequest struct {
+	// Identity The content of an age identity file.
+	Identity string `json:"identity,omitempty,omitzero"`
+
+	// Key The content of a key file.
+	Key string `json:"key,omitempty,omitzero"`
+
+	// KeySource A key on the appliance: a path of a key file, `env:NAME` or `credential:NAME`.
+	KeySource string `json:"key_source,omitempty,omitzero"`
+
+	// PaperKey What was typed or scanned from the page.
+	PaperKey string `json:"paper_key,omitempty,omitzero"`
+}
+
 // Failure defines model for Failure.
 type Failure struct {
 	// Advice What to do about it.
@@ -456,6 +602,22 @@ type Failure struct {
 
 	// Type As in a problem.
 	Type string `json:"type"`
+}
+
+// GrowRequest defines model for GrowRequest.
+type GrowRequest struct {
+	// Force Do it although the loss of one domain would lose data.
+	Force   bool        `json:"force,omitempty,omitzero"`
+	Members []SetMember `json:"members"`
+}
+
+// HealRequest defines model for HealRequest.
+type HealRequest struct {
+	// DryRun Only say what could be done.
+	DryRun bool `json:"dry_run,omitempty,omitzero"`
+
+	// From Ids of repositories to ask, in this order. Without any, only good copies in the repository itself are used.
+	From []string `json:"from,omitempty,omitzero"`
 }
 
 // Health defines model for Health.
@@ -481,6 +643,31 @@ type IssuedToken struct {
 	Token  Token  `json:"token"`
 }
 
+// Key One of the keys that open a repository. Nothing in it is secret.
+type Key struct {
+	CreatedAt time.Time `json:"created_at,omitempty,omitzero"`
+	ID        string    `json:"id"`
+
+	// InUse The appliance itself uses it.
+	InUse bool `json:"in_use"`
+
+	// Key Fingerprint of a key file or a paper key; recipient of an age key.
+	Key   string  `json:"key"`
+	Kind  KeyKind `json:"kind"`
+	Label string  `json:"label,omitempty,omitzero"`
+
+	// Problem Why it must not be believed: it is damaged, or was put there by somebody else.
+	Problem string `json:"problem,omitempty,omitzero"`
+}
+
+// KeyKind defines model for KeyKind.
+type KeyKind string
+
+// KeyList defines model for KeyList.
+type KeyList struct {
+	Items []Key `json:"items"`
+}
+
 // Level defines model for Level.
 type Level string
 
@@ -489,6 +676,38 @@ type LoginRequest struct {
 	Password string `json:"password,omitempty,omitzero"`
 	Username string `json:"username"`
 }
+
+// Member defines model for Member.
+type Member struct {
+	// Domain What fails as a whole with it.
+	Domain string `json:"domain,omitempty,omitzero"`
+
+	// Errors Since the repository was opened.
+	Errors int64 `json:"errors,omitempty,omitzero"`
+
+	// FreeBytes Absent when it cannot be told.
+	FreeBytes int64 `json:"free_bytes,omitempty,omitzero"`
+
+	// Group From 0.
+	Group int    `json:"group"`
+	ID    string `json:"id"`
+
+	// Lacking Objects of which it should have a shard and does not.
+	Lacking int `json:"lacking,omitempty,omitzero"`
+
+	// Message Why it is not online.
+	Message string `json:"message,omitempty,omitzero"`
+	Path    string `json:"path,omitempty,omitzero"`
+
+	// State `degraded` answers, but had errors, has to catch up or is being filled. `foreign`: something else is in its
+	// place.
+	State      MemberState `json:"state"`
+	TotalBytes int64       `json:"total_bytes,omitempty,omitzero"`
+}
+
+// MemberState `degraded` answers, but had errors, has to catch up or is being filled. `foreign`: something else is in its
+// place.
+type MemberState string
 
 // NIC defines model for NIC.
 type NIC struct {
@@ -518,6 +737,17 @@ type NetworkList struct {
 // NewPassword At least 12 characters.
 type NewPassword = string
 
+// NewSet A repository on several members: any `data` of `data + parity` hold everything. 1+1 is a mirror. For `attach` only
+// the paths are needed; the rest is written on the members.
+type NewSet struct {
+	Data int `json:"data,omitempty,omitzero"`
+
+	// Force Make it although the loss of one domain would lose data.
+	Force   bool        `json:"force,omitempty,omitzero"`
+	Members []SetMember `json:"members"`
+	Parity  int         `json:"parity,omitempty,omitzero"`
+}
+
 // PlannedDisk defines model for PlannedDisk.
 type PlannedDisk struct {
 	Datastore string `json:"datastore,omitempty,omitzero"`
@@ -530,6 +760,17 @@ type PlannedDisk struct {
 //
 // Examples: kvm
 type Platform = string
+
+// PointSpace defines model for PointSpace.
+type PointSpace struct {
+	RestorePointID string `json:"restore_point_id"`
+	Series         string `json:"series"`
+
+	// Space Bytes but the logical ones are as stored.
+	Space  Space     `json:"space"`
+	Time   time.Time `json:"time,omitempty,omitzero"`
+	VMName string    `json:"vm_name,omitempty,omitzero"`
+}
 
 // Power defines model for Power.
 type Power string
@@ -607,6 +848,32 @@ type Progress struct {
 // Quiesce `try` uses the guest agent when it answers, `require` makes no backup without it, `never` does not ask it.
 type Quiesce string
 
+// RebuildRequest defines model for RebuildRequest.
+type RebuildRequest struct {
+	// Path An empty directory that takes the place of the member.
+	Path string `json:"path,omitempty,omitzero"`
+}
+
+// Redundancy How many members a set may lose. Absent for a repository in one directory.
+type Redundancy struct {
+	// CanLose How many more members of any group may be lost now; -1: something cannot be read now.
+	CanLose int `json:"can_lose"`
+
+	// Data Members of a group that are enough to read everything.
+	Data    int `json:"data"`
+	Groups  int `json:"groups"`
+	Objects int `json:"objects"`
+
+	// ObjectsBelow Objects with fewer shards than there should be.
+	ObjectsBelow int `json:"objects_below"`
+
+	// ObjectsUnreadable Objects with too few shards to be read now.
+	ObjectsUnreadable int `json:"objects_unreadable"`
+
+	// Parity Members of a group beyond these.
+	Parity int `json:"parity"`
+}
+
 // Repository defines model for Repository.
 type Repository struct {
 	CheckedAt time.Time `json:"checked_at,omitempty,omitzero"`
@@ -614,10 +881,18 @@ type Repository struct {
 	Error     Failure   `json:"error,omitempty,omitzero"`
 	ID        string    `json:"id"`
 
-	// KeyFile Where the appliance keeps its key. Without a copy of this file the backups are lost with the appliance.
+	// KeyFile Where the appliance has its key from: a file, or `env:NAME`, or `credential:NAME`. Without a copy of it, or another key, the backups are lost with the appliance.
 	KeyFile string `json:"key_file,omitempty,omitzero"`
-	Name    string `json:"name"`
-	Path    string `json:"path"`
+
+	// Members The members of a set, by group; absent for a repository in one directory.
+	Members []Member `json:"members,omitempty,omitzero"`
+	Name    string   `json:"name"`
+
+	// Path Its directory; of a set the first one.
+	Path string `json:"path"`
+
+	// Redundancy How many members a set may lose. Absent for a repository in one directory.
+	Redundancy Redundancy `json:"redundancy,omitempty,omitzero"`
 
 	// Status How it was when it was last used or checked.
 	Status Status `json:"status"`
@@ -625,12 +900,49 @@ type Repository struct {
 	// StoreID Identity written in the repository itself.
 	StoreID string `json:"store_id,omitempty,omitzero"`
 	Usage   Usage  `json:"usage,omitempty,omitzero"`
+
+	// Verification How the repository is read back by and by, and how far that is.
+	Verification Verification `json:"verification,omitempty,omitzero"`
+}
+
+// RepositoryDamage defines model for RepositoryDamage.
+type RepositoryDamage struct {
+	Packs []DamagedPack `json:"packs"`
+
+	// Touched By VM and time.
+	Touched []TouchedPoint `json:"touched"`
 }
 
 // RepositoryList defines model for RepositoryList.
 type RepositoryList struct {
 	Items []Repository `json:"items"`
 	Next  string       `json:"next,omitempty,omitzero"`
+}
+
+// RepositorySpace defines model for RepositorySpace.
+type RepositorySpace struct {
+	// RestorePoints By VM and age.
+	RestorePoints []PointSpace `json:"restore_points"`
+	StoredBytes   int64        `json:"stored_bytes"`
+
+	// UnknownObjects Damaged ones; what they need is not counted.
+	UnknownObjects int `json:"unknown_objects,omitempty,omitzero"`
+
+	// UnreferencedBytes That no restore point needs; a collect frees most of it.
+	UnreferencedBytes int64     `json:"unreferenced_bytes"`
+	VMs               []VMSpace `json:"vms"`
+
+	// WouldFreeBytes `without`: that only these restore points need. Pruned, and after a collect, they are free.
+	WouldFreeBytes *int64 `json:"would_free_bytes,omitempty"`
+}
+
+// RepositoryVerifyRequest defines model for RepositoryVerifyRequest.
+type RepositoryVerifyRequest struct {
+	// BudgetBytes Stop after so much; absent for all that is left of the cycle.
+	BudgetBytes int64 `json:"budget_bytes,omitempty,omitzero"`
+
+	// BytesPerSecond As fast as it goes when absent.
+	BytesPerSecond int64 `json:"bytes_per_second,omitempty,omitzero"`
 }
 
 // RestoreDisk defines model for RestoreDisk.
@@ -786,7 +1098,7 @@ type Run struct {
 	ID        string    `json:"id"`
 	Kind      RunKind   `json:"kind"`
 
-	// RequestedBy User who asked for it.
+	// RequestedBy User who asked for it; absent when the appliance began it by itself.
 	RequestedBy string    `json:"requested_by,omitempty,omitzero"`
 	StartedAt   time.Time `json:"started_at,omitempty,omitzero"`
 	State       State     `json:"state"`
@@ -821,6 +1133,21 @@ type RunList struct {
 	Next  string `json:"next,omitempty,omitzero"`
 }
 
+// ScrubRequest defines model for ScrubRequest.
+type ScrubRequest struct {
+	// BytesPerSecond Of all members together; as fast as it goes when absent.
+	BytesPerSecond int64 `json:"bytes_per_second,omitempty,omitzero"`
+}
+
+// SetMember defines model for SetMember.
+type SetMember struct {
+	// Domain What fails as a whole with it: a disk, a host, a rack. It fails alone when absent.
+	Domain string `json:"domain,omitempty,omitzero"`
+
+	// Path Directory on the appliance, an absolute path, on a disk of its own.
+	Path string `json:"path"`
+}
+
 // SetUpRequest defines model for SetUpRequest.
 type SetUpRequest struct {
 	// Password At least 12 characters.
@@ -829,6 +1156,21 @@ type SetUpRequest struct {
 	// Token The one-time set-up token.
 	Token    string   `json:"token"`
 	Username Username `json:"username"`
+}
+
+// Space Bytes but the logical ones are as stored.
+type Space struct {
+	// FairShareBytes Of what several restore points need, each has an equal part. The fair shares and `unreferenced_bytes` add up to `stored_bytes`.
+	FairShareBytes int64 `json:"fair_share_bytes"`
+
+	// LogicalBytes Sizes of the disks.
+	LogicalBytes int64 `json:"logical_bytes"`
+
+	// SharedBytes Needed by others too.
+	SharedBytes int64 `json:"shared_bytes"`
+
+	// UniqueBytes Needed by nothing else.
+	UniqueBytes int64 `json:"unique_bytes"`
 }
 
 // State defines model for State.
@@ -889,17 +1231,89 @@ type TaskList struct {
 
 // TaskResult What was made or found.
 type TaskResult struct {
+	// BytesCompacted Collect: the size these had.
+	BytesCompacted int64 `json:"bytes_compacted,omitempty,omitzero"`
+
+	// BytesDead Collect: of all packs, needed by nothing; a part goes now.
+	BytesDead int64 `json:"bytes_dead,omitempty,omitzero"`
+
 	// BytesFreed Freed by a collect, or what would be with `dry_run`.
 	BytesFreed int64 `json:"bytes_freed,omitempty,omitzero"`
+
+	// BytesHealed Heal: taken from other repositories.
+	BytesHealed int64 `json:"bytes_healed,omitempty,omitzero"`
+
+	// BytesLeft Verify of a repository: what the cycle still has to read.
+	BytesLeft int64 `json:"bytes_left,omitempty,omitzero"`
+
+	// BytesLive Collect: of all packs, needed.
+	BytesLive int64 `json:"bytes_live,omitempty,omitzero"`
 
 	// BytesNew New to the repository.
 	BytesNew  int64 `json:"bytes_new,omitempty,omitzero"`
 	BytesRead int64 `json:"bytes_read,omitempty,omitzero"`
 
+	// BytesRewritten Collect: of that, what was needed.
+	BytesRewritten int64 `json:"bytes_rewritten,omitempty,omitzero"`
+
 	// BytesStored What these take on the backend.
-	BytesStored    int64  `json:"bytes_stored,omitempty,omitzero"`
-	BytesVerified  int64  `json:"bytes_verified,omitempty,omitzero"`
-	RestorePointID string `json:"restore_point_id,omitempty,omitzero"`
+	BytesStored   int64 `json:"bytes_stored,omitempty,omitzero"`
+	BytesVerified int64 `json:"bytes_verified,omitempty,omitzero"`
+
+	// CycleComplete Verify of a repository: the cycle came to its end.
+	CycleComplete bool `json:"cycle_complete,omitempty,omitzero"`
+
+	// MemberID Rebuild: the member that was filled.
+	MemberID string `json:"member_id,omitempty,omitzero"`
+
+	// NoRoom Collect: the repository is too full to rewrite all packs that should be.
+	NoRoom bool `json:"no_room,omitempty,omitzero"`
+
+	// ObjectsChecked Scrub: objects read.
+	ObjectsChecked int `json:"objects_checked,omitempty,omitzero"`
+
+	// ObjectsDamaged Scrub: objects that could not be made whole.
+	ObjectsDamaged int `json:"objects_damaged,omitempty,omitzero"`
+
+	// ObjectsHealed Heal: taken from other repositories.
+	ObjectsHealed int `json:"objects_healed,omitempty,omitzero"`
+
+	// ObjectsMissing Heal: found nowhere.
+	ObjectsMissing int `json:"objects_missing,omitempty,omitzero"`
+
+	// ObjectsMoved Heal: taken from good copies in the repository itself.
+	ObjectsMoved int `json:"objects_moved,omitempty,omitzero"`
+
+	// PacksCompacted Collect: removed, as what was needed of them is in new packs.
+	PacksCompacted int `json:"packs_compacted,omitempty,omitzero"`
+
+	// PacksDamaged Verify, heal: packs found damaged.
+	PacksDamaged int `json:"packs_damaged,omitempty,omitzero"`
+
+	// PacksFreed Collect: removed, as nothing in them was needed.
+	PacksFreed int `json:"packs_freed,omitempty,omitzero"`
+
+	// PacksKept Heal: damaged packs that stay, as something in them is missing or in use.
+	PacksKept int `json:"packs_kept,omitempty,omitzero"`
+
+	// PacksQuarantined Heal: damaged packs put aside.
+	PacksQuarantined int `json:"packs_quarantined,omitempty,omitzero"`
+
+	// PacksVerified Verify of a repository: read by this run.
+	PacksVerified int `json:"packs_verified,omitempty,omitzero"`
+
+	// PointsDamaged Verify, heal: restore points that are not whole.
+	PointsDamaged int `json:"points_damaged,omitempty,omitzero"`
+
+	// PointsProven Verify of a repository: restore points that the cycle proved whole.
+	PointsProven int `json:"points_proven,omitempty,omitzero"`
+
+	// RecordsRestored Heal: records of restore points that were put back.
+	RecordsRestored int    `json:"records_restored,omitempty,omitzero"`
+	RestorePointID  string `json:"restore_point_id,omitempty,omitzero"`
+
+	// ShardsRepaired Scrub, rebuild: shards written anew.
+	ShardsRepaired int `json:"shards_repaired,omitempty,omitzero"`
 
 	// Started Whether it was started.
 	Started bool `json:"started,omitempty,omitzero"`
@@ -932,6 +1346,28 @@ type TokenList struct {
 // Topic defines model for Topic.
 type Topic string
 
+// TouchedImage defines model for TouchedImage.
+type TouchedImage struct {
+	Disk string `json:"disk"`
+
+	// LostBytes That cannot be read.
+	LostBytes int64 `json:"lost_bytes"`
+
+	// Ranges In so many pieces.
+	Ranges int `json:"ranges"`
+}
+
+// TouchedPoint A restore point that is not whole.
+type TouchedPoint struct {
+	Disks          []TouchedImage `json:"disks"`
+	Documents      []string       `json:"documents,omitempty,omitzero"`
+	RestorePointID string         `json:"restore_point_id"`
+	Series         string         `json:"series"`
+	Time           time.Time      `json:"time"`
+	VMID           string         `json:"vm_id,omitempty,omitzero"`
+	VMName         string         `json:"vm_name,omitempty,omitzero"`
+}
+
 // Transfer defines model for Transfer.
 type Transfer struct {
 	Disk string `json:"disk"`
@@ -950,6 +1386,11 @@ type Transfer struct {
 type Unprotectable struct {
 	Disk   string `json:"disk"`
 	Reason string `json:"reason"`
+}
+
+// UpdateRepositoryRequest defines model for UpdateRepositoryRequest.
+type UpdateRepositoryRequest struct {
+	Verification VerificationSettings `json:"verification"`
 }
 
 // Usage defines model for Usage.
@@ -1028,6 +1469,55 @@ type VMList struct {
 	Next  string `json:"next,omitempty,omitzero"`
 }
 
+// VMSpace defines model for VMSpace.
+type VMSpace struct {
+	RestorePoints int `json:"restore_points"`
+
+	// Series Identity of the VM in the repository.
+	Series string `json:"series"`
+
+	// Space Bytes but the logical ones are as stored.
+	Space  Space  `json:"space"`
+	VMID   string `json:"vm_id,omitempty,omitzero"`
+	VMName string `json:"vm_name,omitempty,omitzero"`
+}
+
+// Verification How the repository is read back by and by, and how far that is.
+type Verification struct {
+	// BytesPerSecond When it does so by itself; 0: as fast as it goes.
+	BytesPerSecond int64 `json:"bytes_per_second"`
+
+	// CycleStartedAt Of the cycle that is not finished.
+	CycleStartedAt time.Time `json:"cycle_started_at,omitempty,omitzero"`
+
+	// DamagedPacks That are known now.
+	DamagedPacks int `json:"damaged_packs"`
+
+	// DamagedRestorePoints That are known now.
+	DamagedRestorePoints int `json:"damaged_restore_points"`
+
+	// DoneBytes Of that cycle.
+	DoneBytes int64 `json:"done_bytes,omitempty,omitzero"`
+
+	// EveryDays The appliance reads everything back once in so many days; 0: never by itself.
+	EveryDays int `json:"every_days"`
+
+	// LastCompletedAt When the last cycle came to its end.
+	LastCompletedAt time.Time `json:"last_completed_at,omitempty,omitzero"`
+
+	// TotalBytes Of that cycle.
+	TotalBytes int64 `json:"total_bytes,omitempty,omitzero"`
+}
+
+// VerificationSettings defines model for VerificationSettings.
+type VerificationSettings struct {
+	// BytesPerSecond 0: as fast as it goes.
+	BytesPerSecond int64 `json:"bytes_per_second"`
+
+	// EveryDays 0: never.
+	EveryDays int `json:"every_days"`
+}
+
 // Version defines model for Version.
 type Version struct {
 	API     string `json:"api"`
@@ -1042,8 +1532,14 @@ type ConnectionID = string
 // IdempotencyKey defines model for IdempotencyKey.
 type IdempotencyKey = string
 
+// KeyID defines model for KeyID.
+type KeyID = string
+
 // Limit defines model for Limit.
 type Limit = int
+
+// MemberID defines model for MemberID.
+type MemberID = string
 
 // PageToken defines model for PageToken.
 type PageToken = string
@@ -1104,6 +1600,48 @@ type ListRepositoriesParams struct {
 
 // StartCollectParams defines parameters for StartCollect.
 type StartCollectParams struct {
+	// Prefer `wait=30` waits up to 30 seconds (at most 300) for the run to end.
+	Prefer *Prefer `json:"Prefer,omitempty"`
+
+	// IdempotencyKey Chosen by the client, kept 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// StartHealParams defines parameters for StartHeal.
+type StartHealParams struct {
+	// Prefer `wait=30` waits up to 30 seconds (at most 300) for the run to end.
+	Prefer *Prefer `json:"Prefer,omitempty"`
+
+	// IdempotencyKey Chosen by the client, kept 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// StartRebuildParams defines parameters for StartRebuild.
+type StartRebuildParams struct {
+	// Prefer `wait=30` waits up to 30 seconds (at most 300) for the run to end.
+	Prefer *Prefer `json:"Prefer,omitempty"`
+
+	// IdempotencyKey Chosen by the client, kept 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// StartScrubParams defines parameters for StartScrub.
+type StartScrubParams struct {
+	// Prefer `wait=30` waits up to 30 seconds (at most 300) for the run to end.
+	Prefer *Prefer `json:"Prefer,omitempty"`
+
+	// IdempotencyKey Chosen by the client, kept 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// GetRepositorySpaceParams defines parameters for GetRepositorySpace.
+type GetRepositorySpaceParams struct {
+	// Without Ids of restore points; how much would be freed if these were pruned.
+	Without *[]string `form:"without,omitempty" json:"without,omitempty"`
+}
+
+// StartRepositoryVerifyParams defines parameters for StartRepositoryVerify.
+type StartRepositoryVerifyParams struct {
 	// Prefer `wait=30` waits up to 30 seconds (at most 300) for the run to end.
 	Prefer *Prefer `json:"Prefer,omitempty"`
 
@@ -1237,8 +1775,32 @@ type LoginJSONRequestBody = LoginRequest
 // CreateRepositoryJSONRequestBody defines body for CreateRepository for application/json ContentType.
 type CreateRepositoryJSONRequestBody = CreateRepositoryRequest
 
+// UpdateRepositoryJSONRequestBody defines body for UpdateRepository for application/json ContentType.
+type UpdateRepositoryJSONRequestBody = UpdateRepositoryRequest
+
 // StartCollectJSONRequestBody defines body for StartCollect for application/json ContentType.
 type StartCollectJSONRequestBody = CollectRequest
+
+// StartHealJSONRequestBody defines body for StartHeal for application/json ContentType.
+type StartHealJSONRequestBody = HealRequest
+
+// AddKeyJSONRequestBody defines body for AddKey for application/json ContentType.
+type AddKeyJSONRequestBody = AddKeyRequest
+
+// DrillKeyJSONRequestBody defines body for DrillKey for application/json ContentType.
+type DrillKeyJSONRequestBody = DrillRequest
+
+// GrowRepositoryJSONRequestBody defines body for GrowRepository for application/json ContentType.
+type GrowRepositoryJSONRequestBody = GrowRequest
+
+// StartRebuildJSONRequestBody defines body for StartRebuild for application/json ContentType.
+type StartRebuildJSONRequestBody = RebuildRequest
+
+// StartScrubJSONRequestBody defines body for StartScrub for application/json ContentType.
+type StartScrubJSONRequestBody = ScrubRequest
+
+// StartRepositoryVerifyJSONRequestBody defines body for StartRepositoryVerify for application/json ContentType.
+type StartRepositoryVerifyJSONRequestBody = RepositoryVerifyRequest
 
 // StartRestoreJSONRequestBody defines body for StartRestore for application/json ContentType.
 type StartRestoreJSONRequestBody = RestoreRequest
@@ -1302,9 +1864,48 @@ type ServerInterface interface {
 	// GetRepository Show a repository and what it holds
 	// (GET /repositories/{repository_id})
 	GetRepository(ctx echo.Context, repositoryID RepositoryID) error
+	// UpdateRepository Change how a repository is verified
+	// (PATCH /repositories/{repository_id})
+	UpdateRepository(ctx echo.Context, repositoryID RepositoryID) error
 	// StartCollect Free the space no restore point needs
 	// (POST /repositories/{repository_id}/collect)
 	StartCollect(ctx echo.Context, repositoryID RepositoryID, params StartCollectParams) error
+	// GetRepositoryDamage Show what the damage that is known touches
+	// (GET /repositories/{repository_id}/damage)
+	GetRepositoryDamage(ctx echo.Context, repositoryID RepositoryID) error
+	// StartHeal Bring back what a repository has lost
+	// (POST /repositories/{repository_id}/heal)
+	StartHeal(ctx echo.Context, repositoryID RepositoryID, params StartHealParams) error
+	// ListKeys List the keys that open a repository
+	// (GET /repositories/{repository_id}/keys)
+	ListKeys(ctx echo.Context, repositoryID RepositoryID) error
+	// AddKey Make a further key open a repository
+	// (POST /repositories/{repository_id}/keys)
+	AddKey(ctx echo.Context, repositoryID RepositoryID) error
+	// DrillKey Prove that a key which was put away still opens a repository
+	// (POST /repositories/{repository_id}/keys/drill)
+	DrillKey(ctx echo.Context, repositoryID RepositoryID) error
+	// RotateKey Put a new key file in the place of the appliance's key
+	// (POST /repositories/{repository_id}/keys/rotate)
+	RotateKey(ctx echo.Context, repositoryID RepositoryID) error
+	// RemoveKey Take a key out of a repository
+	// (DELETE /repositories/{repository_id}/keys/{key_id})
+	RemoveKey(ctx echo.Context, repositoryID RepositoryID, keyID KeyID) error
+	// GrowRepository Add further members to an erasure-coded repository
+	// (POST /repositories/{repository_id}/members)
+	GrowRepository(ctx echo.Context, repositoryID RepositoryID) error
+	// StartRebuild Fill a member of an erasure-coded repository
+	// (POST /repositories/{repository_id}/members/{member_id}/rebuild)
+	StartRebuild(ctx echo.Context, repositoryID RepositoryID, memberID MemberID, params StartRebuildParams) error
+	// StartScrub Read every shard of an erasure-coded repository
+	// (POST /repositories/{repository_id}/scrub)
+	StartScrub(ctx echo.Context, repositoryID RepositoryID, params StartScrubParams) error
+	// GetRepositorySpace Show who takes the space of a repository
+	// (GET /repositories/{repository_id}/space)
+	GetRepositorySpace(ctx echo.Context, repositoryID RepositoryID, params GetRepositorySpaceParams) error
+	// StartRepositoryVerify Read a repository back
+	// (POST /repositories/{repository_id}/verify)
+	StartRepositoryVerify(ctx echo.Context, repositoryID RepositoryID, params StartRepositoryVerifyParams) error
 	// ListRestorePoints List restore points
 	// (GET /restore-points)
 	ListRestorePoints(ctx echo.Context, params ListRestorePointsParams) error
@@ -1630,6 +2231,22 @@ func (w *ServerInterfaceWrapper) GetRepository(ctx echo.Context) error {
 	return err
 }
 
+// UpdateRepository converts echo context to params.
+func (w *ServerInterfaceWrapper) UpdateRepository(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "repository_id" -------------
+	var repositoryID RepositoryID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "repository_id", ctx.Param("repository_id"), &repositoryID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter repository_id: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.UpdateRepository(ctx, repositoryID)
+	return err
+}
+
 // StartCollect converts echo context to params.
 func (w *ServerInterfaceWrapper) StartCollect(ctx echo.Context) error {
 	var err error
@@ -1678,6 +2295,363 @@ func (w *ServerInterfaceWrapper) StartCollect(ctx echo.Context) error {
 
 	// Invoke the callback with all the unmarshaled arguments
 	err = w.Handler.StartCollect(ctx, repositoryID, params)
+	return err
+}
+
+// GetRepositoryDamage converts echo context to params.
+func (w *ServerInterfaceWrapper) GetRepositoryDamage(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "repository_id" -------------
+	var repositoryID RepositoryID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "repository_id", ctx.Param("repository_id"), &repositoryID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter repository_id: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.GetRepositoryDamage(ctx, repositoryID)
+	return err
+}
+
+// StartHeal converts echo context to params.
+func (w *ServerInterfaceWrapper) StartHeal(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "repository_id" -------------
+	var repositoryID RepositoryID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "repository_id", ctx.Param("repository_id"), &repositoryID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter repository_id: %s", err))
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params StartHealParams
+
+	headers := ctx.Request().Header
+	// ------------- Optional header parameter "Prefer" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Prefer")]; found {
+		var Prefer Prefer
+		n := len(valueList)
+		if n != 1 {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Expected one value for Prefer, got %d", n))
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Prefer", valueList[0], &Prefer, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter Prefer: %s", err))
+		}
+
+		params.Prefer = &Prefer
+	}
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Expected one value for Idempotency-Key, got %d", n))
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter Idempotency-Key: %s", err))
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.StartHeal(ctx, repositoryID, params)
+	return err
+}
+
+// ListKeys converts echo context to params.
+func (w *ServerInterfaceWrapper) ListKeys(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "repository_id" -------------
+	var repositoryID RepositoryID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "repository_id", ctx.Param("repository_id"), &repositoryID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter repository_id: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.ListKeys(ctx, repositoryID)
+	return err
+}
+
+// AddKey converts echo context to params.
+func (w *ServerInterfaceWrapper) AddKey(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "repository_id" -------------
+	var repositoryID RepositoryID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "repository_id", ctx.Param("repository_id"), &repositoryID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter repository_id: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.AddKey(ctx, repositoryID)
+	return err
+}
+
+// DrillKey converts echo context to params.
+func (w *ServerInterfaceWrapper) DrillKey(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "repository_id" -------------
+	var repositoryID RepositoryID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "repository_id", ctx.Param("repository_id"), &repositoryID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter repository_id: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.DrillKey(ctx, repositoryID)
+	return err
+}
+
+// RotateKey converts echo context to params.
+func (w *ServerInterfaceWrapper) RotateKey(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "repository_id" -------------
+	var repositoryID RepositoryID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "repository_id", ctx.Param("repository_id"), &repositoryID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter repository_id: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.RotateKey(ctx, repositoryID)
+	return err
+}
+
+// RemoveKey converts echo context to params.
+func (w *ServerInterfaceWrapper) RemoveKey(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "repository_id" -------------
+	var repositoryID RepositoryID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "repository_id", ctx.Param("repository_id"), &repositoryID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter repository_id: %s", err))
+	}
+
+	// ------------- Path parameter "key_id" -------------
+	var keyID KeyID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "key_id", ctx.Param("key_id"), &keyID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter key_id: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.RemoveKey(ctx, repositoryID, keyID)
+	return err
+}
+
+// GrowRepository converts echo context to params.
+func (w *ServerInterfaceWrapper) GrowRepository(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "repository_id" -------------
+	var repositoryID RepositoryID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "repository_id", ctx.Param("repository_id"), &repositoryID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter repository_id: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.GrowRepository(ctx, repositoryID)
+	return err
+}
+
+// StartRebuild converts echo context to params.
+func (w *ServerInterfaceWrapper) StartRebuild(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "repository_id" -------------
+	var repositoryID RepositoryID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "repository_id", ctx.Param("repository_id"), &repositoryID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter repository_id: %s", err))
+	}
+
+	// ------------- Path parameter "member_id" -------------
+	var memberID MemberID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "member_id", ctx.Param("member_id"), &memberID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter member_id: %s", err))
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params StartRebuildParams
+
+	headers := ctx.Request().Header
+	// ------------- Optional header parameter "Prefer" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Prefer")]; found {
+		var Prefer Prefer
+		n := len(valueList)
+		if n != 1 {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Expected one value for Prefer, got %d", n))
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Prefer", valueList[0], &Prefer, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter Prefer: %s", err))
+		}
+
+		params.Prefer = &Prefer
+	}
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Expected one value for Idempotency-Key, got %d", n))
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter Idempotency-Key: %s", err))
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.StartRebuild(ctx, repositoryID, memberID, params)
+	return err
+}
+
+// StartScrub converts echo context to params.
+func (w *ServerInterfaceWrapper) StartScrub(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "repository_id" -------------
+	var repositoryID RepositoryID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "repository_id", ctx.Param("repository_id"), &repositoryID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter repository_id: %s", err))
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params StartScrubParams
+
+	headers := ctx.Request().Header
+	// ------------- Optional header parameter "Prefer" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Prefer")]; found {
+		var Prefer Prefer
+		n := len(valueList)
+		if n != 1 {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Expected one value for Prefer, got %d", n))
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Prefer", valueList[0], &Prefer, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter Prefer: %s", err))
+		}
+
+		params.Prefer = &Prefer
+	}
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Expected one value for Idempotency-Key, got %d", n))
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter Idempotency-Key: %s", err))
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.StartScrub(ctx, repositoryID, params)
+	return err
+}
+
+// GetRepositorySpace converts echo context to params.
+func (w *ServerInterfaceWrapper) GetRepositorySpace(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "repository_id" -------------
+	var repositoryID RepositoryID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "repository_id", ctx.Param("repository_id"), &repositoryID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter repository_id: %s", err))
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params GetRepositorySpaceParams
+	// ------------- Optional query parameter "without" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", false, false, "without", ctx.QueryParams(), &params.Without, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter without: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.GetRepositorySpace(ctx, repositoryID, params)
+	return err
+}
+
+// StartRepositoryVerify converts echo context to params.
+func (w *ServerInterfaceWrapper) StartRepositoryVerify(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "repository_id" -------------
+	var repositoryID RepositoryID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "repository_id", ctx.Param("repository_id"), &repositoryID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter repository_id: %s", err))
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params StartRepositoryVerifyParams
+
+	headers := ctx.Request().Header
+	// ------------- Optional header parameter "Prefer" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Prefer")]; found {
+		var Prefer Prefer
+		n := len(valueList)
+		if n != 1 {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Expected one value for Prefer, got %d", n))
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Prefer", valueList[0], &Prefer, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter Prefer: %s", err))
+		}
+
+		params.Prefer = &Prefer
+	}
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Expected one value for Idempotency-Key, got %d", n))
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter Idempotency-Key: %s", err))
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.StartRepositoryVerify(ctx, repositoryID, params)
 	return err
 }
 
@@ -2286,7 +3260,20 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 	router.POST(options.BaseURL+"/repositories", wrapper.CreateRepository, options.OperationMiddlewares["createRepository"]...)
 	router.DELETE(options.BaseURL+"/repositories/:repository_id", wrapper.DetachRepository, options.OperationMiddlewares["detachRepository"]...)
 	router.GET(options.BaseURL+"/repositories/:repository_id", wrapper.GetRepository, options.OperationMiddlewares["getRepository"]...)
+	router.PATCH(options.BaseURL+"/repositories/:repository_id", wrapper.UpdateRepository, options.OperationMiddlewares["updateRepository"]...)
 	router.POST(options.BaseURL+"/repositories/:repository_id/collect", wrapper.StartCollect, options.OperationMiddlewares["startCollect"]...)
+	router.GET(options.BaseURL+"/repositories/:repository_id/damage", wrapper.GetRepositoryDamage, options.OperationMiddlewares["getRepositoryDamage"]...)
+	router.POST(options.BaseURL+"/repositories/:repository_id/heal", wrapper.StartHeal, options.OperationMiddlewares["startHeal"]...)
+	router.GET(options.BaseURL+"/repositories/:repository_id/keys", wrapper.ListKeys, options.OperationMiddlewares["listKeys"]...)
+	router.POST(options.BaseURL+"/repositories/:repository_id/keys", wrapper.AddKey, options.OperationMiddlewares["addKey"]...)
+	router.DELETE(options.BaseURL+"/repositories/:repository_id/keys/:key_id", wrapper.RemoveKey, options.OperationMiddlewares["removeKey"]...)
+	router.POST(options.BaseURL+"/repositories/:repository_id/keys/drill", wrapper.DrillKey, options.OperationMiddlewares["drillKey"]...)
+	router.POST(options.BaseURL+"/repositories/:repository_id/keys/rotate", wrapper.RotateKey, options.OperationMiddlewares["rotateKey"]...)
+	router.POST(options.BaseURL+"/repositories/:repository_id/members", wrapper.GrowRepository, options.OperationMiddlewares["growRepository"]...)
+	router.POST(options.BaseURL+"/repositories/:repository_id/members/:member_id/rebuild", wrapper.StartRebuild, options.OperationMiddlewares["startRebuild"]...)
+	router.POST(options.BaseURL+"/repositories/:repository_id/scrub", wrapper.StartScrub, options.OperationMiddlewares["startScrub"]...)
+	router.GET(options.BaseURL+"/repositories/:repository_id/space", wrapper.GetRepositorySpace, options.OperationMiddlewares["getRepositorySpace"]...)
+	router.POST(options.BaseURL+"/repositories/:repository_id/verify", wrapper.StartRepositoryVerify, options.OperationMiddlewares["startRepositoryVerify"]...)
 	router.GET(options.BaseURL+"/restore-points", wrapper.ListRestorePoints, options.OperationMiddlewares["listRestorePoints"]...)
 	router.DELETE(options.BaseURL+"/restore-points/:restore_point_id", wrapper.PruneRestorePoint, options.OperationMiddlewares["pruneRestorePoint"]...)
 	router.GET(options.BaseURL+"/restore-points/:restore_point_id", wrapper.GetRestorePoint, options.OperationMiddlewares["getRestorePoint"]...)
@@ -2999,6 +3986,46 @@ func (response GetRepositorydefaultApplicationProblemPlusJSONResponse) VisitGetR
 	return err
 }
 
+type UpdateRepositoryRequestObject struct {
+	RepositoryID RepositoryID `json:"repository_id"`
+	Body         *UpdateRepositoryJSONRequestBody
+}
+
+type UpdateRepositoryResponseObject interface {
+	VisitUpdateRepositoryResponse(w http.ResponseWriter) error
+}
+
+type UpdateRepository200JSONResponse Repository
+
+func (response UpdateRepository200JSONResponse) VisitUpdateRepositoryResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type UpdateRepositorydefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response UpdateRepositorydefaultApplicationProblemPlusJSONResponse) VisitUpdateRepositoryResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type StartCollectRequestObject struct {
 	RepositoryID RepositoryID `json:"repository_id"`
 	Params       StartCollectParams
@@ -3045,6 +4072,546 @@ type StartCollectdefaultApplicationProblemPlusJSONResponse struct {
 }
 
 func (response StartCollectdefaultApplicationProblemPlusJSONResponse) VisitStartCollectResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetRepositoryDamageRequestObject struct {
+	RepositoryID RepositoryID `json:"repository_id"`
+}
+
+type GetRepositoryDamageResponseObject interface {
+	VisitGetRepositoryDamageResponse(w http.ResponseWriter) error
+}
+
+type GetRepositoryDamage200JSONResponse RepositoryDamage
+
+func (response GetRepositoryDamage200JSONResponse) VisitGetRepositoryDamageResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetRepositoryDamagedefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response GetRepositoryDamagedefaultApplicationProblemPlusJSONResponse) VisitGetRepositoryDamageResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type StartHealRequestObject struct {
+	RepositoryID RepositoryID `json:"repository_id"`
+	Params       StartHealParams
+	Body         *StartHealJSONRequestBody
+}
+
+type StartHealResponseObject interface {
+	VisitStartHealResponse(w http.ResponseWriter) error
+}
+
+type StartHeal200JSONResponse struct{ RunEndedJSONResponse }
+
+func (response StartHeal200JSONResponse) VisitStartHealResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Location", fmt.Sprint(response.Headers.Location))
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type StartHeal202JSONResponse struct{ RunAcceptedJSONResponse }
+
+func (response StartHeal202JSONResponse) VisitStartHealResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Location", fmt.Sprint(response.Headers.Location))
+	w.WriteHeader(202)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type StartHealdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response StartHealdefaultApplicationProblemPlusJSONResponse) VisitStartHealResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListKeysRequestObject struct {
+	RepositoryID RepositoryID `json:"repository_id"`
+}
+
+type ListKeysResponseObject interface {
+	VisitListKeysResponse(w http.ResponseWriter) error
+}
+
+type ListKeys200JSONResponse KeyList
+
+func (response ListKeys200JSONResponse) VisitListKeysResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListKeysdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response ListKeysdefaultApplicationProblemPlusJSONResponse) VisitListKeysResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type AddKeyRequestObject struct {
+	RepositoryID RepositoryID `json:"repository_id"`
+	Body         *AddKeyJSONRequestBody
+}
+
+type AddKeyResponseObject interface {
+	VisitAddKeyResponse(w http.ResponseWriter) error
+}
+
+type AddKey201JSONResponse AddedKey
+
+func (response AddKey201JSONResponse) VisitAddKeyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(201)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type AddKeydefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response AddKeydefaultApplicationProblemPlusJSONResponse) VisitAddKeyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DrillKeyRequestObject struct {
+	RepositoryID RepositoryID `json:"repository_id"`
+	Body         *DrillKeyJSONRequestBody
+}
+
+type DrillKeyResponseObject interface {
+	VisitDrillKeyResponse(w http.ResponseWriter) error
+}
+
+type DrillKey200JSONResponse DrillReport
+
+func (response DrillKey200JSONResponse) VisitDrillKeyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DrillKeydefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response DrillKeydefaultApplicationProblemPlusJSONResponse) VisitDrillKeyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RotateKeyRequestObject struct {
+	RepositoryID RepositoryID `json:"repository_id"`
+}
+
+type RotateKeyResponseObject interface {
+	VisitRotateKeyResponse(w http.ResponseWriter) error
+}
+
+type RotateKey200JSONResponse Key
+
+func (response RotateKey200JSONResponse) VisitRotateKeyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RotateKeydefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response RotateKeydefaultApplicationProblemPlusJSONResponse) VisitRotateKeyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RemoveKeyRequestObject struct {
+	RepositoryID RepositoryID `json:"repository_id"`
+	KeyID        KeyID        `json:"key_id"`
+}
+
+type RemoveKeyResponseObject interface {
+	VisitRemoveKeyResponse(w http.ResponseWriter) error
+}
+
+type RemoveKey204Response struct {
+}
+
+func (response RemoveKey204Response) VisitRemoveKeyResponse(w http.ResponseWriter) error {
+	w.WriteHeader(204)
+	return nil
+}
+
+type RemoveKeydefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response RemoveKeydefaultApplicationProblemPlusJSONResponse) VisitRemoveKeyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GrowRepositoryRequestObject struct {
+	RepositoryID RepositoryID `json:"repository_id"`
+	Body         *GrowRepositoryJSONRequestBody
+}
+
+type GrowRepositoryResponseObject interface {
+	VisitGrowRepositoryResponse(w http.ResponseWriter) error
+}
+
+type GrowRepository200JSONResponse Repository
+
+func (response GrowRepository200JSONResponse) VisitGrowRepositoryResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GrowRepositorydefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response GrowRepositorydefaultApplicationProblemPlusJSONResponse) VisitGrowRepositoryResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type StartRebuildRequestObject struct {
+	RepositoryID RepositoryID `json:"repository_id"`
+	MemberID     MemberID     `json:"member_id"`
+	Params       StartRebuildParams
+	Body         *StartRebuildJSONRequestBody
+}
+
+type StartRebuildResponseObject interface {
+	VisitStartRebuildResponse(w http.ResponseWriter) error
+}
+
+type StartRebuild200JSONResponse struct{ RunEndedJSONResponse }
+
+func (response StartRebuild200JSONResponse) VisitStartRebuildResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Location", fmt.Sprint(response.Headers.Location))
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type StartRebuild202JSONResponse struct{ RunAcceptedJSONResponse }
+
+func (response StartRebuild202JSONResponse) VisitStartRebuildResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Location", fmt.Sprint(response.Headers.Location))
+	w.WriteHeader(202)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type StartRebuilddefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response StartRebuilddefaultApplicationProblemPlusJSONResponse) VisitStartRebuildResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type StartScrubRequestObject struct {
+	RepositoryID RepositoryID `json:"repository_id"`
+	Params       StartScrubParams
+	Body         *StartScrubJSONRequestBody
+}
+
+type StartScrubResponseObject interface {
+	VisitStartScrubResponse(w http.ResponseWriter) error
+}
+
+type StartScrub200JSONResponse struct{ RunEndedJSONResponse }
+
+func (response StartScrub200JSONResponse) VisitStartScrubResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Location", fmt.Sprint(response.Headers.Location))
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type StartScrub202JSONResponse struct{ RunAcceptedJSONResponse }
+
+func (response StartScrub202JSONResponse) VisitStartScrubResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Location", fmt.Sprint(response.Headers.Location))
+	w.WriteHeader(202)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type StartScrubdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response StartScrubdefaultApplicationProblemPlusJSONResponse) VisitStartScrubResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetRepositorySpaceRequestObject struct {
+	RepositoryID RepositoryID `json:"repository_id"`
+	Params       GetRepositorySpaceParams
+}
+
+type GetRepositorySpaceResponseObject interface {
+	VisitGetRepositorySpaceResponse(w http.ResponseWriter) error
+}
+
+type GetRepositorySpace200JSONResponse RepositorySpace
+
+func (response GetRepositorySpace200JSONResponse) VisitGetRepositorySpaceResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetRepositorySpacedefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response GetRepositorySpacedefaultApplicationProblemPlusJSONResponse) VisitGetRepositorySpaceResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type StartRepositoryVerifyRequestObject struct {
+	RepositoryID RepositoryID `json:"repository_id"`
+	Params       StartRepositoryVerifyParams
+	Body         *StartRepositoryVerifyJSONRequestBody
+}
+
+type StartRepositoryVerifyResponseObject interface {
+	VisitStartRepositoryVerifyResponse(w http.ResponseWriter) error
+}
+
+type StartRepositoryVerify200JSONResponse struct{ RunEndedJSONResponse }
+
+func (response StartRepositoryVerify200JSONResponse) VisitStartRepositoryVerifyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Location", fmt.Sprint(response.Headers.Location))
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type StartRepositoryVerify202JSONResponse struct{ RunAcceptedJSONResponse }
+
+func (response StartRepositoryVerify202JSONResponse) VisitStartRepositoryVerifyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Location", fmt.Sprint(response.Headers.Location))
+	w.WriteHeader(202)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type StartRepositoryVerifydefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response StartRepositoryVerifydefaultApplicationProblemPlusJSONResponse) VisitStartRepositoryVerifyResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -3926,9 +5493,48 @@ type StrictServerInterface interface {
 	// GetRepository Show a repository and what it holds
 	// (GET /repositories/{repository_id})
 	GetRepository(ctx context.Context, request GetRepositoryRequestObject) (GetRepositoryResponseObject, error)
+	// UpdateRepository Change how a repository is verified
+	// (PATCH /repositories/{repository_id})
+	UpdateRepository(ctx context.Context, request UpdateRepositoryRequestObject) (UpdateRepositoryResponseObject, error)
 	// StartCollect Free the space no restore point needs
 	// (POST /repositories/{repository_id}/collect)
 	StartCollect(ctx context.Context, request StartCollectRequestObject) (StartCollectResponseObject, error)
+	// GetRepositoryDamage Show what the damage that is known touches
+	// (GET /repositories/{repository_id}/damage)
+	GetRepositoryDamage(ctx context.Context, request GetRepositoryDamageRequestObject) (GetRepositoryDamageResponseObject, error)
+	// StartHeal Bring back what a repository has lost
+	// (POST /repositories/{repository_id}/heal)
+	StartHeal(ctx context.Context, request StartHealRequestObject) (StartHealResponseObject, error)
+	// ListKeys List the keys that open a repository
+	// (GET /repositories/{repository_id}/keys)
+	ListKeys(ctx context.Context, request ListKeysRequestObject) (ListKeysResponseObject, error)
+	// AddKey Make a further key open a repository
+	// (POST /repositories/{repository_id}/keys)
+	AddKey(ctx context.Context, request AddKeyRequestObject) (AddKeyResponseObject, error)
+	// DrillKey Prove that a key which was put away still opens a repository
+	// (POST /repositories/{repository_id}/keys/drill)
+	DrillKey(ctx context.Context, request DrillKeyRequestObject) (DrillKeyResponseObject, error)
+	// RotateKey Put a new key file in the place of the appliance's key
+	// (POST /repositories/{repository_id}/keys/rotate)
+	RotateKey(ctx context.Context, request RotateKeyRequestObject) (RotateKeyResponseObject, error)
+	// RemoveKey Take a key out of a repository
+	// (DELETE /repositories/{repository_id}/keys/{key_id})
+	RemoveKey(ctx context.Context, request RemoveKeyRequestObject) (RemoveKeyResponseObject, error)
+	// GrowRepository Add further members to an erasure-coded repository
+	// (POST /repositories/{repository_id}/members)
+	GrowRepository(ctx context.Context, request GrowRepositoryRequestObject) (GrowRepositoryResponseObject, error)
+	// StartRebuild Fill a member of an erasure-coded repository
+	// (POST /repositories/{repository_id}/members/{member_id}/rebuild)
+	StartRebuild(ctx context.Context, request StartRebuildRequestObject) (StartRebuildResponseObject, error)
+	// StartScrub Read every shard of an erasure-coded repository
+	// (POST /repositories/{repository_id}/scrub)
+	StartScrub(ctx context.Context, request StartScrubRequestObject) (StartScrubResponseObject, error)
+	// GetRepositorySpace Show who takes the space of a repository
+	// (GET /repositories/{repository_id}/space)
+	GetRepositorySpace(ctx context.Context, request GetRepositorySpaceRequestObject) (GetRepositorySpaceResponseObject, error)
+	// StartRepositoryVerify Read a repository back
+	// (POST /repositories/{repository_id}/verify)
+	StartRepositoryVerify(ctx context.Context, request StartRepositoryVerifyRequestObject) (StartRepositoryVerifyResponseObject, error)
 	// ListRestorePoints List restore points
 	// (GET /restore-points)
 	ListRestorePoints(ctx context.Context, request ListRestorePointsRequestObject) (ListRestorePointsResponseObject, error)
@@ -4462,6 +6068,54 @@ func (sh *strictHandler) GetRepository(ctx echo.Context, repositoryID Repository
 	return nil
 }
 
+// UpdateRepository operation middleware
+func (sh *strictHandler) UpdateRepository(ctx echo.Context, repositoryID RepositoryID) error {
+	var request UpdateRepositoryRequestObject
+
+	request.RepositoryID = repositoryID
+
+	var body UpdateRepositoryJSONRequestBody
+	var err error
+	if binder, ok := ctx.Echo().Binder.(*echo.DefaultBinder); ok {
+		// A request validator built on kin-openapi's openapi3filter with
+		// KeepValidatedValue leaves the value it validated on the body. Bind
+		// that value, matching member names exactly, so the handler receives
+		// what was validated instead of a second, case-insensitive decode.
+		// Otherwise bind only the request body, so that path and query
+		// parameters are not also bound into the body struct.
+		if vb, ok := ctx.Request().Body.(interface{ ValidatedValue() any }); !ok || runtime.BindJSONValue(vb.ValidatedValue(), &body) != nil {
+			err = binder.BindBody(ctx, &body)
+		}
+	} else {
+		// A custom binder is installed on the Echo instance; defer to it
+		// entirely, since echo.Binder does not expose body-only binding and
+		// the binder may do more than decode (for example call ctx.Validate).
+		err = ctx.Bind(&body)
+	}
+	if err != nil {
+		return err
+	}
+	request.Body = &body
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.UpdateRepository(ctx.Request().Context(), request.(UpdateRepositoryRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "UpdateRepository")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(UpdateRepositoryResponseObject); ok {
+		return validResponse.VisitUpdateRepositoryResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
 // StartCollect operation middleware
 func (sh *strictHandler) StartCollect(ctx echo.Context, repositoryID RepositoryID, params StartCollectParams) error {
 	var request StartCollectRequestObject
@@ -4505,6 +6159,474 @@ func (sh *strictHandler) StartCollect(ctx echo.Context, repositoryID RepositoryI
 		return err
 	} else if validResponse, ok := response.(StartCollectResponseObject); ok {
 		return validResponse.VisitStartCollectResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// GetRepositoryDamage operation middleware
+func (sh *strictHandler) GetRepositoryDamage(ctx echo.Context, repositoryID RepositoryID) error {
+	var request GetRepositoryDamageRequestObject
+
+	request.RepositoryID = repositoryID
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.GetRepositoryDamage(ctx.Request().Context(), request.(GetRepositoryDamageRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetRepositoryDamage")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(GetRepositoryDamageResponseObject); ok {
+		return validResponse.VisitGetRepositoryDamageResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// StartHeal operation middleware
+func (sh *strictHandler) StartHeal(ctx echo.Context, repositoryID RepositoryID, params StartHealParams) error {
+	var request StartHealRequestObject
+
+	request.RepositoryID = repositoryID
+	request.Params = params
+
+	var body StartHealJSONRequestBody
+	var err error
+	if binder, ok := ctx.Echo().Binder.(*echo.DefaultBinder); ok {
+		// A request validator built on kin-openapi's openapi3filter with
+		// KeepValidatedValue leaves the value it validated on the body. Bind
+		// that value, matching member names exactly, so the handler receives
+		// what was validated instead of a second, case-insensitive decode.
+		// Otherwise bind only the request body, so that path and query
+		// parameters are not also bound into the body struct.
+		if vb, ok := ctx.Request().Body.(interface{ ValidatedValue() any }); !ok || runtime.BindJSONValue(vb.ValidatedValue(), &body) != nil {
+			err = binder.BindBody(ctx, &body)
+		}
+	} else {
+		// A custom binder is installed on the Echo instance; defer to it
+		// entirely, since echo.Binder does not expose body-only binding and
+		// the binder may do more than decode (for example call ctx.Validate).
+		err = ctx.Bind(&body)
+	}
+	if err != nil {
+		return err
+	}
+	request.Body = &body
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.StartHeal(ctx.Request().Context(), request.(StartHealRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "StartHeal")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(StartHealResponseObject); ok {
+		return validResponse.VisitStartHealResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// ListKeys operation middleware
+func (sh *strictHandler) ListKeys(ctx echo.Context, repositoryID RepositoryID) error {
+	var request ListKeysRequestObject
+
+	request.RepositoryID = repositoryID
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.ListKeys(ctx.Request().Context(), request.(ListKeysRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListKeys")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(ListKeysResponseObject); ok {
+		return validResponse.VisitListKeysResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// AddKey operation middleware
+func (sh *strictHandler) AddKey(ctx echo.Context, repositoryID RepositoryID) error {
+	var request AddKeyRequestObject
+
+	request.RepositoryID = repositoryID
+
+	var body AddKeyJSONRequestBody
+	var err error
+	if binder, ok := ctx.Echo().Binder.(*echo.DefaultBinder); ok {
+		// A request validator built on kin-openapi's openapi3filter with
+		// KeepValidatedValue leaves the value it validated on the body. Bind
+		// that value, matching member names exactly, so the handler receives
+		// what was validated instead of a second, case-insensitive decode.
+		// Otherwise bind only the request body, so that path and query
+		// parameters are not also bound into the body struct.
+		if vb, ok := ctx.Request().Body.(interface{ ValidatedValue() any }); !ok || runtime.BindJSONValue(vb.ValidatedValue(), &body) != nil {
+			err = binder.BindBody(ctx, &body)
+		}
+	} else {
+		// A custom binder is installed on the Echo instance; defer to it
+		// entirely, since echo.Binder does not expose body-only binding and
+		// the binder may do more than decode (for example call ctx.Validate).
+		err = ctx.Bind(&body)
+	}
+	if err != nil {
+		return err
+	}
+	request.Body = &body
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.AddKey(ctx.Request().Context(), request.(AddKeyRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "AddKey")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(AddKeyResponseObject); ok {
+		return validResponse.VisitAddKeyResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// DrillKey operation middleware
+func (sh *strictHandler) DrillKey(ctx echo.Context, repositoryID RepositoryID) error {
+	var request DrillKeyRequestObject
+
+	request.RepositoryID = repositoryID
+
+	var body DrillKeyJSONRequestBody
+	var err error
+	if binder, ok := ctx.Echo().Binder.(*echo.DefaultBinder); ok {
+		// A request validator built on kin-openapi's openapi3filter with
+		// KeepValidatedValue leaves the value it validated on the body. Bind
+		// that value, matching member names exactly, so the handler receives
+		// what was validated instead of a second, case-insensitive decode.
+		// Otherwise bind only the request body, so that path and query
+		// parameters are not also bound into the body struct.
+		if vb, ok := ctx.Request().Body.(interface{ ValidatedValue() any }); !ok || runtime.BindJSONValue(vb.ValidatedValue(), &body) != nil {
+			err = binder.BindBody(ctx, &body)
+		}
+	} else {
+		// A custom binder is installed on the Echo instance; defer to it
+		// entirely, since echo.Binder does not expose body-only binding and
+		// the binder may do more than decode (for example call ctx.Validate).
+		err = ctx.Bind(&body)
+	}
+	if err != nil {
+		return err
+	}
+	request.Body = &body
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.DrillKey(ctx.Request().Context(), request.(DrillKeyRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "DrillKey")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(DrillKeyResponseObject); ok {
+		return validResponse.VisitDrillKeyResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// RotateKey operation middleware
+func (sh *strictHandler) RotateKey(ctx echo.Context, repositoryID RepositoryID) error {
+	var request RotateKeyRequestObject
+
+	request.RepositoryID = repositoryID
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.RotateKey(ctx.Request().Context(), request.(RotateKeyRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "RotateKey")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(RotateKeyResponseObject); ok {
+		return validResponse.VisitRotateKeyResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// RemoveKey operation middleware
+func (sh *strictHandler) RemoveKey(ctx echo.Context, repositoryID RepositoryID, keyID KeyID) error {
+	var request RemoveKeyRequestObject
+
+	request.RepositoryID = repositoryID
+	request.KeyID = keyID
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.RemoveKey(ctx.Request().Context(), request.(RemoveKeyRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "RemoveKey")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(RemoveKeyResponseObject); ok {
+		return validResponse.VisitRemoveKeyResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// GrowRepository operation middleware
+func (sh *strictHandler) GrowRepository(ctx echo.Context, repositoryID RepositoryID) error {
+	var request GrowRepositoryRequestObject
+
+	request.RepositoryID = repositoryID
+
+	var body GrowRepositoryJSONRequestBody
+	var err error
+	if binder, ok := ctx.Echo().Binder.(*echo.DefaultBinder); ok {
+		// A request validator built on kin-openapi's openapi3filter with
+		// KeepValidatedValue leaves the value it validated on the body. Bind
+		// that value, matching member names exactly, so the handler receives
+		// what was validated instead of a second, case-insensitive decode.
+		// Otherwise bind only the request body, so that path and query
+		// parameters are not also bound into the body struct.
+		if vb, ok := ctx.Request().Body.(interface{ ValidatedValue() any }); !ok || runtime.BindJSONValue(vb.ValidatedValue(), &body) != nil {
+			err = binder.BindBody(ctx, &body)
+		}
+	} else {
+		// A custom binder is installed on the Echo instance; defer to it
+		// entirely, since echo.Binder does not expose body-only binding and
+		// the binder may do more than decode (for example call ctx.Validate).
+		err = ctx.Bind(&body)
+	}
+	if err != nil {
+		return err
+	}
+	request.Body = &body
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.GrowRepository(ctx.Request().Context(), request.(GrowRepositoryRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GrowRepository")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(GrowRepositoryResponseObject); ok {
+		return validResponse.VisitGrowRepositoryResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// StartRebuild operation middleware
+func (sh *strictHandler) StartRebuild(ctx echo.Context, repositoryID RepositoryID, memberID MemberID, params StartRebuildParams) error {
+	var request StartRebuildRequestObject
+
+	request.RepositoryID = repositoryID
+	request.MemberID = memberID
+	request.Params = params
+
+	var body StartRebuildJSONRequestBody
+	var err error
+	if binder, ok := ctx.Echo().Binder.(*echo.DefaultBinder); ok {
+		// A request validator built on kin-openapi's openapi3filter with
+		// KeepValidatedValue leaves the value it validated on the body. Bind
+		// that value, matching member names exactly, so the handler receives
+		// what was validated instead of a second, case-insensitive decode.
+		// Otherwise bind only the request body, so that path and query
+		// parameters are not also bound into the body struct.
+		if vb, ok := ctx.Request().Body.(interface{ ValidatedValue() any }); !ok || runtime.BindJSONValue(vb.ValidatedValue(), &body) != nil {
+			err = binder.BindBody(ctx, &body)
+		}
+	} else {
+		// A custom binder is installed on the Echo instance; defer to it
+		// entirely, since echo.Binder does not expose body-only binding and
+		// the binder may do more than decode (for example call ctx.Validate).
+		err = ctx.Bind(&body)
+	}
+	if err != nil {
+		return err
+	}
+	request.Body = &body
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.StartRebuild(ctx.Request().Context(), request.(StartRebuildRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "StartRebuild")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(StartRebuildResponseObject); ok {
+		return validResponse.VisitStartRebuildResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// StartScrub operation middleware
+func (sh *strictHandler) StartScrub(ctx echo.Context, repositoryID RepositoryID, params StartScrubParams) error {
+	var request StartScrubRequestObject
+
+	request.RepositoryID = repositoryID
+	request.Params = params
+
+	var body StartScrubJSONRequestBody
+	var err error
+	if binder, ok := ctx.Echo().Binder.(*echo.DefaultBinder); ok {
+		// A request validator built on kin-openapi's openapi3filter with
+		// KeepValidatedValue leaves the value it validated on the body. Bind
+		// that value, matching member names exactly, so the handler receives
+		// what was validated instead of a second, case-insensitive decode.
+		// Otherwise bind only the request body, so that path and query
+		// parameters are not also bound into the body struct.
+		if vb, ok := ctx.Request().Body.(interface{ ValidatedValue() any }); !ok || runtime.BindJSONValue(vb.ValidatedValue(), &body) != nil {
+			err = binder.BindBody(ctx, &body)
+		}
+	} else {
+		// A custom binder is installed on the Echo instance; defer to it
+		// entirely, since echo.Binder does not expose body-only binding and
+		// the binder may do more than decode (for example call ctx.Validate).
+		err = ctx.Bind(&body)
+	}
+	if err != nil {
+		return err
+	}
+	request.Body = &body
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.StartScrub(ctx.Request().Context(), request.(StartScrubRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "StartScrub")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(StartScrubResponseObject); ok {
+		return validResponse.VisitStartScrubResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// GetRepositorySpace operation middleware
+func (sh *strictHandler) GetRepositorySpace(ctx echo.Context, repositoryID RepositoryID, params GetRepositorySpaceParams) error {
+	var request GetRepositorySpaceRequestObject
+
+	request.RepositoryID = repositoryID
+	request.Params = params
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.GetRepositorySpace(ctx.Request().Context(), request.(GetRepositorySpaceRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetRepositorySpace")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(GetRepositorySpaceResponseObject); ok {
+		return validResponse.VisitGetRepositorySpaceResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// StartRepositoryVerify operation middleware
+func (sh *strictHandler) StartRepositoryVerify(ctx echo.Context, repositoryID RepositoryID, params StartRepositoryVerifyParams) error {
+	var request StartRepositoryVerifyRequestObject
+
+	request.RepositoryID = repositoryID
+	request.Params = params
+
+	var body StartRepositoryVerifyJSONRequestBody
+	var err error
+	if binder, ok := ctx.Echo().Binder.(*echo.DefaultBinder); ok {
+		// A request validator built on kin-openapi's openapi3filter with
+		// KeepValidatedValue leaves the value it validated on the body. Bind
+		// that value, matching member names exactly, so the handler receives
+		// what was validated instead of a second, case-insensitive decode.
+		// Otherwise bind only the request body, so that path and query
+		// parameters are not also bound into the body struct.
+		if vb, ok := ctx.Request().Body.(interface{ ValidatedValue() any }); !ok || runtime.BindJSONValue(vb.ValidatedValue(), &body) != nil {
+			err = binder.BindBody(ctx, &body)
+		}
+	} else {
+		// A custom binder is installed on the Echo instance; defer to it
+		// entirely, since echo.Binder does not expose body-only binding and
+		// the binder may do more than decode (for example call ctx.Validate).
+		err = ctx.Bind(&body)
+	}
+	if err != nil {
+		return err
+	}
+	request.Body = &body
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.StartRepositoryVerify(ctx.Request().Context(), request.(StartRepositoryVerifyRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "StartRepositoryVerify")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(StartRepositoryVerifyResponseObject); ok {
+		return validResponse.VisitStartRepositoryVerifyResponse(ctx.Response())
 	} else if response != nil {
 		return fmt.Errorf("unexpected response type: %T", response)
 	}

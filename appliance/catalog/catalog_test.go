@@ -114,7 +114,10 @@ func TestSchemaOfTheFirstVersionIsBroughtUpToDate(t *testing.T) {
 	if err := c.CreateConnection(t.Context(), &conn, "opensesame"); err != nil {
 		t.Fatal(err)
 	}
-	for _, q := range []string{"ALTER TABLE connections DROP COLUMN host_id", "UPDATE schema_version SET version = 1"} {
+	for _, q := range []string{
+		"ALTER TABLE connections DROP COLUMN host_id", "ALTER TABLE repositories DROP COLUMN members",
+		"ALTER TABLE repositories DROP COLUMN verification", "UPDATE schema_version SET version = 1",
+	} {
 		if _, err := c.sql.Exec(q); err != nil {
 			t.Fatal(err)
 		}
@@ -135,6 +138,37 @@ func TestSchemaOfTheFirstVersionIsBroughtUpToDate(t *testing.T) {
 	}
 	if secret, err := c.ConnectionSecret(t.Context(), conn.ID); err != nil || string(secret) != "opensesame" {
 		t.Errorf("secret = %q, %v", string(secret), err)
+	}
+}
+
+func TestRepositoryOfTheSecondVersionGetsItsColumns(t *testing.T) {
+	dir := t.TempDir()
+	c := open(t, dir)
+	repo := Repository{Name: "main", Kind: KindDirectory, Path: "/backup"}
+	if err := c.CreateRepository(t.Context(), &repo); err != nil {
+		t.Fatal(err)
+	}
+	for _, q := range []string{
+		"ALTER TABLE repositories DROP COLUMN members", "ALTER TABLE repositories DROP COLUMN verification", "UPDATE schema_version SET version = 2",
+	} {
+		if _, err := c.sql.Exec(q); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	c = open(t, dir)
+	got, err := c.Repository(t.Context(), repo.ID)
+	if err != nil || got.Path != "/backup" || got.VerificationOf().EveryDays != DefaultVerifyDays {
+		t.Errorf("repository = %+v, %v", got, err)
+	}
+	got, err = c.UpdateRepository(t.Context(), repo.ID, func(r *Repository) {
+		r.Members = []RepositoryMember{{ID: "m", Path: "/a"}}
+		r.Verification = &Verification{}
+	})
+	if err != nil || len(got.Members) != 1 || got.VerificationOf().EveryDays != 0 {
+		t.Errorf("changed = %+v, %v", got, err)
 	}
 }
 

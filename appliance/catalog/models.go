@@ -43,19 +43,53 @@ type Connection struct {
 type Repository struct {
 	ID          string     `gorm:"primaryKey" json:"id"`
 	Name        string     `gorm:"uniqueIndex;not null" json:"name"`
-	Kind        string     `json:"kind"` // "directory"
-	Path        string     `gorm:"uniqueIndex" json:"path"`
-	KeyFile     string     `json:"key_file"`
-	StoreID     string     `json:"store_id"` // the identity inside the repository itself
+	Kind        string     `json:"kind"`                    // "directory" or "set"
+	Path        string     `gorm:"uniqueIndex" json:"path"` // of a set: of its first member
+	KeyFile     string     `json:"key_file"`                // or env:NAME, or credential:NAME
+	StoreID     string     `json:"store_id"`                // the identity inside the repository itself
 	Status      Health     `json:"status"`
 	LastChecked *time.Time `json:"last_checked,omitempty"`
 	LastError   *Failure   `gorm:"serializer:json" json:"last_error,omitempty"`
 	CreatedAt   time.Time  `json:"created_at"`
 	UpdatedAt   time.Time  `json:"updated_at"`
+
+	Members      []RepositoryMember `gorm:"serializer:json" json:"members,omitempty"` // of a set
+	Verification *Verification      `gorm:"serializer:json" json:"verification,omitempty"`
 }
 
-// KindDirectory is a repository in a directory.
-const KindDirectory = "directory"
+// The kinds of repositories.
+const (
+	KindDirectory = "directory"
+	KindSet       = "set" // several directories of which some may be lost
+)
+
+// RepositoryMember is a directory of a set. ID is "" as long as it is not known who lies there.
+type RepositoryMember struct {
+	ID     string `json:"id,omitempty"`
+	Path   string `json:"path"`
+	Domain string `json:"domain,omitempty"`
+}
+
+// Verification says how often a repository is read back, and how far that is.
+type Verification struct {
+	EveryDays      int        `json:"every_days"` // 0: never by itself
+	BytesPerSecond int64      `json:"bytes_per_second"`
+	CycleStarted   *time.Time `json:"cycle_started,omitempty"` // of the cycle that is not finished
+	DoneBytes      int64      `json:"done_bytes,omitempty"`
+	TotalBytes     int64      `json:"total_bytes,omitempty"`
+	LastCompleted  *time.Time `json:"last_completed,omitempty"`
+}
+
+// DefaultVerifyDays is how often a repository is read back unless somebody has said otherwise.
+const DefaultVerifyDays = 30
+
+// VerificationOf returns what is set for a repository, or what holds for all.
+func (r *Repository) VerificationOf() Verification {
+	if r.Verification == nil {
+		return Verification{EveryDays: DefaultVerifyDays}
+	}
+	return *r.Verification
+}
 
 // VM is a virtual machine of a connection. One that vanished keeps its row, with GoneAt set, as long as it has
 // restore points.
@@ -80,13 +114,19 @@ const (
 	KindRestore RunKind = "restore"
 	KindVerify  RunKind = "verify"
 	KindCollect RunKind = "collect"
+	KindHeal    RunKind = "heal"
+	KindScrub   RunKind = "scrub"
+	KindRebuild RunKind = "rebuild"
 )
 
 // Trigger says who asked for a run.
 type Trigger string
 
-// TriggerManual is a person or an API call.
-const TriggerManual Trigger = "manual"
+// The triggers.
+const (
+	TriggerManual    Trigger = "manual"    // a person or an API call
+	TriggerScheduled Trigger = "scheduled" // the appliance itself
+)
 
 // Run is something that was asked for; its tasks do it.
 type Run struct {
@@ -181,6 +221,53 @@ type Result struct {
 	BytesStored    int64  `json:"bytes_stored,omitempty"`
 	BytesVerified  int64  `json:"bytes_verified,omitempty"`
 	BytesFreed     int64  `json:"bytes_freed,omitempty"`
+
+	Collected *Collected `json:"collected,omitempty"`
+	Swept     *Swept     `json:"swept,omitempty"`
+	Healed    *Healed    `json:"healed,omitempty"`
+	Repaired  *Repaired  `json:"repaired,omitempty"`
+}
+
+// Collected is what a collect found beside what it freed.
+type Collected struct {
+	PacksFreed     int   `json:"packs_freed"`
+	PacksCompacted int   `json:"packs_compacted"`
+	BytesCompacted int64 `json:"bytes_compacted"`
+	BytesRewritten int64 `json:"bytes_rewritten"`
+	BytesLive      int64 `json:"bytes_live"`
+	BytesDead      int64 `json:"bytes_dead"`
+	NoRoom         bool  `json:"no_room"`
+}
+
+// Swept is what the verification of a repository found.
+type Swept struct {
+	Packs         int   `json:"packs"`
+	PacksDamaged  int   `json:"packs_damaged"`
+	BytesLeft     int64 `json:"bytes_left"`
+	Complete      bool  `json:"complete"`
+	PointsProven  int   `json:"points_proven"`
+	PointsDamaged int   `json:"points_damaged"`
+}
+
+// Healed is what a heal brought back.
+type Healed struct {
+	PacksDamaged     int   `json:"packs_damaged"`
+	PacksQuarantined int   `json:"packs_quarantined"`
+	PacksKept        int   `json:"packs_kept"`
+	Moved            int   `json:"moved"`
+	Healed           int   `json:"healed"`
+	BytesHealed      int64 `json:"bytes_healed"`
+	Missing          int   `json:"missing"`
+	Records          int   `json:"records"`
+	PointsDamaged    int   `json:"points_damaged"`
+}
+
+// Repaired is what a scrub or a rebuild of a set did.
+type Repaired struct {
+	Member  string `json:"member,omitempty"`
+	Objects int    `json:"objects"`
+	Damaged int    `json:"damaged"`
+	Shards  int    `json:"shards"`
 }
 
 // Level of an event.

@@ -18,7 +18,7 @@ import (
 )
 
 // schemaVersion is the version of the tables this program writes.
-const schemaVersion = 2
+const schemaVersion = 3
 
 // Catalog is an open catalog. Its methods may be called from several goroutines.
 type Catalog struct {
@@ -118,15 +118,19 @@ func (c *Catalog) prepare(ctx context.Context) error {
 
 // migrate brings the tables from a version to the present one; 0 is no tables.
 func migrate(tx *gorm.DB, version int) error {
-	var err error
-	switch version {
-	case 0:
-		err = tx.AutoMigrate(&Connection{}, &Repository{}, &VM{}, &Run{}, &Task{}, &Event{}, &RestorePoint{},
-			&OwedCleanup{}, &User{}, &Token{})
-	case 1:
-		err = tx.Migrator().AddColumn(&Connection{}, "HostID")
+	var errs []error
+	m := tx.Migrator()
+	if version == 0 {
+		errs = append(errs, tx.AutoMigrate(&Connection{}, &Repository{}, &VM{}, &Run{}, &Task{}, &Event{}, &RestorePoint{},
+			&OwedCleanup{}, &User{}, &Token{}))
 	}
-	if err != nil {
+	if version == 1 {
+		errs = append(errs, m.AddColumn(&Connection{}, "HostID"))
+	}
+	if version == 1 || version == 2 {
+		errs = append(errs, m.AddColumn(&Repository{}, "Members"), m.AddColumn(&Repository{}, "Verification"))
+	}
+	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("create tables: %w", err)
 	}
 	if err := tx.Exec("DELETE FROM schema_version").Error; err != nil {

@@ -82,12 +82,61 @@ func (c *Catalog) SetVerified(ctx context.Context, id string, damage error) erro
 	if damage != nil {
 		row.VerifyResult = VerifyDamaged
 	}
-	err := c.db.WithContext(ctx).Model(&RestorePoint{}).Where("id = ?", id).
-		Select("verified", "verify_result", "verify_error").Updates(&row).Error
+	return c.setVerify(ctx, &row, "id = ?", id)
+}
+
+// SetProven stores since when a restore point is known to be whole.
+func (c *Catalog) SetProven(ctx context.Context, id string, since time.Time) error {
+	since = since.UTC()
+	return c.setVerify(ctx, &RestorePoint{Verified: &since, VerifyResult: VerifyGood}, "id = ?", id)
+}
+
+// ForgetDamage takes the mark of damage from the restore points of a repository but those that keep names: they have
+// been healed, and are not verified since.
+func (c *Catalog) ForgetDamage(ctx context.Context, repositoryID string, keep map[string]bool) error {
+	rows, err := c.PointsOfRepository(ctx, repositoryID)
+	for id, row := range rows {
+		if err == nil && row.VerifyResult == VerifyDamaged && !keep[id] {
+			err = c.setVerify(ctx, &RestorePoint{}, "id = ?", id)
+		}
+	}
+	return err
+}
+
+func (c *Catalog) setVerify(ctx context.Context, row *RestorePoint, where string, args ...any) error {
+	err := c.db.WithContext(ctx).Model(&RestorePoint{}).Where(where, args...).
+		Select("verified", "verify_result", "verify_error").Updates(row).Error
 	if err != nil {
-		return failure("store verification of", id, err)
+		return failure("store verification", "", err)
 	}
 	return nil
+}
+
+// CountDamaged counts the restore points of a repository in which damage was found.
+func (c *Catalog) CountDamaged(ctx context.Context, repositoryID string) (int, error) {
+	var n int64
+	err := c.db.WithContext(ctx).Model(&RestorePoint{}).
+		Where("repository_id = ? AND verify_result = ?", repositoryID, VerifyDamaged).Count(&n).Error
+	if err != nil {
+		return 0, failure("count damaged restore points of", repositoryID, err)
+	}
+	return int(n), nil
+}
+
+// PointsOfRepository returns who the restore points of a repository are of, and how they were verified, by their ids;
+// other columns are left out.
+func (c *Catalog) PointsOfRepository(ctx context.Context, repositoryID string) (map[string]RestorePoint, error) {
+	var rows []RestorePoint
+	err := c.db.WithContext(ctx).Select("id", "vm_id", "vm_name", "series", "time", "verified", "verify_result").
+		Where("repository_id = ?", repositoryID).Find(&rows).Error
+	if err != nil {
+		return nil, failure("list restore points of", repositoryID, err)
+	}
+	out := make(map[string]RestorePoint, len(rows))
+	for _, r := range rows {
+		out[r.ID] = r
+	}
+	return out, nil
 }
 
 // Checkpoints returns, for the VMs of a connection by their platform ids, the checkpoint of the newest restore point,

@@ -87,6 +87,10 @@ func createTask(
 	ctx context.Context, tx *gorm.DB, t *Task, enqueue func(context.Context, *sql.Tx, Task) (int64, error),
 ) error {
 	err := tx.Create(t).Error
+	if errors.Is(err, gorm.ErrDuplicatedKey) && t.VMID == "" {
+		return fault.New(fault.Conflict, "queue task for repository", t.RepositoryID, "another task of this kind is queued or running").Explain(
+			"Work of one kind on a repository is never done twice at once.", "Wait for the other task, or cancel it.")
+	}
 	if errors.Is(err, gorm.ErrDuplicatedKey) {
 		return fault.New(fault.Conflict, "queue task for VM", t.VMName, "another task is queued or running").Explain(
 			"A VM is never worked on by two tasks at once.", "Wait for the other task, or cancel it.")

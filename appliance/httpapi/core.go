@@ -14,6 +14,8 @@ type Core interface {
 	Connections
 	Inventory
 	Repositories
+	Upkeep
+	Keys
 	Protection
 	Activity
 	// Ready returns nil when the appliance can do its work.
@@ -50,7 +52,6 @@ type Repositories interface {
 	AddRepository(ctx context.Context, r NewRepository) (RepositoryInfo, error)
 	// DetachRepository forgets the repository and leaves its files; a Conflict error while a task uses it.
 	DetachRepository(ctx context.Context, id string) error
-	StartCollect(ctx context.Context, s Start, repository string, dryRun bool) (Started, error)
 }
 
 // Protection is the part of Core that makes and uses restore points.
@@ -121,16 +122,20 @@ type VMInfo struct {
 
 // NewRepository describes a repository to create, or to attach when Attach is set.
 type NewRepository struct {
-	Name    string
-	Path    string
-	Attach  bool
-	KeyFile string // with Attach: "" is the key the appliance kept for this repository
+	Name      string
+	Path      string
+	Set       *NewSet // instead of Path
+	Attach    bool
+	KeyFile   string // with Attach: "" is the key the appliance kept for this repository
+	KeySource string // a key that is used where it is, as store.LoadKey has it
 }
 
 // RepositoryInfo is a repository with its usage.
 type RepositoryInfo struct {
 	catalog.Repository
-	Usage *Usage // nil when it cannot be told now
+	Usage        *Usage   // nil when it cannot be told now
+	Set          *SetInfo // nil when it is not on a set, or cannot be told now
+	Verification VerificationInfo
 }
 
 // Usage is what a repository holds.

@@ -10,6 +10,7 @@ import (
 	"github.com/cairn-backup/cairn/appliance/catalog"
 	"github.com/cairn-backup/cairn/hypervisors"
 	"github.com/cairn-backup/cairn/internal/fault"
+	"github.com/cairn-backup/cairn/store/erasure"
 )
 
 // fakeCore answers from memory, so that a test can have every state and every error. What the appliance really does
@@ -83,6 +84,19 @@ var (
 			LastChecked: &someTime, LastError: someFailure, CreatedAt: someTime,
 		},
 		Usage: &Usage{RestorePoints: 1, Packs: 2, LogicalBytes: 3, StoredBytes: 4, FreeBytes: 5},
+		Set: &SetInfo{
+			Layout: erasure.Layout{Data: 1, Parity: 1}, CanLose: 0, Objects: 3, Below: 2, Unreadable: 1, Groups: 1,
+			Members: []MemberInfo{
+				{MemberHealth: erasure.MemberHealth{ID: "m1", Place: "/a", Domain: "d", State: erasure.Online, FreeBytes: 5, TotalBytes: 6}},
+				{MemberHealth: erasure.MemberHealth{ID: "m2", State: erasure.Missing, Reason: "away", FreeBytes: -1, Lacking: 2, Errors: 3}},
+			},
+		},
+		Verification: VerificationInfo{
+			Verification: catalog.Verification{
+				EveryDays: 30, BytesPerSecond: 7, CycleStarted: &someTime, DoneBytes: 1, TotalBytes: 2, LastCompleted: &someTime,
+			},
+			DamagedPacks: 1, DamagedPoints: 2,
+		},
 	}
 	somePoint = catalog.RestorePoint{
 		ID: "rp_1", RepositoryID: "repo_1", ConnectionID: "conn_1", VMID: "vm_1", VMName: "web", Series: "kvm/conn_1/0c5d", TaskID: "task_1",
@@ -99,7 +113,9 @@ var (
 			Disk: "vda", Transport: "nbd", Mode: catalog.Full, Reason: "first", BytesTotal: 10, BytesScanned: 9, BytesRead: 8, BytesSkipped: 1,
 			BytesNew: 7, BytesStored: 6, Rate: 5, ETASeconds: 4, Bottleneck: "store", Done: true,
 		}}},
-		Result: &catalog.Result{RestorePointID: "rp_1", VMPlatformID: "x", VMName: "y", Started: true, BytesRead: 1, BytesNew: 1, BytesStored: 1, BytesVerified: 1, BytesFreed: 1},
+		Result: &catalog.Result{RestorePointID: "rp_1", VMPlatformID: "x", VMName: "y", Started: true, BytesRead: 1, BytesNew: 1, BytesStored: 1, BytesVerified: 1, BytesFreed: 1,
+			Collected: &catalog.Collected{PacksFreed: 1, NoRoom: true}, Swept: &catalog.Swept{Packs: 1, Complete: true},
+			Healed: &catalog.Healed{Healed: 1}, Repaired: &catalog.Repaired{Member: "m1", Shards: 1}},
 	}
 	someRun = RunInfo{
 		Run: catalog.Run{
@@ -258,10 +274,6 @@ func (f *fakeCore) StartRestore(_ context.Context, s Start, r RestoreRequest) (S
 
 func (f *fakeCore) StartVerify(_ context.Context, s Start, id string) (Started, error) {
 	return f.start(s, catalog.KindVerify, id, id == "rp_1")
-}
-
-func (f *fakeCore) StartCollect(_ context.Context, s Start, id string, dryRun bool) (Started, error) {
-	return f.start(s, catalog.KindCollect, dryRun, id == "repo_1")
 }
 
 func (f *fakeCore) start(s Start, kind catalog.RunKind, request any, known bool) (Started, error) {

@@ -217,51 +217,6 @@ func (h *handlers) GetVM(ctx context.Context, r server.GetVMRequestObject) (serv
 	return server.GetVM200JSONResponse(out), nil
 }
 
-func (h *handlers) ListRepositories(ctx context.Context, r server.ListRepositoriesRequestObject) (server.ListRepositoriesResponseObject, error) {
-	list, err := h.s.core.ListRepositories(ctx, pageOf(r.Params.Limit, r.Params.PageToken))
-	if err != nil {
-		return nil, err
-	}
-	return server.ListRepositories200JSONResponse{Items: each(list.Items, repositoryOf), Next: list.Next}, nil
-}
-
-func (h *handlers) CreateRepository(ctx context.Context, r server.CreateRepositoryRequestObject) (server.CreateRepositoryResponseObject, error) {
-	attach := r.Body.Mode == server.RepositoryAttach
-	if r.Body.KeyFile != "" && !attach {
-		wrong := reject(fault.Invalid, 0, "body", "#/key_file: a repository that is created gets a new key")
-		wrong.fields = []server.ProblemField{{Pointer: "#/key_file", Detail: "a repository that is created gets a new key"}}
-		return nil, wrong
-	}
-	ctx, cancel := bounded(ctx)
-	defer cancel()
-	made, err := h.s.core.AddRepository(ctx, NewRepository{
-		Name: r.Body.Name, Path: r.Body.Path, Attach: attach, KeyFile: r.Body.KeyFile,
-	})
-	if err != nil {
-		return nil, err
-	}
-	return server.CreateRepository201JSONResponse{
-		Body: repositoryOf(made), Headers: server.CreateRepository201ResponseHeaders{Location: location("repositories", made.ID)},
-	}, nil
-}
-
-func (h *handlers) GetRepository(ctx context.Context, r server.GetRepositoryRequestObject) (server.GetRepositoryResponseObject, error) {
-	repo, err := h.s.core.GetRepository(ctx, r.RepositoryID)
-	if err != nil {
-		return nil, err
-	}
-	return server.GetRepository200JSONResponse(repositoryOf(repo)), nil
-}
-
-func (h *handlers) DetachRepository(ctx context.Context, r server.DetachRepositoryRequestObject) (server.DetachRepositoryResponseObject, error) {
-	ctx, cancel := bounded(ctx)
-	defer cancel()
-	if err := h.s.core.DetachRepository(ctx, r.RepositoryID); err != nil {
-		return nil, err
-	}
-	return server.DetachRepository204Response{}, nil
-}
-
 func (h *handlers) ListRestorePoints(ctx context.Context, r server.ListRestorePointsRequestObject) (server.ListRestorePointsResponseObject, error) {
 	list, err := h.s.core.ListRestorePoints(ctx, catalog.PointFilter{
 		VMID: value(r.Params.VM), RepositoryID: value(r.Params.Repository),

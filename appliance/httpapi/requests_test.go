@@ -16,6 +16,7 @@ import (
 	"github.com/cairn-backup/cairn/appliance/catalog"
 	"github.com/cairn-backup/cairn/hypervisors"
 	"github.com/cairn-backup/cairn/internal/fault"
+	"github.com/cairn-backup/cairn/store/erasure"
 )
 
 // TestAnswersConform calls every operation that needs nothing but a token; do compares with the document.
@@ -57,6 +58,19 @@ func TestAnswersConform(t *testing.T) {
 		{"POST", "/tasks/task_1/cancel", nil, 202},
 		{"POST", "/vms/vm_1/backup", map[string]any{"repository": "repo_1"}, 202},
 		{"POST", "/repositories/repo_1/collect", map[string]any{}, 202},
+		{"PATCH", "/repositories/repo_1", `{"verification":{"every_days":0,"bytes_per_second":0}}`, 200},
+		{"POST", "/repositories/repo_1/verify", map[string]any{}, 202},
+		{"POST", "/repositories/repo_1/heal", map[string]any{}, 202},
+		{"POST", "/repositories/repo_1/scrub", map[string]any{}, 202},
+		{"POST", "/repositories/repo_1/members/m1/rebuild", map[string]any{}, 202},
+		{"POST", "/repositories/repo_1/members", `{"members":[{"path":"/a"},{"path":"/b"}]}`, 200},
+		{"GET", "/repositories/repo_1/damage", nil, 200},
+		{"GET", "/repositories/repo_1/space", nil, 200},
+		{"GET", "/repositories/repo_1/keys", nil, 200},
+		{"POST", "/repositories/repo_1/keys", `{"kind":"paper"}`, 201},
+		{"POST", "/repositories/repo_1/keys/rotate", nil, 200},
+		{"POST", "/repositories/repo_1/keys/drill", `{"key_source":"env:K"}`, 200},
+		{"DELETE", "/repositories/repo_1/keys/key_1", nil, 204},
 		{"POST", "/restore-points/rp_1/verify", nil, 202},
 		{"POST", "/restores", map[string]any{"restore_point": "rp_1", "mode": "new", "name": "web2"}, 202},
 		{"POST", "/restores", map[string]any{"restore_point": "rp_1", "mode": "new", "name": "web2", "dry_run": true}, 200},
@@ -108,6 +122,17 @@ func TestRefusedRequests(t *testing.T) {
 		{"relative path", "POST", "/repositories", `{"name":"a","path":"backup"}`, 422, "body", []string{"#/path"}},
 		{"unknown mode", "POST", "/repositories", `{"name":"a","path":"/b","mode":"steal"}`, 422, "body", []string{"#/mode"}},
 		{"key for a new one", "POST", "/repositories", `{"name":"a","path":"/b","key_file":"/k"}`, 422, "body", []string{"#/key_file"}},
+		{"neither path nor set", "POST", "/repositories", `{"name":"a"}`, 422, "body", []string{"#/path"}},
+		{"path and set", "POST", "/repositories", `{"name":"a","path":"/b","set":{"data":1,"parity":1,"members":[{"path":"/a"}]}}`, 422, "body", []string{"#/path"}},
+		{"set without layout", "POST", "/repositories", `{"name":"a","set":{"members":[{"path":"/a"}]}}`, 422, "body", []string{"#/set/data", "#/set/parity"}},
+		{"layout of one that is there", "POST", "/repositories", `{"name":"a","mode":"attach","set":{"data":1,"parity":1,"members":[{"path":"/a"}]}}`, 422, "body", []string{"#/set/data"}},
+		{"two keys", "POST", "/repositories", `{"name":"a","path":"/b","mode":"attach","key_file":"/k","key_source":"env:K"}`, 422, "body", []string{"#/key_source"}},
+		{"age without recipient", "POST", "/repositories/repo_1/keys", `{"kind":"age","key_file":"/k"}`, 422, "body", []string{"#/recipient", "#/key_file"}},
+		{"paper with recipient", "POST", "/repositories/repo_1/keys", `{"kind":"paper","recipient":"age1x"}`, 422, "body", []string{"#/recipient"}},
+		{"drill without a key", "POST", "/repositories/repo_1/keys/drill", `{}`, 422, "body", []string{"#"}},
+		{"drill with two keys", "POST", "/repositories/repo_1/keys/drill", `{"key":"a","identity":"b"}`, 422, "body", []string{"#"}},
+		{"verified too often", "PATCH", "/repositories/repo_1", `{"verification":{"every_days":366,"bytes_per_second":-1}}`, 422, "body", []string{"#/verification/every_days", "#/verification/bytes_per_second"}},
+		{"compact more than all", "POST", "/repositories/repo_1/collect", `{"compact_below":1.5}`, 422, "body", []string{"#/compact_below"}},
 		{"unknown quiesce", "POST", "/vms/vm_1/backup", `{"repository":"repo_1","quiesce":"maybe"}`, 422, "body", []string{"#/quiesce"}},
 		{"disk twice", "POST", "/vms/vm_1/backup", `{"repository":"repo_1","exclude_disks":["vda","vda"]}`, 422, "body", []string{"#/exclude_disks"}},
 		{"new without name", "POST", "/restores", `{"restore_point":"rp_1","mode":"new"}`, 422, "body", []string{"#/name"}},
@@ -197,7 +222,36 @@ func TestRequestsReachTheCore(t *testing.T) {
 			"POST", "/vms/vm_1/backup", `{"repository":"repo_1","quiesce":"require","exclude_disks":["vdb"],"full":true}`,
 			BackupRequest{VMID: "vm_1", RepositoryID: "repo_1", Quiesce: hypervisors.QuiesceRequire, ExcludeDisks: []string{"vdb"}, Full: true},
 		},
-		{"POST", "/repositories/repo_1/collect", `{"dry_run":true}`, true},
+		{"POST", "/repositories/repo_1/collect", `{"dry_run":true}`, CollectRequest{DryRun: true}},
+		{"POST", "/repositories/repo_1/collect", `{"compact_below":0.25}`, CollectRequest{Compact: 0.25}},
+		{"POST", "/repositories/repo_1/collect", `{"compact_below":0}`, CollectRequest{Compact: -1}},
+		{
+			"POST", "/repositories", `{"name":"n","set":{"data":2,"parity":1,"members":[{"path":"/a","domain":"d"},{"path":"/b"},{"path":"/c"}],"force":true},"key_source":"env:K"}`,
+			NewRepository{Name: "n", KeySource: "env:K", Set: &NewSet{
+				Layout: erasure.Layout{Data: 2, Parity: 1}, Members: []NewMember{{"/a", "d"}, {"/b", ""}, {"/c", ""}}, Force: true,
+			}},
+		},
+		{
+			"PATCH", "/repositories/repo_1", `{"verification":{"every_days":7,"bytes_per_second":1000}}`,
+			VerificationSettings{EveryDays: 7, BytesPerSecond: 1000},
+		},
+		{
+			"POST", "/repositories/repo_1/verify", `{"budget_bytes":5,"bytes_per_second":6}`,
+			SweepRequest{BudgetBytes: 5, BytesPerSecond: 6},
+		},
+		{"POST", "/repositories/repo_1/heal", `{"from":["a","b"],"dry_run":true}`, HealRequest{From: []string{"a", "b"}, DryRun: true}},
+		{"POST", "/repositories/repo_1/scrub", `{"bytes_per_second":6}`, int64(6)},
+		{"POST", "/repositories/repo_1/members/m1/rebuild", `{"path":"/new"}`, []string{"m1", "/new"}},
+		{
+			"POST", "/repositories/repo_1/members", `{"members":[{"path":"/a","domain":"d"},{"path":"/b"}],"force":true}`,
+			[]any{[]NewMember{{"/a", "d"}, {"/b", ""}}, true},
+		},
+		{"GET", "/repositories/repo_1/space?without=rp_1,rp_2", ``, []string{"rp_1", "rp_2"}},
+		{"POST", "/repositories/repo_1/keys", `{"kind":"age","recipient":"age1x","label":"l"}`, NewKey{Kind: "age", Recipient: "age1x", Label: "l"}},
+		{"POST", "/repositories/repo_1/keys", `{"kind":"key-file","key_file":"/k"}`, NewKey{Kind: "key-file", KeyFile: "/k"}},
+		{"POST", "/repositories/repo_1/keys/drill", `{"paper_key":"p"}`, DrillKey{Paper: "p"}},
+		{"POST", "/repositories/repo_1/keys/drill", `{"identity":"i"}`, DrillKey{Identity: "i"}},
+		{"POST", "/repositories/repo_1/keys/drill", `{"key":"k"}`, DrillKey{Key: "k"}},
 		{"POST", "/restore-points/rp_1/verify", ``, "rp_1"},
 		{
 			"POST", "/restores", `{"restore_point":"rp_1","mode":"new","name":"w","connection":"c","datastore":"d","disks":[{"id":"vda","datastore":"e","format":"raw"}],"networks":{"a":"b","c":""},"keep_macs":true,"start":true}`,
@@ -237,6 +291,10 @@ func TestRequestsReachTheCore(t *testing.T) {
 
 func TestUnknownIDs(t *testing.T) {
 	ts := ready(t)
+	bodies := map[string]string{
+		"startBackup": `{"repository":"repo_1"}`, "updateRepository": `{"verification":{"every_days":1,"bytes_per_second":0}}`,
+		"growRepository": `{"members":[{"path":"/a"},{"path":"/b"}]}`, "addKey": `{"kind":"paper"}`, "drillKey": `{"key":"k"}`,
+	}
 	for key, op := range ts.contract.operations {
 		method, path, _ := strings.Cut(key, " ")
 		if !strings.Contains(path, ":") {
@@ -250,7 +308,10 @@ func TestUnknownIDs(t *testing.T) {
 		}
 		var body any
 		if op.body != nil {
-			body = map[string]map[string]any{"startBackup": {"repository": "repo_1"}, "startCollect": {}}[op.id]
+			body = `{}`
+			if wanted, ok := bodies[op.id]; ok {
+				body = wanted
+			}
 		}
 		ts.do(method, strings.Join(parts, "/"), body).want(t, http.StatusNotFound, "/problems/not-found")
 	}
@@ -336,6 +397,22 @@ func TestRunEventPages(t *testing.T) {
 	}
 	if diff := cmp.Diff([]string{"one", "two", "three"}, got); diff != "" || next != "" {
 		t.Errorf("events (-want +got):\n%s next %q", diff, next)
+	}
+}
+
+// TestSecretsOfKeysAreNotLogged sends and gets keys and looks into the log, also when the request is refused.
+func TestSecretsOfKeysAreNotLogged(t *testing.T) {
+	ts := ready(t)
+	ts.do("POST", "/repositories/repo_1/keys", `{"kind":"paper"}`).want(t, http.StatusCreated, "")
+	for _, member := range []string{"paper_key", "identity", "key"} {
+		ts.do("POST", "/repositories/repo_1/keys/drill", `{"`+member+`":"tell-nobody"}`).want(t, http.StatusOK, "")
+		ts.do("POST", "/repositories/repo_1/keys/drill", `{"`+member+`":["tell-nobody"]}`).want(t, 422, "/problems/invalid/body")
+		if last, ok := ts.core.last().(DrillKey); !ok || strings.Contains(fmt.Sprintf("%v %+v %#v", last, last, last), "tell-nobody") {
+			t.Errorf("printed: %v", last)
+		}
+	}
+	if logs := ts.logs.String(); strings.Contains(logs, "tell-nobody") || strings.Contains(logs, "the page") || logs == "" {
+		t.Errorf("logged: %s", logs)
 	}
 }
 

@@ -97,19 +97,6 @@ func (h *handlers) StartBackup(ctx context.Context, r server.StartBackupRequestO
 	return server.StartBackup202JSONResponse{RunAcceptedJSONResponse: accepted(run)}, nil
 }
 
-func (h *handlers) StartCollect(ctx context.Context, r server.StartCollectRequestObject) (server.StartCollectResponseObject, error) {
-	run, done, err := h.start(ctx, r.Params.IdempotencyKey, r.Params.Prefer, func(s Start) (Started, error) {
-		return h.s.core.StartCollect(ctx, s, r.RepositoryID, r.Body.DryRun)
-	})
-	if err != nil {
-		return nil, err
-	}
-	if done {
-		return server.StartCollect200JSONResponse{RunEndedJSONResponse: ended(run)}, nil
-	}
-	return server.StartCollect202JSONResponse{RunAcceptedJSONResponse: accepted(run)}, nil
-}
-
 func (h *handlers) StartVerify(ctx context.Context, r server.StartVerifyRequestObject) (server.StartVerifyResponseObject, error) {
 	run, done, err := h.start(ctx, r.Params.IdempotencyKey, r.Params.Prefer, func(s Start) (Started, error) {
 		return h.s.core.StartVerify(ctx, s, r.RestorePointID)

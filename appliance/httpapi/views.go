@@ -125,20 +125,6 @@ func nicOf(n hypervisors.NIC) server.NIC {
 	return server.NIC{ID: n.ID, MAC: n.MAC, Model: n.Model, Network: n.Network, BootOrder: n.BootOrder}
 }
 
-func repositoryOf(r RepositoryInfo) server.Repository {
-	out := server.Repository{
-		ID: r.ID, Name: r.Name, Path: r.Path, StoreID: r.StoreID, CreatedAt: r.CreatedAt.UTC(),
-		Status: server.Status(r.Status), CheckedAt: at(r.LastChecked), Error: failureOf(r.LastError), KeyFile: r.KeyFile,
-	}
-	if r.Usage != nil {
-		out.Usage = server.Usage{
-			RestorePoints: r.Usage.RestorePoints, Packs: r.Usage.Packs, LogicalBytes: r.Usage.LogicalBytes,
-			StoredBytes: r.Usage.StoredBytes, FreeBytes: r.Usage.FreeBytes,
-		}
-	}
-	return out
-}
-
 func pointOf(p catalog.RestorePoint) server.RestorePoint {
 	out := server.RestorePoint{
 		ID: p.ID, VMID: p.VMID, VMName: p.VMName, Series: p.Series, RepositoryID: p.RepositoryID,
@@ -188,14 +174,6 @@ func taskOf(t catalog.Task) server.Task {
 		out.Result = resultOf(*t.Result)
 	}
 	return out
-}
-
-func resultOf(r catalog.Result) server.TaskResult {
-	return server.TaskResult{
-		RestorePointID: r.RestorePointID, VMPlatformID: r.VMPlatformID, VMName: r.VMName, Started: r.Started,
-		BytesRead: r.BytesRead, BytesNew: r.BytesNew, BytesStored: r.BytesStored, BytesVerified: r.BytesVerified,
-		BytesFreed: r.BytesFreed,
-	}
 }
 
 func progressOf(d catalog.DiskProgress) server.Progress {

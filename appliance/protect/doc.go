@@ -1,6 +1,6 @@
 // Package protect makes restore points: it freezes a VM, has its disks read into a repository, publishes the restore
-// point and leaves the platform as it was. It also verifies restore points, collects free space and brings the catalog
-// up to date with what a repository holds.
+// point and leaves the platform as it was. It also verifies restore points and repositories, heals them, collects free
+// space, repairs sets and brings the catalog up to date with what a repository holds.
 //
 // It moves no bytes itself and knows no platform. Its invariant: a checkpoint is recorded only with a restore point
 // that is durable, and a disk is read incrementally only on top of the image that was frozen with that checkpoint;
@@ -15,6 +15,7 @@ import (
 	"github.com/cairn-backup/cairn/appliance/jobs"
 	"github.com/cairn-backup/cairn/hypervisors"
 	"github.com/cairn-backup/cairn/store"
+	"github.com/cairn-backup/cairn/store/erasure"
 )
 
 // Reader reads frozen disks into a repository; a mover does it.
@@ -42,11 +43,15 @@ type ReadResult struct {
 // Repositories gives an open repository. It stays open as long as a task uses it.
 type Repositories func(ctx context.Context, id string) (*store.Repository, error)
 
+// Sets gives the erasure set that a repository is on; an Unsupported error if it is on none.
+type Sets func(ctx context.Context, id string) (*erasure.Store, error)
+
 // Protector makes and keeps restore points.
 type Protector struct {
 	catalog      *catalog.Catalog
 	drivers      jobs.Platforms
 	repositories Repositories
+	sets         Sets
 	reader       Reader
 	log          *slog.Logger
 }
@@ -56,6 +61,7 @@ type Options struct {
 	Catalog      *catalog.Catalog
 	Drivers      jobs.Platforms
 	Repositories Repositories
+	Sets         Sets
 	Reader       Reader
 	Log          *slog.Logger
 }
@@ -63,6 +69,6 @@ type Options struct {
 // New makes a Protector.
 func New(o Options) *Protector {
 	return &Protector{
-		catalog: o.Catalog, drivers: o.Drivers, repositories: o.Repositories, reader: o.Reader, log: o.Log,
+		catalog: o.Catalog, drivers: o.Drivers, repositories: o.Repositories, sets: o.Sets, reader: o.Reader, log: o.Log,
 	}
 }

@@ -3,6 +3,7 @@ package protect
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/cairn-backup/cairn/appliance/catalog"
 	"github.com/cairn-backup/cairn/appliance/jobs"
@@ -10,8 +11,12 @@ import (
 	"github.com/cairn-backup/cairn/store"
 )
 
-// Verify is the handler of verify tasks: everything is read back and compared with what was written.
+// Verify is the handler of verify tasks: a restore point, or a repository, is read back and compared with what was
+// written.
 func (p *Protector) Verify(ctx context.Context, t *jobs.Task) error {
+	if t.RestorePointID == "" {
+		return p.sweep(ctx, t)
+	}
 	point, err := p.catalog.RestorePoint(ctx, t.RestorePointID)
 	if err != nil {
 		return err
@@ -24,7 +29,7 @@ func (p *Protector) Verify(ctx context.Context, t *jobs.Task) error {
 	report, err := repo.Verify(ctx, point.ID, func(done, total int64) {
 		t.SetProgress(ctx, catalog.DiskProgress{Disk: "all", BytesTotal: total, BytesScanned: done, BytesRead: done})
 	})
-	if err == nil {
+	if len(report.Damage) > 0 {
 		err = damage(point.ID, report.Damage)
 	}
 	if err != nil && fault.KindOf(err) != fault.Corrupt {
@@ -35,10 +40,28 @@ func (p *Protector) Verify(ctx context.Context, t *jobs.Task) error {
 		return storeErr
 	}
 	if err != nil {
-		return err
+		return p.alsoTouched(after, t, report.Touched, err)
 	}
 	t.Event(after, fmt.Sprintf("%d bytes were read back and are what was written.", report.Bytes))
 	return t.SetResult(after, catalog.Result{RestorePointID: point.ID, BytesVerified: report.Bytes})
+}
+
+// alsoTouched names the other restore points that the damage of one touches.
+func (p *Protector) alsoTouched(ctx context.Context, t *jobs.Task, touched []store.TouchedPoint, cause error) error {
+	touched = slices.DeleteFunc(touched, func(other store.TouchedPoint) bool { return other.RestorePoint == t.RestorePointID })
+	if err := p.noteTouched(ctx, touched); err != nil {
+		return err
+	}
+	named, err := p.NameTouched(ctx, t.RepositoryID, touched)
+	if err != nil {
+		return err
+	}
+	for i, points := range byVM(named) {
+		if i < maxNamed {
+			tellVM(ctx, t, points)
+		}
+	}
+	return cause
 }
 
 func damage(point string, found []store.Damage) error {
@@ -63,7 +86,7 @@ func (p *Protector) Collect(ctx context.Context, t *jobs.Task) error {
 		return err
 	}
 	t.SetPhase(ctx, "collecting")
-	report, err := repo.Collect(ctx, store.CollectOptions{DryRun: spec.DryRun})
+	report, err := repo.Collect(ctx, store.CollectOptions{DryRun: spec.DryRun, Compact: spec.Compact})
 	if err != nil {
 		return fault.Context("collect repository", t.RepositoryID, err)
 	}
@@ -71,7 +94,14 @@ func (p *Protector) Collect(ctx context.Context, t *jobs.Task) error {
 	if spec.DryRun {
 		word = "would be freed"
 	}
-	t.Event(ctx, fmt.Sprintf("%d packs with %d bytes %s; %d packs stay, %d wait for running backups.",
-		report.PacksFreed, report.BytesFreed, word, report.PacksKept, report.PacksWaiting))
-	return t.SetResult(ctx, catalog.Result{BytesFreed: report.BytesFreed})
+	freed := report.BytesFreed + report.BytesCompacted - report.BytesRewritten
+	t.Event(ctx, fmt.Sprintf("%d bytes %s: %d packs that nothing needs, and the needless part of %d packs; %d packs stay, %d wait for running backups.",
+		freed, word, report.PacksFreed, report.PacksCompacted, report.PacksKept, report.PacksWaiting))
+	if report.NoRoom {
+		t.Warn(ctx, "The repository is too full to rewrite all packs that should be.")
+	}
+	return t.SetResult(ctx, catalog.Result{BytesFreed: freed, Collected: &catalog.Collected{
+		PacksFreed: report.PacksFreed, PacksCompacted: report.PacksCompacted, BytesCompacted: report.BytesCompacted,
+		BytesRewritten: report.BytesRewritten, BytesLive: report.LiveBytes, BytesDead: report.DeadBytes, NoRoom: report.NoRoom,
+	}})
 }

@@ -109,7 +109,8 @@ func (p *Protector) RequestVerify(ctx context.Context, pointID string) (*catalog
 
 // CollectSpec is what is wanted of a collect.
 type CollectSpec struct {
-	DryRun bool `json:"dry_run,omitempty"`
+	DryRun  bool    `json:"dry_run,omitempty"`
+	Compact float64 `json:"compact,omitempty"` // as in store.CollectOptions
 }
 
 // RequestCollect makes the task that frees space in a repository.

@@ -39,6 +39,8 @@ type Options struct {
 	Workers    int           // tasks at once; 0 is the queue's default
 	SweepEvery time.Duration // 0 is the queue's default
 
+	Ticks <-chan time.Time // when to look whether a repository is to be verified; nil is every hour
+
 	observe func(catalog.Task) // for tests: sees every change of a task
 }
 
@@ -57,6 +59,7 @@ type Appliance struct {
 
 	connections  connections
 	repositories repositories
+	schedule     schedule
 	closing      sync.Once
 	closeErr     error
 }
@@ -84,7 +87,7 @@ func Open(ctx context.Context, o Options) (_ *Appliance, err error) {
 		return nil, err
 	}
 	a.protector = protect.New(protect.Options{
-		Catalog: a.catalog, Drivers: a.driver, Repositories: a.repository, Reader: a.mover, Log: a.log,
+		Catalog: a.catalog, Drivers: a.driver, Repositories: a.repository, Sets: a.set, Reader: a.mover, Log: a.log,
 	})
 	a.recoverer = recover.New(recover.Options{
 		Catalog: a.catalog, Drivers: a.driver, Repositories: a.repository, Writer: a.mover, Log: a.log,
@@ -95,6 +98,7 @@ func Open(ctx context.Context, o Options) (_ *Appliance, err error) {
 		Handlers: map[catalog.RunKind]jobs.Handler{
 			catalog.KindBackup: a.protector.Backup, catalog.KindRestore: a.recoverer.Restore,
 			catalog.KindVerify: a.protector.Verify, catalog.KindCollect: a.protector.Collect,
+			catalog.KindHeal: a.protector.Heal, catalog.KindScrub: a.protector.Scrub, catalog.KindRebuild: a.protector.Rebuild,
 		},
 	})
 	if err != nil {
@@ -104,7 +108,11 @@ func Open(ctx context.Context, o Options) (_ *Appliance, err error) {
 	if err := a.openRepositories(ctx); err != nil {
 		return nil, err
 	}
-	return a, a.queue.Start(ctx)
+	if err := a.queue.Start(ctx); err != nil {
+		return nil, err
+	}
+	a.beginSchedule(o.Ticks)
+	return a, nil
 }
 
 func (a *Appliance) path(parts ...string) string {
@@ -115,6 +123,7 @@ func (a *Appliance) path(parts ...string) string {
 // queued for the next process.
 func (a *Appliance) Close(ctx context.Context) error {
 	a.closing.Do(func() {
+		a.schedule.end()
 		a.closeErr = errors.Join(a.queue.Stop(ctx), a.shut())
 	})
 	return a.closeErr

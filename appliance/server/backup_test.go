@@ -55,7 +55,7 @@ func TestFullAndIncrementalsRestoreToWhatWasFrozen(t *testing.T) {
 	if task := b.ended(b.StartVerify(t.Context(), httpapi.Start{}, all[5].point)); task.State != catalog.Succeeded || task.Result.BytesVerified == 0 {
 		t.Errorf("verify = %s, %+v", task.State, task.Error)
 	}
-	if task := b.ended(b.StartCollect(t.Context(), httpapi.Start{}, b.repo, true)); task.State != catalog.Succeeded {
+	if task := b.ended(b.StartCollect(t.Context(), httpapi.Start{}, b.repo, httpapi.CollectRequest{DryRun: true})); task.State != catalog.Succeeded {
 		t.Errorf("collect = %s, %+v", task.State, task.Error)
 	}
 }
@@ -360,7 +360,7 @@ func TestPruneAndTheNextBackup(t *testing.T) {
 	if err := b.PruneRestorePoint(t.Context(), second.ID); kindOf(err) != "not-found" {
 		t.Errorf("prune again: %v, want not-found", err)
 	}
-	if task := b.ended(b.StartCollect(t.Context(), httpapi.Start{}, b.repo, false)); task.State != catalog.Succeeded {
+	if task := b.ended(b.StartCollect(t.Context(), httpapi.Start{}, b.repo, httpapi.CollectRequest{})); task.State != catalog.Succeeded {
 		t.Errorf("collect = %s, %+v", task.State, task.Error)
 	}
 	b.restoresTo(first.ID, "old", frozen0, frozen1)

@@ -56,7 +56,7 @@ func TestBackupAfterDamageHeals(t *testing.T) {
 		}
 		b.restoresTo(id, "copy-"+id, disk0, disk1)
 	}
-	if task := b.ended(b.StartCollect(t.Context(), httpapi.Start{}, b.repo, false)); task.State != catalog.Succeeded {
+	if task := b.ended(b.StartCollect(t.Context(), httpapi.Start{}, b.repo, httpapi.CollectRequest{})); task.State != catalog.Succeeded {
 		t.Errorf("collect = %s, %+v", task.State, task.Error)
 	}
 	if next := b.backup(); next.Kind != catalog.Incremental {

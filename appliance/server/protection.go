@@ -16,6 +16,12 @@ import (
 func (a *Appliance) start(
 	ctx context.Context, s httpapi.Start, kind catalog.RunKind, request func() (*catalog.Task, error),
 ) (httpapi.Started, error) {
+	return a.startBy(ctx, catalog.TriggerManual, s, kind, request)
+}
+
+func (a *Appliance) startBy(
+	ctx context.Context, trigger catalog.Trigger, s httpapi.Start, kind catalog.RunKind, request func() (*catalog.Task, error),
+) (httpapi.Started, error) {
 	if s.Key != "" {
 		known, err := a.catalog.RunOfRequest(ctx, s.User, s.Key)
 		if err == nil {
@@ -30,7 +36,7 @@ func (a *Appliance) start(
 		return httpapi.Started{}, err
 	}
 	run := catalog.Run{
-		Kind: kind, Trigger: catalog.TriggerManual, User: s.User, RequestKey: s.Key, RequestPrint: s.Fingerprint,
+		Kind: kind, Trigger: trigger, User: s.User, RequestKey: s.Key, RequestPrint: s.Fingerprint,
 	}
 	replayed, err := a.queue.Submit(ctx, &run, task)
 	if err != nil {
@@ -78,13 +84,6 @@ func (a *Appliance) PlanRestore(ctx context.Context, r httpapi.RestoreRequest) (
 func (a *Appliance) StartVerify(ctx context.Context, s httpapi.Start, restorePoint string) (httpapi.Started, error) {
 	return a.start(ctx, s, catalog.KindVerify, func() (*catalog.Task, error) {
 		return a.protector.RequestVerify(ctx, restorePoint)
-	})
-}
-
-// StartCollect implements httpapi.Core.
-func (a *Appliance) StartCollect(ctx context.Context, s httpapi.Start, repository string, dryRun bool) (httpapi.Started, error) {
-	return a.start(ctx, s, catalog.KindCollect, func() (*catalog.Task, error) {
-		return a.protector.RequestCollect(ctx, repository, protect.CollectSpec{DryRun: dryRun})
 	})
 }
 
