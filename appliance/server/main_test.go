@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -36,7 +37,8 @@ type bench struct {
 	repo     string
 	random   *rand.Rand
 	watch    *watch
-	dead     *atomic.Bool // the process was killed: what still runs of it reaches the platform no more
+	ticks    chan time.Time // nil: the appliance's own
+	dead     *atomic.Bool   // the process was killed: what still runs of it reaches the platform no more
 }
 
 func newBench(t *testing.T) *bench {
@@ -79,7 +81,7 @@ func (b *bench) start() {
 	b.dead = dead
 	b.watch = &watch{over: map[string]chan struct{}{}}
 	a, err := Open(b.t.Context(), Options{
-		Dir: filepath.Join(b.root, "data"), Log: slog.New(slog.DiscardHandler), observe: b.watch.see,
+		Dir: filepath.Join(b.root, "data"), Log: slog.New(slog.DiscardHandler), observe: b.watch.see, Ticks: b.ticks,
 		Drivers: map[hypervisors.Platform]OpenDriver{
 			memplatform.PlatformName: func(context.Context, Target) (hypervisors.Driver, error) {
 				return mortal{b.platform.Driver(), dead}, nil
