@@ -192,3 +192,19 @@ func TestUnits(t *testing.T) {
 		}
 	}
 }
+
+func TestParseSize(t *testing.T) {
+	good := map[string]int64{
+		"0": 0, "4096": 4096, "50M": 50 << 20, "50MiB": 50 << 20, "50 mb": 50 << 20, "1.5G": 3 << 29, "2t": 2 << 40, "10B": 10, "3P": 3 << 50, "1k": 1024,
+	}
+	for text, want := range good {
+		if got, err := ParseSize(text); err != nil || got != want {
+			t.Errorf("ParseSize(%q) = %d, %v, want %d", text, got, err, want)
+		}
+	}
+	for _, text := range []string{"", "M", "-1", "5X", "NaN", "Inf", "1e30", "5 KM", "9999P", "1,5G"} {
+		if got, err := ParseSize(text); err == nil {
+			t.Errorf("ParseSize(%q) = %d, want an error", text, got)
+		}
+	}
+}

@@ -90,6 +90,23 @@ func Printable(s string) string {
 	}, s)
 }
 
+// Short cuts a long word, as a recipient of 2,000 characters, to what tells it from others.
+func Short(s string) string {
+	const most = 64
+	if runes := []rune(s); len(runes) > most {
+		return string(runes[:24]) + "…" + string(runes[len(runes)-12:])
+	}
+	return s
+}
+
+// KeyState is what a table says of a key with that problem.
+func KeyState(problem string) string {
+	if problem != "" {
+		return "suspect"
+	}
+	return "ok"
+}
+
 // Field is one line of a page about one object. An empty Name continues the field above; a Field with only a Name
 // is a heading.
 type Field struct {
@@ -164,10 +181,10 @@ func Section[T any](p Printer, w io.Writer, heading string, items []T, columns [
 func bold(s string) string { return "\x1b[1m" + s + "\x1b[0m" }
 
 var stateColours = map[string]string{
-	"succeeded": "32", "ok": "32", "connected": "32", "verified": "32", "active": "32", "yes": "32",
+	"succeeded": "32", "ok": "32", "online": "32", "connected": "32", "verified": "32", "active": "32", "yes": "32",
 	"running": "36", "queued": "36", "verifying": "36",
-	"warning": "33", "late": "33", "cancelled": "33", "unverified": "33", "never": "33",
-	"failed": "31", "error": "31", "problem": "31", "unknown": "33", "unreachable": "31", "corrupt": "31", "damaged": "31",
+	"warning": "33", "late": "33", "cancelled": "33", "unverified": "33", "never": "33", "degraded": "33",
+	"failed": "31", "error": "31", "problem": "31", "unknown": "33", "unreachable": "31", "corrupt": "31", "damaged": "31", "missing": "31", "foreign": "31", "suspect": "31",
 }
 
 // StateColour paints a state green, cyan, yellow or red; unknown words stay as they are.

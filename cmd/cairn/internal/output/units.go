@@ -2,7 +2,12 @@ package output
 
 import (
 	"fmt"
+	"math"
+	"strconv"
+	"strings"
 	"time"
+
+	"github.com/cairn-backup/cairn/internal/fault"
 )
 
 // Size writes a number of bytes for people: three digits at least, binary units.
@@ -26,6 +31,23 @@ func Size(n int64) string {
 		return fmt.Sprintf("%.0f %s", v, units[i])
 	}
 	return fmt.Sprintf("%.1f %s", v, units[i])
+}
+
+// ParseSize reads a number of bytes as people write it: "4096", "50M", "1.5 GiB"; units are binary.
+func ParseSize(s string) (int64, error) {
+	number := strings.TrimRight(strings.TrimSpace(s), "BbIiKkMmGgTtPp ")
+	unit := strings.ToUpper(strings.TrimSpace(strings.TrimSpace(s)[len(number):]))
+	unit = strings.TrimSuffix(strings.TrimSuffix(unit, "B"), "I")
+	power := strings.Index("KMGTP", unit) + 1
+	if unit == "" {
+		power = 0
+	}
+	v, err := strconv.ParseFloat(number, 64)
+	v *= math.Pow(1024, float64(power))
+	if err != nil || len(unit) > 1 || !(v >= 0 && v < 1<<62) {
+		return 0, fault.New(fault.Invalid, "", "", "%q is no size", s).Explain("", "Write a number with a unit, as 50M or 1.5G.")
+	}
+	return int64(v), nil
 }
 
 // SizeExact writes a size for a page about one object: rounded, and exactly beside it.

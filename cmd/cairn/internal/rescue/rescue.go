@@ -1,5 +1,5 @@
-// Package rescue reads a repository directory with no appliance running: it lists, shows, verifies and exports
-// restore points.
+// Package rescue reads a repository with no appliance running: it lists, shows, verifies and exports restore points,
+// and looks after keys and shards.
 //
 // It writes nothing into the repository, takes no lock and needs no catalog, so it also works beside a running
 // appliance and from a read-only medium. Its one invariant: a file that it leaves behind is complete and every byte
@@ -8,8 +8,6 @@ package rescue
 
 import (
 	"context"
-	"errors"
-	"log/slog"
 	"slices"
 	"strings"
 	"time"
@@ -20,28 +18,35 @@ import (
 	"github.com/cairn-backup/cairn/cmd/cairn/internal/failure"
 	"github.com/cairn-backup/cairn/internal/fault"
 	"github.com/cairn-backup/cairn/store"
-	"github.com/cairn-backup/cairn/store/blob/file"
 )
 
 // tool is one run of a rescue command.
 type tool struct {
 	*console.Console
-	repo, key string
+	repos                []string
+	key, identity, paper string
 }
 
 // Command is "cairn rescue".
 func Command(c *console.Console) *cobra.Command {
 	t := &tool{Console: c}
 	group := &cobra.Command{
-		Use: "rescue", Short: "Read a repository directory with no appliance running", Args: cobra.ArbitraryArgs,
-		Long: `Read a repository directory with no appliance running: all it takes is the directory and its key file. Nothing is
-written into the repository.
+		Use: "rescue", Short: "Read a repository with no appliance running", Args: cobra.ArbitraryArgs,
+		Long: `Read a repository with no appliance running: all it takes is its directory, or the directories of its set, and one of
+its keys. Nothing is written into the repository.
+
+--repo is given once for each directory of a set; as many as its data members are enough, in any order. The key is
+a key file (--key FILE, env:NAME or credential:NAME), an age identity (--identity) or a typed paper key (--paper).
+"scrub" and "keys" need none.
 
 POINT is the id of a restore point, or "latest", which with --vm is the newest one of that VM. Where several VMs have
 one name, --vm takes the series instead; "ls -o wide" shows it.
-The environment can name the repository and the key: CAIRN_RESCUE_REPO, CAIRN_RESCUE_KEY.`,
+The environment can name the repository and the key: CAIRN_RESCUE_REPO (directories of a set with ":" between them),
+CAIRN_RESCUE_KEY.`,
 		Example: `  cairn rescue ls --repo /srv/backup --key backup.key
-  cairn rescue verify --repo /srv/backup --key backup.key
+  cairn rescue ls --repo /mnt/disk1 --repo /mnt/disk2 --repo /mnt/disk3 --paper typed.txt
+  cairn rescue verify --repo /srv/backup --identity escrow.txt
+  cairn rescue scrub --repo /srv/backup
   cairn rescue export latest --vm web01 --disk vda --to qcow2 --out web01.qcow2 --repo /srv/backup --key backup.key
   cairn rescue export latest --vm web01 --all --to raw --out ./web01 --repo /srv/backup --key backup.key`,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -52,59 +57,16 @@ The environment can name the repository and the key: CAIRN_RESCUE_REPO, CAIRN_RE
 		},
 	}
 	f := group.PersistentFlags()
-	f.StringVar(&t.repo, "repo", "", "`DIR` of the repository")
-	f.StringVar(&t.key, "key", "", "key `FILE` of the repository")
+	f.StringArrayVar(&t.repos, "repo", nil, "`DIR` of the repository; given several times, those of its set")
+	f.StringVar(&t.key, "key", "", "`KEY` of the repository: a key file, env:NAME or credential:NAME")
+	f.StringVar(&t.identity, "identity", "", "age identity `FILE` whose recipient opens the repository")
+	f.StringVar(&t.paper, "paper", "", "`FILE` with the typed or scanned paper key, \"-\" for standard input")
 	_ = group.MarkPersistentFlagDirname("repo")
-	_ = group.MarkPersistentFlagFilename("key")
-	group.AddCommand(t.list(), t.show(), t.verify(), t.check(), t.export())
+	for _, name := range []string{"key", "identity", "paper"} {
+		_ = group.MarkPersistentFlagFilename(name)
+	}
+	group.AddCommand(t.list(), t.show(), t.verify(), t.check(), t.scrub(), t.keys(), t.drill(), t.export())
 	return group
-}
-
-// use opens the repository for reading while do runs.
-func (t *tool) use(ctx context.Context, do func(*store.Repository) error) (err error) {
-	dir, keyFile := t.repo, t.key
-	if dir == "" {
-		dir = t.Getenv("CAIRN_RESCUE_REPO")
-	}
-	if keyFile == "" {
-		keyFile = t.Getenv("CAIRN_RESCUE_KEY")
-	}
-	switch {
-	case dir == "":
-		return failure.UsageError("Name it with --repo DIR.", "it is not said which repository to read")
-	case keyFile == "":
-		return failure.UsageError("Name it with --key FILE: the copy of the key file that you keep apart from the appliance.", "the key of the repository is not given")
-	}
-	key, err := store.LoadKeyFile(keyFile)
-	if err != nil {
-		return err
-	}
-	b, err := file.Open(dir)
-	if err != nil {
-		return fault.Context("read repository", dir, err).Explain("The directory of the repository cannot be opened.",
-			"Check the path in --repo, and that the right disk is mounted.")
-	}
-	defer func() { err = errors.Join(err, b.Close()) }()
-	r, err := store.Open(ctx, b, key, store.Options{ReadOnly: true, Log: t.log()})
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, r.Close()) }()
-	return do(r)
-}
-
-func (t *tool) log() *slog.Logger {
-	level := slog.LevelError
-	if t.Verbose {
-		level = slog.LevelDebug
-	}
-	noTime := func(_ []string, a slog.Attr) slog.Attr {
-		if a.Key == slog.TimeKey {
-			return slog.Attr{}
-		}
-		return a
-	}
-	return slog.New(slog.NewTextHandler(t.Err, &slog.HandlerOptions{Level: level, ReplaceAttr: noTime}))
 }
 
 // points returns all restore points, the newest first.
