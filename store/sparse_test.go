@@ -60,7 +60,10 @@ func TestShiftedDiskIsFoundByItsBlocks(t *testing.T) {
 			if chunks := int64(size / testChunk); stats.Chunks != chunks || stats.ChunksNew != chunks {
 				t.Fatalf("%d chunks, %d new, want %d of each", stats.Chunks, stats.ChunksNew, chunks)
 			}
-			if tt.sparse && (stats.ChunksRefs < stats.Chunks*3/4 || stats.BytesNew > size/4 || stats.BytesStored > size/4) {
+			// Which blocks are sampled depends on the repository's random key. A pack is found by the first chunk with a
+			// sampled block, and (63/64)^16 = 78 % of chunks have none: with 9 packs, more than 140 such chunks come
+			// before that once in 70 million runs.
+			if tt.sparse && (stats.ChunksRefs < stats.Chunks-140 || stats.BytesNew > size*9/16 || stats.BytesStored > size*9/16) {
 				t.Errorf("%d chunks with references, %d bytes new, %d stored", stats.ChunksRefs, stats.BytesNew, stats.BytesStored)
 			}
 			if !tt.sparse && (stats.ChunksRefs != 0 || stats.BytesNew != size) {
