@@ -15,6 +15,9 @@ import (
 func (r *Repository) Check(ctx context.Context) (CheckReport, error) {
 	var report CheckReport
 	var complete bool
+	if r.o.ReadOnly {
+		r.catchUp(true) // what the owner has removed rightly is not missing
+	}
 	points, err := r.RestorePoints(ctx)
 	if err != nil {
 		if fault.KindOf(err) != fault.Corrupt {
@@ -106,8 +109,6 @@ func (r *Repository) checkPoint(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	m := newMarker(r)
-	m.fresh = true
 	rs := roots{map[ImageRef]struct{}{}, map[Hash]struct{}{}}
 	for _, im := range p.Images {
 		rs.images[im.Ref] = struct{}{}
@@ -117,5 +118,13 @@ func (r *Repository) checkPoint(ctx context.Context, id string) error {
 			rs.documents[h] = struct{}{}
 		}
 	}
-	return m.mark(ctx, rs)
+	err = r.current(ctx, named(id), func() error {
+		m := newMarker(r)
+		m.fresh = true
+		return m.mark(ctx, rs)
+	})
+	if err != nil && fault.KindOf(err) == fault.NotFound {
+		return nil // pruned and collected since
+	}
+	return err
 }

@@ -112,7 +112,7 @@ func (r *Repository) moving(id Hash, use func([]index.Location) error) error {
 		if err != nil {
 			return err
 		}
-		if slices.Equal(places, now) && r.catchUp() {
+		if slices.Equal(places, now) && r.catchUp(false) {
 			if now, err = r.lookup(id); err != nil {
 				return err
 			}

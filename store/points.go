@@ -245,7 +245,11 @@ func (r *Repository) Document(ctx context.Context, id, name string) ([]byte, err
 		if d.Name != name {
 			continue
 		}
-		data, err := r.document(ctx, d, p.pieces[i])
+		var data []byte
+		err := r.current(ctx, named(id), func() (err error) {
+			data, err = r.document(ctx, d, p.pieces[i])
+			return err
+		})
 		if err != nil {
 			return nil, fault.Context("read document "+name+" of restore point", id, err)
 		}

@@ -136,10 +136,10 @@ func (r *Repository) anyCopy(ctx context.Context, typ pack.EntryType, id Hash, p
 	return r.lost(fault.Wrap(fault.KindOf(errs[0]), "read", typeName(typ)+" "+id.Short(), errors.Join(errs...)))
 }
 
-// lost makes damage of a pack that is not there: the owner removes none that a reader needs. Beside the owner it may
-// have been collected.
+// lost makes damage of a pack that is not there: the owner removes none that a reader needs. Whether it has, beside
+// the owner, current finds out.
 func (r *Repository) lost(err error) error {
-	if r.o.ReadOnly || fault.KindOf(err) != fault.NotFound {
+	if fault.KindOf(err) != fault.NotFound {
 		return err
 	}
 	return fault.Wrap(fault.Corrupt, "read repository", r.b.Location(), err).Explain(

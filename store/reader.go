@@ -28,7 +28,11 @@ func (r *Repository) OpenImage(ctx context.Context, ref ImageRef) (*ImageReader,
 	r.mu.Unlock()
 	r.gc.RUnlock()
 	i := &ImageReader{r: r, ref: ref, close: sync.OnceFunc(func() { r.doneReading(ref) })}
-	head, err := r.imageHead(ctx, ref)
+	var head tree.Head
+	err := i.current(ctx, func() (err error) {
+		head, err = r.imageHead(ctx, ref)
+		return err
+	})
 	if err != nil {
 		i.close()
 		return nil, err
@@ -98,7 +102,7 @@ func (i *ImageReader) read(ctx context.Context, p []byte, off int64) (n int, err
 	for n < len(p) {
 		number, from := off/size, off%size
 		part := p[n:min(len(p), n+int(size-from))]
-		if err := i.readPart(ctx, number, from, part); err != nil {
+		if err := i.current(ctx, func() error { return i.readPart(ctx, number, from, part) }); err != nil {
 			return n, fault.Context("read image", i.ref.Root.Short(), err)
 		}
 		n += len(part)
@@ -163,7 +167,7 @@ func (i *ImageReader) Extents(ctx context.Context) iter.Seq2[Extent, error] {
 	return func(yield func(Extent, error) bool) {
 		var cur Extent
 		stop := false
-		err := i.r.walk(ctx, i.head, func(number, count int64, zero bool, _ *tree.Node) error {
+		err := i.walk(ctx, func(number, count int64, zero bool, _ *tree.Node) error {
 			off := number * int64(i.head.ChunkBytes)
 			length := min(count*int64(i.head.ChunkBytes), i.head.Size-off)
 			if cur.Length > 0 && cur.Zero == zero {

@@ -80,15 +80,27 @@ func (r *Repository) syncIndex(ctx context.Context) error {
 			delete(there, id)
 		}
 	}
-	return r.indexPacks(ctx, there)
+	if err := r.indexPacks(ctx, there); err != nil {
+		return err
+	}
+	changed := len(gone) > 0
+	for id := range there {
+		_, ok := r.idx.Pack(id)
+		changed = changed || ok
+	}
+	if changed {
+		r.packsSeen.Add(1)
+	}
+	return nil
 }
 
 // catchUpEvery is how often at most a reader looks at the packs again because it misses something.
 const catchUpEvery = time.Second
 
 // catchUp makes the index of a read-only repository agree with the packs that are there now, and reports whether it
-// did: its owner, in another process, may have moved what this one is looking for.
-func (r *Repository) catchUp() bool {
+// did: its owner, in another process, may have moved what this one is looking for. Unless it is forced, it is not done
+// again at once.
+func (r *Repository) catchUp(force bool) bool {
 	if !r.o.ReadOnly {
 		return false
 	}
@@ -98,7 +110,7 @@ func (r *Repository) catchUp() bool {
 	if r.caughtUp.After(begun) {
 		return true // by somebody this one waited for
 	}
-	if time.Since(r.caughtUp) < catchUpEvery {
+	if !force && time.Since(r.caughtUp) < catchUpEvery {
 		return false
 	}
 	r.caughtUp = time.Now()

@@ -43,6 +43,8 @@ type Repository struct {
 	blocks  int          // per chunk
 	sparse  bool         // whether sessions look for blocks by the sparse index
 
+	packsSeen atomic.Int64 // counts looks at the packs that found others than before
+
 	directories *cache.Cache[seal.ID, *pack.Reader]
 	prints      *cache.Cache[seal.ID, *pack.Blocks]
 	frames      *cache.Cache[frameKey, []byte]

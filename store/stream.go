@@ -257,7 +257,7 @@ func (s *stream) finish(c *streamChunk) error {
 		good = got == c.id
 	}
 	if !good {
-		if err := s.r.chunk(s.ctx, c.id, c.buf); err != nil {
+		if err := s.i.current(s.ctx, func() error { return s.r.chunk(s.ctx, c.id, c.buf) }); err != nil {
 			return err
 		}
 	}
@@ -282,7 +282,7 @@ func (s *stream) plan() error {
 	w := newStreamWindow(s)
 	per := int64(streamWindow / s.i.head.ChunkBytes)
 	end := per
-	err := s.r.walk(s.ctx, s.i.head, func(number, count int64, zero bool, leaf *tree.Node) error {
+	err := s.i.walk(s.ctx, func(number, count int64, zero bool, leaf *tree.Node) error {
 		if zero {
 			return nil
 		}

@@ -31,15 +31,23 @@ type verification struct {
 // do not rely any more on packs in which it is found, until a later Verify or Sweep reads all of them as good.
 func (r *Repository) Verify(ctx context.Context, id string, progress func(done, total int64)) (VerifyReport, error) {
 	started := time.Now().UTC()
-	v := &verification{r: r, progress: progress, report: VerifyReport{RestorePoint: id}}
+	report := VerifyReport{RestorePoint: id}
 	p, err := r.point(ctx, id)
 	if err != nil {
-		return v.report, err
+		return report, err
 	}
 	if err := r.lookAgain(ctx); err != nil {
-		return v.report, fault.Context("verify restore point", id, err)
+		return report, fault.Context("verify restore point", id, err)
 	}
-	if err := v.point(ctx, p); err != nil {
+	var v *verification
+	err = r.current(ctx, named(id), func() error {
+		v = &verification{r: r, progress: progress, report: report}
+		if err := v.point(ctx, p); err != nil {
+			return err
+		}
+		return v.first
+	})
+	if err != nil && (v.first == nil || fault.KindOf(err) == fault.NotFound) {
 		return v.report, err
 	}
 	return v.report, v.conclude(ctx, started)

@@ -22,6 +22,32 @@ func (r *Repository) walk(ctx context.Context, head tree.Head, fn visit) error {
 	return r.walkNode(ctx, head.Top, head.Height-1, 0, chunks, fn)
 }
 
+// walk is the repository's. If the packs have changed under it, it goes on behind the run it gave last.
+func (i *ImageReader) walk(ctx context.Context, fn visit) error {
+	next := int64(0)
+	var own error
+	err := i.current(ctx, func() error {
+		err := i.r.walk(ctx, i.head, func(number, count int64, zero bool, leaf *tree.Node) error {
+			if number < next {
+				return nil
+			}
+			next = number + count
+			if own = fn(number, count, zero, leaf); own != nil {
+				return errStop
+			}
+			return nil
+		})
+		if own != nil {
+			return errStop
+		}
+		return err
+	})
+	if own != nil {
+		return own
+	}
+	return err
+}
+
 func (r *Repository) walkNode(ctx context.Context, id Hash, level uint8, first, chunks int64, fn visit) error {
 	if err := ctx.Err(); err != nil {
 		return err
