@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -30,6 +31,9 @@ func (k Key) String() string { return "key " + k.Fingerprint() }
 
 // GoString keeps the secret out of %#v.
 func (k Key) GoString() string { return k.String() }
+
+// Format keeps the secret out of every other verb, %d for one.
+func (k Key) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, k.String()) }
 
 // LogValue keeps the secret out of logs.
 func (k Key) LogValue() slog.Value { return slog.StringValue(k.String()) }

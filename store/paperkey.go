@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"encoding/base32"
 	"fmt"
+	"io"
 	"log/slog"
 	"regexp"
 	"strings"
@@ -57,6 +58,9 @@ func (p PaperKey) String() string { return "paper key " + p.key.Fingerprint() }
 
 // GoString keeps the secret out of %#v.
 func (p PaperKey) GoString() string { return p.String() }
+
+// Format keeps the secret out of every other verb, %d for one.
+func (p PaperKey) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, p.String()) }
 
 // LogValue keeps the secret out of logs.
 func (p PaperKey) LogValue() slog.Value { return slog.StringValue(p.String()) }

@@ -3,6 +3,8 @@ package store
 import (
 	"bytes"
 	"context"
+	"encoding/json"
+	"fmt"
 	"io/fs"
 	"math/rand/v2"
 	"os"
@@ -291,8 +293,17 @@ func TestKeyFileRoundTripAndSecrecy(t *testing.T) {
 	if _, err := NewKeyFile(path); fault.KindOf(err) != fault.Exists {
 		t.Errorf("second NewKeyFile: %v, want exists", err)
 	}
-	for _, s := range []string{k.String(), k.GoString(), k.LogValue().String()} {
-		if strings.Contains(s, k.text()[12:40]) {
+	encoded, err := json.Marshal(k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	paper := PaperKey{key: k}
+	bytesOf := fmt.Sprintf("%d", k.secret[:4])
+	for _, s := range []string{
+		k.String(), k.GoString(), k.LogValue().String(), string(encoded), fmt.Sprintf("%d %x %+v %#v", k, k, k, k),
+		fmt.Sprintf("%d %x %+v %#v", paper, paper, paper, paper),
+	} {
+		if strings.Contains(s, k.text()[12:40]) || strings.Contains(s, bytesOf[1:len(bytesOf)-1]) {
 			t.Errorf("%q tells the secret", s)
 		}
 	}

@@ -14,7 +14,10 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
+	"log/slog"
 	"slices"
+	"strconv"
 )
 
 // Overhead is what sealing adds to the length of a text.
@@ -106,10 +109,22 @@ func (k *KeySet) Wipe() {
 }
 
 // String keeps secrets out of messages.
-func (k *KeySet) String() string { return fmt.Sprintf("key set %d [redacted]", k.ID) }
+func (k KeySet) String() string { return fmt.Sprintf("key set %d [redacted]", k.ID) }
 
 // GoString keeps secrets out of %#v.
-func (k *KeySet) GoString() string { return k.String() }
+func (k KeySet) GoString() string { return k.String() }
+
+// Format keeps secrets out of every other verb, and out of what is printed of a copy.
+func (k KeySet) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, k.String()) }
+
+// MarshalText keeps secrets out of JSON, of keys of maps and of any other text.
+func (k KeySet) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
+
+// MarshalJSON keeps secrets out of JSON.
+func (k KeySet) MarshalJSON() ([]byte, error) { return strconv.AppendQuote(nil, k.String()), nil }
+
+// LogValue keeps secrets out of logs.
+func (k KeySet) LogValue() slog.Value { return slog.StringValue(k.String()) }
 
 // ErrForged is the answer to a text that was not sealed with this key in this place.
 var ErrForged = errors.New("does not authenticate: damaged, forged, from another place or sealed with another key")

@@ -2,8 +2,11 @@ package seal
 
 import (
 	"bytes"
+	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"testing"
 )
@@ -67,8 +70,24 @@ func TestNonces(t *testing.T) {
 func TestKeySetsKeepTheirSecrets(t *testing.T) {
 	k := NewKeySet(1)
 	secret := fmt.Sprintf("%v", k.Data[:4])
-	for _, s := range []string{fmt.Sprint(k), fmt.Sprintf("%+v", k), fmt.Sprintf("%#v", k)} {
-		if strings.Contains(s, secret[1:len(secret)-1]) || !strings.Contains(s, "redacted") {
+	var printed []string
+	for _, v := range []any{k, *k, []KeySet{*k}, map[string]*KeySet{"k": k}, struct{ K KeySet }{*k}} {
+		for _, verb := range []string{"%v", "%+v", "%#v", "%d", "%x", "%s", "%q"} {
+			printed = append(printed, fmt.Sprintf(verb, v))
+		}
+		p, err := json.Marshal(v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var log bytes.Buffer
+		slog.New(slog.NewTextHandler(&log, nil)).Info("test", "k", v)
+		slog.New(slog.NewJSONHandler(&log, nil)).Info("test", "k", v)
+		printed = append(printed, string(p), log.String())
+	}
+	hexed, coded := fmt.Sprintf("%x", k.Data[:4]), base64.StdEncoding.EncodeToString(k.Data[:3])
+	for _, s := range printed {
+		if strings.Contains(s, secret[1:len(secret)-1]) || strings.Contains(s, strings.ReplaceAll(secret[1:len(secret)-1], " ", ",")) ||
+			strings.Contains(s, hexed) || strings.Contains(s, coded) || !strings.Contains(s, "redacted") {
 			t.Errorf("a key set prints as %q", s)
 		}
 	}
