@@ -29,6 +29,8 @@
 //	                old one, unless it is pinned, suspect, or more of it is needed now. Then the old one goes. So an
 //	                object is found at any time. Who has a place of before in its hands and misses the file looks the
 //	                object up again (moving); readers in other processes look at the packs again first (catchUp).
+//	owner beside    A read-only process may know restore points and packs that the owner has removed. Before anything
+//	  its readers   is called damaged there, both are looked at again (current): NotFound if the point is gone.
 //	space beside    Space and WouldFree hold collecting: packs stand still but for new ones, which no point needs yet.
 //	  all           Both keep what leaves need in the index, as a collect does: last come, equal content.
 //	prune beside    The session's parents stay roots until it ends, whether or not a restore point still has them.

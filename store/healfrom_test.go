@@ -3,6 +3,7 @@ package store
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -337,6 +338,7 @@ type mending struct {
 	blob.Store
 	dir, good string
 	repairs   []string
+	err       error // of another part
 }
 
 func (m *mending) Repair(_ context.Context, name string) (bool, error) {
@@ -348,7 +350,7 @@ func (m *mending) Repair(_ context.Context, name string) (bool, error) {
 		return false, nil
 	}
 	m.repairs = append(m.repairs, name)
-	return true, os.WriteFile(filepath.Join(m.dir, name), p, 0o600)
+	return true, errors.Join(m.err, os.WriteFile(filepath.Join(m.dir, name), p, 0o600))
 }
 
 // Damage that the backend can repair is repaired by whatever comes upon it, and nobody else hears of it.
@@ -367,6 +369,9 @@ func TestBackendRepairsWhatIsRead(t *testing.T) {
 			t.Fatal(err)
 		}
 		m := &mending{Store: b, dir: dir, good: f.dir}
+		if name == "restore" { // what is repaired is read again, whatever else could not be
+			m.err = fault.New(fault.Transient, "repair object", "", "one disk takes no writes")
+		}
 		for _, file := range packFiles(t, dir) {
 			at := int64(140) // in a frame
 			if name == "open" {

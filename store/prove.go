@@ -320,8 +320,8 @@ func (r *Repository) mend(ctx context.Context, name string, damage error) bool {
 		return false
 	}
 	repaired, err := blob.Repair(ctx, r.b, name)
-	if repaired && err == nil {
-		r.log.Warn("damaged object was repaired by the backend", "object", name, "damage", damage)
+	if repaired { // a part that could not be put right may not be one that a read needs
+		r.log.Warn("damaged object was repaired by the backend", "object", name, "damage", damage, "err", err)
 		return true
 	}
 	r.mu.Lock()

@@ -3,6 +3,7 @@ package erasure
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -23,7 +24,8 @@ func (b budget) take(ctx context.Context, n int) error {
 }
 
 // Repair implements blob.Repairer. It reads every shard of an object whole, and rewrites those that are missing or not
-// what was written. Damage beyond parity is a Corrupt error; what there is of the object stays as it is.
+// what was written; one that cannot be written does not keep others from it. Damage beyond parity is a Corrupt error, or
+// Transient if members that are away could help; what there is of the object stays as it is.
 func (s *Store) Repair(ctx context.Context, name string) (repaired bool, err error) {
 	e, err := s.locate(ctx, "repair object", name, true)
 	if err != nil {
@@ -32,6 +34,9 @@ func (s *Store) Repair(ctx context.Context, name string) (repaired bool, err err
 	x, err := s.examine(ctx, e, nil)
 	if err != nil {
 		return false, err
+	}
+	if len(x.bad) == 0 && x.odd != "" {
+		return false, fault.New(fault.Corrupt, "repair object", name, "%s", x.odd)
 	}
 	n, err := s.restoreShards(ctx, e, x.fixable(), nil)
 	if n > 0 {
@@ -174,16 +179,25 @@ func (r *reader) ends(ctx context.Context, shard int) (why string) {
 }
 
 // restoreShards writes new shards for slots and proves what was written, then puts them in the place of what is there.
+// Its error is about those with which that failed; the others are done.
 func (s *Store) restoreShards(ctx context.Context, e *entry, slots []int, take budget) (n int, err error) {
+	var errs []error
 	for _, slot := range slots {
+		if err := ctx.Err(); err != nil {
+			return n, err
+		}
 		if s.memberDoc(e.group.members[slot]).Behind {
 			continue // it has to catch up first
 		}
 		if err := s.restoreShard(ctx, e, slot, take); err != nil {
-			return n, fault.Context("repair object", e.name, err)
+			errs = append(errs, err)
+			continue
 		}
 		n++
 		s.stats.repairedShards.Add(1)
+	}
+	if len(errs) > 0 {
+		return n, fault.Context("repair object", e.name, errors.Join(errs...))
 	}
 	return n, nil
 }

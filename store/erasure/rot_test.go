@@ -276,3 +276,33 @@ func TestWritesNeverMix(t *testing.T) {
 	mustRead(t, again, "a/x", second)
 	mustRead(t, d.openWith(Options{}, d.paths[0], d.paths[2]), "a/x", second)
 }
+
+// takesNoWrites is a disk that can only be read.
+type takesNoWrites struct{ blob.Store }
+
+func (b takesNoWrites) Create(_ context.Context, name string) (blob.Writer, error) {
+	return nil, fault.New(fault.Conflict, "create object", name, "read-only file system")
+}
+
+// Two shards are damaged, and the first of their disks takes no writes: the other one is repaired, and said to be.
+func TestRepairDoesWhatItCan(t *testing.T) {
+	d := newSet(t, Layout{2, 2})
+	s := d.open()
+	data := content(9, 300_000)
+	mustPut(t, s, "p/x", data)
+	files := d.shards("p/x")
+	d.flip(files[0], headerBytes+9, 1)
+	d.flip(files[1], headerBytes+9, 1)
+	_, groups := s.snapshot()
+	groups[0].members[0].b = takesNoWrites{groups[0].members[0].b}
+	s.cache.clear()
+	repaired, err := s.Repair(t.Context(), "p/x")
+	if !repaired || err == nil || !strings.Contains(err.Error(), "d0") {
+		t.Errorf("Repair = %v, %v, want true and an error of d0", repaired, err)
+	}
+	groups[0].members[0].b = groups[0].members[0].b.(takesNoWrites).Store
+	report, err := s.Scrub(t.Context(), ScrubOptions{NoRepair: true}, nil)
+	if err != nil || len(report.Damaged) != 1 || strings.Contains(report.Damaged[0].Cause, "d1") {
+		t.Errorf("Scrub = %+v, %v, want damage on d0 only", report, err)
+	}
+}
