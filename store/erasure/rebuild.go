@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/cairn-backup/cairn/internal/fault"
 	"github.com/cairn-backup/cairn/store/blob"
@@ -105,7 +106,7 @@ func (s *Store) owning(ctx context.Context, f func() error) error {
 
 // Replace puts an empty new member in the place of one that is lost or to be taken out. The old one is not part of the
 // set any more from then on, and is refused if it comes back. Rebuild fills the new one; its id is that of fresh, or
-// made up and returned.
+// made up and returned. One that failed can be repeated with the same place.
 func (s *Store) Replace(ctx context.Context, id string, fresh Member) (newMember string, err error) {
 	err = s.owning(ctx, func() error {
 		old := s.memberByID(id)
@@ -125,7 +126,7 @@ func (s *Store) Replace(ctx context.Context, id string, fresh Member) (newMember
 		}
 		next.Groups[old.group].Members[old.slot] = memberDoc{ID: m.id, Domain: m.given.Domain, Filling: true}
 		if err := putDocument(ctx, b, next); err != nil {
-			return errors.Join(m.failed(err), m.close())
+			return errors.Join(m.failed(err), m.discharge())
 		}
 		open := map[string]*member{m.id: m}
 		for _, g := range groups {
@@ -136,7 +137,7 @@ func (s *Store) Replace(ctx context.Context, id string, fresh Member) (newMember
 			}
 		}
 		if err := s.install(ctx, next); err != nil {
-			return errors.Join(err, m.close())
+			return errors.Join(err, m.discharge())
 		}
 		if err := s.adopt(next, open); err != nil {
 			return err
@@ -175,7 +176,9 @@ func (s *Store) enlist(ctx context.Context, fresh Member, group, slot int) (*mem
 		return nil, nil, fault.Context("add member", fresh.place(), err)
 	}
 	m := &member{given: fresh, id: fresh.ID, group: group, slot: slot, b: b, own: fresh.Store == nil, state: Online}
-	err = mustBeEmpty(ctx, b)
+	if err = s.clearAttempt(ctx, b); err == nil {
+		err = mustBeEmpty(ctx, b)
+	}
 	if err == nil {
 		m.release, err = b.Acquire(ctx)
 	}
@@ -183,13 +186,52 @@ func (s *Store) enlist(ctx context.Context, fresh Member, group, slot int) (*mem
 		err = putIdentity(ctx, b, identity{formatVersion, s.setID(), fresh.ID, group, slot})
 	}
 	if err != nil {
-		return nil, nil, errors.Join(m.failed(err), m.close())
+		return nil, nil, errors.Join(m.failed(err), m.discharge())
 	}
 	return m, b, nil
 }
 
+// discharge ends the use of a member that did not become one.
+func (m *member) discharge() (err error) {
+	m.mu.Lock()
+	release := m.release
+	m.release = nil
+	m.mu.Unlock()
+	if release != nil {
+		err = release()
+	}
+	return errors.Join(err, m.close())
+}
+
+// clearAttempt removes what a Replace or Grow that failed has left at a place: an identity of this set that no member
+// of it has, and descriptions of the set. If anything else is there, nothing is removed: that is for mustBeEmpty.
+func (s *Store) clearAttempt(ctx context.Context, b blob.Store) error {
+	i, err := readIdentity(ctx, b)
+	if err != nil || i.Set != s.setID() || s.memberByID(i.Member) != nil {
+		return nil
+	}
+	var left []string
+	for info, err := range b.List(ctx, "") {
+		if err != nil {
+			return fault.Context("look at new member", b.Location(), err)
+		}
+		switch {
+		case strings.HasPrefix(info.Name, setPrefix):
+			left = append(left, info.Name)
+		case info.Name != memberName && info.Name != memberCopy:
+			return nil
+		}
+	}
+	for _, name := range left { // the identity goes last, so that this can be repeated, too
+		if err := b.Delete(ctx, name); err != nil {
+			return fault.Context("use as new member", b.Location(), err)
+		}
+	}
+	return nil
+}
+
 // Grow adds one or more groups of empty members, of the layout of the first group. New objects go to the group with the
-// largest free share; those that are there stay where they are.
+// largest free share; those that are there stay where they are. One that failed can be repeated with the same places.
 func (s *Store) Grow(ctx context.Context, members []Member, o CreateOptions) (Plan, error) {
 	d, _ := s.snapshot()
 	p, err := NewPlan(members, d.Groups[0].Layout)
@@ -211,10 +253,7 @@ func (s *Store) Grow(ctx context.Context, members []Member, o CreateOptions) (Pl
 		var fresh []*member
 		undo := func(err error) error {
 			for _, m := range fresh {
-				if m.release != nil {
-					err = errors.Join(err, m.release())
-				}
-				err = errors.Join(err, m.close())
+				err = errors.Join(err, m.discharge())
 			}
 			return err
 		}
