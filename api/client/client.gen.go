@@ -328,6 +328,9 @@ func (e Topic) Valid() bool {
 
 // AddKeyRequest defines model for AddKeyRequest.
 type AddKeyRequest struct {
+	// By One key, of whatever kind; exactly one of the members is there. It is neither kept nor logged.
+	By DrillRequest `json:"by,omitempty,omitzero"`
+
 	// KeyFile `key-file`: a path on the appliance.
 	KeyFile string  `json:"key_file,omitempty,omitzero"`
 	Kind    KeyKind `json:"kind"`
@@ -457,6 +460,10 @@ type CreateConnectionRequest struct {
 
 // CreateRepositoryRequest defines model for CreateRepositoryRequest.
 type CreateRepositoryRequest struct {
+	// DomainOf `create`: id of a repository. The new one tells content by the same identities, so that either can heal the
+	// other; keys and data stay its own.
+	DomainOf string `json:"domain_of,omitempty,omitzero"`
+
 	// KeyFile `attach`: the key file of the repository, a path on the appliance; it is copied.
 	KeyFile string `json:"key_file,omitempty,omitzero"`
 
@@ -574,7 +581,7 @@ type DrillReport struct {
 	VMName         string `json:"vm_name,omitempty,omitzero"`
 }
 
-// DrillRequest defines model for DrillRequest.
+// DrillRequest One key, of whatever kind; exactly one of the members is there. It is neither kept nor logged.
 type DrillRequest struct {
 	// Identity The content of an age identity file.
 	Identity string `json:"identity,omitempty,omitzero"`
@@ -2088,7 +2095,8 @@ type ClientInterface interface {
 	//
 	// `key-file` adds the key in a file on the appliance, which is made if it is not there. `age` adds the holder of
 	// an age identity, of which only the recipient is needed. `paper` makes a key to be printed: its page is in the
-	// answer, and nowhere else.
+	// answer, and nowhere else. When the appliance has lost its own key, `by` is one that opens the repository; with
+	// it, a `key-file` without a path is put where the appliance looks for its key.
 	//
 	// Takes any type of body and a specified content type.
 	//
@@ -2099,7 +2107,8 @@ type ClientInterface interface {
 	//
 	// `key-file` adds the key in a file on the appliance, which is made if it is not there. `age` adds the holder of
 	// an age identity, of which only the recipient is needed. `paper` makes a key to be printed: its page is in the
-	// answer, and nowhere else.
+	// answer, and nowhere else. When the appliance has lost its own key, `by` is one that opens the repository; with
+	// it, a `key-file` without a path is put where the appliance looks for its key.
 	//
 	// Takes a body of the `application/json` content type.
 	//
@@ -2855,7 +2864,8 @@ func (c *Client) ListKeys(ctx context.Context, repositoryID RepositoryID, reqEdi
 //
 // `key-file` adds the key in a file on the appliance, which is made if it is not there. `age` adds the holder of
 // an age identity, of which only the recipient is needed. `paper` makes a key to be printed: its page is in the
-// answer, and nowhere else.
+// answer, and nowhere else. When the appliance has lost its own key, `by` is one that opens the repository; with
+// it, a `key-file` without a path is put where the appliance looks for its key.
 //
 // Takes any type of body and a specified content type.
 //
@@ -2876,7 +2886,8 @@ func (c *Client) AddKeyWithBody(ctx context.Context, repositoryID RepositoryID, 
 //
 // `key-file` adds the key in a file on the appliance, which is made if it is not there. `age` adds the holder of
 // an age identity, of which only the recipient is needed. `paper` makes a key to be printed: its page is in the
-// answer, and nowhere else.
+// answer, and nowhere else. When the appliance has lost its own key, `by` is one that opens the repository; with
+// it, a `key-file` without a path is put where the appliance looks for its key.
 //
 // Takes a body of the `application/json` content type.
 //
@@ -6351,7 +6362,8 @@ type ClientWithResponsesInterface interface {
 	//
 	// `key-file` adds the key in a file on the appliance, which is made if it is not there. `age` adds the holder of
 	// an age identity, of which only the recipient is needed. `paper` makes a key to be printed: its page is in the
-	// answer, and nowhere else.
+	// answer, and nowhere else. When the appliance has lost its own key, `by` is one that opens the repository; with
+	// it, a `key-file` without a path is put where the appliance looks for its key.
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -6362,7 +6374,8 @@ type ClientWithResponsesInterface interface {
 	//
 	// `key-file` adds the key in a file on the appliance, which is made if it is not there. `age` adds the holder of
 	// an age identity, of which only the recipient is needed. `paper` makes a key to be printed: its page is in the
-	// answer, and nowhere else.
+	// answer, and nowhere else. When the appliance has lost its own key, `by` is one that opens the repository; with
+	// it, a `key-file` without a path is put where the appliance looks for its key.
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -9625,7 +9638,8 @@ func (c *ClientWithResponses) ListKeysWithResponse(ctx context.Context, reposito
 //
 // `key-file` adds the key in a file on the appliance, which is made if it is not there. `age` adds the holder of
 // an age identity, of which only the recipient is needed. `paper` makes a key to be printed: its page is in the
-// answer, and nowhere else.
+// answer, and nowhere else. When the appliance has lost its own key, `by` is one that opens the repository; with
+// it, a `key-file` without a path is put where the appliance looks for its key.
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
@@ -9642,7 +9656,8 @@ func (c *ClientWithResponses) AddKeyWithBodyWithResponse(ctx context.Context, re
 //
 // `key-file` adds the key in a file on the appliance, which is made if it is not there. `age` adds the holder of
 // an age identity, of which only the recipient is needed. `paper` makes a key to be printed: its page is in the
-// answer, and nowhere else.
+// answer, and nowhere else. When the appliance has lost its own key, `by` is one that opens the repository; with
+// it, a `key-file` without a path is put where the appliance looks for its key.
 //
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //

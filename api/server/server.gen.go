@@ -327,6 +327,9 @@ func (e Topic) Valid() bool {
 
 // AddKeyRequest defines model for AddKeyRequest.
 type AddKeyRequest struct {
+	// By One key, of whatever kind; exactly one of the members is there. It is neither kept nor logged.
+	By DrillRequest `json:"by,omitempty,omitzero"`
+
 	// KeyFile `key-file`: a path on the appliance.
 	KeyFile string  `json:"key_file,omitempty,omitzero"`
 	Kind    KeyKind `json:"kind"`
@@ -456,6 +459,10 @@ type CreateConnectionRequest struct {
 
 // CreateRepositoryRequest defines model for CreateRepositoryRequest.
 type CreateRepositoryRequest struct {
+	// DomainOf `create`: id of a repository. The new one tells content by the same identities, so that either can heal the
+	// other; keys and data stay its own.
+	DomainOf string `json:"domain_of,omitempty,omitzero"`
+
 	// KeyFile `attach`: the key file of the repository, a path on the appliance; it is copied.
 	KeyFile string `json:"key_file,omitempty,omitzero"`
 
@@ -573,7 +580,7 @@ type DrillReport struct {
 	VMName         string `json:"vm_name,omitempty,omitzero"`
 }
 
-// DrillRequest defines model for DrillRequest.
+// DrillRequest One key, of whatever kind; exactly one of the members is there. It is neither kept nor logged.
 type DrillRequest struct {
 	// Identity The content of an age identity file.
 	Identity string `json:"identity,omitempty,omitzero"`

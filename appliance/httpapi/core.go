@@ -128,6 +128,7 @@ type NewRepository struct {
 	Attach    bool
 	KeyFile   string // with Attach: "" is the key the appliance kept for this repository
 	KeySource string // a key that is used where it is, as store.LoadKey has it
+	DomainOf  string // id of a repository of which the new one shares the identities of content
 }
 
 // RepositoryInfo is a repository with its usage.

@@ -88,7 +88,7 @@ func (f *fakeCore) RotateKey(_ context.Context, id string) (KeyInfo, error) {
 	return one(f, id, "repo_1", someKey)
 }
 
-func (f *fakeCore) DrillKey(_ context.Context, id string, k DrillKey) (DrillInfo, error) {
+func (f *fakeCore) DrillKey(_ context.Context, id string, k GivenKey) (DrillInfo, error) {
 	f.note(k)
 	return one(f, id, "repo_1", DrillInfo{RepositoryID: id, VMName: "web", InUse: true, DrillReport: store.DrillReport{
 		Time: someTime, Repository: "s", Name: "main", PublicKey: "cd", Wrapping: someKey.Wrapping, RestorePoint: "rp_1", Series: "s",

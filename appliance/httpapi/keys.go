@@ -20,7 +20,9 @@ func (h *handlers) ListKeys(ctx context.Context, r server.ListKeysRequestObject)
 func (h *handlers) AddKey(ctx context.Context, r server.AddKeyRequestObject) (server.AddKeyResponseObject, error) {
 	b := r.Body
 	var w wrongs
-	w.add(b.Kind == server.KeyFile && b.KeyFile == "", "#/key_file", "it is missing")
+	by, given := givenKey(b.By)
+	w.add(given > 1, "#/by", "exactly one key is needed")
+	w.add(b.Kind == server.KeyFile && b.KeyFile == "" && given == 0, "#/key_file", "it is missing")
 	w.add(b.Kind != server.KeyFile && b.KeyFile != "", "#/key_file", "this kind of key has none")
 	w.add(b.Kind == server.KeyAge && b.Recipient == "", "#/recipient", "it is missing")
 	w.add(b.Kind != server.KeyAge && b.Recipient != "", "#/recipient", "this kind of key has none")
@@ -30,7 +32,7 @@ func (h *handlers) AddKey(ctx context.Context, r server.AddKeyRequestObject) (se
 	ctx, cancel := bounded(ctx)
 	defer cancel()
 	key, page, err := h.s.core.AddKey(ctx, r.RepositoryID, NewKey{
-		Kind: string(b.Kind), Label: b.Label, Recipient: b.Recipient, KeyFile: b.KeyFile,
+		Kind: string(b.Kind), Label: b.Label, Recipient: b.Recipient, KeyFile: b.KeyFile, By: by,
 	})
 	if err != nil {
 		return nil, err
@@ -58,13 +60,7 @@ func (h *handlers) RotateKey(ctx context.Context, r server.RotateKeyRequestObjec
 }
 
 func (h *handlers) DrillKey(ctx context.Context, r server.DrillKeyRequestObject) (server.DrillKeyResponseObject, error) {
-	b := r.Body
-	given := 0
-	for _, text := range []string{b.PaperKey, b.Identity, b.Key, b.KeySource} {
-		if text != "" {
-			given++
-		}
-	}
+	key, given := givenKey(*r.Body)
 	var w wrongs
 	w.add(given != 1, "#", "exactly one key is needed")
 	if err := w.err(); err != nil {
@@ -72,9 +68,7 @@ func (h *handlers) DrillKey(ctx context.Context, r server.DrillKeyRequestObject)
 	}
 	ctx, cancel := patiently(ctx)
 	defer cancel()
-	d, err := h.s.core.DrillKey(ctx, r.RepositoryID, DrillKey{
-		Paper: catalog.Secret(b.PaperKey), Identity: catalog.Secret(b.Identity), Key: catalog.Secret(b.Key), Source: b.KeySource,
-	})
+	d, err := h.s.core.DrillKey(ctx, r.RepositoryID, key)
 	if err != nil {
 		return nil, err
 	}
@@ -83,6 +77,18 @@ func (h *handlers) DrillKey(ctx context.Context, r server.DrillKeyRequestObject)
 		Key: keyOf(KeyInfo{Wrapping: d.Wrapping, InUse: d.InUse}), RestorePointID: d.RestorePoint, VMName: d.VMName,
 		Series: d.Series, PublishedAt: d.Published.UTC(), Pack: d.Pack, ReadBytes: int64(d.FrameBytes),
 	}, nil
+}
+
+// givenKey translates a key and counts how many were given.
+func givenKey(b server.DrillRequest) (key GivenKey, given int) {
+	for _, text := range []string{b.PaperKey, b.Identity, b.Key, b.KeySource} {
+		if text != "" {
+			given++
+		}
+	}
+	return GivenKey{
+		Paper: catalog.Secret(b.PaperKey), Identity: catalog.Secret(b.Identity), Key: catalog.Secret(b.Key), Source: b.KeySource,
+	}, given
 }
 
 func keyOf(k KeyInfo) server.Key {

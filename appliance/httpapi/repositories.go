@@ -36,10 +36,12 @@ func (h *handlers) CreateRepository(ctx context.Context, r server.CreateReposito
 func newRepositoryOf(b server.CreateRepositoryRequest) (NewRepository, error) {
 	out := NewRepository{
 		Name: b.Name, Path: b.Path, Attach: b.Mode == server.RepositoryAttach, KeyFile: b.KeyFile, KeySource: b.KeySource,
+		DomainOf: b.DomainOf,
 	}
 	var w wrongs
 	w.add(b.KeyFile != "" && !out.Attach, "#/key_file", "a repository that is created gets a new key")
 	w.add(b.KeyFile != "" && b.KeySource != "", "#/key_source", "the key comes from one place")
+	w.add(b.DomainOf != "" && out.Attach, "#/domain_of", "a repository that is there has its identities")
 	set := len(b.Set.Members) > 0
 	w.add(set && b.Path != "", "#/path", "the members of the set say where it lies")
 	w.add(!set && b.Path == "", "#/path", "it is missing")

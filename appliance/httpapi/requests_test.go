@@ -127,6 +127,9 @@ func TestRefusedRequests(t *testing.T) {
 		{"set without layout", "POST", "/repositories", `{"name":"a","set":{"members":[{"path":"/a"}]}}`, 422, "body", []string{"#/set/data", "#/set/parity"}},
 		{"layout of one that is there", "POST", "/repositories", `{"name":"a","mode":"attach","set":{"data":1,"parity":1,"members":[{"path":"/a"}]}}`, 422, "body", []string{"#/set/data"}},
 		{"two keys", "POST", "/repositories", `{"name":"a","path":"/b","mode":"attach","key_file":"/k","key_source":"env:K"}`, 422, "body", []string{"#/key_source"}},
+		{"domain of one that is there", "POST", "/repositories", `{"name":"a","path":"/b","mode":"attach","domain_of":"repo_1"}`, 422, "body", []string{"#/domain_of"}},
+		{"key file without a place", "POST", "/repositories/repo_1/keys", `{"kind":"key-file"}`, 422, "body", []string{"#/key_file"}},
+		{"by two keys", "POST", "/repositories/repo_1/keys", `{"kind":"key-file","by":{"key":"a","identity":"b"}}`, 422, "body", []string{"#/by"}},
 		{"age without recipient", "POST", "/repositories/repo_1/keys", `{"kind":"age","key_file":"/k"}`, 422, "body", []string{"#/recipient", "#/key_file"}},
 		{"paper with recipient", "POST", "/repositories/repo_1/keys", `{"kind":"paper","recipient":"age1x"}`, 422, "body", []string{"#/recipient"}},
 		{"drill without a key", "POST", "/repositories/repo_1/keys/drill", `{}`, 422, "body", []string{"#"}},
@@ -249,9 +252,14 @@ func TestRequestsReachTheCore(t *testing.T) {
 		{"GET", "/repositories/repo_1/space?without=rp_1,rp_2", ``, []string{"rp_1", "rp_2"}},
 		{"POST", "/repositories/repo_1/keys", `{"kind":"age","recipient":"age1x","label":"l"}`, NewKey{Kind: "age", Recipient: "age1x", Label: "l"}},
 		{"POST", "/repositories/repo_1/keys", `{"kind":"key-file","key_file":"/k"}`, NewKey{Kind: "key-file", KeyFile: "/k"}},
-		{"POST", "/repositories/repo_1/keys/drill", `{"paper_key":"p"}`, DrillKey{Paper: "p"}},
-		{"POST", "/repositories/repo_1/keys/drill", `{"identity":"i"}`, DrillKey{Identity: "i"}},
-		{"POST", "/repositories/repo_1/keys/drill", `{"key":"k"}`, DrillKey{Key: "k"}},
+		{
+			"POST", "/repositories/repo_1/keys", `{"kind":"key-file","by":{"paper_key":"p"}}`,
+			NewKey{Kind: "key-file", By: GivenKey{Paper: "p"}},
+		},
+		{"POST", "/repositories", `{"name":"n","path":"/p","domain_of":"repo_2"}`, NewRepository{Name: "n", Path: "/p", DomainOf: "repo_2"}},
+		{"POST", "/repositories/repo_1/keys/drill", `{"paper_key":"p"}`, GivenKey{Paper: "p"}},
+		{"POST", "/repositories/repo_1/keys/drill", `{"identity":"i"}`, GivenKey{Identity: "i"}},
+		{"POST", "/repositories/repo_1/keys/drill", `{"key":"k"}`, GivenKey{Key: "k"}},
 		{"POST", "/restore-points/rp_1/verify", ``, "rp_1"},
 		{
 			"POST", "/restores", `{"restore_point":"rp_1","mode":"new","name":"w","connection":"c","datastore":"d","disks":[{"id":"vda","datastore":"e","format":"raw"}],"networks":{"a":"b","c":""},"keep_macs":true,"start":true}`,
@@ -407,7 +415,7 @@ func TestSecretsOfKeysAreNotLogged(t *testing.T) {
 	for _, member := range []string{"paper_key", "identity", "key"} {
 		ts.do("POST", "/repositories/repo_1/keys/drill", `{"`+member+`":"tell-nobody"}`).want(t, http.StatusOK, "")
 		ts.do("POST", "/repositories/repo_1/keys/drill", `{"`+member+`":["tell-nobody"]}`).want(t, 422, "/problems/invalid/body")
-		if last, ok := ts.core.last().(DrillKey); !ok || strings.Contains(fmt.Sprintf("%v %+v %#v", last, last, last), "tell-nobody") {
+		if last, ok := ts.core.last().(GivenKey); !ok || strings.Contains(fmt.Sprintf("%v %+v %#v", last, last, last), "tell-nobody") {
 			t.Errorf("printed: %v", last)
 		}
 	}

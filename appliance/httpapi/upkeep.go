@@ -35,7 +35,7 @@ type Keys interface {
 	// RemoveKey is a Conflict error for the key the appliance uses.
 	RemoveKey(ctx context.Context, repository, key string) error
 	RotateKey(ctx context.Context, repository string) (KeyInfo, error)
-	DrillKey(ctx context.Context, repository string, k DrillKey) (DrillInfo, error)
+	DrillKey(ctx context.Context, repository string, k GivenKey) (DrillInfo, error)
 }
 
 // CollectRequest is how space is to be freed.
@@ -111,10 +111,14 @@ type KeyInfo struct {
 }
 
 // NewKey describes a key to add; its kind is that of a store.Wrapping.
-type NewKey struct{ Kind, Label, Recipient, KeyFile string }
+type NewKey struct {
+	Kind, Label, Recipient string
+	KeyFile                string   // "": where the appliance looks for its own
+	By                     GivenKey // opens the repository; none: the appliance's own key does
+}
 
-// DrillKey is the key to be tried: exactly one is set.
-type DrillKey struct {
+// GivenKey is a key as a request has it: exactly one is set.
+type GivenKey struct {
 	Paper, Identity, Key catalog.Secret
 	Source               string
 }

@@ -2,7 +2,9 @@ package protect
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"slices"
 
 	"github.com/cairn-backup/cairn/appliance/catalog"
 	"github.com/cairn-backup/cairn/appliance/jobs"
@@ -42,6 +44,22 @@ func invalidIfUnknown(err error) error {
 		return err
 	}
 	return fault.Wrap(fault.Invalid, "heal repository", "", err)
+}
+
+// Healing is a Conflict error while another repository is being healed from this one.
+func (p *Protector) Healing(ctx context.Context, repositoryID string) error {
+	active, err := p.catalog.ActiveTasks(ctx)
+	if err != nil {
+		return err
+	}
+	for _, t := range active {
+		var spec HealSpec
+		if t.Kind == catalog.KindHeal && json.Unmarshal(t.Spec, &spec) == nil && slices.Contains(spec.From, repositoryID) {
+			return fault.New(fault.Conflict, "detach repository", repositoryID, "task %s heals another one from it", t.ID).Explain(
+				"A task that is queued or running reads this repository.", "Wait for it, or cancel it.")
+		}
+	}
+	return nil
 }
 
 // Heal is the handler of heal tasks: what restore points have lost is brought back, as far as it is anywhere.

@@ -65,7 +65,13 @@ func (a *Appliance) keyInfo(ctx context.Context, row catalog.Repository, w store
 
 // AddKey implements httpapi.Core.
 func (a *Appliance) AddKey(ctx context.Context, id string, k httpapi.NewKey) (info httpapi.KeyInfo, page catalog.Secret, err error) {
-	err = a.withKey(ctx, id, func(row catalog.Repository, b blob.Store, by store.Key) error {
+	a.repositories.keys.Lock()
+	defer a.repositories.keys.Unlock()
+	err = a.onBackend(ctx, id, func(row catalog.Repository, b blob.Store) error {
+		by, err := a.opener(ctx, row, k.By)
+		if err != nil {
+			return err
+		}
 		var w store.Wrapping
 		switch k.Kind {
 		case "age":
@@ -73,6 +79,9 @@ func (a *Appliance) AddKey(ctx context.Context, id string, k httpapi.NewKey) (in
 		case "paper":
 			w, page, err = addPaper(ctx, b, by, k.Label)
 		default:
+			if k.KeyFile == "" {
+				k.KeyFile = row.KeyFile
+			}
 			w, err = addKeyFile(ctx, b, by, k)
 		}
 		info = a.keyInfo(ctx, row, w)
@@ -81,7 +90,19 @@ func (a *Appliance) AddKey(ctx context.Context, id string, k httpapi.NewKey) (in
 	return info, page, err
 }
 
-func addPaper(ctx context.Context, b blob.Store, by store.Key, label string) (store.Wrapping, catalog.Secret, error) {
+// opener is the key that was given, or else the one the appliance uses.
+func (a *Appliance) opener(ctx context.Context, row catalog.Repository, k httpapi.GivenKey) (store.Opener, error) {
+	if k != (httpapi.GivenKey{}) {
+		return openerOf(ctx, k)
+	}
+	key, err := store.LoadKey(ctx, row.KeyFile)
+	if err != nil {
+		return nil, fault.Wrap(absentKind(err), "read key of repository", row.Name, err)
+	}
+	return key, nil
+}
+
+func addPaper(ctx context.Context, b blob.Store, by store.Opener, label string) (store.Wrapping, catalog.Secret, error) {
 	paper, w, err := store.AddPaperKey(ctx, b, by, label)
 	if err != nil {
 		return w, "", err
@@ -94,7 +115,7 @@ func addPaper(ctx context.Context, b blob.Store, by store.Key, label string) (st
 }
 
 // addKeyFile adds the key in a file, which is made if it is not there.
-func addKeyFile(ctx context.Context, b blob.Store, by store.Key, k httpapi.NewKey) (store.Wrapping, error) {
+func addKeyFile(ctx context.Context, b blob.Store, by store.Opener, k httpapi.NewKey) (store.Wrapping, error) {
 	key, err := store.LoadKeyFile(k.KeyFile)
 	made := err != nil && fault.KindOf(err) == fault.NotFound
 	if made {
@@ -181,7 +202,7 @@ func settleRotation(ctx context.Context, b blob.Store, keyFile string) error {
 }
 
 // DrillKey implements httpapi.Core.
-func (a *Appliance) DrillKey(ctx context.Context, id string, k httpapi.DrillKey) (info httpapi.DrillInfo, err error) {
+func (a *Appliance) DrillKey(ctx context.Context, id string, k httpapi.GivenKey) (info httpapi.DrillInfo, err error) {
 	err = a.onBackend(ctx, id, func(row catalog.Repository, b blob.Store) error {
 		by, err := openerOf(ctx, k)
 		if err != nil {
@@ -200,7 +221,7 @@ func (a *Appliance) DrillKey(ctx context.Context, id string, k httpapi.DrillKey)
 	return info, err
 }
 
-func openerOf(ctx context.Context, k httpapi.DrillKey) (store.Opener, error) {
+func openerOf(ctx context.Context, k httpapi.GivenKey) (store.Opener, error) {
 	switch {
 	case k.Paper != "":
 		return store.ParsePaperKey(string(k.Paper))

@@ -69,7 +69,7 @@ func TestKeysOfARepository(t *testing.T) {
 	if len(keys) != 3 || len(own) != 1 || own[0] == second.ID || own[0] == paper.ID {
 		t.Fatalf("keys = %+v", keys)
 	}
-	drill, err := b.DrillKey(t.Context(), b.repo, httpapi.DrillKey{Paper: catalog.Secret(page)})
+	drill, err := b.DrillKey(t.Context(), b.repo, httpapi.GivenKey{Paper: catalog.Secret(page)})
 	if err != nil || drill.RestorePoint != point.ID || drill.VMName != "web" || drill.Wrapping.ID != paper.ID || drill.FrameBytes == 0 || drill.InUse {
 		t.Errorf("drill = %+v, %v", drill, err)
 	}
@@ -77,14 +77,14 @@ func TestKeysOfARepository(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if drill, err = b.DrillKey(t.Context(), b.repo, httpapi.DrillKey{Key: catalog.Secret(text)}); err != nil || drill.Wrapping.ID != second.ID {
+	if drill, err = b.DrillKey(t.Context(), b.repo, httpapi.GivenKey{Key: catalog.Secret(text)}); err != nil || drill.Wrapping.ID != second.ID {
 		t.Errorf("drill with the key file's content = %+v, %v", drill, err)
 	}
 	other := filepath.Join(b.root, "other.key")
 	if _, err := store.NewKeyFile(other); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := b.DrillKey(t.Context(), b.repo, httpapi.DrillKey{Source: other}); kindOf(err) != "denied" {
+	if _, err := b.DrillKey(t.Context(), b.repo, httpapi.GivenKey{Source: other}); kindOf(err) != "denied" {
 		t.Errorf("drill with a wrong key: %v, want denied", err)
 	}
 	if err := b.RemoveKey(t.Context(), b.repo, own[0]); kindOf(err) != "conflict" {
@@ -96,6 +96,44 @@ func TestKeysOfARepository(t *testing.T) {
 	if err := b.opens(typed); kindOf(err) != "denied" {
 		t.Errorf("opened with the paper key that was removed: %v, want denied", err)
 	}
+}
+
+// The key file is lost together with its copies; what was printed opens the repository again.
+func TestLostKeyFileIsMadeAgainByThePaperKey(t *testing.T) {
+	b := newBench(t)
+	point := b.backup()
+	paper, page := b.addKey(httpapi.NewKey{Kind: "paper"})
+	row, err := b.catalog.Repository(t.Context(), b.repo)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(row.KeyFile); err != nil {
+		t.Fatal(err)
+	}
+	b.start()
+	if info := b.info(); info.Status != catalog.HealthProblem || info.LastError.Kind != "transient" {
+		t.Errorf("without its key: %s, %+v", info.Status, info.LastError)
+	}
+	if keys := b.keys(); len(keys) != 2 || keys[0].InUse || keys[1].InUse {
+		t.Errorf("keys = %+v", keys)
+	}
+	given := httpapi.GivenKey{Paper: catalog.Secret(page)}
+	if drill, err := b.DrillKey(t.Context(), b.repo, given); err != nil || drill.Wrapping.ID != paper.ID {
+		t.Errorf("drill = %+v, %v", drill, err)
+	}
+	if _, _, err := b.AddKey(t.Context(), b.repo, httpapi.NewKey{Kind: "key-file"}); kindOf(err) != "transient" {
+		t.Errorf("adding a key by the lost one: %v, want transient", err)
+	}
+	if key, _ := b.addKey(httpapi.NewKey{Kind: "key-file", By: given}); !key.InUse {
+		t.Errorf("the new key is not the appliance's: %+v", key)
+	}
+	if info := b.info(); info.Status != catalog.HealthOK {
+		t.Errorf("with its new key: %s, %+v", info.Status, info.LastError)
+	}
+	b.restoresTo(point.ID, "copy", b.content(b.vm.ID, "disk0"), b.content(b.vm.ID, "disk1"))
 }
 
 func TestRotatedKey(t *testing.T) {

@@ -203,6 +203,9 @@ func (a *Appliance) openRepositories(ctx context.Context) error {
 
 // DetachRepository implements httpapi.Core.
 func (a *Appliance) DetachRepository(ctx context.Context, id string) error {
+	if err := a.protector.Healing(ctx, id); err != nil {
+		return err
+	}
 	if err := a.catalog.DeleteRepository(ctx, id); err != nil {
 		return err
 	}

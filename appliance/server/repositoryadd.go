@@ -77,6 +77,14 @@ func placeRow(row *catalog.Repository, n httpapi.NewRepository) error {
 
 // create makes a repository, with a key of its own unless one was named. On an error nothing of it is left.
 func (a *Appliance) create(ctx context.Context, row *catalog.Repository, n httpapi.NewRepository) error {
+	options := store.CreateOptions{Name: row.Name}
+	if n.DomainOf != "" {
+		domain, err := a.repository(ctx, n.DomainOf)
+		if err != nil {
+			return unusableKey(fault.Context("share identities with repository", n.DomainOf, err))
+		}
+		options.Domain = domain
+	}
 	undoPlace, err := notInUse(*row)
 	if err != nil {
 		return err
@@ -90,7 +98,7 @@ func (a *Appliance) create(ctx context.Context, row *catalog.Repository, n httpa
 	if err != nil {
 		return undo(err)
 	}
-	err = store.Create(ctx, backend, key, store.CreateOptions{Name: row.Name})
+	err = store.Create(ctx, backend, key, options)
 	if err = errors.Join(err, backend.Close()); err != nil {
 		return undo(err)
 	}
@@ -112,7 +120,7 @@ func (a *Appliance) keyForNew(ctx context.Context, row *catalog.Repository, n ht
 	return key, func() error { return os.Remove(row.KeyFile) }, err
 }
 
-// unusableKey says that a request names a key that is not there or is none.
+// unusableKey says that a request names a key, or what has one, that is not there.
 func unusableKey(err error) error {
 	if kind := fault.KindOf(err); kind == fault.NotFound || kind == fault.Denied {
 		return fault.Wrap(fault.Invalid, "", "", err)

@@ -106,6 +106,45 @@ func TestSetLosesTwoMembers(t *testing.T) {
 	b.restoresTo(second.ID, "whole", b.content(b.vm.ID, "disk0"), b.content(b.vm.ID, "disk1"))
 }
 
+func TestSetMembersGoWhileItIsOpen(t *testing.T) {
+	b := newSetBench(t)
+	point := b.backup()
+	disk0, disk1 := b.content(b.vm.ID, "disk0"), b.content(b.vm.ID, "disk1")
+	unmount := func(disk string) { // leaves an empty directory
+		b.rename(disk, "off-"+disk)
+		if err := os.Mkdir(filepath.Join(b.root, disk), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mount := func(disk string) {
+		if err := os.RemoveAll(filepath.Join(b.root, disk)); err != nil {
+			t.Fatal(err)
+		}
+		b.rename("off-"+disk, disk)
+	}
+	unmount("disk0")
+	unmount("disk1")
+	if info := b.info(); info.Status != catalog.HealthProblem || info.Set == nil || info.Set.CanLose != 0 {
+		t.Errorf("without two members: %s, %+v, %+v", info.Status, info.LastError, info.Set)
+	}
+	b.restoresTo(point.ID, "without-two", disk0, disk1)
+	unmount("disk2")
+	if info := b.info(); info.Status != catalog.HealthProblem || info.LastError.Kind != "transient" {
+		t.Errorf("without three members: %s, %+v, %+v", info.Status, info.LastError, info.Set)
+	}
+	for _, disk := range []string{"disk0", "disk1", "disk2"} {
+		mount(disk)
+	}
+	if task := b.ended(b.StartScrub(t.Context(), httpapi.Start{}, b.repo, 0)); task.State != catalog.Succeeded {
+		t.Errorf("scrub = %s, %+v, %v", task.State, task.Error, task.Warnings)
+	}
+	if info := b.info(); info.Set == nil || info.Set.CanLose != 2 {
+		t.Errorf("with all members: %s, %+v, %+v", info.Status, info.LastError, info.Set)
+	}
+	b.restoresTo(point.ID, "whole", disk0, disk1)
+	b.restoresTo(b.backup().ID, "next", disk0, disk1)
+}
+
 func TestSetRotsAndIsScrubbed(t *testing.T) {
 	b := newSetBench(t)
 	point := b.backup()

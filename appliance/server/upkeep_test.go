@@ -230,6 +230,36 @@ func TestHealFromACopy(t *testing.T) {
 	b.restoresTo(point.ID, "restored", b.content(b.vm.ID, "disk0"), b.content(b.vm.ID, "disk1"))
 }
 
+func TestHealFromARepositoryOfItsDomain(t *testing.T) {
+	b := newBench(t)
+	first := b.repo
+	other := httpapi.NewRepository{Name: "other", Path: filepath.Join(b.root, "other"), DomainOf: "repo_x"}
+	if _, err := b.AddRepository(t.Context(), other); kindOf(err) != "invalid" {
+		t.Errorf("domain of nothing: %v, want invalid", err)
+	}
+	other.DomainOf = first
+	repo, err := b.AddRepository(t.Context(), other)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.repo = repo.ID
+	b.backup() // the same VM at the same state, into the other one
+	b.repo = first
+	point := b.backup()
+	b.rot()
+	if task := b.sweep(httpapi.SweepRequest{}); task.State != catalog.Failed {
+		t.Fatalf("verify of damaged = %s", task.State)
+	}
+	task := b.ended(b.StartHeal(t.Context(), httpapi.Start{}, b.repo, httpapi.HealRequest{From: []string{repo.ID}}))
+	if h := task.Result.Healed; h == nil || h.Healed == 0 {
+		t.Fatalf("heal = %s, %+v, %+v", task.State, task.Error, task.Result)
+	}
+	b.restoresTo(point.ID, "restored", b.content(b.vm.ID, "disk0"), b.content(b.vm.ID, "disk1"))
+	if _, err := b.catalog.Repository(t.Context(), repo.ID); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestHealFromWhatIsNoCopy(t *testing.T) {
 	b := newBench(t)
 	other, err := b.AddRepository(t.Context(), httpapi.NewRepository{Name: "other", Path: filepath.Join(b.root, "other")})
