@@ -45,7 +45,7 @@ func (s *Store) Rebuild(ctx context.Context, id string, progress func(Progress))
 		if ctxErr := ctx.Err(); ctxErr != nil {
 			return ctxErr
 		}
-		if err != nil && fault.KindOf(err) != fault.NotFound {
+		if err != nil && !s.removed(ctx, e) {
 			errs = append(errs, err)
 		}
 		w.p.Objects++
@@ -58,9 +58,19 @@ func (s *Store) Rebuild(ctx context.Context, id string, progress func(Progress))
 		if len(errs) > 3 {
 			more = fmt.Sprintf(" and %d more objects", len(errs)-3)
 		}
-		return fault.New(fault.KindOf(errs[0]), "rebuild member", id, "%v%s", errors.Join(errs[:min(3, len(errs))]...), more)
+		kind := fault.KindOf(errs[0])
+		if kind == fault.NotFound { // folders of the member, not the member
+			kind = fault.Transient
+		}
+		return fault.New(kind, "rebuild member", id, "%v%s", errors.Join(errs[:min(3, len(errs))]...), more)
 	}
 	return s.filled(ctx, m)
+}
+
+// removed reports whether an object has gone since it was listed.
+func (s *Store) removed(ctx context.Context, e *entry) bool {
+	_, err := s.locate(ctx, "rebuild", e.name, true)
+	return err != nil && fault.KindOf(err) == fault.NotFound
 }
 
 // filled records that a new member has what it should have.
