@@ -366,12 +366,16 @@ func (w *weave) backup(ctx context.Context, actor int, step weaveStep) (err erro
 	if err != nil {
 		return err
 	}
-	blocks := weaveBlockData()
+	blocks, changed := weaveBlockData(), map[int]bool{}
 	for range rnd.IntN(6) + 1 {
 		at := rnd.IntN(weaveBlocks) * chunk.BlockBytes
 		copy(disk[at:], blocks[rnd.IntN(len(blocks))])
+		changed[at/chunk.MinBytes] = true
 	}
 	for at := 0; at < len(disk); at += chunk.MinBytes {
+		if iw.parent != nil && !changed[at/chunk.MinBytes] {
+			continue // taken over from the parent, unread
+		}
 		if err := iw.Write(ctx, int64(at), disk[at:at+chunk.MinBytes]); err != nil {
 			return err
 		}
