@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -20,6 +21,7 @@ func (r *Repository) Prune(ctx context.Context, ids ...string) error {
 	}
 	r.pruning.Lock()
 	defer r.pruning.Unlock()
+	ids = once(ids) // the second removal of one would look like one that failed half-way
 	for _, id := range ids {
 		if _, err := parsePointID(id); err != nil {
 			return err
@@ -58,6 +60,16 @@ func (r *Repository) Prune(ctx context.Context, ids ...string) error {
 		fault.Point("store.prune.unpublished")
 	}
 	return nil
+}
+
+// once drops repetitions.
+func once(ids []string) (out []string) {
+	for _, id := range ids {
+		if !slices.Contains(out, id) {
+			out = append(out, id)
+		}
+	}
+	return out
 }
 
 func (r *Repository) unpublish(ctx context.Context, id string) error {

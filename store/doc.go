@@ -69,8 +69,9 @@
 //
 //	sweep beside    Reads packs only. One that a Collect takes meanwhile is skipped; a loss counts only if it is found
 //	  all           again without a Collect running.
-//	heal beside     Holds collecting, so no Collect, Prune or compaction runs. What is new while it looks (points,
-//	  all           readers) it looks at too, until with gc held exclusively there is nothing more; then it chooses,
-//	                and spares what sessions have pinned. A crash leaves packs in place or in quarantine, and of a
-//	                record the good copy, which the next open puts in its place.
+//	heal beside     Holds collecting, so no Collect or compaction runs, and pruning while it puts records back, so that
+//	  all           none comes back that was pruned. What is new while it looks (points, readers) it looks at too, until
+//	                with gc held exclusively there is nothing more; then it chooses, and spares what sessions have
+//	                pinned. A crash leaves packs in place or in quarantine, and of a record the good copy, which the
+//	                next open puts in its place.
 package store

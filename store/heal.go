@@ -65,7 +65,8 @@ type healing struct {
 // is good there, otherwise, proven by its id, from another repository of the domain. Only when the new packs are
 // durable and have been read back, damaged packs from which nothing more is needed are put into quarantine; nothing is
 // deleted. It knows of the damage that a Sweep or Verify has found, and of what is missing. If something remains, the
-// report says so and the error is of kind Corrupt. No Collect or Prune runs beside it; anything else may.
+// report says so and the error is of kind Corrupt. No Collect runs beside it, and no Prune while records of restore points
+// are put back; anything else may.
 func (r *Repository) Heal(ctx context.Context, o HealOptions) (HealReport, error) {
 	h := &healing{r: r, o: o, report: HealReport{DryRun: o.DryRun}, before: map[seal.ID]bool{}, found: map[Hash]bool{}}
 	if err := r.writable("heal"); err != nil {

@@ -146,7 +146,7 @@ func (r *Repository) writePruned(ctx context.Context, key string, more *pruned) 
 	}
 	body, err := json.Marshal(prunedBody{
 		Format: formatVersion, Repository: r.ID(), Series: key, Ranges: joinRanges(append(old.ranges, more.ranges...)),
-		Damaged: append(old.damaged, more.damaged...), Time: time.Now().UTC(),
+		Damaged: once(append(old.damaged, more.damaged...)), Time: time.Now().UTC(),
 	})
 	if err != nil {
 		return err

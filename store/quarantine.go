@@ -40,11 +40,14 @@ func (r *Repository) Quarantine(ctx context.Context) ([]blob.Info, error) {
 	return out, nil
 }
 
-// EmptyQuarantine deletes for good what Heal has put aside, and returns how many bytes that freed.
+// EmptyQuarantine deletes for good what Heal has put aside, and returns how many bytes that freed. Good records that
+// wait for their place stay.
 func (r *Repository) EmptyQuarantine(ctx context.Context) (int64, error) {
 	if err := r.writable("empty quarantine"); err != nil {
 		return 0, err
 	}
+	r.collecting.Lock()
+	defer r.collecting.Unlock()
 	objects, err := r.Quarantine(ctx)
 	if err != nil {
 		return 0, err
@@ -54,6 +57,9 @@ func (r *Repository) EmptyQuarantine(ctx context.Context) (int64, error) {
 	}
 	var freed int64
 	for _, info := range objects {
+		if strings.HasSuffix(info.Name, waitingSuffix) {
+			continue
+		}
 		if err := r.b.Delete(ctx, info.Name); err != nil {
 			return freed, fault.Context("empty quarantine of repository", r.b.Location(), err)
 		}
@@ -66,6 +72,8 @@ func (r *Repository) EmptyQuarantine(ctx context.Context) (int64, error) {
 // record that is missing here was pruned, so it is not brought back.
 func (h *healing) records(ctx context.Context) error {
 	r := h.r
+	r.pruning.Lock() // what is put back must not be pruned meanwhile
+	defer r.pruning.Unlock()
 	for info, err := range r.b.List(ctx, manifestFolder) {
 		if err != nil {
 			return fault.Context("list restore points of repository", r.b.Location(), err)
