@@ -109,19 +109,10 @@ func (r *Repository) checkPoint(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	rs := roots{map[ImageRef]struct{}{}, map[Hash]struct{}{}}
-	for _, im := range p.Images {
-		rs.images[im.Ref] = struct{}{}
-	}
-	for _, pieces := range p.pieces {
-		for _, h := range pieces {
-			rs.documents[h] = struct{}{}
-		}
-	}
 	err = r.current(ctx, named(id), func() error {
 		m := newMarker(r)
 		m.fresh = true
-		return m.mark(ctx, rs)
+		return m.mark(ctx, pointRoots(p))
 	})
 	if err != nil && fault.KindOf(err) == fault.NotFound {
 		return nil // pruned and collected since

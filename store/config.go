@@ -119,7 +119,7 @@ func wrapKeys(ctx context.Context, b blob.Store, k Key, repository seal.ID, keys
 // readConfig reads config without a key: what it claims, and how to prove that with a key set.
 func readConfig(ctx context.Context, b blob.Store) (c configBody, file configFile, id seal.ID, err error) {
 	p, err := blob.Get(ctx, b, configName, smallObject)
-	if fault.KindOf(err) == fault.NotFound && err != nil {
+	if fault.KindOf(err) == fault.NotFound {
 		return c, file, id, fault.New(fault.NotFound, "open repository", b.Location(), "there is no repository here").Explain(
 			"The directory is there but holds no repository, or its file \"config\" is missing.",
 			"Check the path and that the right disk is mounted; or create a repository here.")

@@ -23,7 +23,7 @@ func describe(ctx context.Context, b blob.Store) error {
 		data []byte
 	}{{formatName, formatText}, {readerName, readerText}} {
 		_, err := b.Stat(ctx, o.name)
-		if fault.KindOf(err) == fault.NotFound && err != nil {
+		if fault.KindOf(err) == fault.NotFound {
 			err = blob.Put(ctx, b, o.name, o.data)
 		}
 		if err != nil && fault.KindOf(err) != fault.Exists {

@@ -41,7 +41,7 @@ func Drill(ctx context.Context, b blob.Store, by Opener) (DrillReport, error) {
 		Time: time.Now().UTC(), Repository: g.config.Repository, Name: g.config.Name, PublicKey: g.file.PublicKey,
 		Wrapping: g.by.public(g.keys.Public()),
 	}
-	d := drill{ring: g, r: &Repository{b: b, id: g.id, keys: g.keys, config: g.config, hasher: chunk.NewHasher(g.keys.IDs)}}
+	d := drill{ring: g, r: &Repository{b: b, o: Options{ReadOnly: true}, id: g.id, keys: g.keys, config: g.config, hasher: chunk.NewHasher(g.keys.IDs)}}
 	if err := d.run(ctx, &report); err != nil {
 		return report, fault.Context("drill with "+by.String(), b.Location(), err)
 	}
@@ -50,7 +50,7 @@ func Drill(ctx context.Context, b blob.Store, by Opener) (DrillReport, error) {
 
 type drill struct {
 	*ring
-	r     *Repository // never opened: for loading a restore point
+	r     *Repository // never opened: for loading a restore point, without repairing anything
 	coder *pack.Coder
 	metas []packAt // packs of kind meta, once they are known
 	datas []packAt
@@ -108,7 +108,7 @@ func (d *drill) newest(ctx context.Context) (*point, error) {
 	slices.Sort(ids)
 	for _, id := range slices.Backward(ids) {
 		p, err := d.r.loadPoint(ctx, id)
-		if fault.KindOf(err) == fault.NotFound && err != nil {
+		if fault.KindOf(err) == fault.NotFound {
 			continue // pruned meanwhile, or no restore point's name
 		}
 		return p, err
