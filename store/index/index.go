@@ -300,11 +300,17 @@ func (x *Index) Lookup(dst []Location, id chunk.Hash) ([]Location, error) {
 	if err != nil {
 		return dst, fmt.Errorf("look up: %w", err)
 	}
-	for ok := it.SeekPrefixGE(prefix[:]); ok; ok = it.Next() {
+	dst, err = x.places(dst, it, prefix[:])
+	return dst, errors.Join(err, it.Close())
+}
+
+// places appends the known locations of the object that prefix is of.
+func (x *Index) places(dst []Location, it *pebble.Iterator, prefix []byte) ([]Location, error) {
+	for ok := it.SeekPrefixGE(prefix); ok; ok = it.Next() {
 		key := it.Key()
 		slot, n := binary.Uvarint(it.Value())
 		if len(key) != prefixLen+4 || n <= 0 {
-			return dst, errors.Join(errors.New("look up: index entry is malformed"), it.Close())
+			return dst, errors.New("look up: index entry is malformed")
 		}
 		x.mu.RLock()
 		id, known := x.byNum[binary.BigEndian.Uint32(key[prefixLen:])]
@@ -313,7 +319,7 @@ func (x *Index) Lookup(dst []Location, id chunk.Hash) ([]Location, error) {
 			dst = append(dst, Location{Pack: id, Slot: uint32(slot >> 1), Refs: slot&1 != 0})
 		}
 	}
-	return dst, it.Close()
+	return dst, nil
 }
 
 // LookupAll calls fn with every known location of each id, as of one moment. The locations are good until fn returns.
@@ -330,19 +336,8 @@ func (x *Index) LookupAll(ids []chunk.Hash, fn func(id chunk.Hash, places []Loca
 	var places []Location
 	for _, id := range ids {
 		entryKey(&prefix, id, 0)
-		places = places[:0]
-		for ok := it.SeekPrefixGE(prefix[:]); ok; ok = it.Next() {
-			key := it.Key()
-			slot, n := binary.Uvarint(it.Value())
-			if len(key) != prefixLen+4 || n <= 0 {
-				return errors.New("look up: index entry is malformed")
-			}
-			x.mu.RLock()
-			holder, known := x.byNum[binary.BigEndian.Uint32(key[prefixLen:])]
-			x.mu.RUnlock()
-			if known {
-				places = append(places, Location{Pack: holder, Slot: uint32(slot >> 1), Refs: slot&1 != 0})
-			}
+		if places, err = x.places(places[:0], it, prefix[:]); err != nil {
+			return err
 		}
 		if err := it.Error(); err != nil {
 			return fmt.Errorf("look up: %w", err)
@@ -398,17 +393,6 @@ func (x *Index) Forget(ids ...seal.ID) error {
 		return fmt.Errorf("forget packs: %w", err)
 	}
 	return nil
-}
-
-// Drop forgets packs and sweeps.
-func (x *Index) Drop(ids ...seal.ID) error {
-	if len(ids) == 0 {
-		return nil
-	}
-	if err := x.Forget(ids...); err != nil {
-		return err
-	}
-	return x.Sweep()
 }
 
 // Forgotten reports whether packs were forgotten whose entries are not swept.

@@ -69,11 +69,12 @@ func (x *Index) Load() (*Loader, error) {
 	if err := x.log.broken(); err != nil {
 		return nil, err
 	}
+	x.adding.Lock() // another load may have the folder until then
 	dir := filepath.Join(x.dir, loadFolder)
 	if err := errors.Join(os.RemoveAll(dir), os.Mkdir(dir, 0o700)); err != nil {
+		x.adding.Unlock()
 		return nil, fmt.Errorf("load index: %w", err)
 	}
-	x.adding.Lock()
 	x.mu.RLock()
 	defer x.mu.RUnlock()
 	return &Loader{x: x, dir: dir, size: runEntries, next: x.next, known: map[seal.ID]bool{}}, nil

@@ -1,6 +1,7 @@
 package index
 
 import (
+	"errors"
 	"path/filepath"
 	"testing"
 
@@ -28,7 +29,7 @@ func TestSuspectsLastAndGoWithTheirPacks(t *testing.T) {
 	if err := x.Acquit(seal.ID{2}); err != nil {
 		t.Fatal(err)
 	}
-	if err := x.Drop(seal.ID{3}); err != nil {
+	if err := errors.Join(x.Forget(seal.ID{3}), x.Sweep()); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 {

@@ -8,8 +8,6 @@ import (
 	"slices"
 
 	"github.com/zeebo/blake3"
-
-	"github.com/cairn-backup/cairn/store/seal"
 )
 
 // errRotten is the answer to a pack whose bytes are not those that were written.
@@ -21,8 +19,6 @@ type passage struct {
 	hash *blake3.Hasher
 	at   int64 // what lies before it was read and hashed
 	buf  []byte
-	text []byte
-	out  []byte
 }
 
 // ReadWhole reads the pack from its start to its end, every byte once and in order. Each frame is opened and decoded
@@ -31,6 +27,7 @@ type passage struct {
 // of use, one of reading (of any kind), or says that the pack is not what was written.
 func (r *Reader) ReadWhole(ctx context.Context, coder *Coder, use func(frame uint32, plain []byte, damage error) error) error {
 	p := &passage{r: r, hash: blake3.New()}
+	frames := NewFrameReader(coder)
 	order := make([]uint32, len(r.dir.Frames))
 	for i := range order {
 		order[i] = uint32(i)
@@ -45,7 +42,7 @@ func (r *Reader) ReadWhole(ctx context.Context, coder *Coder, use func(frame uin
 		if err != nil {
 			return err
 		}
-		plain, damage := p.open(coder, number, f, sealed)
+		plain, damage := frames.open(r, number, f, sealed)
 		if err := use(number, plain, damage); err != nil {
 			return err
 		}
@@ -86,18 +83,4 @@ func (p *passage) skipTo(ctx context.Context, end int64) error {
 		}
 	}
 	return nil
-}
-
-func (p *passage) open(coder *Coder, number uint32, f FrameInfo, sealed []byte) ([]byte, error) {
-	text, err := p.r.box.Open(p.text[:0], seal.Frame, uint64(number), frameDetail(f.Codec, int(f.Plain)), sealed)
-	if err != nil {
-		return nil, fmt.Errorf("frame %d at offset %d %w", number, f.Offset, err)
-	}
-	p.text = text
-	p.out = slices.Grow(p.out[:0], int(f.Plain))
-	plain, err := coder.Decode(p.out, text, f.Codec, int(f.Plain))
-	if err != nil {
-		return nil, fmt.Errorf("frame %d at offset %d: %w", number, f.Offset, err)
-	}
-	return plain, nil
 }
