@@ -187,7 +187,7 @@ func readDocuments(ctx context.Context, b blob.Store) (all []*setDocument, err e
 		if err := decode(p, &d); err != nil {
 			continue
 		}
-		if err := d.check(); fault.KindOf(err) == fault.Unsupported && err != nil {
+		if err := d.check(); fault.KindOf(err) == fault.Unsupported {
 			return nil, err
 		} else if err == nil {
 			all = append(all, &d)

@@ -193,7 +193,7 @@ func (s *Store) readDocuments(ctx context.Context, set string, open map[string]*
 			continue
 		}
 		all, err := readDocuments(ctx, b)
-		if fault.KindOf(err) == fault.Unsupported && err != nil {
+		if fault.KindOf(err) == fault.Unsupported {
 			return nil, err
 		}
 		all = slices.DeleteFunc(all, func(d *setDocument) bool { return d.Set != set })

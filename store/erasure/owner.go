@@ -117,11 +117,7 @@ func (s *Store) lockMembers(ctx context.Context) error {
 			if err == nil {
 				// A disk that was unmounted leaves an empty directory, which is no member.
 				if _, err = readIdentity(ctx, b); err == nil {
-					var release func() error
-					if release, err = b.Acquire(ctx); err == nil {
-						m.mu.Lock()
-						m.release = release
-						m.mu.Unlock()
+					if err = m.lock(ctx, b); err == nil {
 						locked++
 						continue
 					}
@@ -149,13 +145,7 @@ func (s *Store) unlockMembers() (err error) {
 	_, groups := s.snapshot()
 	for _, g := range groups {
 		for _, m := range g.members {
-			m.mu.Lock()
-			release := m.release
-			m.release = nil
-			m.mu.Unlock()
-			if release != nil {
-				err = errors.Join(err, release())
-			}
+			err = errors.Join(err, m.unlock())
 		}
 	}
 	return err
@@ -465,8 +455,30 @@ func (s *Store) complete(ctx context.Context, w *scattered, waiting map[int]bool
 	})
 }
 
-// lose stops using a member that does not answer.
+// lose stops using a member that does not answer. Its lock goes too: it is taken again when the member is back.
 func (m *member) lose(err error) {
-	_ = m.close()
+	_ = m.discharge()
 	_ = m.unusable(Missing, err.Error(), err)
+}
+
+// discharge releases the member's lock and closes it.
+func (m *member) discharge() error { return errors.Join(m.unlock(), m.close()) }
+
+func (m *member) lock(ctx context.Context, b blob.Store) error {
+	release, err := b.Acquire(ctx)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.release = release
+	return err
+}
+
+func (m *member) unlock() error {
+	m.mu.Lock()
+	release := m.release
+	m.release = nil
+	m.mu.Unlock()
+	if release == nil {
+		return nil
+	}
+	return release()
 }

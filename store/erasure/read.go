@@ -28,9 +28,8 @@ type reader struct {
 	e *entry
 	g geometry
 
-	mu   sync.Mutex
-	bad  map[int]string // by slot: why a shard could not be used
-	lost bool           // fewer than k shards had what was needed
+	mu  sync.Mutex
+	bad map[int]string // by slot: why a shard could not be used
 }
 
 func (s *Store) reader(e *entry) *reader {
@@ -286,7 +285,6 @@ func (r *reader) enough(shards [][][]byte, units [][]byte) bool {
 func (r *reader) beyond() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.lost = true
 	var names []string
 	away, bad := 0, 0
 	for slot, m := range r.e.group.members {

@@ -152,15 +152,8 @@ func (s *Store) Replace(ctx context.Context, id string, fresh Member) (newMember
 		if err := s.adopt(next, open); err != nil {
 			return err
 		}
-		old.mu.Lock()
-		release := old.release
-		old.release = nil
-		old.mu.Unlock()
-		if release != nil {
-			err = errors.Join(err, release())
-		}
 		s.cache.clear()
-		return errors.Join(err, old.close())
+		return old.discharge()
 	})
 	return newMember, err
 }
@@ -190,7 +183,7 @@ func (s *Store) enlist(ctx context.Context, fresh Member, group, slot int) (*mem
 		err = mustBeEmpty(ctx, b)
 	}
 	if err == nil {
-		m.release, err = b.Acquire(ctx)
+		err = m.lock(ctx, b)
 	}
 	if err == nil {
 		err = putIdentity(ctx, b, identity{formatVersion, s.setID(), fresh.ID, group, slot})
@@ -199,18 +192,6 @@ func (s *Store) enlist(ctx context.Context, fresh Member, group, slot int) (*mem
 		return nil, nil, errors.Join(m.failed(err), m.discharge())
 	}
 	return m, b, nil
-}
-
-// discharge ends the use of a member that did not become one.
-func (m *member) discharge() (err error) {
-	m.mu.Lock()
-	release := m.release
-	m.release = nil
-	m.mu.Unlock()
-	if release != nil {
-		err = release()
-	}
-	return errors.Join(err, m.close())
 }
 
 // clearAttempt removes what a Replace or Grow that failed has left at a place: an identity of this set that no member
@@ -269,13 +250,12 @@ func (s *Store) Grow(ctx context.Context, members []Member, o CreateOptions) (Pl
 		}
 		for _, gm := range p.Groups {
 			for slot, given := range gm {
-				m, b, err := s.enlist(ctx, given, len(next.Groups), slot)
+				m, _, err := s.enlist(ctx, given, len(next.Groups), slot)
 				if err != nil {
 					return undo(err)
 				}
 				fresh = append(fresh, m)
 				open[m.id] = m
-				_ = b
 			}
 			next.Groups = append(next.Groups, newGroup(gm, p.Layout, false))
 		}

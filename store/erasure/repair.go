@@ -211,6 +211,9 @@ func (s *Store) restoreShard(ctx context.Context, e *entry, slot int, take budge
 	}
 	// As in a new write: a disk that was unmounted leaves an empty directory.
 	if _, err := readIdentity(ctx, b); err != nil {
+		if fault.KindOf(err) == fault.NotFound { // the member, not the object
+			err = fault.Wrap(fault.Transient, "use member", m.id, err)
+		}
 		return m.failed(err)
 	}
 	shard := shardOf(e.write, slot, r.g.n)

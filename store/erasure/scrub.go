@@ -166,7 +166,7 @@ func (s *Store) scrubObject(ctx context.Context, e *entry, o ScrubOptions, w *wa
 		return x, nil, err
 	}
 	now, err := s.locate(ctx, "scrub", e.name, true)
-	if fault.KindOf(err) == fault.NotFound && err != nil || err == nil && now.write != e.write {
+	if fault.KindOf(err) == fault.NotFound || err == nil && now.write != e.write {
 		return nil, nil, nil // removed, or replaced, since it was listed
 	}
 	if err != nil || o.NoRepair {
@@ -212,12 +212,7 @@ func (s *Store) rejoin(ctx context.Context) error {
 			}
 			b, err := m.store()
 			if err == nil {
-				var release func() error
-				if release, err = b.Acquire(ctx); err == nil {
-					m.mu.Lock()
-					m.release = release
-					m.mu.Unlock()
-				}
+				err = m.lock(ctx, b)
 			}
 			if err != nil {
 				s.log.Warn("member of erasure set is not used", "member", m.id, "err", err)
