@@ -53,9 +53,26 @@ var StorePoints = []string{
 	"store.keys.added",               // a wrapping is durable, not read back
 	"store.keys.proven",              // the new key opens the repository, the old one too
 	"store.keys.removed",             // the old wrapping is gone
-	"store.heal.record-waits",
-	"store.heal.record-aside",
-	"store.heal.packs-durable",
-	"store.heal.quarantined",
+	"store.heal.record-waits",        // a good record waits in quarantine/, the damaged one has its name
+	"store.heal.record-aside",        // the damaged record is put aside, the good one still waits
+	"store.heal.packs-durable",       // what is healed is in new packs, durable, not indexed nor read back
+	"store.heal.quarantined",         // damaged packs are put aside, the index is not swept
+
+	"store.erasure.absence-recorded",  // an owner has noted who is away, nothing is settled
+	"store.erasure.shards-pending",    // enough shards of an object are durable, none has its name
+	"store.erasure.first-named",       // one shard has its name: the object is there
+	"store.erasure.need-reached",      // enough have it, nobody was told
+	"store.erasure.delete-marked",     // enough members know that the object is gone, its shards are there
+	"store.erasure.shards-removed",    // its shards are gone, the marks are there
+	"store.erasure.shard-renamed",     // one shard has its new name
+	"store.erasure.shard-proven",      // repair: a new shard is durable and read back, the bad one has the name
+	"store.erasure.old-shard-removed", // repair: the bad one is gone, the new one has no name
+	"store.erasure.shard-rebuilt",     // rebuild: one object has its shard on the member again
+	"store.erasure.member-enlisted",   // replace: the new member says who it is, the set does not know it
+	"store.erasure.document-placed",   // a member has a new description of the set
+	"store.erasure.member-replaced",   // replace: enough have the description, nothing is filled
+	"store.erasure.group-described",   // grow: the new members have the description, the others do not
+	"store.erasure.group-added",       // grow: enough have it
+
 	"store.index.flushed", // index: written to its directory
 }

@@ -2,6 +2,7 @@ package campaign
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -61,10 +62,39 @@ func inherit(t *testing.T, p place, withIndex bool) error {
 	return workload.Judge(t.Context(), p.repo, "", p.key, want, false) // and the one after it
 }
 
-// storePoints are the points of the engine and those of a backup that lie in it. The worker has nothing to heal from.
+// inheritWith is inherit for a worker of another kind.
+func inheritWith(t *testing.T, p place, withIndex bool, judge func(context.Context, workload.Config, workload.Promises) error) error {
+	t.Helper()
+	want, err := p.promises()
+	if err != nil {
+		return err
+	}
+	if want.Done {
+		return errors.New("the worker had done all its work")
+	}
+	c := workload.Config{Dir: p.repo, KeyFile: p.key}
+	if withIndex {
+		c.IndexDir = p.index
+	}
+	return judge(t.Context(), c, want)
+}
+
+// storePoints are the points of the engine and those of a backup that lie in it.
 func storePoints() []string {
-	points := append([]string{"backup.packs-durable", "backup.index-written", "backup.manifest-written"}, fault.StorePoints...)
-	return slices.DeleteFunc(points, func(p string) bool { return strings.HasPrefix(p, "store.heal.") })
+	return append([]string{"backup.packs-durable", "backup.index-written", "backup.manifest-written"}, fault.StorePoints...)
+}
+
+// kindOf returns what a worker must do to come to a point, and how what it leaves is judged.
+func kindOf(point string) (more []string, judge func(context.Context, workload.Config, workload.Promises) error) {
+	switch {
+	case strings.HasPrefix(point, "store.erasure."):
+		return []string{"-set"}, workload.JudgeSet
+	case strings.HasPrefix(point, "store.heal."):
+		return []string{"-heal"}, workload.JudgeHealed
+	case strings.HasPrefix(point, "store.session.pack-"):
+		return []string{"-big"}, nil
+	}
+	return nil, nil
 }
 
 // TestPointsAreListed: a point that is not in the list would not be tried.
@@ -98,35 +128,44 @@ func TestCampaignKillAtPoints(t *testing.T) {
 	injected, fired, lost := 0, 0, 0
 	for i := range rounds * len(points) {
 		point := points[i%len(points)]
-		injected++
-		err := killAt(t, point, seed+uint64(i), 1+rnd.IntN(4), rnd.IntN(2) == 0)
-		if !errors.Is(err, errNeverThere) {
-			fired++
-		}
-		if err != nil {
-			lost++
-			t.Errorf("killed at %s (seed %d): %v", point, seed+uint64(i), err)
-		}
+		nth, withIndex := 1+rnd.IntN(4), rnd.IntN(2) == 0
+		t.Run(point, func(t *testing.T) {
+			injected++
+			err := killAt(t, point, seed+uint64(i), nth, withIndex)
+			if !errors.Is(err, errNeverThere) {
+				fired++
+			}
+			if err != nil {
+				lost++
+				t.Errorf("killed at %s (seed %d): %v", point, seed+uint64(i), err)
+			}
+		})
 	}
 	report(t, "kill-at-points", injected, fired, lost, fmt.Sprintf("points=%d", len(points)))
 }
 
 var errNeverThere = errors.New("the worker never came there")
 
-// killAt kills a worker when it comes to a point for the nth time, or for the first if it does not come so often.
+// killAt kills a worker when it comes to a point for the nth time, or earlier if it does not come so often.
 func killAt(t *testing.T, point string, seed uint64, nth int, withIndex bool) error {
 	t.Helper()
-	var more []string
-	if strings.HasPrefix(point, "store.session.pack-") {
-		more, nth = []string{"-big"}, 1
+	more, judge := kindOf(point)
+	switch {
+	case strings.HasPrefix(point, "store.erasure."):
+		nth = 1 + (nth-1)*12 // making the repository takes the first ones
+	case more != nil:
+		nth = 1
 	}
-	for ; nth >= 1; nth = min(nth-1, 1) {
+	for ; nth >= 1; nth /= 2 {
 		p := newPlace(t)
 		killed, out, err := run(t, []string{fmt.Sprintf("CAIRN_FAULT_POINT=%s#%d=kill", point, nth)}, p.args(seed, more...)...)
 		if err != nil {
 			return fmt.Errorf("%w: %s", err, out)
 		}
 		if killed && strings.Contains(out, "fault point "+point+": kill") {
+			if judge != nil {
+				return inheritWith(t, p, withIndex, judge)
+			}
 			return inherit(t, p, withIndex)
 		}
 	}

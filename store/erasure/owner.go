@@ -155,7 +155,10 @@ func (s *Store) unlockMembers() (err error) {
 func (s *Store) install(ctx context.Context, d *setDocument) error {
 	_, groups := s.snapshot()
 	for _, g := range groups {
-		errs := each(g.members, func(_ int, _ *member, b blob.Store) error { return putDocument(ctx, b, d) })
+		errs := each(g.members, func(_ int, _ *member, b blob.Store) error {
+			defer fault.Point("store.erasure.document-placed")
+			return putDocument(ctx, b, d)
+		})
 		if n := succeeded(errs); n < s.need(g) {
 			return tooFew("change erasure set", s.Location(), n, s.need(g), errs)
 		}
@@ -180,6 +183,7 @@ func (s *Store) settle(ctx context.Context) error {
 	if err := s.record(ctx, func(m *member, md *memberDoc) { md.Behind = md.Behind || !m.up() }); err != nil {
 		return err
 	}
+	fault.Point("store.erasure.absence-recorded")
 	_, groups := s.snapshot()
 	settled := map[string]bool{}
 	for _, g := range groups {

@@ -52,6 +52,7 @@ func (s *Store) Rebuild(ctx context.Context, id string, progress func(Progress))
 		w.p.Bytes += e.geometry().fileBytes()
 		w.p.Repaired += n
 		w.tell()
+		fault.Point("store.erasure.shard-rebuilt")
 	}
 	if len(errs) > 0 {
 		more := ""
@@ -129,6 +130,7 @@ func (s *Store) Replace(ctx context.Context, id string, fresh Member) (newMember
 			return err
 		}
 		newMember = m.id
+		fault.Point("store.erasure.member-enlisted")
 		d, groups := s.snapshot()
 		next := d.next()
 		if fresh.Domain == "" {
@@ -149,6 +151,7 @@ func (s *Store) Replace(ctx context.Context, id string, fresh Member) (newMember
 		if err := s.install(ctx, next); err != nil {
 			return errors.Join(err, m.discharge())
 		}
+		fault.Point("store.erasure.member-replaced")
 		if err := s.adopt(next, open); err != nil {
 			return err
 		}
@@ -269,9 +272,11 @@ func (s *Store) Grow(ctx context.Context, members []Member, o CreateOptions) (Pl
 				return undo(m.failed(err))
 			}
 		}
+		fault.Point("store.erasure.group-described")
 		if err := s.install(ctx, next); err != nil {
 			return undo(err)
 		}
+		fault.Point("store.erasure.group-added")
 		return s.adopt(next, open)
 	})
 }

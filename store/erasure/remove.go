@@ -87,10 +87,12 @@ func (s *Store) kill(ctx context.Context, e *entry) error {
 		}
 		return tooFew("delete object", e.name, n, s.need(g), errs)
 	}
+	fault.Point("store.erasure.delete-marked")
 	clean := succeeded(errs) == g.n()
 	for slot, err := range s.removeShards(ctx, e) {
 		clean = clean && err == nil && e.at[slot] != "" && !s.memberDoc(g.members[slot]).Behind
 	}
+	fault.Point("store.erasure.shards-removed")
 	if clean {
 		s.unmark(ctx, g, e.write)
 	}
@@ -178,6 +180,7 @@ func (s *Store) move(ctx context.Context, e *entry, to string) error {
 		}
 		err := b.Rename(ctx, e.at[slot], target(slot))
 		moved[slot] = err == nil
+		fault.Point("store.erasure.shard-renamed")
 		return err
 	})
 	n, left := 0, false

@@ -241,6 +241,7 @@ func (s *Store) restoreShard(ctx context.Context, e *entry, slot int, take budge
 		_ = b.Delete(context.WithoutCancel(ctx), pending)
 		return m.failed(err)
 	}
+	fault.Point("store.erasure.shard-proven")
 	return s.exchange(context.WithoutCancel(ctx), e, slot, b, pending)
 }
 
@@ -320,6 +321,7 @@ func (s *Store) exchange(ctx context.Context, e *entry, slot int, b blob.Store, 
 		if err := ignoreMissing(b.Delete(ctx, old)); err != nil {
 			return m.failed(err)
 		}
+		fault.Point("store.erasure.old-shard-removed")
 	}
 	if err := b.Rename(ctx, pending, p.path()); err != nil {
 		return m.failed(err)

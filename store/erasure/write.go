@@ -250,6 +250,7 @@ func (w *writer) Commit(ctx context.Context) error {
 	if err := w.finish(); err != nil {
 		return err
 	}
+	fault.Point("store.erasure.shards-pending")
 	return w.publish(ctx)
 }
 
@@ -312,6 +313,7 @@ func (w *writer) publish(ctx context.Context) error {
 				p.err = p.m.failed(err)
 			} else {
 				first = false
+				fault.Point("store.erasure.first-named")
 			}
 		}
 	}
@@ -322,6 +324,7 @@ func (w *writer) publish(ctx context.Context) error {
 		return name(p, slots[p])
 	})
 	if err == nil {
+		fault.Point("store.erasure.need-reached")
 		err = w.alone(ctx)
 	}
 	w.forget()

@@ -26,6 +26,8 @@ func run(args []string) error {
 	flags.StringVar(&c.KeyFile, "key", "", "key file, made if it is not there")
 	flags.Uint64Var(&c.Seed, "seed", 1, "what is done depends on it alone")
 	flags.IntVar(&c.Lives, "lives", 0, "how often the repository is opened")
+	flags.BoolVar(&c.Set, "set", false, "on an erasure set")
+	flags.BoolVar(&c.Heal, "heal", false, "damage is healed from a copy")
 	flags.BoolVar(&c.Big, "big", false, "with a disk that fills a pack")
 	flags.BoolVar(&fs.LieDirs, "lie-dirs", false, "do not fsync directories")
 	flags.BoolVar(&fs.LieFiles, "lie-files", false, "do not fsync files")

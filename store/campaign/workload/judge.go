@@ -14,6 +14,7 @@ import (
 
 	"github.com/cairn-backup/cairn/internal/fault"
 	"github.com/cairn-backup/cairn/store"
+	"github.com/cairn-backup/cairn/store/blob"
 	"github.com/cairn-backup/cairn/store/blob/file"
 )
 
@@ -82,7 +83,7 @@ func Judge(ctx context.Context, dir, indexDir, keyFile string, want Promises, de
 }
 
 // open opens the repository with the key that must open it: while a key is being replaced, one of the two.
-func open(ctx context.Context, b *file.Store, indexDir, keyFile string, want Promises) (*store.Repository, error) {
+func open(ctx context.Context, b blob.Store, indexDir, keyFile string, want Promises) (*store.Repository, error) {
 	o := store.Options{IndexDir: indexDir}
 	key, err := store.LoadKeyFile(keyFile)
 	if err != nil {
@@ -185,6 +186,9 @@ func goOn(ctx context.Context, r *store.Repository, dir string, points []store.R
 	again, err := r.Collect(ctx, store.CollectOptions{DryRun: true})
 	if err != nil || again.PacksFreed+again.PacksWaiting > 0 {
 		return fmt.Errorf("a second collect would free %d packs, %d wait: %v", again.PacksFreed, again.PacksWaiting, err)
+	}
+	if dir == "" {
+		return nil
 	}
 	return Litter(dir)
 }

@@ -35,6 +35,8 @@ type Config struct {
 	Seed     uint64
 	Lives    int  // opens; 0 is 3
 	Big      bool // with a disk that fills a pack
+	Set      bool // on an erasure set, whose members are folders of Dir; its disks rot, are replaced, and get more
+	Heal     bool // what is damaged is healed from a copy
 	FS       file.FS
 	Acks     io.Writer // gets one line per Write
 }
@@ -44,7 +46,7 @@ type worker struct {
 	c      Config
 	rnd    *rand.Rand
 	key    store.Key
-	b      *file.Store
+	b      blob.Store
 	r      *store.Repository
 	disks  map[string][]byte // per series, as last backed up
 	points []store.RestorePoint
@@ -62,6 +64,12 @@ func Run(ctx context.Context, c Config) error {
 	var err error
 	if w.key, err = Key(c.KeyFile); err != nil {
 		return err
+	}
+	switch {
+	case c.Set:
+		return w.onSet(ctx)
+	case c.Heal:
+		return w.healed(ctx)
 	}
 	if w.b, err = file.CreateFS(c.FS, c.Dir); err != nil {
 		return err
