@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/cairn-backup/cairn/store/pack"
+	"github.com/cairn-backup/cairn/store/seal"
 )
 
 // DamageReport is the damage that is known, and what it touches.
@@ -19,28 +20,38 @@ type DamageReport struct {
 // for nothing new inside other packs: that is Sweep's.
 func (r *Repository) KnownDamage(ctx context.Context) (DamageReport, error) {
 	var report DamageReport
-	if err := r.lookAgain(ctx); err != nil {
-		return report, err
-	}
-	states, err := r.damagedPacks(ctx, nil)
+	known, err := r.lookAgain(ctx)
 	if err != nil {
 		return report, err
 	}
-	mute, err := r.unindexed(ctx)
+	states, _, packs, err := r.survey(ctx, known)
 	if err != nil {
 		return report, err
+	}
+	report.Packs = packs
+	report.Touched, err = r.touchedBy(ctx, states)
+	return report, err
+}
+
+// survey returns the states of suspect packs, reading those that are not known, the packs that do not say what is in
+// them, with the reason, and what is to be said of both, by name.
+func (r *Repository) survey(ctx context.Context, known map[seal.ID]*packState) (states map[seal.ID]*packState, mute map[seal.ID]error, damage []PackDamage, err error) {
+	if states, err = r.damagedPacks(ctx, known); err != nil {
+		return nil, nil, nil, err
+	}
+	if mute, err = r.unindexed(ctx); err != nil {
+		return nil, nil, nil, err
 	}
 	for _, p := range r.idx.Packs() {
 		if st := states[p.ID]; st != nil {
-			report.Packs = append(report.Packs, st.damage(p))
+			damage = append(damage, st.damage(p))
 		}
 	}
 	for id, cause := range mute {
-		report.Packs = append(report.Packs, PackDamage{Pack: pack.Name(id), Cause: cause.Error()})
+		damage = append(damage, PackDamage{Pack: pack.Name(id), Cause: cause.Error()})
 	}
-	slices.SortFunc(report.Packs, func(a, b PackDamage) int { return cmp.Compare(a.Pack, b.Pack) })
-	report.Touched, err = r.touchedBy(ctx, states)
-	return report, err
+	slices.SortFunc(damage, func(a, b PackDamage) int { return cmp.Compare(a.Pack, b.Pack) })
+	return states, mute, damage, nil
 }
 
 // SuspectPacks counts the packs in which damage has been found and that were not read as good since.

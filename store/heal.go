@@ -92,7 +92,8 @@ func (r *Repository) Heal(ctx context.Context, o HealOptions) (HealReport, error
 }
 
 func (h *healing) run(ctx context.Context) error {
-	if err := h.r.lookAgain(ctx); err != nil {
+	known, err := h.r.lookAgain(ctx)
+	if err != nil {
 		return err
 	}
 	h.r.collecting.Lock()
@@ -100,7 +101,7 @@ func (h *healing) run(ctx context.Context) error {
 	if err := h.records(ctx); err != nil {
 		return err
 	}
-	if err := h.survey(ctx); err != nil {
+	if err := h.survey(ctx, known); err != nil {
 		return err
 	}
 	if !h.o.DryRun {
@@ -125,22 +126,15 @@ func (h *healing) run(ctx context.Context) error {
 }
 
 // survey finds out what is damaged.
-func (h *healing) survey(ctx context.Context) (err error) {
-	if h.states, err = h.r.damagedPacks(ctx, nil); err != nil {
+func (h *healing) survey(ctx context.Context, known map[seal.ID]*packState) (err error) {
+	if h.states, h.mute, h.report.Damage, err = h.r.survey(ctx, known); err != nil {
 		return err
-	}
-	if h.mute, err = h.r.unindexed(ctx); err != nil {
-		return err
-	}
-	for id, cause := range h.mute {
-		h.report.Damage = append(h.report.Damage, PackDamage{Pack: pack.Name(id), Cause: cause.Error()})
 	}
 	h.w = newWalker(h.r)
 	h.w.mend = h.mend
 	for _, p := range h.r.idx.Packs() {
 		h.before[p.ID] = true
-		if st := h.states[p.ID]; st != nil {
-			h.report.Damage = append(h.report.Damage, st.damage(p))
+		if h.states[p.ID] != nil {
 			h.w.bad[p.ID] = &packState{gone: true} // what is good in it is to move out
 		}
 	}

@@ -190,13 +190,14 @@ func (r *Repository) reallyGone(ctx context.Context, id seal.ID, size int64) (bo
 }
 
 // lookAgain makes what is known of the packs agree with what is stored: nothing that follows is answered from memory.
-func (r *Repository) lookAgain(ctx context.Context) error {
+// It returns the states of the suspect packs that it read and found damaged still.
+func (r *Repository) lookAgain(ctx context.Context) (map[seal.ID]*packState, error) {
 	// Beside a collect, a pack that it is about to remove must not come back to the index.
 	if !r.o.ReadOnly && r.collecting.TryLock() {
 		err := r.syncIndex(ctx)
 		r.collecting.Unlock()
 		if err != nil {
-			return err
+			return nil, err
 		}
 	}
 	r.directories.Clear()
@@ -204,6 +205,7 @@ func (r *Repository) lookAgain(ctx context.Context) error {
 	r.frames.Clear()
 	r.nodes.Clear()
 	r.askAgain()
+	bad := map[seal.ID]*packState{}
 	pr := &prover{r, newMeter(r.b, 0)}
 	for _, id := range r.idx.Suspects() {
 		p, ok := r.idx.Pack(id)
@@ -212,14 +214,16 @@ func (r *Repository) lookAgain(ctx context.Context) error {
 		}
 		st, err := pr.pack(ctx, id, p.Size)
 		if ctxErr := ctx.Err(); ctxErr != nil {
-			return ctxErr
+			return nil, ctxErr
 		}
-		if err != nil || st.cause != nil {
+		if err != nil {
 			continue
 		}
-		if err := r.acquit(id); err != nil {
-			return err
+		if st.cause != nil {
+			bad[id] = st
+		} else if err := r.acquit(id); err != nil {
+			return nil, err
 		}
 	}
-	return nil
+	return bad, nil
 }

@@ -36,7 +36,7 @@ func (r *Repository) Verify(ctx context.Context, id string, progress func(done, 
 	if err != nil {
 		return report, err
 	}
-	if err := r.lookAgain(ctx); err != nil {
+	if _, err := r.lookAgain(ctx); err != nil {
 		return report, fault.Context("verify restore point", id, err)
 	}
 	var v *verification
