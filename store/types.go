@@ -27,7 +27,7 @@ type Options struct {
 	IndexDir string // where the index is kept between opens; read-only: where a temporary one is made beside; "" keeps it in memory
 	ReadOnly bool   // take no lock, write nothing; works beside an owner
 	Log      *slog.Logger
-	Workers  int         // goroutines of Verify; 0 is one per CPU
+	Workers  int         // goroutines of what reads much (Verify, Sweep, Stream, Collect, a new index); 0 is one per CPU
 	Cipher   seal.Cipher // what is written is sealed with it; 0 is what this CPU is fastest with
 	// Codec is what is written is compressed with: "zstd" (level 1, also ""), "s2", "none", or "auto": S2 while the CPU
 	// is the bottleneck, else zstd. What does not shrink by 5 % is stored as it is. Readers need not know it.
