@@ -172,7 +172,10 @@ func (m *member) attach(ctx context.Context) (i identity, err error) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.b, m.own, m.id, m.state, m.reason = b, m.given.Store == nil, i.Member, Online, ""
+	m.b, m.own, m.state, m.reason = b, m.given.Store == nil, Online, ""
+	if m.id != i.Member { // one that is known is read without a lock
+		m.id = i.Member
+	}
 	return i, nil
 }
 

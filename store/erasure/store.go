@@ -102,7 +102,9 @@ func (s *Store) adopt(d *setDocument, open map[string]*member) error {
 			if m == nil {
 				m = &member{id: md.ID, state: Missing, reason: "it was not given, or is not there"}
 			}
-			m.group, m.slot = i, slot
+			if m.group != i || m.slot != slot { // who has a seat keeps it, and is read without a lock
+				m.group, m.slot = i, slot
+			}
 			g.members = append(g.members, m)
 		}
 		groups = append(groups, g)
