@@ -1,7 +1,6 @@
 package protect
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -142,28 +141,27 @@ func tellSet(ctx context.Context, t *jobs.Task) func(erasure.Progress) {
 // replace puts a directory in the place of a member. The catalog has its path before the set knows it: opened with the
 // path of an empty directory a set is short of a member, opened with that of one that was replaced it is refused.
 func (p *Protector) replace(ctx context.Context, repositoryID string, set *erasure.Store, spec RebuildSpec) (string, error) {
-	var before []catalog.RepositoryMember
+	var before *catalog.RepositoryMember
 	_, err := p.catalog.UpdateRepository(ctx, repositoryID, func(r *catalog.Repository) {
-		before = slices.Clone(r.Members)
-		r.Members = slices.Clone(r.Members)
-		put(r, spec.Member, catalog.RepositoryMember{Path: spec.Path})
+		before = put(r, spec)
 	})
 	if err != nil {
 		return "", err
 	}
-	after := context.WithoutCancel(ctx)
 	id, err := set.Replace(ctx, spec.Member, erasure.Member{Path: spec.Path})
-	_, storeErr := p.catalog.UpdateRepository(after, repositoryID, func(r *catalog.Repository) {
-		if err != nil {
-			r.Members = before
-			r.Path = before[0].Path
+	_, storeErr := p.catalog.UpdateRepository(context.WithoutCancel(ctx), repositoryID, func(r *catalog.Repository) {
+		i := slices.IndexFunc(r.Members, func(m catalog.RepositoryMember) bool { return m.ID == "" && m.Path == spec.Path })
+		switch {
+		case i < 0:
 			return
+		case err == nil:
+			r.Members[i].ID = id
+		case before != nil:
+			r.Members[i] = *before
+		default:
+			r.Members = slices.Delete(r.Members, i, i+1)
 		}
-		for i := range r.Members {
-			if r.Members[i].Path == spec.Path {
-				r.Members[i].ID = id
-			}
-		}
+		r.Path = r.Members[0].Path
 	})
 	if err != nil {
 		return "", fault.Context("replace member", spec.Member, err)
@@ -171,17 +169,19 @@ func (p *Protector) replace(ctx context.Context, repositoryID string, set *erasu
 	return id, storeErr
 }
 
-// put writes a member's new place over its old one.
-func put(r *catalog.Repository, id string, m catalog.RepositoryMember) {
-	i := slices.IndexFunc(r.Members, func(m catalog.RepositoryMember) bool { return m.ID == id })
+// put writes a member's new place over its old one, which it returns.
+func put(r *catalog.Repository, spec RebuildSpec) (before *catalog.RepositoryMember) {
+	r.Members = slices.Clone(r.Members)
+	i := slices.IndexFunc(r.Members, func(m catalog.RepositoryMember) bool { return m.ID == spec.Member })
 	if i < 0 { // it was away when the repository was attached: its path, if one was given, is one of nobody known
 		i = slices.IndexFunc(r.Members, func(m catalog.RepositoryMember) bool { return m.ID == "" })
 	}
 	if i < 0 {
-		r.Members = append(r.Members, m)
-		return
+		r.Members = append(r.Members, catalog.RepositoryMember{Path: spec.Path})
+		return nil
 	}
-	m.Domain = cmp.Or(m.Domain, r.Members[i].Domain)
-	r.Members[i] = m
+	old := r.Members[i]
+	r.Members[i] = catalog.RepositoryMember{Path: spec.Path, Domain: old.Domain}
 	r.Path = r.Members[0].Path
+	return &old
 }

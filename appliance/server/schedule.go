@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -22,11 +23,12 @@ const (
 type schedule struct {
 	cancel context.CancelFunc
 	done   sync.WaitGroup
+	last   map[string]time.Time // when a repository was last begun to be verified, by its id
 }
 
 func (a *Appliance) beginSchedule(ticks <-chan time.Time) {
 	ctx, cancel := context.WithCancel(context.Background())
-	a.schedule.cancel = cancel
+	a.schedule.cancel, a.schedule.last = cancel, map[string]time.Time{}
 	a.schedule.done.Go(func() {
 		if ticks == nil {
 			ticker := time.NewTicker(lookEvery)
@@ -49,25 +51,54 @@ func (s *schedule) end() {
 	s.done.Wait()
 }
 
-// verifyDue begins the verification of every repository for which it is time.
+// verifyDue begins the verification of one repository for which it is time, unless one is being verified: the workers
+// are needed for backups.
 func (a *Appliance) verifyDue(ctx context.Context, now time.Time) {
+	err := a.verifyNext(ctx, now)
+	if err != nil && fault.KindOf(err) != fault.Conflict { // a Conflict: it is being verified now
+		a.log.WarnContext(ctx, "no repository was verified; it will be tried again", "err", err)
+	}
+}
+
+func (a *Appliance) verifyNext(ctx context.Context, now time.Time) error {
+	active, err := a.catalog.ActiveTasks(ctx)
+	if err != nil || slices.ContainsFunc(active, isSweep) {
+		return err
+	}
 	list, err := a.catalog.Repositories(ctx, catalog.Page{Limit: catalog.MaxLimit})
 	if err != nil {
-		a.log.WarnContext(ctx, "repositories to verify were not looked for", "err", err)
+		return err
 	}
-	for _, row := range list.Items {
-		if !due(row, now) {
-			continue
-		}
-		_, err := a.startBy(ctx, catalog.TriggerScheduled, httpapi.Start{}, catalog.KindVerify, func() (*catalog.Task, error) {
-			return a.protector.RequestSweep(ctx, row.ID, protect.SweepSpec{
-				Budget: scheduledBudget, BytesPerSecond: row.VerificationOf().BytesPerSecond,
-			})
-		})
-		if err != nil && fault.KindOf(err) != fault.Conflict { // a Conflict: it is being verified now
-			a.log.WarnContext(ctx, "repository was not verified; it will be tried again", "repository", row.Name, "err", err)
+	row, ok := nextDue(list.Items, now, a.schedule.last)
+	if !ok {
+		return nil
+	}
+	a.schedule.last[row.ID] = now // also if it cannot be opened, so that others have their turn
+	_, err = a.startBy(ctx, catalog.TriggerScheduled, httpapi.Start{}, catalog.KindVerify, func() (*catalog.Task, error) {
+		return a.protector.RequestSweep(ctx, row.ID, scheduledSweep(row))
+	})
+	return err
+}
+
+func isSweep(t catalog.Task) bool { return t.Kind == catalog.KindVerify && t.RestorePointID == "" }
+
+// scheduledSweep is as much as is read at once: no more than an hour's worth if there is a rate.
+func scheduledSweep(row catalog.Repository) protect.SweepSpec {
+	spec := protect.SweepSpec{Budget: scheduledBudget, BytesPerSecond: row.VerificationOf().BytesPerSecond}
+	if spec.BytesPerSecond > 0 {
+		spec.Budget = min(spec.Budget, spec.BytesPerSecond*int64(lookEvery/time.Second))
+	}
+	return spec
+}
+
+// nextDue returns the repository whose turn it is among those that are due: the one that waits longest.
+func nextDue(rows []catalog.Repository, now time.Time, last map[string]time.Time) (next catalog.Repository, ok bool) {
+	for _, row := range rows {
+		if due(row, now) && (!ok || last[row.ID].Before(last[next.ID])) {
+			next, ok = row, true
 		}
 	}
+	return next, ok
 }
 
 // due reports whether a repository is to be verified: a cycle is under way, or the last one is so long ago.

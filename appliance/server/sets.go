@@ -67,10 +67,9 @@ func nameMembers(ctx context.Context, row *catalog.Repository, set *erasure.Stor
 	}
 	for _, g := range h.Groups {
 		for _, m := range g.Members {
-			for i := range row.Members {
-				if row.Members[i].Path == m.Place {
-					row.Members[i].ID, row.Members[i].Domain = m.ID, m.Domain
-				}
+			i := slices.IndexFunc(row.Members, func(known catalog.RepositoryMember) bool { return known.Path == m.Place })
+			if i >= 0 {
+				row.Members[i].ID, row.Members[i].Domain = m.ID, m.Domain
 			}
 		}
 	}
@@ -156,24 +155,34 @@ func (a *Appliance) GrowRepository(ctx context.Context, id string, members []htt
 	if err != nil {
 		return httpapi.RepositoryInfo{}, err
 	}
+	a.repositories.adding.Lock()
+	defer a.repositories.adding.Unlock()
 	fresh := rowMembers(members)
+	isFresh := func(m catalog.RepositoryMember) bool {
+		return m.ID == "" && slices.ContainsFunc(fresh, func(f catalog.RepositoryMember) bool { return f.Path == m.Path })
+	}
+	// What an earlier call did not come to add is not added twice.
 	row, err := a.catalog.UpdateRepository(ctx, id, func(r *catalog.Repository) {
-		r.Members = append(slices.Clone(r.Members), fresh...)
+		r.Members = append(slices.DeleteFunc(slices.Clone(r.Members), isFresh), fresh...)
 	})
 	if err != nil {
 		return httpapi.RepositoryInfo{}, err
 	}
 	after := context.WithoutCancel(ctx)
-	_, err = set.Grow(ctx, setMembers(fresh), erasure.CreateOptions{Force: force, Log: a.log})
-	if err == nil {
-		err = nameMembers(after, &row, set)
+	plan, err := set.Grow(ctx, setMembers(fresh), erasure.CreateOptions{Force: force, Log: a.log})
+	grown := map[string]erasure.Member{}
+	for _, m := range slices.Concat(plan.Groups...) {
+		grown[m.Path] = m
 	}
 	_, storeErr := a.catalog.UpdateRepository(after, id, func(r *catalog.Repository) {
 		if err != nil {
-			r.Members = r.Members[:len(r.Members)-len(fresh)]
-			return
+			r.Members = slices.DeleteFunc(r.Members, isFresh)
 		}
-		r.Members = row.Members
+		for i := range r.Members {
+			if m, ok := grown[r.Members[i].Path]; ok && err == nil {
+				r.Members[i].ID, r.Members[i].Domain = m.ID, m.Domain
+			}
+		}
 	})
 	if err := errors.Join(err, storeErr); err != nil {
 		return httpapi.RepositoryInfo{}, unusable("add members to repository", row.Name, err)

@@ -192,13 +192,57 @@ func TestSetGrows(t *testing.T) {
 	if err != nil || info.Set.Groups != 2 || len(info.Set.Members) != 12 || len(info.Members) != 12 || info.Status != catalog.HealthOK {
 		t.Fatalf("grown = %+v, %v", info.Set, err)
 	}
+	if _, err := b.GrowRepository(t.Context(), b.repo, b.disks("more", 6), false); kindOf(err) != "exists" {
+		t.Errorf("growing by what is in it: %v, want exists", err)
+	}
 	b.restart(func() {})
-	if info := b.info(); info.Status != catalog.HealthOK || info.Set.Groups != 2 {
+	if info := b.info(); info.Status != catalog.HealthOK || info.Set.Groups != 2 || len(info.Members) != 12 {
 		t.Errorf("after a restart: %s, %+v", info.Status, info.LastError)
 	}
 	b.write("disk0", 1<<20, 0)
 	b.restoresTo(first.ID, "old", disk0, disk1)
 	b.restoresTo(b.backup().ID, "new", b.content(b.vm.ID, "disk0"), b.content(b.vm.ID, "disk1"))
+}
+
+// The manager was killed after the catalog knew of a new member and before the set did.
+func TestSetIsChangedAgainAfterAKill(t *testing.T) {
+	b := newSetBench(t)
+	point := b.backup()
+	grown := b.disks("more", 6)
+	lost := b.member("disk2")
+	fresh := filepath.Join(b.root, "fresh")
+	_, err := b.catalog.UpdateRepository(t.Context(), b.repo, func(r *catalog.Repository) {
+		r.Members = append(r.Members, rowMembers(grown)...)
+		for i := range r.Members {
+			if r.Members[i].ID == lost.ID {
+				r.Members[i] = catalog.RepositoryMember{Path: fresh}
+			}
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.restart(func() {})
+	if info := b.info(); info.Set == nil || info.Set.CanLose != 1 || info.Set.Groups != 1 {
+		t.Fatalf("after the kill: %s, %+v, %+v", info.Status, info.LastError, info.Set)
+	}
+	if task := b.ended(b.StartRebuild(t.Context(), httpapi.Start{}, b.repo, lost.ID, fresh)); task.State != catalog.Succeeded {
+		t.Fatalf("rebuild = %s, %+v", task.State, task.Error)
+	}
+	if _, err := b.GrowRepository(t.Context(), b.repo, grown, false); err != nil {
+		t.Fatal(err)
+	}
+	b.restart(func() {})
+	info := b.info()
+	if info.Status != catalog.HealthOK || info.Set.Groups != 2 || info.Set.CanLose != 2 || len(info.Members) != 12 {
+		t.Errorf("in the end: %s, %+v, %+v, %+v", info.Status, info.LastError, info.Set, info.Members)
+	}
+	for _, m := range info.Members {
+		if m.ID == "" || m.ID == lost.ID {
+			t.Errorf("the catalog has member %+v", m)
+		}
+	}
+	b.restoresTo(point.ID, "copy", b.content(b.vm.ID, "disk0"), b.content(b.vm.ID, "disk1"))
 }
 
 func TestSetIsAttachedByItsPaths(t *testing.T) {
