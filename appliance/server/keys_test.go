@@ -139,9 +139,17 @@ func TestLostKeyFileIsMadeAgainByThePaperKey(t *testing.T) {
 func TestRotatedKey(t *testing.T) {
 	// The last step of a rotation that came to its end, per case.
 	tests := map[string]func(b *bench, row catalog.Repository){
-		"at once": func(b *bench, _ catalog.Repository) {
-			if _, err := b.RotateKey(b.t.Context(), b.repo); err != nil {
+		"at once": func(b *bench, row catalog.Repository) {
+			old, err := store.LoadKeyFile(row.KeyFile)
+			if err != nil {
 				b.t.Fatal(err)
+			}
+			key, err := b.RotateKey(b.t.Context(), b.repo)
+			if err != nil || key.Key == old.Fingerprint() || !key.InUse {
+				b.t.Fatalf("rotated = %+v, %v", key, err)
+			}
+			if err := b.opens(old); kindOf(err) != "denied" {
+				b.t.Errorf("opened with the old key: %v, want denied", err)
 			}
 		},
 		"killed before the store knew": func(b *bench, row catalog.Repository) {
