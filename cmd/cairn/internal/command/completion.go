@@ -88,10 +88,51 @@ func (a *App) completeRepositories(cmd *cobra.Command, _ []string, _ string) ([]
 		all, err := listRepositories(ctx, s)
 		var offers []string
 		for _, r := range all {
-			offers = append(offers, choice(r.Name, r.Path))
+			offers = append(offers, choice(r.Name, repositoryPlace(r)))
 		}
 		return offers, err
 	})
+}
+
+// completeMembers offers repositories first, then the members of the one that was named.
+func (a *App) completeMembers(cmd *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
+	return a.completeSecond(cmd, args, typed, func(ctx context.Context, s *remote.Session, r client.Repository) ([]string, error) {
+		resp, err := s.GetRepository(ctx, r.ID)
+		r, err = remote.Decode[client.Repository](s, resp, err)
+		var offers []string
+		for _, m := range r.Members {
+			offers = append(offers, choice(m.ID, string(m.State)+" "+m.Path))
+		}
+		return offers, err
+	})
+}
+
+// completeKeys offers repositories first, then the keys of the one that was named.
+func (a *App) completeKeys(cmd *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
+	return a.completeSecond(cmd, args, typed, func(ctx context.Context, s *remote.Session, r client.Repository) ([]string, error) {
+		all, err := listKeys(ctx, s, r)
+		var offers []string
+		for _, k := range all {
+			offers = append(offers, choice(k.Key, string(k.Kind)+" "+k.Label))
+		}
+		return offers, err
+	})
+}
+
+func (a *App) completeSecond(cmd *cobra.Command, args []string, typed string, second func(context.Context, *remote.Session, client.Repository) ([]string, error)) ([]string, cobra.ShellCompDirective) {
+	switch len(args) {
+	case 0:
+		return a.completeRepositories(cmd, args, typed)
+	case 1:
+		return a.offer(cmd, func(ctx context.Context, s *remote.Session) ([]string, error) {
+			r, err := findRepository(ctx, s, args[0])
+			if err != nil {
+				return nil, err
+			}
+			return second(ctx, s, r)
+		})
+	}
+	return nil, cobra.ShellCompDirectiveNoFileComp
 }
 
 func (a *App) completePoints(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {

@@ -2,8 +2,8 @@ package command
 
 import (
 	"context"
-	"io"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -16,23 +16,47 @@ import (
 func (a *App) repositories() *cobra.Command {
 	group := a.group("repository", "Where backups are kept", "")
 	group.Aliases = []string{"repo"}
-	group.AddCommand(a.repositoryCreate(), a.repositoryList(), a.repositoryShow(), a.repositoryCollect(), a.repositoryDetach())
+	group.AddCommand(a.repositoryCreate(), a.repositoryList(), a.repositoryShow(), a.repositorySet(), a.repositoryVerify(), a.repositoryDamage(),
+		a.repositoryHeal(), a.repositorySpace(), a.repositoryCollect(), a.repositoryScrub(), a.repositoryRebuild(), a.repositoryGrow(), a.repositoryDetach())
 	return group
 }
 
+// newRepository are the flags of create.
+type newRepository struct {
+	attach       bool
+	data, parity int
+	domains      []string
+	force        bool
+	domainOf     string // repository
+}
+
 func (a *App) repositoryCreate() *cobra.Command {
-	var attach bool
+	var n newRepository
 	var req client.CreateRepositoryRequest
 	cmd := &cobra.Command{
-		Use: "create NAME PATH", Short: "Create a repository in a directory of the appliance, or attach one", Args: args("NAME", "PATH"),
+		Use: "create NAME PATH...", Short: "Create a repository in directories of the appliance, or attach one", Args: args("NAME", "PATH..."),
+		Long: `Create a repository in a directory of the appliance, or in several, each on a disk of its own, of which some may be
+lost: a set. Of two directories the second mirrors the first. With more, --parity says how many may be lost; the
+others hold data. With --data and --parity the directories may be a multiple of both together: groups.
+
+Directories with the same --domain fail together, as the disks of one enclosure do: they are dealt out so that the
+loss of one domain loses nothing, or refused unless --force is given.`,
 		Example: `  cairn repository create main /srv/backup
-  cairn repository create old /mnt/old --attach --key-file /mnt/old.key`,
+  cairn repository create mirror /mnt/disk1/cairn /mnt/disk2/cairn
+  cairn repository create large /mnt/d{1..6}/cairn --parity 2 --domain a,a,b,b,c,c
+  cairn repository create copy /mnt/other/cairn --domain-of main
+  cairn repository create old /mnt/old --attach --key-file /mnt/old.key
+  cairn repository create old /mnt/disk2/cairn /mnt/disk1/cairn --attach --key-source credential:cairn-old`,
 		RunE: a.ask(func(ctx context.Context, s *remote.Session, args []string) error {
-			req.Name, req.Path, req.Mode = args[0], args[1], client.RepositoryCreate
-			if attach {
-				req.Mode = client.RepositoryAttach
-			} else if req.KeyFile != "" {
-				return failure.UsageError("Give it with --attach.", "a new repository gets its own key; --key-file is for one that exists")
+			if err := n.fill(&req, args[0], args[1:]); err != nil {
+				return err
+			}
+			if n.domainOf != "" {
+				other, err := findRepository(ctx, s, n.domainOf)
+				if err != nil {
+					return err
+				}
+				req.DomainOf = other.ID
 			}
 			resp, err := s.CreateRepository(ctx, req)
 			r, err := remote.Decode[client.Repository](s, resp, err)
@@ -42,16 +66,105 @@ func (a *App) repositoryCreate() *cobra.Command {
 			if err := a.showRepository(r); err != nil {
 				return err
 			}
-			if r.KeyFile != "" {
-				a.Say("\nIts key is %s on the appliance. Keep a copy apart from the appliance:\nwithout the key nobody can read these backups.", r.KeyFile)
-			}
+			a.sayKeep(r.KeyFile)
 			return nil
 		}),
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
-	cmd.Flags().BoolVar(&attach, "attach", false, "use the repository that is there already")
-	cmd.Flags().StringVar(&req.KeyFile, "key-file", "", "with --attach: its key, a `FILE` on the appliance")
+	f := cmd.Flags()
+	f.BoolVar(&n.attach, "attach", false, "use the repository that is there already")
+	f.StringVar(&req.KeyFile, "key-file", "", "with --attach: its key, a `FILE` on the appliance, which is copied")
+	f.StringVar(&req.KeySource, "key-source", "", "a `KEY` that is there and is not copied: a file on the appliance, env:NAME or credential:NAME")
+	f.IntVar(&n.data, "data", 0, "of several directories: `N` that are enough to read everything")
+	f.IntVar(&n.parity, "parity", 0, "of several directories: `M` that may be lost")
+	f.StringSliceVar(&n.domains, "domain", nil, "what fails as a whole with each directory, `A,B,...` in their order")
+	f.BoolVar(&n.force, "force", false, "create the set although the loss of one domain would lose data")
+	f.StringVar(&n.domainOf, "domain-of", "", "tell content as this `REPOSITORY` does, so that either can heal the other")
+	_ = cmd.RegisterFlagCompletionFunc("domain-of", a.completeRepositories)
 	return cmd
+}
+
+// fill makes the request of the arguments and flags.
+func (n newRepository) fill(req *client.CreateRepositoryRequest, name string, paths []string) error {
+	req.Name, req.Mode = name, client.RepositoryCreate
+	if n.attach {
+		req.Mode = client.RepositoryAttach
+	}
+	laidOut := n.data != 0 || n.parity != 0 || len(n.domains) > 0 || n.force
+	switch {
+	case !n.attach && req.KeyFile != "":
+		return failure.UsageError("Give it with --attach. A new one uses a key that exists by --key-source.", "a new repository gets its own key; --key-file is for one that exists")
+	case req.KeyFile != "" && req.KeySource != "":
+		return failure.UsageError("Give one of them.", "--key-file and --key-source do not go together")
+	case n.attach && n.domainOf != "":
+		return failure.UsageError("Leave it out.", "--domain-of is for a new repository")
+	case n.attach && laidOut:
+		return failure.UsageError("Leave them out.", "how a set is laid out is written in it; --data, --parity, --domain and --force are for a new one")
+	case len(paths) == 1 && laidOut:
+		return failure.UsageError("Name all directories, each on a disk of its own.", "one directory is no set; --data, --parity, --domain and --force are for several")
+	case len(paths) == 1:
+		req.Path = paths[0]
+		return nil
+	}
+	var err error
+	if req.Set.Members, err = setMembers(paths, n.domains); err != nil || n.attach {
+		return err
+	}
+	req.Set.Force = n.force
+	req.Set.Data, req.Set.Parity, err = n.layout(len(paths))
+	return err
+}
+
+// layout works out what is not given of a set's layout.
+func (n newRepository) layout(members int) (data, parity int, err error) {
+	data, parity = n.data, n.parity
+	switch {
+	case data == 0 && parity == 0 && members == 2:
+		return 1, 1, nil
+	case data == 0 && parity == 0:
+		return 0, 0, failure.UsageError("Say how many of them may be lost with --parity, as --parity 1.", "it is not said how %d directories are to be used", members)
+	case data == 0:
+		data = members - parity
+	case parity == 0:
+		parity = members - data
+	}
+	if data < 1 || parity < 1 || members%(data+parity) != 0 {
+		return 0, 0, failure.UsageError("Give --data N and --parity M so that the directories are N+M, or a multiple.", "%d directories cannot be used as --data %d --parity %d", members, data, parity)
+	}
+	return data, parity, nil
+}
+
+// setMembers pairs paths with domains, where these are given.
+func setMembers(paths, domains []string) ([]client.SetMember, error) {
+	if len(domains) > 0 && len(domains) != len(paths) {
+		return nil, failure.UsageError("Give one for each directory, in the same order.", "there are %s and %s", counted(len(paths), "directory", "directories"), plural(len(domains), "domain"))
+	}
+	var members []client.SetMember
+	for i, path := range paths {
+		m := client.SetMember{Path: path}
+		if len(domains) > 0 {
+			m.Domain = domains[i]
+		}
+		members = append(members, m)
+	}
+	return members, nil
+}
+
+// counted is plural for nouns that do not only take an s.
+func counted(n int, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return strconv.Itoa(n) + " " + many
+}
+
+// sayKeep reminds of the key: key is where the appliance has it from.
+func (a *App) sayKeep(key string) {
+	if strings.HasPrefix(key, "/") {
+		a.Say("\nIts key is %s on the appliance. Keep a copy apart from the appliance:\nwithout the key nobody can read these backups.", key)
+	} else if key != "" {
+		a.Say("\nIts key is %s of the appliance. Keep a copy apart from the appliance:\nwithout the key nobody can read these backups.", key)
+	}
 }
 
 func (a *App) repositoryList() *cobra.Command {
@@ -70,9 +183,9 @@ func (a *App) repositoryList() *cobra.Command {
 					{Header: "LOGICAL", Right: true, Value: func(r client.Repository) string { return output.Size(r.Usage.LogicalBytes) }},
 					{Header: "STORED", Right: true, Value: func(r client.Repository) string { return output.Size(r.Usage.StoredBytes) }},
 					{Header: "FREE", Right: true, Value: func(r client.Repository) string { return sizeOrNone(r.Usage.FreeBytes) }},
-					{Header: "PATH", Value: func(r client.Repository) string { return r.Path }},
+					{Header: "PATH", Value: repositoryPlace},
 					{Header: "ID", Wide: true, Value: func(r client.Repository) string { return r.ID }},
-					{Header: "KEY FILE", Wide: true, Value: func(r client.Repository) string { return r.KeyFile }},
+					{Header: "KEY", Wide: true, Value: func(r client.Repository) string { return r.KeyFile }},
 				})
 		}),
 	}
@@ -89,73 +202,43 @@ func (a *App) repositoryShow() *cobra.Command {
 	})
 }
 
-func (a *App) showRepository(r client.Repository) error {
-	return a.one(r, r.Name, func(p output.Printer, w io.Writer) error {
-		return p.Fields(w, append([]output.Field{
-			{Name: "Name", Value: r.Name},
-			{Name: "ID", Value: r.ID},
-			{Name: "Path", Value: r.Path},
-			{Name: "State", Value: string(r.Status), State: true},
-			{Name: "Identity", Value: r.StoreID},
-			{Name: "Key file", Value: r.KeyFile},
-			{Name: "Created", Value: a.when(r.CreatedAt)},
-			{Name: "Checked", Value: a.when(r.CheckedAt)},
-			{Name: "Restore points", Value: strconv.Itoa(r.Usage.RestorePoints)},
-			{Name: "Disks in them", Value: output.SizeExact(r.Usage.LogicalBytes)},
-			{Name: "Stored", Value: output.SizeExact(r.Usage.StoredBytes) + ", " + strconv.Itoa(r.Usage.Packs) + " packs"},
-			{Name: "Free", Value: sizeOrNone(r.Usage.FreeBytes)},
-		}, failureFields(r.Error)...)...)
-	})
-}
-
-func (a *App) repositoryCollect() *cobra.Command {
-	var w waiting
-	var req client.CollectRequest
-	cmd := a.onRepository("collect [NAME]", "Free the space no restore point needs", func(ctx context.Context, s *remote.Session, r client.Repository) error {
-		resp, err := s.StartCollect(ctx, r.ID, &client.StartCollectParams{IdempotencyKey: w.key()}, req)
-		run, err := remote.Decode[client.Run](s, resp, err)
-		if err != nil {
-			return err
-		}
-		return a.started(ctx, s, w, []client.Run{run})
-	})
-	w.flags(cmd)
-	cmd.Flags().BoolVar(&req.DryRun, "dry-run", false, "only say what would be freed")
-	return cmd
-}
-
 func (a *App) repositoryDetach() *cobra.Command {
 	return a.onRepository("detach NAME", "Forget a repository; its files and its key stay", func(ctx context.Context, s *remote.Session, r client.Repository) error {
-		if err := a.Confirm(ctx, "Forget the repository %q in %s?", r.Name, r.Path); err != nil {
+		if err := a.Confirm(ctx, "Forget the repository %q in %s?", r.Name, repositoryPlace(r)); err != nil {
 			return err
 		}
 		resp, err := s.DetachRepository(ctx, r.ID)
 		if err := remote.Done(s, resp, err); err != nil {
 			return err
 		}
-		a.Say("Forgot %q. Its files are still in %s.", r.Name, r.Path)
+		a.Say("Forgot %q. Its files are still in %s.", r.Name, repositoryPlace(r))
 		return nil
 	})
 }
 
 // onRepository is a command about one repository, named by id or name, or the only one there is.
 func (a *App) onRepository(use, short string, do func(context.Context, *remote.Session, client.Repository) error) *cobra.Command {
-	want := "[NAME]"
-	if use[len(use)-1] != ']' {
-		want = "NAME"
-	}
+	want := use[strings.LastIndexByte(use, ' ')+1:]
+	return a.onRepositoryWith(use, short, []string{want}, a.completeRepositories, func(ctx context.Context, s *remote.Session, r client.Repository, _ []string) error {
+		return do(ctx, s, r)
+	})
+}
+
+// onRepositoryWith is a command about a repository, its first argument, and more arguments.
+func (a *App) onRepositoryWith(use, short string, want []string, complete cobra.CompletionFunc, do func(context.Context, *remote.Session, client.Repository, []string) error) *cobra.Command {
 	return &cobra.Command{
-		Use: use, Short: short, Args: args(want), ValidArgsFunction: a.completeRepositories,
+		Use: use, Short: short, Args: args(want...), ValidArgsFunction: complete,
 		RunE: a.ask(func(ctx context.Context, s *remote.Session, args []string) error {
-			arg := ""
-			if len(args) == 1 {
-				arg = args[0]
+			var arg string
+			var rest []string
+			if len(args) > 0 {
+				arg, rest = args[0], args[1:]
 			}
 			r, err := findRepository(ctx, s, arg)
 			if err != nil {
 				return err
 			}
-			return do(ctx, s, r)
+			return do(ctx, s, r, rest)
 		}),
 	}
 }

@@ -66,24 +66,6 @@ func (a *App) taskColumns() []output.Column[client.Task] {
 	}
 }
 
-// results are what came out of a task besides its restore point and its bytes, in words.
-func results(t client.Task) [][2]string {
-	var out [][2]string
-	if r := t.Result; r.VMName != "" && r.VMName != t.VMName {
-		out = append(out, [2]string{"restored as", r.VMName})
-	}
-	if t.Result.Started {
-		out = append(out, [2]string{"started", "yes"})
-	}
-	if n := t.Result.BytesVerified; n > 0 {
-		out = append(out, [2]string{"verified", output.Size(n)})
-	}
-	if t.Kind == client.RunCollect && t.State == client.StateSucceeded {
-		out = append(out, [2]string{"freed", output.Size(t.Result.BytesFreed)})
-	}
-	return out
-}
-
 func taskRate(t client.Task) string {
 	if t.State != client.StateRunning || t.Progress.RateBytesPerSecond == 0 {
 		return ""

@@ -1,0 +1,108 @@
+package command
+
+import (
+	"fmt"
+
+	"github.com/cairn-backup/cairn/api/client"
+	"github.com/cairn-backup/cairn/cmd/cairn/internal/output"
+)
+
+// results are what came out of a task besides its restore point and its bytes, in words.
+func results(t client.Task) [][2]string {
+	var out words
+	x := t.Result
+	if x.VMName != "" && x.VMName != t.VMName {
+		out.say("restored as", x.VMName)
+	}
+	if x.Started {
+		out.say("started", "yes")
+	}
+	out.size("verified", x.BytesVerified)
+	switch t.Kind {
+	case client.RunVerify:
+		out.verified(t)
+	case client.RunCollect:
+		out.collected(t)
+	case client.RunHeal:
+		out.healed(x)
+	case client.RunScrub, client.RunRebuild:
+		out.say("filled member", x.MemberID)
+		out.count("looked at", x.ObjectsChecked, "object")
+		out.count("not made whole", x.ObjectsDamaged, "object")
+		if t.State == client.StateSucceeded || x.ShardsRepaired > 0 {
+			out.say("wrote anew", plural(x.ShardsRepaired, "shard"))
+		}
+	}
+	return out
+}
+
+// words are names and values; those that say nothing are left out.
+type words [][2]string
+
+func (w *words) say(name, value string) {
+	if value != "" {
+		*w = append(*w, [2]string{name, value})
+	}
+}
+
+func (w *words) size(name string, n int64) {
+	if n != 0 {
+		w.say(name, output.Size(n))
+	}
+}
+
+func (w *words) count(name string, n int, noun string) {
+	if n != 0 {
+		w.say(name, plural(n, noun))
+	}
+}
+
+// verified is about a whole repository where packs were read.
+func (w *words) verified(t client.Task) {
+	x := t.Result
+	w.count("read", x.PacksVerified, "pack")
+	switch {
+	case x.CycleComplete:
+		w.say("cycle", "complete")
+	case x.BytesLeft > 0:
+		w.say("cycle", output.Size(x.BytesLeft)+" left")
+	}
+	w.count("proven", x.PointsProven, "restore point")
+	w.damaged(x)
+}
+
+func (w *words) damaged(x client.TaskResult) {
+	if x.PacksDamaged != 0 {
+		w.say("damaged", plural(x.PacksDamaged, "pack"))
+	}
+	if x.PointsDamaged != 0 {
+		w.say("not whole", plural(x.PointsDamaged, "restore point"))
+	}
+}
+
+func (w *words) collected(t client.Task) {
+	x := t.Result
+	if t.State == client.StateSucceeded || t.State == client.StateWarning {
+		w.say("freed", output.Size(x.BytesFreed))
+	}
+	if x.PacksCompacted > 0 {
+		w.say("compacted", fmt.Sprintf("%s of %s to %s", plural(x.PacksCompacted, "pack"), output.Size(x.BytesCompacted), output.Size(x.BytesRewritten)))
+	}
+	w.size("needed", x.BytesLive)
+	w.size("not needed", x.BytesDead)
+	if x.NoRoom {
+		w.say("no room", "to rewrite all that should be")
+	}
+}
+
+func (w *words) healed(x client.TaskResult) {
+	w.count("moved", x.ObjectsMoved, "object")
+	if x.ObjectsHealed > 0 {
+		w.say("fetched", plural(x.ObjectsHealed, "object")+" of "+output.Size(x.BytesHealed))
+	}
+	w.count("put back", x.RecordsRestored, "record")
+	w.count("found nowhere", x.ObjectsMissing, "object")
+	w.count("put aside", x.PacksQuarantined, "damaged pack")
+	w.count("still in place", x.PacksKept, "damaged pack")
+	w.damaged(x)
+}
