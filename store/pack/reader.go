@@ -42,6 +42,9 @@ func Open(ctx context.Context, src Source, repository, id seal.ID, size int64, s
 		return nil, err
 	}
 	head, err := ParseHeader(headBytes)
+	if errors.Is(err, ErrNewer) {
+		return nil, newerOrRotten(ctx, src, name, size, err)
+	}
 	if err != nil {
 		return nil, err
 	}
