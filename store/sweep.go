@@ -178,8 +178,12 @@ func (s *sweep) resume() error {
 	if err != nil {
 		return fault.Wrap(fault.Internal, "read index of repository", s.r.b.Location(), err)
 	}
-	if json.Unmarshal(notes[""], &s.cycle) != nil || s.cycle.Started.IsZero() {
+	// A clock that was wrong and was put right leaves a cycle that is yet to begin: nobody knows what it has read.
+	if json.Unmarshal(notes[""], &s.cycle) != nil || s.cycle.Started.IsZero() || s.cycle.Started.After(time.Now()) {
 		s.cycle = cycle{Started: time.Now().UTC(), Bound: s.r.idx.NextNumber()}
+		if err := s.r.backdate(s.cycle.Started); err != nil {
+			return err
+		}
 		if err := s.save(); err != nil {
 			return err
 		}
