@@ -24,7 +24,7 @@ var largeRepo = client.Repository{
 	Redundancy: client.Redundancy{Data: 2, Parity: 1, Groups: 2, CanLose: 0, Objects: 9400, ObjectsBelow: 37},
 	Members: []client.Member{
 		{ID: "3f9a01c2", Path: "/mnt/d1/cairn", Domain: "a", State: client.MemberOnline, FreeBytes: 900 * gib, TotalBytes: 4 << 40},
-		{ID: "77b0e1d4", Path: "/mnt/d2/cairn", Domain: "b", State: client.MemberDegraded, FreeBytes: 880 * gib, Lacking: 37, Errors: 2, Message: "it had errors: input/output error"},
+		{ID: "77b0e1d4", Path: "/mnt/d2/cairn", Domain: "77b0e1d4", State: client.MemberDegraded, FreeBytes: 880 * gib, Lacking: 37, Errors: 2, Message: "it had errors: input/output error"},
 		{ID: "90c3aa10", Domain: "c", State: client.MemberMissing, Message: "it is empty or no member: is the disk mounted?"},
 		{ID: "a1b2c3d4", Group: 1, Path: "/mnt/d4/cairn", Domain: "a", State: client.MemberOnline, FreeBytes: 2 << 40, TotalBytes: 4 << 40},
 	},
@@ -131,16 +131,20 @@ func TestRepositoryVerbs(t *testing.T) {
 	}
 	damaged := task(client.RunVerify, client.StateFailed, client.TaskResult{BytesVerified: 3 * gib, PacksVerified: 12, CycleComplete: true, PointsProven: 4, PointsDamaged: 1, PacksDamaged: 2})
 	damaged.Tasks[0].Error = client.Failure{Detail: "verify large: 2 packs are damaged", Meaning: "web01 (1) is not whole.", Advice: "Heal it."}
-	answers := map[string]struct {
+	scrubbed := task(client.RunScrub, client.StateWarning, client.TaskResult{ObjectsChecked: 9400, ObjectsDamaged: 1, ShardsRepaired: 36})
+	scrubbed.Tasks[0].Progress = client.Progress{BytesTotal: gib, BytesScanned: 2 * gib, BytesRead: 2 * gib}
+	type answer struct {
 		status int
 		v      any
-	}{
+	}
+	answers := map[string]answer{
 		"POST /repositories":                                  {201, largeRepo},
 		"PATCH /repositories/repo_02":                         {200, largeRepo},
 		"POST /repositories/repo_01/verify":                   {202, task(client.RunVerify, client.StateSucceeded, client.TaskResult{BytesVerified: gib, PacksVerified: 1, BytesLeft: 2 * gib})},
 		"POST /repositories/repo_02/verify":                   {202, damaged},
+		"POST /repositories/repo_02/scrub":                    {202, scrubbed},
+		"POST /repositories/repo_01/heal":                     {202, task(client.RunHeal, client.StateSucceeded, client.TaskResult{})},
 		"POST /repositories/repo_02/heal":                     {202, task(client.RunHeal, client.StateSucceeded, client.TaskResult{ObjectsMoved: 2, ObjectsHealed: 1, BytesHealed: 4096, RecordsRestored: 1, PacksQuarantined: 2})},
-		"POST /repositories/repo_02/scrub":                    {202, task(client.RunScrub, client.StateWarning, client.TaskResult{ObjectsChecked: 9400, ObjectsDamaged: 1, ShardsRepaired: 36})},
 		"POST /repositories/repo_02/members/90c3aa10/rebuild": {202, task(client.RunRebuild, client.StateSucceeded, client.TaskResult{MemberID: "ffff0000", ShardsRepaired: 9400})},
 		"POST /repositories/repo_02/members":                  {200, largeRepo},
 		"POST /repositories/repo_02/collect":                  {202, task(client.RunCollect, client.StateSucceeded, client.TaskResult{BytesFreed: 3 * gib, PacksCompacted: 1, BytesCompacted: gib, BytesRewritten: gib / 2, BytesLive: 90 * gib, BytesDead: 5 * gib, NoRoom: true})},
@@ -194,7 +198,8 @@ func TestRepositoryVerbs(t *testing.T) {
 			"repository heal large --from main --dry-run --wait", `POST /repositories/repo_02/heal {"dry_run":true,"from":["repo_01"]}`, 0,
 			"heal succeeded  moved 2 objects  fetched 1 object of 4 KiB  put back 1 record  put aside 2 damaged packs\n", "heal  succeeded\n",
 		},
-		{"repository scrub large --rate 1G --wait", `POST /repositories/repo_02/scrub {"bytes_per_second":1073741824}`, 3, "scrub warning  looked at 9400 objects  not made whole 1 object  wrote anew 36 shards\n", "scrub  warning\n"},
+		{"repository heal main --wait", `POST /repositories/repo_01/heal {}`, 0, "heal succeeded  nothing to heal\n", "heal  succeeded\n"},
+		{"repository scrub large --rate 1G --wait", `POST /repositories/repo_02/scrub {"bytes_per_second":1073741824}`, 3, "scrub warning  read 2 GiB  looked at 9400 objects  not made whole 1 object  wrote anew 36 shards\n", "scrub  warning  100%  1 GiB of 1 GiB\n"},
 		{"repository rebuild large 90c3aa10 --path /mnt/d7 --yes --wait", `POST /repositories/repo_02/members/90c3aa10/rebuild {"path":"/mnt/d7"}`, 0, "rebuild succeeded  filled member ffff0000  wrote anew 9400 shards\n", "rebuild  succeeded\n"},
 		{"repository grow large /d7 /d8 /d9 --domain a,b,c --yes -o name", `POST /repositories/repo_02/members {"members":[{"domain":"a","path":"/d7"},{"domain":"b","path":"/d8"},{"domain":"c","path":"/d9"}]}`, 0, "large\n", ""},
 		{

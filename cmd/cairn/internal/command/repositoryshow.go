@@ -113,10 +113,18 @@ func memberColumns(groups bool) []output.Column[client.Member] {
 		{Header: "FREE", Right: true, Value: func(m client.Member) string { return sizeOrNone(m.FreeBytes) }},
 		{Header: "LACKS", Right: true, Value: func(m client.Member) string { return countOrNone(m.Lacking) }},
 		{Header: "ERRORS", Right: true, Value: func(m client.Member) string { return countOrNone(int(m.Errors)) }},
-		{Header: "DOMAIN", Value: func(m client.Member) string { return m.Domain }},
+		{Header: "DOMAIN", Value: memberDomain},
 		{Header: "PATH", Value: func(m client.Member) string { return m.Path }},
 		{Header: "WHY", Value: func(m client.Member) string { return m.Message }},
 	}
+}
+
+// memberDomain is what a member fails with; one that fails alone has its own id there.
+func memberDomain(m client.Member) string {
+	if m.Domain == m.ID {
+		return ""
+	}
+	return m.Domain
 }
 
 func countOrNone(n int) string {

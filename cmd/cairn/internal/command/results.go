@@ -24,9 +24,12 @@ func results(t client.Task) [][2]string {
 	case client.RunCollect:
 		out.collected(t)
 	case client.RunHeal:
-		out.healed(x)
+		if out.healed(x); len(out) == 0 && t.State == client.StateSucceeded {
+			out.say("nothing", "to heal")
+		}
 	case client.RunScrub, client.RunRebuild:
 		out.say("filled member", x.MemberID)
+		out.size("read", t.Progress.BytesRead)
 		out.count("looked at", x.ObjectsChecked, "object")
 		out.count("not made whole", x.ObjectsDamaged, "object")
 		if t.State == client.StateSucceeded || x.ShardsRepaired > 0 {

@@ -170,6 +170,9 @@ func progressOf(label string, runs []client.Run) output.State {
 			phases[taskPhase(t)] = true
 		}
 	}
+	if st.Total > 0 {
+		st.Done = min(st.Done, st.Total) // totals of scrubs are estimates
+	}
 	if len(phases) == 1 {
 		for p := range phases {
 			st.Phase = p
@@ -254,7 +257,7 @@ func (a *App) printTaskOutcome(w io.Writer, t client.Task) error {
 	if t.RestorePointID != "" {
 		words = append(words, "restore point "+t.RestorePointID)
 	}
-	if p := t.Progress; p.BytesTotal > 0 && t.Kind != client.RunVerify {
+	if p := t.Progress; p.BytesTotal > 0 && (t.Kind == client.RunBackup || t.Kind == client.RunRestore) {
 		moved := output.Size(p.BytesRead) + " read of " + output.Size(p.BytesTotal)
 		if t.Kind == client.RunBackup {
 			moved += ", " + output.Size(p.BytesNew) + " new, " + output.Size(p.BytesStored) + " stored"

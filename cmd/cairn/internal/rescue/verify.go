@@ -175,6 +175,7 @@ func (t *tool) meter(label string) (show func(done, total int64), stop func()) {
 		mu.Lock()
 		defer mu.Unlock()
 		high = max(high, done)
+		total = max(total, high) // that of a scrub of shards is an estimate
 		progress.Show(output.State{Label: label, Done: high, Total: total})
 	}
 	return show, progress.Close
