@@ -187,8 +187,8 @@ func (s *Store) move(ctx context.Context, e *entry, to string) error {
 	for slot, m := range g.members {
 		if moved[slot] {
 			n++
-		} else if !s.memberDoc(m).Behind && (errs[slot] != nil || e.seen == nil || !e.seen[slot]) {
-			left = true // it may have the old name still
+		} else if s.memberDoc(m).Behind || errs[slot] != nil || e.seen == nil || !e.seen[slot] {
+			left = true // it may have the old name still, which readers would see when it is back
 		}
 	}
 	var err error
