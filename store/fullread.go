@@ -30,7 +30,8 @@ func (r *Repository) endLoss() error {
 // NeedsFullRead reports whether the next backup of a disk has to read all of it, and why, in words. What an
 // incremental takes over from its parent image is not read back; so if anything of the parent lies in a pack in which
 // damage was found, or is missing, the incremental would inherit the damage, while a full read stores it anew. As long
-// as no damage is known, the answer costs nothing; otherwise it looks at the image's tree.
+// as no damage is known, the answer costs nothing; otherwise it looks at the image's tree, and reads damaged packs again
+// if the image needs one.
 func (r *Repository) NeedsFullRead(ctx context.Context, parent ImageRef) (bool, string, error) {
 	notes, err := r.idx.Notes(lossNote)
 	if err != nil {
@@ -45,6 +46,13 @@ func (r *Repository) NeedsFullRead(ctx context.Context, parent ImageRef) (bool, 
 		w.bad[id] = &packState{gone: true}
 	}
 	c, err := w.image(ctx, parent)
+	if err == nil && c == lost && len(suspects) > 0 {
+		// What is good in a damaged pack is relied upon, so it has to be known what is.
+		w = newWalker(r)
+		if w.bad, err = r.damagedPacks(ctx, nil); err == nil {
+			c, err = w.image(ctx, parent)
+		}
+	}
 	if err != nil {
 		if damaged(err) {
 			return true, "the repository's image to build on is damaged", nil

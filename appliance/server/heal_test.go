@@ -59,8 +59,13 @@ func TestBackupAfterDamageHeals(t *testing.T) {
 	if task := b.ended(b.StartCollect(t.Context(), httpapi.Start{}, b.repo, httpapi.CollectRequest{})); task.State != catalog.Succeeded {
 		t.Errorf("collect = %s, %+v", task.State, task.Error)
 	}
+	for _, id := range []string{healed.ID, old.ID} {
+		if got := b.verify(id); got != catalog.Succeeded {
+			t.Errorf("verify of %s after the collect = %s", id, got)
+		}
+	}
 	if next := b.backup(); next.Kind != catalog.Incremental {
-		t.Errorf("the backup after healing is %s", next.Kind)
+		t.Errorf("the backup after healing is %s: %+v", next.Kind, next.Disks)
 	}
 	b.clean()
 }
