@@ -144,7 +144,7 @@ func TestRepositoryVerbs(t *testing.T) {
 		"POST /repositories/repo_02/verify":                   {202, damaged},
 		"POST /repositories/repo_02/scrub":                    {202, scrubbed},
 		"POST /repositories/repo_01/heal":                     {202, task(client.RunHeal, client.StateSucceeded, client.TaskResult{})},
-		"POST /repositories/repo_02/heal":                     {202, task(client.RunHeal, client.StateSucceeded, client.TaskResult{ObjectsMoved: 2, ObjectsHealed: 1, BytesHealed: 4096, RecordsRestored: 1, PacksQuarantined: 2})},
+		"POST /repositories/repo_02/heal":                     {202, task(client.RunHeal, client.StateSucceeded, client.TaskResult{ObjectsMoved: 2, ObjectsHealed: 1, BytesHealed: 4096, RecordsRestored: 1, PacksQuarantined: 2, PacksDamaged: 2})},
 		"POST /repositories/repo_02/members/90c3aa10/rebuild": {202, task(client.RunRebuild, client.StateSucceeded, client.TaskResult{MemberID: "ffff0000", ShardsRepaired: 9400})},
 		"POST /repositories/repo_02/members":                  {200, largeRepo},
 		"POST /repositories/repo_02/collect":                  {202, task(client.RunCollect, client.StateSucceeded, client.TaskResult{BytesFreed: 3 * gib, PacksCompacted: 1, BytesCompacted: gib, BytesRewritten: gib / 2, BytesLive: 90 * gib, BytesDead: 5 * gib, NoRoom: true})},

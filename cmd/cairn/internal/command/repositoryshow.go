@@ -91,9 +91,15 @@ func (a *App) verificationFields(r client.Repository) []output.Field {
 		fields = append(fields, output.Field{Name: "Under way", Value: fmt.Sprintf("%s, %s of %s, since %s",
 			percent(v.DoneBytes, max(v.TotalBytes, 1)), output.Size(v.DoneBytes), output.Size(v.TotalBytes), a.when(v.CycleStartedAt))})
 	}
-	if v.DamagedPacks > 0 || v.DamagedRestorePoints > 0 {
-		fields = append(fields, output.Field{Name: "Damage", Value: fmt.Sprintf("%s, %s; see \"cairn repository damage %s\"",
-			plural(v.DamagedPacks, "pack"), plural(v.DamagedRestorePoints, "restore point"), r.Name)})
+	var damage words
+	damage.count("", v.DamagedPacks, "pack")
+	damage.count("", v.DamagedRestorePoints, "restore point")
+	if len(damage) > 0 {
+		what := damage[0][1]
+		for _, more := range damage[1:] {
+			what += ", " + more[1]
+		}
+		fields = append(fields, output.Field{Name: "Damage", Value: what + "; see \"cairn repository damage " + r.Name + "\""})
 	}
 	return fields
 }

@@ -71,16 +71,8 @@ func (w *words) verified(t client.Task) {
 		w.say("cycle", output.Size(x.BytesLeft)+" left")
 	}
 	w.count("proven", x.PointsProven, "restore point")
-	w.damaged(x)
-}
-
-func (w *words) damaged(x client.TaskResult) {
-	if x.PacksDamaged != 0 {
-		w.say("damaged", plural(x.PacksDamaged, "pack"))
-	}
-	if x.PointsDamaged != 0 {
-		w.say("not whole", plural(x.PointsDamaged, "restore point"))
-	}
+	w.count("damaged", x.PacksDamaged, "pack")
+	w.count("not whole", x.PointsDamaged, "restore point")
 }
 
 func (w *words) collected(t client.Task) {
@@ -107,5 +99,5 @@ func (w *words) healed(x client.TaskResult) {
 	w.count("found nowhere", x.ObjectsMissing, "object")
 	w.count("put aside", x.PacksQuarantined, "damaged pack")
 	w.count("still in place", x.PacksKept, "damaged pack")
-	w.damaged(x)
+	w.count("not whole", x.PointsDamaged, "restore point")
 }
