@@ -82,6 +82,9 @@ func (s *Session) checkManifest(m *Manifest) error {
 	if m.Series != s.o.Series {
 		return fault.New(fault.Invalid, "check manifest", m.Series, "the session is for series %q", s.o.Series)
 	}
+	if err := checkTexts(m); err != nil {
+		return err
+	}
 	names := map[string]bool{}
 	for _, im := range m.Images {
 		if names["i"+im.Name] || im.Name == "" {

@@ -65,6 +65,9 @@ func (r *Repository) Begin(ctx context.Context, o SessionOptions) (*Session, err
 	if o.Series == "" {
 		return nil, fault.New(fault.Invalid, "begin session", "", "it names no series")
 	}
+	if err := checkText("begin session", "series", o.Series); err != nil {
+		return nil, err
+	}
 	id := strings.ToLower(ulid.MustNew(ulid.Timestamp(time.Now()), rand.Reader).String())
 	p, err := json.Marshal(leaseFile{formatVersion, id, r.epoch, o.Series, o.Writer, time.Now().UTC()})
 	if err != nil {
