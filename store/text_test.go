@@ -12,8 +12,7 @@ func TestTextThatIsNotUTF8IsRefused(t *testing.T) {
 	if _, err := g.repo.Begin(t.Context(), SessionOptions{Series: "vm\xff"}); fault.KindOf(err) != fault.Invalid || err == nil {
 		t.Errorf("series: %v", err)
 	}
-	s := g.begin()
-	ref, _ := g.write(s, []byte("x"), nil, nil)
+	ref := g.backup([]byte("x"), nil, nil).Images[0].Ref
 	for name, m := range map[string]Manifest{
 		"label":      {Labels: map[string]string{"a": "\xff"}},
 		"label key":  {Labels: map[string]string{"\xff": "a"}},
@@ -21,11 +20,15 @@ func TestTextThatIsNotUTF8IsRefused(t *testing.T) {
 		"document":   {Documents: []Document{{Name: "\xfd"}}},
 		"media type": {Documents: []Document{{Name: "a", MediaType: "\xfd"}}},
 	} {
+		s := g.begin() // a refused manifest ends it
 		if _, err := s.Publish(t.Context(), m); fault.KindOf(err) != fault.Invalid || err == nil {
 			t.Errorf("%s: %v", name, err)
 		}
+		if err := s.Abort(t.Context()); err != nil {
+			t.Error(err)
+		}
 	}
-	if _, err := s.Publish(t.Context(), Manifest{Images: []NamedImage{{Name: "é/..\n", Ref: ref}}}); err != nil {
+	if _, err := g.begin().Publish(t.Context(), Manifest{Images: []NamedImage{{Name: "é/..\n", Ref: ref}}}); err != nil {
 		t.Errorf("odd, but text: %v", err)
 	}
 }
