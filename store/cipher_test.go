@@ -112,11 +112,11 @@ func TestScrubOfManifestsNeedsNoKey(t *testing.T) {
 			t.Fatalf("Scrub of a manifest with a flip at %d = %+v, %v", at, report, err)
 		}
 	}
-	// Without its hash it is not damaged to somebody without keys, but it is refused.
+	// The hash cannot be taken away.
 	bad := append([]byte(nil), good...)
 	clear(bad[92:124])
 	mustWrite(t, name, bad)
-	if report, err := Scrub(t.Context(), g.b); err != nil || len(report.Notes) != 1 {
+	if report, err := Scrub(t.Context(), g.b); err != nil || len(report.Problems) != 1 {
 		t.Errorf("Scrub without hash = %+v, %v", report, err)
 	}
 	if err := g.readAll(); err == nil {

@@ -260,7 +260,7 @@ func (r *Repository) provePresent(ctx context.Context, rd *pack.Reader, e *pack.
 			copy(whole[i*chunk.BlockBytes:(i+1)*chunk.BlockBytes], p[from:])
 		}
 	}
-	r.hasher.Chunk(whole, got)
+	r.hasher.Prints(whole, got)
 	for i := range r.blocks {
 		if _, ok := blockAt(e, uint8(i)); ok && got[i] != prints[i] {
 			return r.wrong(rd, e, Hash{})

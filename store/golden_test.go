@@ -22,7 +22,7 @@ import (
 
 var (
 	update       = flag.Bool("update", false, "rewrite the vectors in FORMAT.md")
-	updateGolden = flag.Bool("update-golden", false, "make golden-2 anew: only as long as no release has written its like")
+	updateGolden = flag.Bool("update-golden", false, "make golden-1 anew: only as long as no release has written its like")
 )
 
 // goldenFacts is what the golden repository must be found to say.
@@ -31,24 +31,15 @@ type goldenFacts struct {
 	Disks  map[string]string `json:"disks"` // SHA-256 by restore point
 }
 
-// golden is of the first programs, golden2 has further keys, both ciphers, all codecs, hashes of stored bytes in
-// manifests, a record of what was pruned.
-const (
-	golden  = "testdata/golden-1"
-	golden2 = "testdata/golden-2"
-)
+// golden has all structures of format version 1: a key of each kind, both ciphers, all codecs, chunks that refer to
+// others, a record of what was pruned.
+const golden = "testdata/golden-1"
 
-// TestGoldenRepositories opens the repositories of format version 1, which every later version must.
-func TestGoldenRepositories(t *testing.T) {
+// TestGoldenRepository opens it, which every later version must.
+func TestGoldenRepository(t *testing.T) {
 	if *updateGolden {
 		writeGolden(t)
 	}
-	for _, dir := range []string{golden, golden2} {
-		t.Run(filepath.Base(dir), func(t *testing.T) { openGolden(t, dir) })
-	}
-}
-
-func openGolden(t *testing.T, golden string) {
 	key, err := LoadKeyFile(filepath.Join(golden, "key"))
 	if err != nil {
 		t.Fatal(err)
@@ -110,26 +101,26 @@ func sumOf(p []byte) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// TestGoldenOpensWithEveryKey opens golden-2 with its paper key and its age identity.
+// TestGoldenOpensWithEveryKey opens golden-1 with its paper key and its age identity.
 func TestGoldenOpensWithEveryKey(t *testing.T) {
-	b := must(file.Open(filepath.Join(golden2, "repo")))
-	paper := must(ParsePaperKey(string(mustRead(t, filepath.Join(golden2, "paper.txt")))))
-	for _, by := range []Opener{paper, must(LoadIdentity(filepath.Join(golden2, "identity.txt")))} {
+	b := must(file.Open(filepath.Join(golden, "repo")))
+	paper := must(ParsePaperKey(string(mustRead(t, filepath.Join(golden, "paper.txt")))))
+	for _, by := range []Opener{paper, must(LoadIdentity(filepath.Join(golden, "identity.txt")))} {
 		if report, err := Drill(t.Context(), b, by); err != nil || report.FrameBytes == 0 || report.Wrapping.Problem != "" {
 			t.Errorf("%v: %+v, %v", by, report, err)
 		}
 	}
 }
 
-// writeGolden makes golden-2 anew.
+// writeGolden makes golden-1 anew.
 func writeGolden(t *testing.T) {
 	t.Helper()
-	if err := os.RemoveAll(golden2); err != nil {
+	if err := os.RemoveAll(golden); err != nil {
 		t.Fatal(err)
 	}
-	b := must(file.Create(filepath.Join(golden2, "repo")))
-	key := must(NewKeyFile(filepath.Join(golden2, "key")))
-	if err := Create(t.Context(), b, key, CreateOptions{Name: "golden-2"}); err != nil {
+	b := must(file.Create(filepath.Join(golden, "repo")))
+	key := must(NewKeyFile(filepath.Join(golden, "key")))
+	if err := Create(t.Context(), b, key, CreateOptions{Name: "golden-1"}); err != nil {
 		t.Fatal(err)
 	}
 	g := &rig{t: t, b: b, key: key}
@@ -164,19 +155,19 @@ func writeGolden(t *testing.T) {
 	}
 	path, _, recipient := newIdentity(t, false)
 	must(AddRecipient(t.Context(), b, key, recipient, "escrow"))
-	mustWrite(t, filepath.Join(golden2, "identity.txt"), mustRead(t, path))
+	mustWrite(t, filepath.Join(golden, "identity.txt"), mustRead(t, path))
 	paper, _, err := AddPaperKey(t.Context(), b, key, "safe")
 	if err != nil {
 		t.Fatal(err)
 	}
-	mustWrite(t, filepath.Join(golden2, "paper.txt"), []byte(must(paper.Text())))
+	mustWrite(t, filepath.Join(golden, "paper.txt"), []byte(must(paper.Text())))
 	g.repo = must(Open(t.Context(), b, key, Options{ReadOnly: true}))
 	f := facts(t, g.repo)
 	g.close()
 	for _, name := range []string{reserveName, epochFolder, leaseFolder, formatName, readerName, "lock", "tmp"} { // of no interest to readers
-		if err := os.RemoveAll(filepath.Join(golden2, "repo", name)); err != nil {
+		if err := os.RemoveAll(filepath.Join(golden, "repo", name)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	mustWrite(t, filepath.Join(golden2, "facts.json"), must(json.Marshal(f)))
+	mustWrite(t, filepath.Join(golden, "facts.json"), must(json.Marshal(f)))
 }

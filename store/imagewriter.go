@@ -146,8 +146,7 @@ func (w *ImageWriter) writeChunk(b *batch, number int64, p []byte, at int) error
 		return w.setLeaf(b.ctx, number, Hash{})
 	}
 	w.given.Add(1)
-	prints := b.prints(w.s.r.blocks)
-	id, zeros := w.s.r.hasher.Chunk(p, prints)
+	id := w.s.r.hasher.Chunk(p)
 	parent, err := w.parentChunk(b.ctx, number)
 	if err != nil {
 		return err
@@ -159,6 +158,8 @@ func (w *ImageWriter) writeChunk(b *batch, number int64, p []byte, at int) error
 		}
 	}
 	if !known && w.s.claim(id) {
+		prints := b.prints(w.s.r.blocks)
+		zeros := w.s.r.hasher.Prints(p, prints)
 		e := pack.Entry{Type: pack.Chunk, ID: id, Zeros: zeros, Present: w.s.r.allBlocks() &^ zeros}
 		if err := w.refer(b.ctx, &e, prints, parent); err != nil {
 			return err

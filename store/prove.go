@@ -202,7 +202,7 @@ func (p *proving) expect(e *pack.Entry, slot uint32, got Hash) {
 	}
 }
 
-// chunk proves a chunk that is here as a whole.
+// chunk proves a chunk that is here as a whole, and the fingerprints that others which refer to its blocks are proven by.
 func (p *proving) chunk(e *pack.Entry, slot uint32, data []byte) {
 	n := p.r.blocks
 	if len(data) < n*chunk.BlockBytes {
@@ -220,10 +220,13 @@ func (p *proving) chunk(e *pack.Entry, slot uint32, data []byte) {
 		}
 		data = p.whole
 	}
-	id, _ := p.r.hasher.Chunk(data, p.got[:n])
-	p.expect(e, slot, id)
+	p.expect(e, slot, p.r.hasher.Chunk(data))
+	if p.prints == nil {
+		return
+	}
+	p.r.hasher.Prints(data, p.got[:n])
 	for i := range n {
-		if p.prints != nil && p.got[i] != p.prints[int(slot)*n+i] {
+		if p.got[i] != p.prints[int(slot)*n+i] {
 			p.st.spoil(fmt.Errorf("the fingerprint of block %d of chunk %s is another's", i, e.ID.Short()))
 		}
 	}
@@ -244,8 +247,7 @@ func (p *proving) referring(ctx context.Context, e *pack.Entry, slot uint32, dat
 		}
 		return nil // what it refers to is damaged or gone, not what is here
 	}
-	id, _ := p.r.hasher.Chunk(whole, nil)
-	p.expect(e, slot, id)
+	p.expect(e, slot, p.r.hasher.Chunk(whole))
 	return nil
 }
 
@@ -255,7 +257,7 @@ func (p *proving) byPrints(ctx context.Context, e *pack.Entry, slot uint32, data
 	}
 	n := p.r.blocks
 	ours := p.prints[int(slot)*n : (int(slot)+1)*n]
-	_, _ = p.r.hasher.Chunk(data, p.got[:bits.OnesCount64(e.Present)])
+	p.r.hasher.Prints(data, p.got[:bits.OnesCount64(e.Present)])
 	got, refs := p.got[:], e.Refs
 	for i := range n {
 		want := chunk.Fingerprint{}

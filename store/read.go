@@ -227,7 +227,7 @@ func (r *Repository) chunk(ctx context.Context, id Hash, dst []byte) error {
 		if err := r.assemble(ctx, rd, e, dst); err != nil {
 			return err
 		}
-		if got, _ := r.hasher.Chunk(dst, nil); got != id {
+		if got := r.hasher.Chunk(dst); got != id {
 			return r.wrong(rd, e, got)
 		}
 		return nil

@@ -32,12 +32,18 @@ func (i *ImageReader) Stream(ctx context.Context, workers int, fn func(off int64
 	if workers <= 0 {
 		workers = i.r.o.Workers + 2
 	}
+	s := &stream{i: i, r: i.r, fn: fn}
+	return s.run(ctx, workers, s.plan)
+}
+
+// run reads what plan asks for.
+func (s *stream) run(ctx context.Context, workers int, plan func() error) error {
 	g, ctx := errgroup.WithContext(ctx)
-	s := &stream{i: i, r: i.r, ctx: ctx, fn: fn, jobs: make(chan *streamJob, 2*workers), windows: make(chan struct{}, 2)}
-	s.bufs.New = func() any { return make([]byte, i.head.ChunkBytes) }
+	s.ctx, s.jobs, s.windows = ctx, make(chan *streamJob, 2*workers), make(chan struct{}, 2)
+	s.bufs.New = func() any { return make([]byte, s.i.head.ChunkBytes) }
 	g.Go(func() error {
 		defer close(s.jobs)
-		return s.plan()
+		return plan()
 	})
 	for range workers {
 		g.Go(s.work)
@@ -47,7 +53,7 @@ func (i *ImageReader) Stream(ctx context.Context, workers int, fn func(off int64
 		return own.error
 	}
 	if err != nil {
-		return fault.Context("read image", i.ref.Root.Short(), err)
+		return fault.Context("read image", s.i.ref.Root.Short(), err)
 	}
 	return nil
 }
@@ -61,6 +67,7 @@ type stream struct {
 	r   *Repository
 	ctx context.Context //nolint:containedctx // lives for one Stream
 	fn  func(off int64, p []byte) error
+	bad func(off int64, err error) error // is told of each chunk that cannot be read, and may go on; nil: that ends the stream
 
 	jobs    chan *streamJob
 	windows chan struct{} // one token for each window under way
@@ -80,6 +87,18 @@ type streamChunk struct {
 
 	mu  sync.Mutex
 	buf []byte // nil until the first part comes
+}
+
+// take is one block: From is where it is among the entry's, To where it is in the chunk.
+type take struct{ from, to uint8 }
+
+// run returns how many of the first takes follow each other on both sides.
+func run(takes []take) int {
+	n := 1
+	for n < len(takes) && int(takes[n].from) == int(takes[0].from)+n && int(takes[n].to) == int(takes[0].to)+n {
+		n++
+	}
+	return n
 }
 
 // streamPart is what a frame has of a chunk.
@@ -185,7 +204,7 @@ func (s *stream) use(f *streamFrame, plain []byte, damage error) error {
 			}
 			continue
 		}
-		if got, _ := s.r.hasher.Chunk(plain[e.Offset:e.Offset+e.Length], nil); got != c.id {
+		if s.r.hasher.Chunk(plain[e.Offset:e.Offset+e.Length]) != c.id {
 			if err := s.part(part, nil, errStop); err != nil {
 				return err
 			}
@@ -251,19 +270,29 @@ func (s *stream) finish(c *streamChunk) error {
 		s.bufs.Put(c.buf) //nolint:staticcheck // a slice header per fragmented chunk
 		c.buf = nil
 	}()
-	good := false
-	if !c.spoiled.Load() {
-		got, _ := s.r.hasher.Chunk(c.buf, nil)
-		good = got == c.id
-	}
-	if !good {
-		if err := s.i.current(s.ctx, func() error { return s.r.chunk(s.ctx, c.id, c.buf) }); err != nil {
+	if c.spoiled.Load() || s.r.hasher.Chunk(c.buf) != c.id {
+		read := func() error { return s.r.chunk(s.ctx, c.id, c.buf) }
+		if s.bad != nil {
+			if err := read(); err != nil {
+				return s.unreadable(c, err)
+			}
+		} else if err := s.i.current(s.ctx, read); err != nil {
 			return err
 		}
 	}
 	for _, off := range c.offs {
 		if err := s.give(off, c.buf); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// unreadable tells of a chunk. Whether it is out of date rather than damaged finds out who goes on without it.
+func (s *stream) unreadable(c *streamChunk, err error) error {
+	for _, off := range c.offs {
+		if err := s.bad(off, err); err != nil {
+			return callerError{err}
 		}
 	}
 	return nil

@@ -85,7 +85,7 @@ func (r *Repository) proveCopy(ctx context.Context, id Hash, at index.Location) 
 		if err := r.assemble(ctx, rd, e, whole); err != nil {
 			return err
 		}
-		got, _ = r.hasher.Chunk(whole, nil)
+		got = r.hasher.Chunk(whole)
 	} else {
 		p, err := r.slice(ctx, rd, e)
 		if err != nil {

@@ -1,18 +1,16 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/cairn-backup/cairn/internal/fault"
 	"github.com/cairn-backup/cairn/store/tree"
 )
-
-// verifyWindow is how many chunks are read in the order of packs rather than of the disk: 2 GiB of chunks of 64 KiB.
-// It bounds the memory of a Verify to some 30 MiB.
-const verifyWindow = 32 << 10
 
 // verification is one Verify at work.
 type verification struct {
@@ -127,71 +125,65 @@ func (v *verification) step(ctx context.Context, name string, off, n int64, err 
 	return nil
 }
 
+// image proves the chunks of an image as a Stream does, in the order of packs within a window of the disk.
 func (v *verification) image(ctx context.Context, im NamedImage) error {
 	i, err := v.r.OpenImage(ctx, im.Ref)
 	if err != nil {
 		return v.step(ctx, im.Name, 0, im.Ref.SizeBytes, err)
 	}
 	defer i.Close()
-	size := int64(i.head.ChunkBytes)
-	chunks := tree.Chunks(i.head.Size, int(size))
-	var window []place
-	// Leaf by leaf, so that a damaged node costs only what lies under it.
+	size, before := int64(i.head.ChunkBytes), len(v.report.Damage)
+	s := &stream{i: i, r: v.r}
+	s.fn = func(off int64, p []byte) error { return v.chunks(ctx, im.Name, size, off, int64(len(p)), nil) }
+	s.bad = func(off int64, err error) error {
+		return v.chunks(ctx, im.Name, size, off, min(size, i.head.Size-off), err)
+	}
+	err = s.run(ctx, v.r.o.Workers, func() error { return v.plan(s, im) })
+	slices.SortStableFunc(v.report.Damage[before:], func(a, b Damage) int { return cmp.Compare(a.Offset, b.Offset) })
+	return err
+}
+
+// plan asks for all chunks of an image, leaf by leaf, so that a damaged node costs only what lies under it.
+func (v *verification) plan(s *stream, im NamedImage) error {
+	head := s.i.head
+	size := int64(head.ChunkBytes)
+	chunks := tree.Chunks(head.Size, int(size))
+	w, planned := newStreamWindow(s), int64(0)
 	for first := int64(0); first < chunks; first += tree.FanOut {
 		count := min(tree.FanOut, chunks-first)
-		leaf, err := v.r.leaf(ctx, i.head, first/tree.FanOut)
+		leaf, err := v.r.leaf(s.ctx, head, first/tree.FanOut)
 		if err != nil || leaf == nil {
-			length := min(count*size, i.head.Size-first*size)
-			if err := v.step(ctx, im.Name, first*size, length, err); err != nil {
+			if err := v.step(s.ctx, im.Name, first*size, min(count*size, head.Size-first*size), err); err != nil {
 				return err
 			}
 			continue
 		}
 		for n, id := range leaf.Children[:count] {
-			window = append(window, place{first + int64(n), id})
-		}
-		if len(window) < verifyWindow {
-			continue
-		}
-		if err := v.window(ctx, im, window); err != nil {
-			return err
-		}
-		window = window[:0]
-	}
-	return v.window(ctx, im, window)
-}
-
-// place is a chunk of an image.
-type place struct {
-	number int64
-	id     Hash
-}
-
-// window proves some chunks that follow each other, each once, and those that are not proven in the order of packs
-// once more by themselves: a second copy may be good.
-func (v *verification) window(ctx context.Context, im NamedImage, window []place) error {
-	good, err := v.r.provenChunks(ctx, window)
-	if err != nil {
-		return err
-	}
-	size := int64(v.r.config.ChunkBytes)
-	buf := make([]byte, size)
-	bad := map[Hash]error{}
-	for _, p := range window {
-		var err error
-		if !p.id.IsZero() {
-			v.report.Chunks++
-			if !good[p.id] {
-				if _, known := bad[p.id]; !known {
-					bad[p.id] = v.r.chunk(ctx, p.id, buf)
-				}
-				err = bad[p.id]
+			number := first + int64(n)
+			if id.IsZero() {
+				err = v.step(s.ctx, im.Name, number*size, min(size, head.Size-number*size), nil)
+			} else {
+				planned += size
+				err = w.add(id, number)
+			}
+			if err != nil {
+				return err
 			}
 		}
-		off := p.number * size
-		if err := v.step(ctx, im.Name, off, min(size, im.Ref.SizeBytes-off), err); err != nil {
-			return err
+		if planned >= streamWindow {
+			if err := w.send(); err != nil {
+				return err
+			}
+			planned = 0
 		}
 	}
-	return nil
+	return w.send()
+}
+
+// chunks is step for a range of chunks of a size that are not zeros.
+func (v *verification) chunks(ctx context.Context, name string, size, off, n int64, err error) error {
+	v.mu.Lock()
+	v.report.Chunks += (n + size - 1) / size
+	v.mu.Unlock()
+	return v.step(ctx, name, off, n, err)
 }

@@ -65,13 +65,13 @@ type wrappingBody struct {
 	Kind       string    `json:"kind"`
 	KeySet     uint32    `json:"key_set"`
 	Key        string    `json:"key"`
-	Created    time.Time `json:"created,omitzero"`
+	Created    time.Time `json:"created"`
 	Label      string    `json:"label,omitempty"`
 	Salt       string    `json:"salt,omitempty"`
 	Sealed     string    `json:"sealed"`
 }
 
-// wrappingFile is the object. Body is kept as the bytes that were signed. The first programs wrote the body alone.
+// wrappingFile is the object. Body is kept as the bytes that were signed.
 type wrappingFile struct {
 	Body      json.RawMessage `json:"wrapping"`
 	Signature string          `json:"signature"`
@@ -81,7 +81,7 @@ type wrappingFile struct {
 type wrapping struct {
 	wrappingBody
 	name      string // of its object
-	signed    []byte // nil: written by the first programs
+	signed    []byte
 	signature string
 	damage    error // it could not be read
 }
@@ -116,7 +116,7 @@ func parseWrapping(p []byte) (w wrapping, err error) {
 		return w, err
 	}
 	if file.Body == nil {
-		return w, json.Unmarshal(p, &w.wrappingBody)
+		return w, errors.New("there is no wrapping in it")
 	}
 	w.signed, w.signature = file.Body, file.Signature
 	return w, json.Unmarshal(file.Body, &w.wrappingBody)
@@ -129,9 +129,6 @@ func (w *wrapping) problem(public ed25519.PublicKey) string {
 	}
 	if wrappingName(w.ID) != w.name {
 		return "it was written under another name"
-	}
-	if w.signed == nil && w.Kind == wrapByKeyFile && w.Label == "" && w.Created.IsZero() && w.Format == formatVersion {
-		return ""
 	}
 	signature, err := hex.DecodeString(w.signature)
 	if err != nil || len(signature) != ed25519.SignatureSize || !ed25519.Verify(public, append([]byte(signWrapping), w.signed...), signature) {

@@ -2,6 +2,8 @@ package chunk
 
 import (
 	"bytes"
+	"crypto/aes"
+	"crypto/cipher"
 	"fmt"
 	"math/bits"
 	"sync"
@@ -22,8 +24,8 @@ const (
 // ValidSize reports whether n can be a repository's chunk size.
 func ValidSize(n int) bool { return n >= MinBytes && n <= MaxBytes && bits.OnesCount(uint(n)) == 1 }
 
-// Fingerprint is the first 16 bytes of a block's keyed hash: enough to find equal blocks by, the chunk's id proves
-// them. That of a zero block is all zeros.
+// Fingerprint is a keyed universal hash of a block, encrypted: enough to find equal blocks by, the chunk's id proves
+// them. That of a zero block, and of no other, is all zeros.
 type Fingerprint [16]byte
 
 var zeroChunk [MaxBytes]byte
@@ -33,39 +35,45 @@ func IsZero(p []byte) bool { return bytes.Equal(p, zeroChunk[:len(p)]) }
 
 // Hasher computes the keyed hashes of one repository. It may be used from several goroutines.
 type Hasher struct {
-	zero Hash // hash of a zero block
-	sets sync.Pool
+	sets  sync.Pool
+	gmac  cipher.AEAD // with a nonce that never changes: a universal hash, not to be shown before it is masked
+	mask  cipher.Block
+	nonce [12]byte
 }
 
 // set is what one goroutine hashes with: keyed hashers are costly to make and cheap to reset.
-type set struct {
-	block, chunk, node, image, document, manifest *blake3.Hasher
-	hashes                                        [MaxBlocks * 32]byte
-}
+type set struct{ chunk, node, image, document, manifest *blake3.Hasher }
 
 // NewHasher derives the keys of all hashes from the repository's id key.
 func NewHasher(idKey [32]byte) *Hasher {
-	keyed := func(purpose string) *blake3.Hasher {
-		var key [32]byte
-		blake3.DeriveKey(contextPrefix+purpose, idKey[:], key[:])
-		h, err := blake3.NewKeyed(key[:])
-		if err != nil {
-			panic(err) // only a key of another length can fail
-		}
-		return h
+	derive := func(purpose string) []byte {
+		key := make([]byte, 32)
+		blake3.DeriveKey(contextPrefix+purpose, idKey[:], key)
+		return key
 	}
+	keyed := func(purpose string) *blake3.Hasher { return must(blake3.NewKeyed(derive(purpose))) }
 	first := &set{
-		block: keyed("block"), chunk: keyed("chunk"), node: keyed("node"), image: keyed("image"),
-		document: keyed("document"), manifest: keyed("manifest"),
+		chunk: keyed("chunk"), node: keyed("node"), image: keyed("image"), document: keyed("document"), manifest: keyed("manifest"),
 	}
-	h := &Hasher{zero: sum(first.block, zeroChunk[:BlockBytes])}
+	h := &Hasher{
+		gmac: must(cipher.NewGCM(must(aes.NewCipher(derive("fingerprint"))))),
+		mask: must(aes.NewCipher(derive("fingerprint mask"))),
+	}
 	h.sets.New = func() any {
 		return &set{
-			block: first.block.Clone(), chunk: first.chunk.Clone(), node: first.node.Clone(), image: first.image.Clone(),
+			chunk: first.chunk.Clone(), node: first.node.Clone(), image: first.image.Clone(),
 			document: first.document.Clone(), manifest: first.manifest.Clone(),
 		}
 	}
 	return h
+}
+
+// must is for what fails only with a key of another length.
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
 }
 
 func sum(h *blake3.Hasher, p []byte) (out Hash) {
@@ -75,34 +83,41 @@ func sum(h *blake3.Hasher, p []byte) (out Hash) {
 	return out
 }
 
-// Chunk returns the id of a chunk and the bitmap of its zero blocks; prints, if not nil, gets a fingerprint for each
-// block. The length of p must be a multiple of BlockBytes, at most MaxBytes.
-func (h *Hasher) Chunk(p []byte, prints []Fingerprint) (id Hash, zeros uint64) {
+// blocks returns how many blocks p has, which must be a chunk: a multiple of BlockBytes, at most MaxBytes.
+func blocks(p []byte) int {
 	n := len(p) / BlockBytes
 	if n*BlockBytes != len(p) || n > MaxBlocks {
 		panic(fmt.Sprintf("chunk of %d bytes", len(p)))
 	}
-	s := h.sets.Get().(*set)
-	defer h.sets.Put(s)
+	return n
+}
+
+// Chunk returns the id of a chunk. The length of p must be a multiple of BlockBytes, at most MaxBytes.
+func (h *Hasher) Chunk(p []byte) Hash {
+	blocks(p)
+	return h.object(p, func(s *set) *blake3.Hasher { return s.chunk })
+}
+
+// Prints puts the fingerprint of each block of p into dst, which has a place for each, and returns the bitmap of zero
+// blocks. The length of p must be a multiple of BlockBytes, at most MaxBytes.
+func (h *Hasher) Prints(p []byte, dst []Fingerprint) (zeros uint64) {
+	n := blocks(p)
+	dst = dst[:n]
 	for i := range n {
 		b := p[i*BlockBytes : (i+1)*BlockBytes]
-		out := s.hashes[i*32 : (i+1)*32]
 		if bytes.Equal(b, zeroChunk[:BlockBytes]) {
-			copy(out, h.zero[:])
 			zeros |= 1 << i
-			if prints != nil {
-				prints[i] = Fingerprint{}
-			}
+			dst[i] = Fingerprint{}
 			continue
 		}
-		s.block.Reset()
-		_, _ = s.block.Write(b)
-		s.block.Sum(out[:0])
-		if prints != nil {
-			copy(prints[i][:], out)
+		out := dst[i][:]
+		h.gmac.Seal(out[:0], h.nonce[:], nil, b)
+		h.mask.Encrypt(out, out)
+		if dst[i] == (Fingerprint{}) {
+			dst[i][len(out)-1] = 1
 		}
 	}
-	return sum(s.chunk, s.hashes[:n*32]), zeros
+	return zeros
 }
 
 // Node returns the id of an encoded tree node.

@@ -20,8 +20,7 @@ const Version = 1
 
 const (
 	headBytes = 128
-	hashAt    = 92      // of the stored-bytes hash, in the head
-	hashed    = 1 << 32 // in the seal's detail: there is a stored-bytes hash, so it cannot be taken away
+	hashAt    = 92 // of the stored-bytes hash, in the head
 	domain    = "cairn manifest\x00"
 )
 
@@ -60,7 +59,7 @@ func EncodeSalted(keys *seal.KeySet, c seal.Cipher, repository, id seal.ID, salt
 	le.PutUint32(p[48:], keys.ID)
 	copy(p[56:], salt[:])
 	le.PutUint32(p[88:], uint32(len(plain)))
-	p = box.Seal(p, seal.Manifest, 0, hashed|uint64(len(plain)), plain)
+	p = box.Seal(p, seal.Manifest, 0, uint64(len(plain)), plain)
 	sum := storedHash(p)
 	copy(p[hashAt:], sum[:])
 	return p, nil
@@ -75,25 +74,21 @@ func storedHash(p []byte) (sum [32]byte) {
 	return sum
 }
 
-// Scrub compares an object with its stored-bytes hash. It needs no keys; it finds rot, not forgery. A manifest of the
-// first programs has no such hash: ok is then false.
-func Scrub(p []byte) (ok bool, err error) {
+// Scrub compares an object with its stored-bytes hash. It needs no keys; it finds rot, not forgery.
+func Scrub(p []byte) error {
 	if len(p) < headBytes || [8]byte(p) != magic {
-		return false, errors.New("not a manifest")
+		return errors.New("not a manifest")
 	}
 	if v := le.Uint16(p[8:]); v != Version {
-		return false, fmt.Errorf("manifest format %d: %w", v, ErrNewer)
+		return fmt.Errorf("manifest format %d: %w", v, ErrNewer)
 	}
 	if n := int64(le.Uint32(p[88:])); n != int64(len(p)-headBytes-seal.Overhead) {
-		return false, fmt.Errorf("%d bytes for a body of %d", len(p), n)
-	}
-	if zero(p[hashAt : hashAt+32]) {
-		return false, nil
+		return fmt.Errorf("%d bytes for a body of %d", len(p), n)
 	}
 	if storedHash(p) != [32]byte(p[hashAt:]) {
-		return false, errDamaged
+		return errDamaged
 	}
-	return true, nil
+	return nil
 }
 
 func message(repository, id seal.ID, keyID uint32, body []byte) []byte {
@@ -126,18 +121,14 @@ func Decode(keys *seal.KeySet, repository, id seal.ID, p []byte) ([]byte, error)
 	if n < ed25519.SignatureSize || n != int64(len(p)-headBytes-seal.Overhead) {
 		return nil, fmt.Errorf("%d bytes for a body of %d", len(p), n)
 	}
-	detail := uint64(n)
-	if !zero(p[hashAt : hashAt+32]) {
-		if storedHash(p) != [32]byte(p[hashAt:]) {
-			return nil, errDamaged
-		}
-		detail |= hashed
+	if storedHash(p) != [32]byte(p[hashAt:]) {
+		return nil, errDamaged
 	}
 	box, err := seal.NewCipherBox(seal.Cipher(p[12]), keys.Data, keys.ID, Version, repository, id, seal.Salt(p[56:88]))
 	if err != nil {
 		return nil, err
 	}
-	plain, err := box.Open(nil, seal.Manifest, 0, detail, p[headBytes:])
+	plain, err := box.Open(nil, seal.Manifest, 0, uint64(n), p[headBytes:])
 	if err != nil {
 		return nil, err
 	}

@@ -91,7 +91,7 @@ def blake3(data, key=None, flags=0):
         return fast_blake3.blake3(data, key=key).digest() if key else fast_blake3.blake3(data).digest()
     words = struct.unpack("<8I", key) if key else IV
     flags |= KEYED if key and not flags else 0
-    full = max(0, (len(data) - 1) // 1024)  # the last kilobyte, full or not, goes by itself
+    full = len(data) // 1024 if len(data) > 1024 else 0  # the rest, or all that there is, goes by itself
     lanes = [[] for _ in range(8)]
     for at in range(0, full, 1024):
         n = min(1024, full - at)
@@ -99,11 +99,11 @@ def blake3(data, key=None, flags=0):
         for i in range(8):
             lanes[i] += unpack_lanes(cv[i], n)
     tail, cv = data[full * 1024:], list(words)
-    for j in range(0, max(1, len(tail)), 64):
+    for j in range(0, len(tail) or (0 if full else 1), 64):
         block, last = tail[j:j + 64], j + 64 >= len(tail)
         edge = (CHUNK_START if j == 0 else 0) | (CHUNK_END if last else 0) | (ROOT if last and full == 0 else 0)
         cv = compress(cv, struct.unpack("<16I", block.ljust(64, b"\0")), full, len(block), flags | edge, 1)
-    for i in range(8):
+    for i in range(8 if tail or not full else 0):
         lanes[i].append(cv[i])
     while len(lanes[0]) > 1:  # level by level; one without a partner moves up
         count = len(lanes[0])
@@ -113,16 +113,6 @@ def blake3(data, key=None, flags=0):
             for i in range(8):
                 lanes[i].append(odd[i])
     return struct.pack("<8I", *(w[0] for w in lanes))
-
-def hash_blocks(blocks, key):
-    """The keyed hashes of several blocks of 4096 bytes, all at once."""
-    if fast_blake3 or not blocks:
-        return [blake3(b, key) for b in blocks]
-    words, n = struct.unpack("<8I", key), 4 * len(blocks)
-    cv = leaf_values(b"".join(blocks), n, words, KEYED, [0, 1, 2, 3] * len(blocks))
-    lanes = parents([list(unpack_lanes(w, n)) for w in cv], words, KEYED)
-    lanes = parents(lanes, words, KEYED | ROOT)
-    return [struct.pack("<8I", *(w[i] for w in lanes)) for i in range(len(blocks))]
 
 def derive_key(context, material):
     if fast_blake3:
@@ -244,8 +234,7 @@ def signed_value(text, member):
 
 def unwrap(text, repository, key):
     """The key set (id, data key, id key, seed) in a wrapping, or None if it is for another key or repository."""
-    outer = json.loads(text)
-    w = outer.get("wrapping", outer)
+    w = json.loads(text)["wrapping"]
     if w["repository"] != repository.hex():
         return None
     kind, secret = key
@@ -392,8 +381,7 @@ class Repository:
                 problem = "keys/%s or config: %s" % (name, err or "forged")
         need(self.keys, problem)
         self.hash_keys = {p: derive_key("cairn-backup 2026-11 " + p, self.keys[2])
-                          for p in ("block", "chunk", "node", "image", "document", "manifest")}
-        self.zero_block = self.hash("block", bytes(BLOCK))
+                          for p in ("chunk", "node", "image", "document", "manifest")}
         self.places, self.cache, self.problems = None, collections.OrderedDict(), []
     def hash(self, purpose, data):
         return blake3(data, self.hash_keys[purpose])
@@ -451,13 +439,7 @@ class Repository:
                     target, block = entry.refs[i]
                     out.append(next((self.present(e, block) for e in self.copies(target, 1) if e.present >> block & 1), b""))
             return b"".join(out)
-
-        def proof(data):
-            blocks = [data[at:at + BLOCK] for at in range(0, len(data), BLOCK)]
-            todo = [b for b in blocks if b.count(0) != BLOCK]
-            done = iter(hash_blocks(todo, self.hash_keys["block"]))
-            return self.hash("chunk", b"".join(self.zero_block if b.count(0) == BLOCK else next(done) for b in blocks))
-        return self.first_good(oid, (1,), make, proof)
+        return self.first_good(oid, (1,), make, lambda p: self.hash("chunk", p))
     def leaves(self, oid, level):
         """Yields (index, chunk id) of every chunk under a node that is not all zeros."""
         p = self.object(oid, 2, "node")
@@ -496,9 +478,8 @@ class Repository:
         magic, version, length, cipher, rid, pid, key_set, salt, n = struct.unpack_from("<8sHHB3x16s16sI4x32sI", p)
         need(magic == b"CAIRNMAN" and version == 1 and length == 128 and n + 144 == len(p), "it is no manifest that is known")
         need(rid == self.id and key_set == self.keys[0] and name == "rp_" + ulid(pid), "it belongs to another repository, name or key set")
-        hashed = p[92:124] != ZERO
-        need(not hashed or blake3(p[:92] + p[124:]) == p[92:124], "its bytes are not those that were written")
-        plain = Box(self.keys[1], cipher, key_set, rid, pid, salt).open(4, 0, hashed << 32 | n, p[128:], "manifest")
+        need(blake3(p[:92] + p[124:]) == p[92:124], "its bytes are not those that were written")
+        plain = Box(self.keys[1], cipher, key_set, rid, pid, salt).open(4, 0, n, p[128:], "manifest")
         signature, body = plain[:64], plain[64:]
         try:
             self.public.verify(signature, b"cairn manifest\0" + rid + pid + struct.pack("<I", key_set) + body)

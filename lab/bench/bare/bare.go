@@ -1,9 +1,9 @@
 // Package bare does the least that a backup and a restore of an image can cost on a machine, with nothing around it: no
 // index, no deduplication, no tree, no promise. It is the ceiling that engines are compared with.
 //
-// Writing is: read what is not a hole, keyed BLAKE3 of each block of 4 KiB and of each chunk over its blocks' hashes,
-// compress frames of 256 KiB, AES-256-GCM, write to one file. Restoring is the way back without the hashes. It is no
-// backup format; its invariant is only that Restore undoes Write.
+// Writing is: read what is not a hole, keyed BLAKE3 of each chunk of 64 KiB, GMAC and one AES block of each block of 4 KiB,
+// compress frames of 256 KiB, AES-256-GCM, write to one file. Restoring is the way back, with the hashes of chunks. It is
+// no backup format; its invariant is only that Restore undoes Write.
 package bare
 
 import (
@@ -48,6 +48,7 @@ type pipe struct {
 	in, out *os.File
 	codec   string
 	aead    cipher.AEAD
+	mask    cipher.Block
 
 	mu     sync.Mutex
 	at     int64
@@ -72,7 +73,7 @@ func Write(ctx context.Context, image, path, codec string) (err error) {
 		}
 		defer func() { err = errors.Join(err, p.out.Close()) }()
 	}
-	if p.aead, err = sealer(); err != nil {
+	if p.aead, p.mask, err = sealer(); err != nil {
 		return err
 	}
 	data, err := images.DataExtents(p.in, info.Size())
@@ -95,12 +96,13 @@ func Write(ctx context.Context, image, path, codec string) (err error) {
 	return os.WriteFile(path+".frames", table, 0o644)
 }
 
-func sealer() (cipher.AEAD, error) {
+func sealer() (cipher.AEAD, cipher.Block, error) {
 	block, err := aes.NewCipher(make([]byte, 32)) // what the key is makes no difference to the cost
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return cipher.NewGCM(block)
+	aead, err := cipher.NewGCM(block)
+	return aead, block, err
 }
 
 // pieces cuts extents into frames.
@@ -157,9 +159,10 @@ func (p *pipe) writer() func(images.Extent) error {
 		if _, err := io.ReadFull(io.NewSectionReader(p.in, e.Offset, e.Length), buf); err != nil {
 			return err
 		}
-		if hashFrame(hasher, buf) || p.codec == "" {
+		if hashChunks(hasher, buf) || p.codec == "" {
 			return nil
 		}
+		p.fingerprints(buf)
 		coded = enc(coded[:0], buf)
 		f := frame{Extent: e, Plain: len(coded) >= len(buf)}
 		from := coded
@@ -180,9 +183,9 @@ func (p *pipe) writer() func(images.Extent) error {
 	}
 }
 
-// hashFrame computes the hashes of a frame's blocks and chunks and reports whether all of it is zeros.
-func hashFrame(h *blake3.Hasher, p []byte) (zero bool) {
-	var sums [chunkBytes / blockBytes * 32]byte
+// hashChunks computes the hashes of a frame's chunks and reports whether all of it is zeros.
+func hashChunks(h *blake3.Hasher, p []byte) (zero bool) {
+	var sum [32]byte
 	zero = true
 	for len(p) > 0 {
 		c := p[:min(chunkBytes, len(p))]
@@ -191,18 +194,25 @@ func hashFrame(h *blake3.Hasher, p []byte) (zero bool) {
 			continue
 		}
 		zero = false
-		n := 0
-		for at := 0; at < len(c); at += blockBytes {
-			h.Reset()
-			_, _ = h.Write(c[at:min(at+blockBytes, len(c))]) // never fails
-			h.Sum(sums[:n])
-			n += 32
-		}
 		h.Reset()
-		_, _ = h.Write(sums[:n])
-		h.Sum(sums[:0])
+		_, _ = h.Write(c) // never fails
+		h.Sum(sum[:0])
 	}
 	return zero
+}
+
+// fingerprints computes those of a frame's blocks.
+func (p *pipe) fingerprints(frame []byte) {
+	var nonce [12]byte
+	var out [16]byte
+	for at := 0; at < len(frame); at += blockBytes {
+		b := frame[at:min(at+blockBytes, len(frame))]
+		if bytes.Equal(b, zeroes[:len(b)]) {
+			continue
+		}
+		p.aead.Seal(out[:0], nonce[:], nil, b)
+		p.mask.Encrypt(out[:], out[:])
+	}
 }
 
 func encoder(codec string) (func(dst, src []byte) []byte, error) {
@@ -242,7 +252,7 @@ func Restore(ctx context.Context, path, target, codec string) (err error) {
 		return err
 	}
 	p := &pipe{codec: codec}
-	if p.aead, err = sealer(); err != nil {
+	if p.aead, p.mask, err = sealer(); err != nil {
 		return err
 	}
 	if p.in, err = os.Open(path); err != nil {
@@ -270,7 +280,8 @@ func Restore(ctx context.Context, path, target, codec string) (err error) {
 // reader is one worker of Restore.
 func (p *pipe) reader(frames map[int64]frame) func(images.Extent) error {
 	dec, err := decoder(p.codec)
-	if err != nil {
+	hasher, keyErr := blake3.NewKeyed(make([]byte, 32))
+	if err = errors.Join(err, keyErr); err != nil {
 		return func(images.Extent) error { return err }
 	}
 	sealed, coded, plain := make([]byte, 2*frameBytes), make([]byte, 0, 2*frameBytes), make([]byte, 0, frameBytes)
@@ -288,6 +299,7 @@ func (p *pipe) reader(frames map[int64]frame) func(images.Extent) error {
 		if err != nil {
 			return fmt.Errorf("frame at %d: %w", e.Offset, err)
 		}
+		hashChunks(hasher, out)
 		_, err = p.out.WriteAt(out, e.Offset)
 		return err
 	}
