@@ -57,15 +57,16 @@
 // and refuses if one is gone, has another size or was found damaged meanwhile. Verify begins by comparing the index
 // with the packs that are there, and reads from the backend, not from caches.
 //
-// Whatever comes upon damage first asks the backend to repair the object (blob.Repairer) and reads it again. Sweep reads
-// packs, not restore points: each once in a cycle, from end to end, also against its stored-bytes hash. A chunk without
-// references is proven by its id; one with references by the fingerprints of its blocks, which were sealed with its id
-// and must be those of the blocks here and those that the packs with the others have of them. At the end of a cycle
-// everything that restore points need is looked for in the packs it has proven; Touched names what is not whole, from
-// trees alone. Heal stores what is needed of damaged packs anew: from the damaged pack itself, or by id from another
-// repository of the domain. Then, and not before the new packs are durable and read back, packs from which nothing is
-// needed go to quarantine/. Nothing is deleted but by EmptyQuarantine. While something stays missing, so do the packs
-// that have to do with it; while a tree or record cannot be read, all damaged packs.
+// Whatever comes upon damage first asks the backend to repair the object (blob.Repairer) and reads it again. Sweep
+// reads packs, not restore points: each once in a cycle, from end to end, also against its stored-bytes hash. A chunk
+// without references is proven by its id, and its fingerprints with it; one with references by the fingerprints of its
+// blocks, which were sealed with its id and must be those of the blocks here and those that the packs with the others
+// have of them. At the end of a cycle everything that restore points need is looked for in the packs it has proven;
+// Touched names what is not whole, from trees alone. Heal stores what is needed of damaged packs anew: from the damaged
+// pack itself, or by id from another repository of the domain. Then, and not before the new packs are durable and read
+// back, packs from which nothing is needed go to quarantine/. Nothing is deleted but by EmptyQuarantine. While
+// something stays missing, so do the packs that have to do with it; while a tree or record cannot be read, all damaged
+// packs.
 //
 //	sweep beside    Reads packs only. One that a Collect takes meanwhile is skipped; a loss counts only if it is found
 //	  all           again without a Collect running.

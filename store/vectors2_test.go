@@ -141,7 +141,8 @@ func (v *vectorSet) pack(t *testing.T, line func(name, value string)) {
 	copy(data[8192:], block)
 	hasher := chunk.NewHasher(v.keys.IDs)
 	prints := make([]chunk.Fingerprint, 4)
-	id, _ := hasher.Chunk(data), hasher.Prints(data, prints)
+	hasher.Prints(data, prints)
+	id := hasher.Chunk(data)
 	other := hasher.Chunk(append(bytes.Clone(data[:12288]), block...))
 	e := pack.Entry{Type: pack.Chunk, ID: id, Length: 4096, Present: 1, Zeros: 8, Refs: []pack.Ref{{Target: other, Block: 1}, {Target: other, Block: 0}}}
 	must(w.AddFrame(block, []pack.Item{{Entry: e, Prints: prints}}))
