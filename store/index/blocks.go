@@ -63,9 +63,10 @@ func addBlocks(b *pebble.Batch, d *pack.Directory, number uint32) error {
 
 // PacksWith appends to dst the newest packs, at most max, that may physically have a block of this fingerprint.
 func (x *Index) PacksWith(dst []seal.ID, f chunk.Fingerprint, max int) ([]seal.ID, error) {
-	if err := x.log.broken(); err != nil {
+	if err := x.enter(); err != nil {
 		return dst, err
 	}
+	defer x.leave()
 	var from, to [blockKeyLen]byte
 	blockKey(&from, f, ^uint32(0))
 	blockKey(&to, f, 0)
@@ -98,6 +99,10 @@ func (x *Index) Sound(id seal.ID) bool {
 
 // DumpBlocks returns every entry of the sparse index that counts, for comparing it with one that was built anew.
 func (x *Index) DumpBlocks() (map[string]bool, error) {
+	if err := x.gate.enter(); err != nil {
+		return nil, err
+	}
+	defer x.gate.leave()
 	it, err := x.db.NewIter(&pebble.IterOptions{LowerBound: []byte("b"), UpperBound: []byte("c")})
 	if err != nil {
 		return nil, fmt.Errorf("dump index: %w", err)

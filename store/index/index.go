@@ -57,6 +57,7 @@ type Index struct {
 	log     *logger
 	options *pebble.Options
 	scratch bool // goes with Close
+	gate    gate
 
 	adding sync.Mutex // numbers are recorded in the order they are given out
 
@@ -66,6 +67,8 @@ type Index struct {
 	next     uint32
 	gone     map[uint32]uint32 // entries by number of packs that were forgotten since the last sweep
 	suspects map[seal.ID]bool
+	limit    int64 // of entries; 0: none
+	held     int64 // entries of recorded packs, counted where there is a limit
 }
 
 type record struct {
@@ -219,9 +222,26 @@ func parseRecord(key, val []byte) (r record, err error) {
 	return r, nil
 }
 
+// ErrTooLarge is the error of an Add beyond the limit.
+var ErrTooLarge = errors.New("index is too large for memory")
+
+// Limit bounds the entries of the index from now on.
+func (x *Index) Limit(entries int64) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.limit, x.held = entries, 0
+	for _, r := range x.packs {
+		x.held += int64(r.Entries)
+	}
+}
+
 // Add records a pack and all its entries.
 func (x *Index) Add(d *pack.Directory) error {
-	if err := errors.Join(x.log.broken(), x.behind()); err != nil {
+	if err := x.enter(); err != nil {
+		return err
+	}
+	defer x.leave()
+	if err := x.behind(); err != nil {
 		return err
 	}
 	x.adding.Lock()
@@ -230,6 +250,10 @@ func (x *Index) Add(d *pack.Directory) error {
 	if _, ok := x.packs[d.Header.ID]; ok {
 		x.mu.Unlock()
 		return nil
+	}
+	if x.limit > 0 && x.held+int64(len(d.Entries)) > x.limit {
+		x.mu.Unlock()
+		return fmt.Errorf("%w: more than %d entries", ErrTooLarge, x.limit)
 	}
 	r := record{Pack{d.Header.ID, d.Header.Kind, d.Size(), uint32(len(d.Entries))}, x.next}
 	x.next++
@@ -266,6 +290,7 @@ func (x *Index) Add(d *pack.Directory) error {
 	defer x.mu.Unlock()
 	x.packs[r.ID] = r
 	x.byNum[r.number] = r.ID
+	x.held += int64(r.Entries)
 	return nil
 }
 
@@ -290,9 +315,10 @@ func entryKey(key *[prefixLen + 4]byte, id chunk.Hash, number uint32) {
 
 // Lookup appends every known location of id to dst, oldest pack first.
 func (x *Index) Lookup(dst []Location, id chunk.Hash) ([]Location, error) {
-	if err := x.log.broken(); err != nil {
+	if err := x.enter(); err != nil {
 		return dst, err
 	}
+	defer x.leave()
 	var prefix, end [prefixLen + 4]byte
 	entryKey(&prefix, id, 0)
 	entryKey(&end, id, ^uint32(0))
@@ -324,9 +350,10 @@ func (x *Index) places(dst []Location, it *pebble.Iterator, prefix []byte) ([]Lo
 
 // LookupAll calls fn with every known location of each id, as of one moment. The locations are good until fn returns.
 func (x *Index) LookupAll(ids []chunk.Hash, fn func(id chunk.Hash, places []Location) error) (err error) {
-	if err := x.log.broken(); err != nil {
+	if err := x.enter(); err != nil {
 		return err
 	}
+	defer x.leave()
 	it, err := x.db.NewIter(&pebble.IterOptions{LowerBound: []byte("c"), UpperBound: []byte("d")})
 	if err != nil {
 		return fmt.Errorf("look up: %w", err)
@@ -372,6 +399,10 @@ func (x *Index) Pack(id seal.ID) (Pack, bool) {
 // Forget drops packs. From its return on no Lookup answers with them; what is left of their entries costs room until
 // Sweep.
 func (x *Index) Forget(ids ...seal.ID) error {
+	if err := x.gate.enter(); err != nil {
+		return err
+	}
+	defer x.gate.leave()
 	b := x.db.NewBatch()
 	defer b.Close()
 	x.mu.Lock()
@@ -382,6 +413,7 @@ func (x *Index) Forget(ids ...seal.ID) error {
 			continue
 		}
 		x.gone[r.number] = r.Entries
+		x.held -= int64(r.Entries)
 		delete(x.packs, id)
 		delete(x.byNum, r.number)
 		delete(x.suspects, id)
@@ -421,6 +453,10 @@ func (x *Index) Tidy() error {
 
 // Sweep removes every entry, also of the sparse index of blocks, whose pack is not recorded.
 func (x *Index) Sweep() error {
+	if err := x.gate.enter(); err != nil {
+		return err
+	}
+	defer x.gate.leave()
 	// An Add that is half-way must not look like a pack that was forgotten; later ones the iterator does not see.
 	x.adding.Lock()
 	it, err := x.db.NewIter(&pebble.IterOptions{LowerBound: []byte("b"), UpperBound: []byte("d")})
@@ -472,6 +508,10 @@ func keyNumber(key []byte) (uint32, bool) {
 
 // Dump returns every entry that counts, for comparing an index with one that was built anew.
 func (x *Index) Dump() (map[string]Location, error) {
+	if err := x.gate.enter(); err != nil {
+		return nil, err
+	}
+	defer x.gate.leave()
 	it, err := x.db.NewIter(&pebble.IterOptions{LowerBound: []byte("c"), UpperBound: []byte("d")})
 	if err != nil {
 		return nil, fmt.Errorf("dump index: %w", err)
@@ -509,8 +549,12 @@ func (x *Index) flush() error {
 	}
 }
 
-// Close writes what is in memory and closes the index. One that cannot be written is thrown away: it is a cache.
+// Close waits for the calls that are running, writes what is in memory and closes the index; later calls that would
+// read or write it answer an error of kind Conflict. One that cannot be written is thrown away: it is a cache.
 func (x *Index) Close() error {
+	if !x.gate.shut() {
+		return nil
+	}
 	if x.scratch {
 		return errors.Join(x.db.Close(), os.RemoveAll(x.dir))
 	}

@@ -30,9 +30,10 @@ func leafKey(id chunk.Hash) []byte { return append([]byte{'m'}, id[:idBytes]...)
 // SetLeaf keeps what a leaf needs: own are the copies of the leaf, of which there must be one, needs everything else.
 // Nothing is kept if a pack is not recorded or suspect.
 func (x *Index) SetLeaf(id chunk.Hash, own, needs []Location) error {
-	if err := x.log.broken(); err != nil {
+	if err := x.enter(); err != nil {
 		return err
 	}
+	defer x.leave()
 	val, ok := x.encodeLeaf(own, needs)
 	if !ok || x.behind() != nil {
 		return nil
@@ -98,9 +99,10 @@ func appendRuns(val []byte, slots []slot) []byte {
 
 // Leaf appends what a leaf needs to dst, the place of the leaf itself first. ok is false if it is not known, or not any more.
 func (x *Index) Leaf(dst []Span, id chunk.Hash) (spans []Span, ok bool, err error) {
-	if err := x.log.broken(); err != nil {
+	if err := x.enter(); err != nil {
 		return dst, false, err
 	}
+	defer x.leave()
 	val, closer, err := x.db.Get(leafKey(id))
 	if errors.Is(err, pebble.ErrNotFound) {
 		return dst, false, nil
@@ -158,6 +160,10 @@ func (c *numbers) next() uint64 {
 
 // SweepLeaves drops what is kept of leaves that are not wanted any more, or that is not good any more.
 func (x *Index) SweepLeaves(wanted func(leaf Span) bool) (err error) {
+	if err := x.gate.enter(); err != nil {
+		return err
+	}
+	defer x.gate.leave()
 	it, err := x.db.NewIter(&pebble.IterOptions{LowerBound: []byte("m"), UpperBound: []byte("n")})
 	if err != nil {
 		return fmt.Errorf("sweep leaves: %w", err)

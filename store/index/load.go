@@ -169,6 +169,10 @@ func (l *Loader) Abort() error {
 }
 
 func (l *Loader) finish(ctx context.Context) error {
+	if err := l.x.gate.enter(); err != nil {
+		return err
+	}
+	defer l.x.gate.leave()
 	if len(l.cur) > 0 {
 		if err := l.spill(); err != nil {
 			return err
@@ -180,6 +184,10 @@ func (l *Loader) finish(ctx context.Context) error {
 	l.cur, l.spare = nil, nil
 	tables, err := l.merge(ctx)
 	if err != nil {
+		return err
+	}
+	// Ingest waits until everything is written that is in memory under the same keys, on a full disk for ever.
+	if err := l.x.flush(); err != nil {
 		return err
 	}
 	if err := l.x.db.Ingest(ctx, tables); err != nil {

@@ -27,9 +27,10 @@ func noteKey(name string) []byte { return append([]byte{'z'}, name...) }
 
 // SetProof records a reading of a recorded pack.
 func (x *Index) SetProof(id seal.ID, p Proof) error {
-	if err := x.log.broken(); err != nil {
+	if err := x.enter(); err != nil {
 		return err
 	}
+	defer x.leave()
 	val := binary.BigEndian.AppendUint64(nil, uint64(p.Time.UnixNano()))
 	val = append(val, 0)
 	if p.Good {
@@ -48,6 +49,10 @@ func (x *Index) SetProof(id seal.ID, p Proof) error {
 
 // Proofs returns what is known of each recorded pack that was ever read whole, and drops what is known of others.
 func (x *Index) Proofs() (map[seal.ID]Proof, error) {
+	if err := x.gate.enter(); err != nil {
+		return nil, err
+	}
+	defer x.gate.leave()
 	it, err := x.db.NewIter(&pebble.IterOptions{LowerBound: []byte("y"), UpperBound: []byte("z")})
 	if err != nil {
 		return nil, fmt.Errorf("read proofs: %w", err)
@@ -89,9 +94,10 @@ func (x *Index) NextNumber() uint32 {
 
 // SetNote records a note; without a value it is dropped.
 func (x *Index) SetNote(name string, val []byte) error {
-	if err := x.log.broken(); err != nil {
+	if err := x.enter(); err != nil {
 		return err
 	}
+	defer x.leave()
 	var err error
 	if val == nil {
 		err = x.db.Delete(noteKey(name), pebble.NoSync)
@@ -106,6 +112,10 @@ func (x *Index) SetNote(name string, val []byte) error {
 
 // Notes returns the notes whose names start with prefix, by what follows it.
 func (x *Index) Notes(prefix string) (map[string][]byte, error) {
+	if err := x.gate.enter(); err != nil {
+		return nil, err
+	}
+	defer x.gate.leave()
 	lower := noteKey(prefix)
 	upper := append(noteKey(prefix), 0xff)
 	it, err := x.db.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper})
@@ -124,9 +134,10 @@ func (x *Index) Flush() error {
 	if x.dir == "" {
 		return nil
 	}
-	if err := x.log.broken(); err != nil {
+	if err := x.enter(); err != nil {
 		return err
 	}
+	defer x.leave()
 	x.adding.Lock() // as Suspect: one flush at a time hears of what could not be written
 	defer x.adding.Unlock()
 	return x.flush()

@@ -2,6 +2,7 @@ package index
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -42,6 +43,10 @@ func (x *Index) Suspect(id seal.ID) (bool, error) {
 	if _, ok := x.Pack(id); !ok {
 		return false, nil // without waiting for a load, which may be reading it just now
 	}
+	closed := x.gate.enter()
+	if closed == nil {
+		defer x.gate.leave()
+	}
 	x.adding.Lock()
 	defer x.adding.Unlock()
 	x.mu.Lock()
@@ -50,7 +55,7 @@ func (x *Index) Suspect(id seal.ID) (bool, error) {
 		return false, nil
 	}
 	x.suspects[id] = true
-	err := x.log.broken()
+	err := errors.Join(closed, x.log.broken())
 	if err == nil {
 		err = x.db.Set(suspectKey(id), nil, pebble.NoSync)
 	}
@@ -66,9 +71,10 @@ func (x *Index) Suspect(id seal.ID) (bool, error) {
 
 // Acquit takes the mark from a pack.
 func (x *Index) Acquit(id seal.ID) error {
-	if err := x.log.broken(); err != nil {
+	if err := x.enter(); err != nil {
 		return err
 	}
+	defer x.leave()
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if err := x.db.Delete(suspectKey(id), pebble.NoSync); err != nil {
