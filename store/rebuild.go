@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"time"
@@ -12,6 +13,9 @@ import (
 	"github.com/cairn-backup/cairn/store/pack"
 	"github.com/cairn-backup/cairn/store/seal"
 )
+
+// memoryLimit is how many entries an index has at most that is in memory because its disk does not take it: 1 or 2 GiB.
+const memoryLimit = 20_000_000
 
 // bulkPacks is how many packs are worth a load of the index.
 const bulkPacks = 64
@@ -46,7 +50,13 @@ func (r *Repository) indexInMemory(ctx context.Context, cause error) (err error)
 	if r.idx, err = index.Open("", r.id, r.log); err != nil {
 		return fault.Wrap(fault.Internal, "open index of repository", r.b.Location(), err)
 	}
-	return r.syncIndex(ctx)
+	r.idx.Limit(cmp.Or(r.o.memoryEntries, memoryLimit))
+	if err = r.syncIndex(ctx); errors.Is(err, index.ErrTooLarge) {
+		return fault.Wrap(fault.Transient, "open index of repository", r.b.Location(), errors.Join(err, cause)).Explain(
+			"The index of this repository cannot be kept in its folder, and the repository is too large for one in memory.",
+			"Make room in, or mend, the folder "+r.o.IndexDir+"; then open the repository again.")
+	}
+	return err
 }
 
 // syncIndex drops from the index the packs that are gone and adds those it does not know.

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/cairn-backup/cairn/internal/fault"
 )
 
 // TestManyPacksAreLoaded rebuilds indexes of a repository with more packs than are added one by one, one of them
@@ -187,5 +189,36 @@ func TestReaderInAnotherProcessFollowsACompaction(t *testing.T) {
 		if err := sameDisk(t.Context(), r, p, g.disks[p.ID]); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// TestIndexThatDoesNotFitIntoMemory: its folder cannot be used, and what there is to index is more than is allowed.
+func TestIndexThatDoesNotFitIntoMemory(t *testing.T) {
+	m := newMemRepo(t)
+	entries := int64(0)
+	for _, p := range m.repo.idx.Packs() {
+		entries += int64(p.Entries)
+	}
+	if err := m.repo.Close(); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	o := Options{IndexDir: filepath.Join(file, "index"), memoryEntries: entries - 1}
+	r, err := Open(t.Context(), m.b, Key{}, o)
+	if err == nil {
+		_ = r.Close()
+	}
+	if meaning, advice := fault.Explanation(err); fault.KindOf(err) != fault.Transient || meaning == "" || !strings.Contains(advice, o.IndexDir) {
+		t.Errorf("Open = %v, %q, %q", err, meaning, advice)
+	}
+	o.memoryEntries++
+	if r, err = Open(t.Context(), m.b, Key{}, o); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Close(); err != nil {
+		t.Error(err)
 	}
 }

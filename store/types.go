@@ -34,6 +34,8 @@ type Options struct {
 	Codec string
 
 	packBytes int // when a pack is full, for tests; 0 is packTarget
+
+	memoryEntries int64 // of an index in memory that should be on disk, for tests; 0 is memoryLimit
 }
 
 // SessionOptions describe who writes.
