@@ -13,6 +13,11 @@ import (
 // Check looks at the structure: every pack describes itself, every manifest is proven, and everything that restore
 // points name is in a pack. It reads no disk data; Verify does.
 func (r *Repository) Check(ctx context.Context) (CheckReport, error) {
+	ctx, leave, err := r.enter(ctx, "check")
+	if err != nil {
+		return CheckReport{}, err
+	}
+	defer leave()
 	var report CheckReport
 	var complete bool
 	if r.o.ReadOnly {

@@ -19,6 +19,11 @@ type DamageReport struct {
 // not say what is in them, and returns those that are still damaged with what is not whole because of them. It looks
 // for nothing new inside other packs: that is Sweep's.
 func (r *Repository) KnownDamage(ctx context.Context) (DamageReport, error) {
+	ctx, leave, err := r.enter(ctx, "look for damage")
+	if err != nil {
+		return DamageReport{}, err
+	}
+	defer leave()
 	var report DamageReport
 	known, err := r.lookAgain(ctx)
 	if err != nil {

@@ -33,6 +33,11 @@ func (r *Repository) endLoss() error {
 // as no damage is known, the answer costs nothing; otherwise it looks at the image's tree, and reads damaged packs again
 // if the image needs one.
 func (r *Repository) NeedsFullRead(ctx context.Context, parent ImageRef) (bool, string, error) {
+	ctx, leave, err := r.enter(ctx, "look for damage")
+	if err != nil {
+		return false, "", err
+	}
+	defer leave()
 	notes, err := r.idx.Notes(lossNote)
 	if err != nil {
 		return false, "", fault.Wrap(fault.Internal, "read index of repository", r.b.Location(), err)

@@ -68,6 +68,11 @@ type healing struct {
 // report says so and the error is of kind Corrupt. No Collect runs beside it, and no Prune while records of restore points
 // are put back; anything else may.
 func (r *Repository) Heal(ctx context.Context, o HealOptions) (HealReport, error) {
+	ctx, leave, err := r.enter(ctx, "heal")
+	if err != nil {
+		return HealReport{DryRun: o.DryRun}, err
+	}
+	defer leave()
 	h := &healing{r: r, o: o, report: HealReport{DryRun: o.DryRun}, before: map[seal.ID]bool{}, found: map[Hash]bool{}}
 	if err := r.writable("heal"); err != nil {
 		return h.report, err
@@ -78,6 +83,11 @@ func (r *Repository) Heal(ctx context.Context, o HealOptions) (HealReport, error
 				"Content has other ids in that repository, so nothing can be looked up there.",
 				"Heal from a copy of this repository, or from one that was created in its domain.")
 		}
+		_, leave, err := from.enter(ctx, "heal")
+		if err != nil {
+			return h.report, err
+		}
+		defer leave()
 	}
 	if err := h.run(ctx); err != nil {
 		return h.report, fault.Context("heal", r.b.Location(), err)

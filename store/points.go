@@ -237,6 +237,11 @@ func (r *Repository) RestorePoint(ctx context.Context, id string) (RestorePoint,
 
 // Document returns the content of a restore point's document.
 func (r *Repository) Document(ctx context.Context, id, name string) ([]byte, error) {
+	ctx, leave, err := r.enter(ctx, "read document")
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
 	p, err := r.point(ctx, id)
 	if err != nil {
 		return nil, err

@@ -22,6 +22,11 @@ type ImageReader struct {
 
 // OpenImage opens an image of a restore point. The caller closes it.
 func (r *Repository) OpenImage(ctx context.Context, ref ImageRef) (*ImageReader, error) {
+	ctx, leave, err := r.enter(ctx, "open image")
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
 	r.gc.RLock()
 	r.mu.Lock()
 	r.reading[ref]++
@@ -29,7 +34,7 @@ func (r *Repository) OpenImage(ctx context.Context, ref ImageRef) (*ImageReader,
 	r.gc.RUnlock()
 	i := &ImageReader{r: r, ref: ref, close: sync.OnceFunc(func() { r.doneReading(ref) })}
 	var head tree.Head
-	err := i.current(ctx, func() (err error) {
+	err = i.current(ctx, func() (err error) {
 		head, err = r.imageHead(ctx, ref)
 		return err
 	})
@@ -89,6 +94,11 @@ func (i *ImageReader) ReadAt(p []byte, off int64) (int, error) {
 }
 
 func (i *ImageReader) read(ctx context.Context, p []byte, off int64) (n int, err error) {
+	ctx, leave, err := i.r.enter(ctx, "read image")
+	if err != nil {
+		return 0, err
+	}
+	defer leave()
 	if off < 0 {
 		return 0, fault.New(fault.Invalid, "read image", i.ref.Root.Short(), "offset %d", off)
 	}

@@ -62,11 +62,13 @@ type Repository struct {
 	caughtUp   time.Time
 	sweeping   sync.Mutex // one sweep at a time
 
+	running  sync.WaitGroup // calls that Close waits for
 	mu       sync.Mutex
 	closed   bool
 	unsafe   error // a delete of a manifest may or may not be durable: no collect before the next open
 	points   map[string]*point
 	sessions map[*Session]struct{}
+	calls    map[*context.CancelFunc]struct{}
 	reading  map[ImageRef]int    // images of open ImageReaders
 	unmended map[string]struct{} // damaged objects that the backend could not repair
 }
@@ -168,15 +170,15 @@ func (r *Repository) Name() string { return r.config.Name }
 // ChunkBytes returns the size of chunks.
 func (r *Repository) ChunkBytes() int { return r.config.ChunkBytes }
 
-// Close ends the ownership. Sessions that are still open are aborted.
+// Close ends the ownership. Calls that are running are cancelled and waited for, so it must not be called from a
+// function that one of them calls; sessions that are still open are aborted. Later calls answer an error of kind
+// Conflict, also those of ImageReaders that are still open.
 func (r *Repository) Close() error {
-	r.mu.Lock()
-	if r.closed {
-		r.mu.Unlock()
+	if !r.endCalls() {
 		return nil
 	}
-	r.closed = true
 	var open []*Session
+	r.mu.Lock()
 	for s := range r.sessions {
 		open = append(open, s)
 	}
@@ -207,7 +209,7 @@ func (r *Repository) writable(op string) error {
 	defer r.mu.Unlock()
 	switch {
 	case r.closed:
-		return fault.New(fault.Conflict, op, r.b.Location(), "the repository is closed")
+		return r.closedError(op)
 	case r.o.ReadOnly:
 		return fault.New(fault.Conflict, op, r.b.Location(), "the repository is open for reading only")
 	}

@@ -59,6 +59,11 @@ type frame struct {
 
 // Begin starts a session. Its lease is durable on return.
 func (r *Repository) Begin(ctx context.Context, o SessionOptions) (*Session, error) {
+	ctx, leave, err := r.enter(ctx, "begin session")
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
 	if err := r.writable("begin session"); err != nil {
 		return nil, err
 	}

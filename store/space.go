@@ -43,6 +43,11 @@ type SpaceReport struct {
 
 // Space works out who needs what. Its cost is that of a collect that finds nothing to do; it waits for a running one.
 func (r *Repository) Space(ctx context.Context) (SpaceReport, error) {
+	ctx, leave, err := r.enter(ctx, "measure space")
+	if err != nil {
+		return SpaceReport{}, err
+	}
+	defer leave()
 	r.collecting.Lock()
 	defer r.collecting.Unlock()
 	report, err := r.space(ctx)
@@ -157,6 +162,11 @@ func pointRoots(p *point) roots {
 // gives them back as far as their packs are then wholly dead or sparse enough to be rewritten, and nothing that runs
 // needs them; it counts them all in DeadBytes.
 func (r *Repository) WouldFree(ctx context.Context, ids ...string) (int64, error) {
+	ctx, leave, err := r.enter(ctx, "measure space")
+	if err != nil {
+		return 0, err
+	}
+	defer leave()
 	r.collecting.Lock()
 	defer r.collecting.Unlock()
 	if err := r.refresh(ctx); err != nil {
@@ -172,7 +182,7 @@ func (r *Repository) WouldFree(ctx context.Context, ids ...string) (int64, error
 		mine.add(p)
 	}
 	o := newOwnership(r)
-	err := o.owns(ctx, doomed, mine)
+	err = o.owns(ctx, doomed, mine)
 	if err == nil {
 		err = o.owns(ctx, others, r.rootsBut(ids...))
 	}

@@ -29,6 +29,11 @@ const (
 // Within a window of the disk, frames are read in the order of packs and decoded once each; frames that a later window
 // needs too are kept while there is room.
 func (i *ImageReader) Stream(ctx context.Context, workers int, fn func(off int64, p []byte) error) error {
+	ctx, leave, err := i.r.enter(ctx, "read image")
+	if err != nil {
+		return err
+	}
+	defer leave()
 	if workers <= 0 {
 		workers = i.r.o.Workers + 2
 	}

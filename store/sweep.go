@@ -89,13 +89,18 @@ type sweep struct {
 // proven by it. Damage is in the report, and the error is then of kind Corrupt; sessions no longer rely on the packs in
 // which it was found. It runs beside anything but another Sweep.
 func (r *Repository) Sweep(ctx context.Context, o SweepOptions) (SweepReport, error) {
+	ctx, leave, err := r.enter(ctx, "sweep")
+	if err != nil {
+		return SweepReport{}, err
+	}
+	defer leave()
 	if !r.sweeping.TryLock() {
 		return SweepReport{}, fault.New(fault.Conflict, "sweep", r.b.Location(), "another sweep is running")
 	}
 	defer r.sweeping.Unlock()
 	r.askAgain()
 	s := &sweep{r: r, o: o, pr: &prover{r, newMeter(r.b, o.BytesPerSecond)}, states: map[seal.ID]*packState{}}
-	err := s.run(ctx)
+	err = s.run(ctx)
 	s.report.Bytes, s.report.Frames = s.pr.m.bytes.Load(), s.pr.m.frames.Load()
 	if flushErr := r.idx.Flush(); flushErr != nil {
 		r.log.Warn("what a sweep proved is not recorded durably; it is read again", "err", flushErr)

@@ -43,6 +43,11 @@ type TouchedPoint struct {
 // ordered by series and time. What another pack has a good copy of is not touched; what is missing already is. It
 // reads trees, not disk data.
 func (r *Repository) Touched(ctx context.Context, packs ...string) ([]TouchedPoint, error) {
+	ctx, leave, err := r.enter(ctx, "find what is touched")
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
 	bad := map[seal.ID]*packState{}
 	for _, name := range packs {
 		id, err := pack.ParseName(name)

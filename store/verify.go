@@ -28,6 +28,11 @@ type verification struct {
 // now and then, from one goroutine at a time. Damage is in the report, and the error is then of kind Corrupt. Sessions
 // do not rely any more on packs in which it is found, until a later Verify or Sweep reads all of them as good.
 func (r *Repository) Verify(ctx context.Context, id string, progress func(done, total int64)) (VerifyReport, error) {
+	ctx, leave, err := r.enter(ctx, "verify restore point")
+	if err != nil {
+		return VerifyReport{RestorePoint: id}, err
+	}
+	defer leave()
 	started := time.Now().UTC()
 	report := VerifyReport{RestorePoint: id}
 	p, err := r.point(ctx, id)

@@ -24,9 +24,14 @@ func (r *Repository) walk(ctx context.Context, head tree.Head, fn visit) error {
 
 // walk is the repository's. If the packs have changed under it, it goes on behind the run it gave last.
 func (i *ImageReader) walk(ctx context.Context, fn visit) error {
+	ctx, leave, err := i.r.enter(ctx, "read image")
+	if err != nil {
+		return err
+	}
+	defer leave()
 	next := int64(0)
 	var own error
-	err := i.current(ctx, func() error {
+	err = i.current(ctx, func() error {
 		err := i.r.walk(ctx, i.head, func(number, count int64, zero bool, leaf *tree.Node) error {
 			if number < next {
 				return nil
