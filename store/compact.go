@@ -166,7 +166,6 @@ func (c *compaction) batch(ctx context.Context, kind pack.Kind, victims []victim
 			moved = append(moved, v)
 		case damaged(err) && ctx.Err() == nil && mv.err == nil:
 			c.r.log.Error("pack is not rewritten, it is damaged", "pack", pack.Name(v.ID), "err", err)
-			c.report.PacksSuspect++
 			stay = append(stay, v)
 		default:
 			return errors.Join(err, mv.abort())
@@ -180,6 +179,7 @@ func (c *compaction) batch(ctx context.Context, kind pack.Kind, victims []victim
 		return err
 	}
 	fault.Point("store.compact.proven")
+	c.report.PacksSuspect += len(stay)
 	c.spare(stay...)
 	gone, err := c.commit(ctx, moved)
 	if err != nil {

@@ -340,6 +340,29 @@ func TestCompactionOnAFullDisk(t *testing.T) {
 	g.holds()
 }
 
+// TestCompactionThatTheIndexDoesNotTake leaves no pack behind that nobody knows, and does not call the repository full.
+func TestCompactionThatTheIndexDoesNotTake(t *testing.T) {
+	g := newSparseRig(t, 5)
+	g.repo.idx.Limit(1)
+	report, err := g.repo.Collect(t.Context(), CollectOptions{Compact: 0.9})
+	if err == nil || report.NoRoom || report.BytesWritten != 0 {
+		t.Errorf("Collect = %+v, %v", report, err)
+	}
+	there, err := g.repo.listPacks(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if known := g.repo.idx.Packs(); len(there) != len(known) {
+		t.Errorf("%d packs are there, the index knows %d", len(there), len(known))
+	}
+	g.holds()
+	g.repo.idx.Limit(0)
+	if report := g.collect(CollectOptions{Compact: 0.9}); report.PacksCompacted == 0 {
+		t.Errorf("once the index takes it: %+v", report)
+	}
+	g.holds()
+}
+
 // TestCompactionThatFails fails every call of the rewriting in turn, and then lets it do its work.
 func TestCompactionThatFails(t *testing.T) {
 	for _, op := range []string{"create", "write", "commit", "read", "rename"} {

@@ -177,10 +177,23 @@ func (m *move) finish(ctx context.Context) error {
 	fault.Point("store.compact.pack-durable")
 	m.to = d
 	if err := m.c.r.idx.Add(d); err != nil {
-		return fault.Wrap(fault.Internal, "index pack", pack.Name(d.Header.ID), err)
+		return m.undo(ctx, err)
 	}
 	m.c.report.BytesWritten += d.Size()
 	return nil
+}
+
+// undo removes a new pack that the index did not take. That its disk is full says nothing of the repository's.
+func (m *move) undo(ctx context.Context, cause error) error {
+	name := pack.Name(m.to.Header.ID)
+	err := error(fault.New(fault.Internal, "index pack", name, "%v", cause).Explain(
+		"The index did not take a pack that was rewritten, so it was removed again; the packs it is made of stay.",
+		"Look at the folder of the index: its disk may be full or failing."))
+	ctx = context.WithoutCancel(ctx)
+	if fenceErr := m.c.r.fence(ctx); fenceErr != nil {
+		return errors.Join(err, fenceErr) // the next owner may have come to rely on it
+	}
+	return errors.Join(err, m.c.r.b.Delete(ctx, name))
 }
 
 // prove reads what was written: each object by its id, or, if what it refers to is gone, its blocks by their fingerprints.
