@@ -16,6 +16,11 @@ import (
 // Prune removes restore points, durably. The space they alone took is freed by the next Collect. All ids are looked
 // at before the first is removed; running the same Prune again after an error is safe but for NotFound.
 func (r *Repository) Prune(ctx context.Context, ids ...string) error {
+	ctx, leave, err := r.enter(ctx, "prune")
+	if err != nil {
+		return err
+	}
+	defer leave()
 	if err := r.writable("prune"); err != nil {
 		return err
 	}
@@ -39,6 +44,9 @@ func (r *Repository) Prune(ctx context.Context, ids ...string) error {
 		return fault.Context("prune restore points", r.b.Location(), err)
 	}
 	err = r.recordPruned(ctx, plan)
+	if full(err) && r.b.Delete(ctx, reserveName) == nil { // what it is for
+		err = r.recordPruned(ctx, plan)
+	}
 	if full(err) {
 		// A full repository must let go of restore points all the same: the record is written when there is room again.
 		defer func() {
@@ -54,6 +62,10 @@ func (r *Repository) Prune(ctx context.Context, ids ...string) error {
 			return err
 		}
 		fault.Point("store.prune.fenced")
+		// A good record that a Heal could not put in its place would take it at the next open, and bring the point back.
+		if err := r.b.Delete(ctx, waitingName(id)); err != nil && fault.KindOf(err) != fault.NotFound {
+			return fault.Context("prune restore point", id, err)
+		}
 		if err := r.unpublish(ctx, id); err != nil {
 			return fault.Context("prune restore point", id, err)
 		}
@@ -91,6 +103,11 @@ func (r *Repository) unpublish(ctx context.Context, id string) error {
 // that are mostly dead into new ones. It may run beside anything. Any error while it lists, reads or marks makes it
 // delete nothing; one while packs are rewritten ends it, and what it had removed until then was needed by nothing.
 func (r *Repository) Collect(ctx context.Context, o CollectOptions) (CollectReport, error) {
+	ctx, leave, err := r.enter(ctx, "collect")
+	if err != nil {
+		return CollectReport{DryRun: o.DryRun}, err
+	}
+	defer leave()
 	report := CollectReport{DryRun: o.DryRun}
 	if err := r.writable("collect"); err != nil {
 		return report, err

@@ -224,6 +224,26 @@ func TestFullDisk(t *testing.T) {
 	}
 }
 
+// TestPruneOnAFullDiskIsRecordedFirst: the reserve makes room, so that a crash in between cannot lose the number.
+func TestPruneOnAFullDiskIsRecordedFirst(t *testing.T) {
+	m := newMemRepo(t)
+	defer m.repo.Close()
+	m.fs.Capacity = m.fs.Used()
+	m.fs.Fail = func(op, name string) error {
+		if op == "remove" && strings.Contains(name, "/"+manifestFolder) {
+			return syscall.EIO
+		}
+		return nil
+	}
+	if err := m.repo.Prune(t.Context(), m.point.ID); !errors.Is(err, syscall.EIO) {
+		t.Fatalf("Prune = %v", err)
+	}
+	gone, err := m.repo.prunedOf(t.Context(), m.repo.seriesKey(m.point.Series))
+	if err != nil || gone.last() != m.point.Sequence {
+		t.Errorf("recorded up to %d, %v, want %d", gone.last(), err, m.point.Sequence)
+	}
+}
+
 // TestCollectDeletesNothingAfterAnError fails each listing and reading of a collect in turn.
 func TestCollectDeletesNothingAfterAnError(t *testing.T) {
 	for n := 1; ; n++ {

@@ -331,6 +331,19 @@ func TestHealPutsRecordsBack(t *testing.T) {
 	f.shut(r)
 	r = f.open(dir)
 	f.mustBeWhole(r)
+
+	// The damaged one could not be put aside, so the good one waits; then the restore point is pruned.
+	if err := blob.Put(t.Context(), r.b, waitingName(id), mustRead(t, records[2])); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Prune(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	f.shut(r)
+	r = f.open(dir)
+	if _, err := r.RestorePoint(t.Context(), id); fault.KindOf(err) != fault.NotFound {
+		t.Errorf("a restore point that was pruned is back: %v", err)
+	}
 }
 
 // mending is a backend with redundancy: it puts files back from a copy.

@@ -43,6 +43,11 @@ func (r *Repository) Quarantine(ctx context.Context) ([]blob.Info, error) {
 // EmptyQuarantine deletes for good what Heal has put aside, and returns how many bytes that freed. Good records that
 // wait for their place stay.
 func (r *Repository) EmptyQuarantine(ctx context.Context) (int64, error) {
+	ctx, leave, err := r.enter(ctx, "empty quarantine")
+	if err != nil {
+		return 0, err
+	}
+	defer leave()
 	if err := r.writable("empty quarantine"); err != nil {
 		return 0, err
 	}
@@ -142,7 +147,7 @@ func (h *healing) putBack(ctx context.Context, id string, p []byte) error {
 	}
 	fault.Point("store.heal.record-waits")
 	if err := r.b.Rename(ctx, manifestName(id), quarantineName(manifestName(id))); err != nil {
-		return err
+		return err // the good one goes on waiting: the damaged one may be out of the way all the same
 	}
 	fault.Point("store.heal.record-aside")
 	if err := r.b.Rename(ctx, waitingName(id), manifestName(id)); err != nil {
