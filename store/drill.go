@@ -142,8 +142,22 @@ func (d *drill) sort(ctx context.Context) error {
 	return nil
 }
 
-// find returns an entry with one of the ids.
+// find returns an entry with one of the ids that has bytes. A remainder after compaction may have nothing but
+// references; what those lead to are copies with bytes, which is looked into for a few of them only: a chain of such
+// remainders is damage.
 func (d *drill) find(ctx context.Context, packs []packAt, ids ...Hash) (*pack.Reader, *pack.Entry, error) {
+	for range 8 {
+		rd, e, err := d.findOne(ctx, packs, ids...)
+		if err != nil || e.Length > 0 || len(e.Refs) == 0 {
+			return rd, e, err
+		}
+		ids = []Hash{e.Refs[0].Target}
+	}
+	return nil, nil, fault.New(fault.Corrupt, "find data", ids[0].Short(), "references lead only to references").Explain(
+		"The packs of the newest restore point refer to each other in a way that no writer makes.", "Run a check and a verification of the repository.")
+}
+
+func (d *drill) findOne(ctx context.Context, packs []packAt, ids ...Hash) (*pack.Reader, *pack.Entry, error) {
 	for i, p := range packs {
 		if err := ctx.Err(); err != nil {
 			return nil, nil, err
@@ -158,9 +172,6 @@ func (d *drill) find(ctx context.Context, packs []packAt, ids ...Hash) (*pack.Re
 				continue
 			}
 			packs[0], packs[i] = packs[i], packs[0] // what comes next is likely to be here too
-			if e.Length == 0 && len(e.Refs) > 0 {
-				return d.find(ctx, packs, e.Refs[0].Target) // whose copies with that block have bytes
-			}
 			return rd, e, nil
 		}
 	}

@@ -155,7 +155,7 @@ func wrappings(ctx context.Context, b blob.Store, repository seal.ID) iter.Seq2[
 				return
 			}
 			w, err := readWrapping(ctx, b, info.Name)
-			if fault.KindOf(err) == fault.NotFound && err != nil {
+			if fault.KindOf(err) == fault.NotFound {
 				continue // removed since the listing
 			}
 			if err != nil {
