@@ -65,10 +65,7 @@ func (p *Protector) Healing(ctx context.Context, repositoryID string) error {
 // Heal is the handler of heal tasks: what restore points have lost is brought back, as far as it is anywhere.
 func (p *Protector) Heal(ctx context.Context, t *jobs.Task) error {
 	var spec HealSpec
-	if err := t.ReadSpec(&spec); err != nil {
-		return err
-	}
-	repo, err := p.repositories(ctx, t.RepositoryID)
+	repo, err := begin(ctx, t, &spec, p.repositories)
 	if err != nil {
 		return err
 	}

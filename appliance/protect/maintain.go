@@ -78,10 +78,7 @@ func damage(point string, found []store.Damage) error {
 // Collect is the handler of collect tasks: what no restore point needs is removed from the repository.
 func (p *Protector) Collect(ctx context.Context, t *jobs.Task) error {
 	var spec CollectSpec
-	if err := t.ReadSpec(&spec); err != nil {
-		return err
-	}
-	repo, err := p.repositories(ctx, t.RepositoryID)
+	repo, err := begin(ctx, t, &spec, p.repositories)
 	if err != nil {
 		return err
 	}

@@ -50,10 +50,7 @@ func setTask(repositoryID string, spec any) *catalog.Task {
 // Scrub is the handler of scrub tasks.
 func (p *Protector) Scrub(ctx context.Context, t *jobs.Task) error {
 	var spec ScrubSpec
-	if err := t.ReadSpec(&spec); err != nil {
-		return err
-	}
-	set, err := p.sets(ctx, t.RepositoryID)
+	set, err := begin(ctx, t, &spec, p.sets)
 	if err != nil {
 		return err
 	}
@@ -103,10 +100,7 @@ func leftBy(ctx context.Context, t *jobs.Task, damaged []erasure.DamagedObject) 
 // Rebuild is the handler of rebuild tasks: a member, or what takes its place, gets all it should have.
 func (p *Protector) Rebuild(ctx context.Context, t *jobs.Task) error {
 	var spec RebuildSpec
-	if err := t.ReadSpec(&spec); err != nil {
-		return err
-	}
-	set, err := p.sets(ctx, t.RepositoryID)
+	set, err := begin(ctx, t, &spec, p.sets)
 	if err != nil {
 		return err
 	}

@@ -28,10 +28,7 @@ func (p *Protector) RequestSweep(ctx context.Context, repositoryID string, spec 
 // sweep reads a repository back, or a part of it, and notes what that says of its restore points.
 func (p *Protector) sweep(ctx context.Context, t *jobs.Task) error {
 	var spec SweepSpec
-	if err := t.ReadSpec(&spec); err != nil {
-		return err
-	}
-	repo, err := p.repositories(ctx, t.RepositoryID)
+	repo, err := begin(ctx, t, &spec, p.repositories)
 	if err != nil {
 		return err
 	}
