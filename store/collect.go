@@ -62,8 +62,7 @@ func (r *Repository) Prune(ctx context.Context, ids ...string) error {
 			return err
 		}
 		fault.Point("store.prune.fenced")
-		// A good record that a Heal could not put in its place would take it at the next open, and bring the point back.
-		if err := r.b.Delete(ctx, waitingName(id)); err != nil && fault.KindOf(err) != fault.NotFound {
+		if err := r.dropWaiting(ctx, id); err != nil {
 			return fault.Context("prune restore point", id, err)
 		}
 		if err := r.unpublish(ctx, id); err != nil {

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -333,7 +334,21 @@ func TestHealPutsRecordsBack(t *testing.T) {
 	f.mustBeWhole(r)
 
 	// The damaged one could not be put aside, so the good one waits; then the restore point is pruned.
-	if err := blob.Put(t.Context(), r.b, waitingName(id), mustRead(t, records[2])); err != nil {
+	if err := flipAt(records[2], 300); err != nil {
+		t.Fatal(err)
+	}
+	b := r.b
+	r.b = &lateFailure{b, func(op, name string) error {
+		if op == "rename" && name == manifestName(id) {
+			return syscall.EIO
+		}
+		return nil
+	}}
+	if _, err := r.Heal(t.Context(), HealOptions{From: []*Repository{good}}); !errors.Is(err, syscall.EIO) {
+		t.Fatalf("Heal = %v", err)
+	}
+	r.b = b
+	if _, err := b.Stat(t.Context(), waitingName(id)); err != nil {
 		t.Fatal(err)
 	}
 	if err := r.Prune(t.Context(), id); err != nil {

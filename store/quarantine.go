@@ -142,6 +142,12 @@ func (h *healing) putBack(ctx context.Context, id string, p []byte) error {
 	if err := r.fence(ctx); err != nil {
 		return err
 	}
+	r.mu.Lock()
+	if r.waiting == nil {
+		r.waiting = map[string]bool{}
+	}
+	r.waiting[id] = true
+	r.mu.Unlock()
 	if err := blob.Put(ctx, r.b, waitingName(id), p); err != nil && fault.KindOf(err) != fault.Exists {
 		return err
 	}
@@ -158,6 +164,21 @@ func (h *healing) putBack(ctx context.Context, id string, p []byte) error {
 		return err
 	}
 	r.learn(ctx, point)
+	return nil
+}
+
+// dropWaiting removes a good record that could not be put in its place: it would take it at the next open, and bring
+// a restore point back that is pruned.
+func (r *Repository) dropWaiting(ctx context.Context, id string) error {
+	r.mu.Lock()
+	waits := r.waiting[id]
+	r.mu.Unlock()
+	if !waits {
+		return nil
+	}
+	if err := r.b.Delete(ctx, waitingName(id)); err != nil && fault.KindOf(err) != fault.NotFound {
+		return err
+	}
 	return nil
 }
 

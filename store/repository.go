@@ -70,6 +70,7 @@ type Repository struct {
 	sessions map[*Session]struct{}
 	calls    map[*context.CancelFunc]struct{}
 	reading  map[ImageRef]int    // images of open ImageReaders
+	waiting  map[string]bool     // restore points whose good records Heal has put aside; none are after an open
 	unmended map[string]struct{} // damaged objects that the backend could not repair
 }
 
