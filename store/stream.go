@@ -272,7 +272,8 @@ func (s *stream) finish(c *streamChunk) error {
 		c.spoiled.Store(true)
 	}
 	defer func() {
-		s.bufs.Put(c.buf) //nolint:staticcheck // a slice header per fragmented chunk
+		//lint:ignore SA6002 a slice header per fragmented chunk is little
+		s.bufs.Put(c.buf)
 		c.buf = nil
 	}()
 	if c.spoiled.Load() || s.r.hasher.Chunk(c.buf) != c.id {

@@ -293,6 +293,7 @@ func TestKeyFileRoundTripAndSecrecy(t *testing.T) {
 	if _, err := NewKeyFile(path); fault.KindOf(err) != fault.Exists {
 		t.Errorf("second NewKeyFile: %v, want exists", err)
 	}
+	//lint:ignore SA9005 that nothing comes out is what is tested
 	encoded, err := json.Marshal(k)
 	if err != nil {
 		t.Fatal(err)

@@ -21,7 +21,6 @@ type repoFlags struct {
 	backup  repo.Backup
 	point   string
 	number  uint64
-	target  string
 	keep    int
 	chunk   int
 	profile string
