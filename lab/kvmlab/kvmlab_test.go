@@ -242,7 +242,8 @@ func TestEndedProcessesVanish(t *testing.T) {
 	destroy := func(pid int) {
 		t.Helper()
 		began := time.Now()
-		if _, err := l.Virsh(ctx, "destroy", vm.Name); err != nil {
+		_, err := l.Virsh(ctx, "destroy", vm.Name)
+		if err != nil && !strings.Contains(err.Error(), "domain is not running") { // a new libvirtd may end what it finds
 			t.Fatal(err)
 		}
 		t.Logf("destroyed in %v", time.Since(began).Round(time.Millisecond))
