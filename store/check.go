@@ -78,17 +78,12 @@ func (r *Repository) checkPacks(ctx context.Context, report *CheckReport) error 
 			return err
 		}
 	}
-	for _, p := range r.idx.Packs() {
-		if size, ok := there[p.ID]; ok && size == p.Size {
-			continue
-		}
-		gone, err := r.reallyGone(ctx, p.ID, p.Size) // it may have been written since the listing
-		if err != nil {
-			return err
-		}
-		if gone {
-			report.Problems = append(report.Problems, fmt.Sprintf("%s is missing or has another size", pack.Name(p.ID)))
-		}
+	gone, err := r.goneSince(ctx, there)
+	if err != nil {
+		return err
+	}
+	for _, id := range gone {
+		report.Problems = append(report.Problems, fmt.Sprintf("%s is missing or has another size", pack.Name(id)))
 	}
 	slices.Sort(report.Problems)
 	return nil

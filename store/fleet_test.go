@@ -101,6 +101,17 @@ func (f *fleet) open(dir string) *Repository {
 	return f.openStore(b, dir+".index")
 }
 
+// openCounting opens the repository in a directory and counts what is read of its packs.
+func (f *fleet) openCounting(dir string) (*Repository, *counting) {
+	f.t.Helper()
+	b, err := file.Open(dir)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	c := &counting{Store: b}
+	return f.openStore(c, dir+".index"), c
+}
+
 func (f *fleet) openStore(b blob.Store, index string) *Repository {
 	f.t.Helper()
 	r, err := Open(context.Background(), b, f.key, Options{IndexDir: index, packBytes: fleetPack})

@@ -59,25 +59,36 @@ func (r *Repository) indexInMemory(ctx context.Context, cause error) (err error)
 	return err
 }
 
+// goneSince returns the indexed packs that are not there, or have another size, by a listing and a second look: they may
+// have been written since the listing.
+func (r *Repository) goneSince(ctx context.Context, there map[seal.ID]int64) (gone []seal.ID, err error) {
+	for _, p := range r.idx.Packs() {
+		if size, ok := there[p.ID]; ok && size == p.Size {
+			continue
+		}
+		really, err := r.reallyGone(ctx, p.ID, p.Size)
+		if err != nil {
+			return nil, err
+		}
+		if really {
+			gone = append(gone, p.ID)
+		}
+	}
+	return gone, nil
+}
+
 // syncIndex drops from the index the packs that are gone and adds those it does not know.
 func (r *Repository) syncIndex(ctx context.Context) error {
 	there, err := r.listPacks(ctx)
 	if err != nil {
 		return err
 	}
-	var gone []seal.ID
-	for _, p := range r.idx.Packs() {
-		if size, ok := there[p.ID]; ok && size == p.Size {
-			continue
-		}
-		really, err := r.reallyGone(ctx, p.ID, p.Size) // it may have been written since the listing
-		if err != nil {
-			return err
-		}
-		if really {
-			gone = append(gone, p.ID)
-			r.log.Warn("pack is missing or has another size", "pack", pack.Name(p.ID))
-		}
+	gone, err := r.goneSince(ctx, there)
+	if err != nil {
+		return err
+	}
+	for _, id := range gone {
+		r.log.Warn("pack is missing or has another size", "pack", pack.Name(id))
 	}
 	if len(gone) > 0 && !r.o.ReadOnly { // a reader may see what the owner removed rightly
 		r.noteLoss()

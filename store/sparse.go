@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"math/bits"
+	"slices"
 
 	"github.com/cairn-backup/cairn/internal/fault"
 	"github.com/cairn-backup/cairn/store/chunk"
@@ -33,7 +34,7 @@ type finding struct {
 
 // take replaces block i by a reference, within the limits.
 func (f *finding) take(i int, ref pack.Ref) bool {
-	if !contains(f.targets, ref.Target) {
+	if !slices.Contains(f.targets, ref.Target) {
 		if len(f.targets) == maxTargets {
 			return false
 		}
@@ -48,7 +49,7 @@ func (f *finding) take(i int, ref pack.Ref) bool {
 // lookInto takes what a pack physically has of the blocks that are left.
 func (f *finding) lookInto(id seal.ID, in *pack.Blocks) {
 	f.asked = append(f.asked, id)
-	known := contains(f.packs, id)
+	known := slices.Contains(f.packs, id)
 	if !known && len(f.packs) == maxForeignPacks {
 		return
 	}
@@ -95,7 +96,7 @@ func (s *Session) findBlocks(ctx context.Context, f *finding) error {
 			return fault.Wrap(fault.Internal, "look up", "block", err)
 		}
 		for _, id := range packs {
-			if contains(f.asked, id) || !s.r.idx.Sound(id) {
+			if slices.Contains(f.asked, id) || !s.r.idx.Sound(id) {
 				continue
 			}
 			p, err := s.bringBlocks(ctx, id)
@@ -142,13 +143,4 @@ func (r *Repository) blocksOf(ctx context.Context, rd *pack.Reader) (*pack.Block
 		b := rd.NewBlocks(p)
 		return b, b.Cost(), nil
 	})
-}
-
-func contains[T comparable](in []T, x T) bool {
-	for i := range in {
-		if in[i] == x {
-			return true
-		}
-	}
-	return false
 }

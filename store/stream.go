@@ -165,13 +165,16 @@ func (s *stream) do(job *streamJob, frames *pack.FrameReader) error {
 	err := frames.Each(s.ctx, job.rd, numbers, func(n int, plain []byte, damage error) error {
 		s.r.decoded.Add(1)
 		begun = true
-		return s.use(job.frames[n], plain, damage)
+		if damage != nil {
+			plain = nil
+		}
+		return s.use(job.frames[n], plain)
 	})
 	if kind := fault.KindOf(err); err == nil || begun || kind == fault.Canceled || kind == fault.Transient {
 		return err
 	}
 	for _, f := range job.frames { // each chunk's own read finds another copy, or says what is wrong
-		if err := s.use(f, nil, err); err != nil {
+		if err := s.use(f, nil); err != nil {
 			return err
 		}
 	}
@@ -184,11 +187,11 @@ func (s *stream) sharedFrame(rd *pack.Reader, f *streamFrame) error {
 	if err != nil && !damaged(err) {
 		return err
 	}
-	return s.use(f, plain, err)
+	return s.use(f, plain) // nil if it is damaged
 }
 
-// use gives the parts of a frame to their chunks. Whole chunks that follow each other in frame and disk go out at once.
-func (s *stream) use(f *streamFrame, plain []byte, damage error) error {
+// use gives the parts of a frame, nil if it cannot be had, to their chunks. Whole chunks that follow each other in frame and disk go out at once.
+func (s *stream) use(f *streamFrame, plain []byte) error {
 	// What is proven and not given to fn yet: plain[from:to], at offset off of the disk.
 	var from, to uint32
 	var off int64
@@ -203,14 +206,14 @@ func (s *stream) use(f *streamFrame, plain []byte, damage error) error {
 	for n := range f.parts {
 		part := &f.parts[n]
 		c, e := part.c, part.e
-		if !part.whole || damage != nil || len(c.offs) > 1 {
-			if err := s.part(part, plain, damage); err != nil {
+		if !part.whole || plain == nil || len(c.offs) > 1 {
+			if err := s.part(part, plain); err != nil {
 				return err
 			}
 			continue
 		}
 		if s.r.hasher.Chunk(plain[e.Offset:e.Offset+e.Length]) != c.id {
-			if err := s.part(part, nil, errStop); err != nil {
+			if err := s.part(part, nil); err != nil {
 				return err
 			}
 			continue
@@ -226,10 +229,10 @@ func (s *stream) use(f *streamFrame, plain []byte, damage error) error {
 	return flush()
 }
 
-// part adds a part to its chunk, and finishes the chunk if it was the last.
-func (s *stream) part(part *streamPart, plain []byte, damage error) error {
+// part adds a part to its chunk, and finishes the chunk if it was the last. plain is its frame, nil if it is no good.
+func (s *stream) part(part *streamPart, plain []byte) error {
 	c := part.c
-	if damage == nil {
+	if plain != nil {
 		c.fill(s, part, plain[part.e.Offset:part.e.Offset+part.e.Length])
 	} else {
 		c.spoiled.Store(true)

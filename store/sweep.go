@@ -552,7 +552,7 @@ func (r *Repository) damagedPacks(ctx context.Context, known map[seal.ID]*packSt
 			continue
 		}
 		st, err := pr.pack(ctx, id, p.Size)
-		if fault.KindOf(err) == fault.NotFound && err != nil {
+		if fault.KindOf(err) == fault.NotFound {
 			st, err = &packState{gone: true, cause: err}, nil
 		}
 		if err != nil {

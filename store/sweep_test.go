@@ -12,19 +12,13 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/cairn-backup/cairn/internal/fault"
-	"github.com/cairn-backup/cairn/store/blob/file"
 	"github.com/cairn-backup/cairn/store/pack"
 )
 
 // A cycle reads each frame of data once, however many restore points share it, and proves all of them.
 func TestSweepReadsEachPackOnce(t *testing.T) {
 	f := newFleet(t, rand.New(rand.NewPCG(5, 1)), 3, 4)
-	b, err := file.Open(f.dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := &counting{Store: b}
-	r := f.openStore(c, f.dir+".index")
+	r, c := f.openCounting(f.dir)
 	defer f.shut(r)
 	before, err := r.LastVerified(t.Context())
 	if err != nil || len(before) != 0 {
@@ -66,12 +60,7 @@ func TestSweepReadsEachPackOnce(t *testing.T) {
 // One Verify decodes each frame once, those that chunks only refer to included.
 func TestVerifyReadsEachFrameOnce(t *testing.T) {
 	f := newFleet(t, rand.New(rand.NewPCG(5, 2)), 1, 8)
-	b, err := file.Open(f.dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := &counting{Store: b}
-	r := f.openStore(c, f.dir+".index")
+	r, c := f.openCounting(f.dir)
 	defer f.shut(r)
 	points, err := r.RestorePoints(t.Context())
 	if err != nil {
@@ -107,12 +96,7 @@ func TestVerifyReadsEachFrameOnce(t *testing.T) {
 // A sweep in small steps stays within its budget, and the steps together read everything once.
 func TestSweepKeepsItsBudget(t *testing.T) {
 	f := newFleet(t, rand.New(rand.NewPCG(5, 3)), 3, 3)
-	b, err := file.Open(f.dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := &counting{Store: b}
-	r := f.openStore(c, f.dir+".index")
+	r, c := f.openCounting(f.dir)
 	defer f.shut(r)
 	const budget = 700 << 10
 	seen := map[string]int{}
@@ -166,12 +150,7 @@ func TestSweepGoesOnAfterAKill(t *testing.T) {
 	}
 	dir := f.copy()
 	f.shut(r)
-	b, err := file.Open(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := &counting{Store: b}
-	r = f.openStore(c, dir+".index")
+	r, c := f.openCounting(dir)
 	c.take()
 	second, err := r.Sweep(t.Context(), SweepOptions{})
 	if err != nil || !second.Complete || !second.Started.Equal(first.Started) || second.Packs != first.PacksLeft || second.Proven != len(f.disks) {

@@ -64,10 +64,8 @@ func (p *Protector) alsoTouched(ctx context.Context, t *jobs.Task, touched []sto
 	return cause
 }
 
+// damage is the error of a restore point in which some was found.
 func damage(point string, found []store.Damage) error {
-	if len(found) == 0 {
-		return nil
-	}
 	d := found[0]
 	return fault.New(fault.Corrupt, "verify restore point", point, "%d pieces are damaged, the first at byte %d of disk %q: %s",
 		len(found), d.Offset, d.Image, d.Cause).Explain(

@@ -3,6 +3,7 @@ package command
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"strconv"
 	"strings"
 
@@ -70,9 +71,13 @@ func parseDays(text string) (int, error) {
 }
 
 // startedOn reports a run about a repository, and after damage how to see what it touches.
-func (a *App) startedOn(ctx context.Context, s *remote.Session, w waiting, r client.Repository, run client.Run) error {
+func (a *App) startedOn(ctx context.Context, s *remote.Session, w waiting, r client.Repository, resp *http.Response, err error) error {
+	run, err := remote.Decode[client.Run](s, resp, err)
+	if err != nil {
+		return err
+	}
 	runs := []client.Run{run}
-	err := a.started(ctx, s, w, runs)
+	err = a.started(ctx, s, w, runs)
 	if w.wait && err != nil && ctx.Err() == nil {
 		for _, t := range runs[0].Tasks {
 			if t.Result.PacksDamaged > 0 || t.Result.PointsDamaged > 0 {
@@ -88,11 +93,7 @@ func (a *App) repositoryVerify() *cobra.Command {
 	var req client.RepositoryVerifyRequest
 	cmd := a.onRepository("verify [NAME]", "Read a repository back and prove everything in it", func(ctx context.Context, s *remote.Session, r client.Repository) error {
 		resp, err := s.StartRepositoryVerify(ctx, r.ID, &client.StartRepositoryVerifyParams{IdempotencyKey: w.key()}, req)
-		run, err := remote.Decode[client.Run](s, resp, err)
-		if err != nil {
-			return err
-		}
-		return a.startedOn(ctx, s, w, r, run)
+		return a.startedOn(ctx, s, w, r, resp, err)
 	})
 	cmd.Long = `Read a repository back and prove everything in it, each pack once however many restore points share it. A cycle that
 was interrupted, or ended with --budget, is gone on with. The run fails when something is damaged and names the VMs
@@ -122,11 +123,7 @@ func (a *App) repositoryHeal() *cobra.Command {
 			req.From = append(req.From, other.ID)
 		}
 		resp, err := s.StartHeal(ctx, r.ID, &client.StartHealParams{IdempotencyKey: w.key()}, req)
-		run, err := remote.Decode[client.Run](s, resp, err)
-		if err != nil {
-			return err
-		}
-		return a.startedOn(ctx, s, w, r, run)
+		return a.startedOn(ctx, s, w, r, resp, err)
 	})
 	cmd.Long = `Bring back what a repository has lost: from good copies in the repository itself and, proven by its identity, from
 other repositories that are copies of it or share its domain. Damaged files from which nothing is needed any more are
@@ -154,11 +151,7 @@ func (a *App) repositoryCollect() *cobra.Command {
 			req.CompactBelow = &below
 		}
 		resp, err := s.StartCollect(ctx, r.ID, &client.StartCollectParams{IdempotencyKey: w.key()}, req)
-		run, err := remote.Decode[client.Run](s, resp, err)
-		if err != nil {
-			return err
-		}
-		return a.started(ctx, s, w, []client.Run{run})
+		return a.startedOn(ctx, s, w, r, resp, err)
 	})
 	cmd.Example = `  cairn repository collect main --dry-run --wait
   cairn repository collect main --compact-below 0.8 --wait`
@@ -173,11 +166,7 @@ func (a *App) repositoryScrub() *cobra.Command {
 	var req client.ScrubRequest
 	cmd := a.onRepository("scrub [NAME]", "Read every shard of a set and repair what has rotted", func(ctx context.Context, s *remote.Session, r client.Repository) error {
 		resp, err := s.StartScrub(ctx, r.ID, &client.StartScrubParams{IdempotencyKey: w.key()}, req)
-		run, err := remote.Decode[client.Run](s, resp, err)
-		if err != nil {
-			return err
-		}
-		return a.started(ctx, s, w, []client.Run{run})
+		return a.startedOn(ctx, s, w, r, resp, err)
 	})
 	cmd.Long = `Read every shard on every member of a set, and make those that have rotted or are missing again from the others.
 Members that have come back catch up first. A repository in one directory has no shards: verify it.`
@@ -202,11 +191,7 @@ func (a *App) repositoryRebuild() *cobra.Command {
 				}
 			}
 			resp, err := s.StartRebuild(ctx, r.ID, m.ID, &client.StartRebuildParams{IdempotencyKey: w.key()}, client.RebuildRequest{Path: path})
-			run, err := remote.Decode[client.Run](s, resp, err)
-			if err != nil {
-				return err
-			}
-			return a.started(ctx, s, w, []client.Run{run})
+			return a.startedOn(ctx, s, w, r, resp, err)
 		})
 	cmd.Long = `Write the shards that a member of a set lacks. With --path an empty directory, on a new disk, takes the place of the
 member first; the old one does not belong to the set any more then. MEMBER is its id or its path, as "cairn repository
