@@ -83,7 +83,9 @@ func (r *Repository) checkPacks(ctx context.Context, report *CheckReport) error 
 		return err
 	}
 	for _, id := range gone {
-		report.Problems = append(report.Problems, fmt.Sprintf("%s is missing or has another size", pack.Name(id)))
+		problem := missingPack(id)
+		r.suspect(id, problem)
+		report.Problems = append(report.Problems, problem.Error())
 	}
 	slices.Sort(report.Problems)
 	return nil
@@ -118,4 +120,8 @@ func (r *Repository) checkPoint(ctx context.Context, id string) error {
 		return nil // pruned and collected since
 	}
 	return err
+}
+
+func missingPack(id seal.ID) error {
+	return fault.New(fault.Corrupt, "find pack", pack.Name(id), "it is missing or has another size")
 }

@@ -27,6 +27,24 @@ func (r *Repository) endLoss() error {
 	return nil
 }
 
+// knownLoss returns the packs in which damage was found, and whether any are known to be missing.
+func (r *Repository) knownLoss() (suspects []seal.ID, missing bool, err error) {
+	notes, err := r.idx.Notes(lossNote)
+	if err != nil {
+		return nil, false, fault.Wrap(fault.Internal, "read index of repository", r.b.Location(), err)
+	}
+	return r.idx.Suspects(), len(notes) > 0, nil
+}
+
+// allLost says of packs that nothing in them can be read.
+func allLost(packs []seal.ID) map[seal.ID]*packState {
+	out := make(map[seal.ID]*packState, len(packs))
+	for _, id := range packs {
+		out[id] = &packState{gone: true}
+	}
+	return out
+}
+
 // NeedsFullRead reports whether the next backup of a disk has to read all of it, and why, in words. What an
 // incremental takes over from its parent image is not read back; so if anything of the parent lies in a pack in which
 // damage was found, or is missing, the incremental would inherit the damage, while a full read stores it anew. As long
@@ -38,18 +56,12 @@ func (r *Repository) NeedsFullRead(ctx context.Context, parent ImageRef) (bool, 
 		return false, "", err
 	}
 	defer leave()
-	notes, err := r.idx.Notes(lossNote)
-	if err != nil {
-		return false, "", fault.Wrap(fault.Internal, "read index of repository", r.b.Location(), err)
-	}
-	suspects := r.idx.Suspects()
-	if len(suspects)+len(notes) == 0 {
-		return false, "", nil
+	suspects, missing, err := r.knownLoss()
+	if err != nil || (len(suspects) == 0 && !missing) {
+		return false, "", err
 	}
 	w := newWalker(r)
-	for _, id := range suspects {
-		w.bad[id] = &packState{gone: true}
-	}
+	w.bad = allLost(suspects)
 	c, err := w.image(ctx, parent)
 	if err == nil && c == lost && len(suspects) > 0 {
 		// What is good in a damaged pack is relied upon, so it has to be known what is.

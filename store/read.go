@@ -37,12 +37,15 @@ func (r *Repository) openPack(ctx context.Context, id seal.ID, size int64) (*pac
 	return rd, nil
 }
 
-// packError says which pack is damaged, and makes it suspect; errors of the backend keep their kind.
+// packError says which pack is damaged or missing, and makes it suspect; errors of the backend keep their kind.
 func (r *Repository) packError(id seal.ID, err error) error {
 	if errors.Is(err, pack.ErrNewer) {
 		return fault.Wrap(fault.Unsupported, "read pack", pack.Name(id), err)
 	}
 	if f, ok := errors.AsType[*fault.Error](err); ok && f.Kind != fault.Corrupt {
+		if _, known := r.idx.Pack(id); f.Kind == fault.NotFound && known {
+			r.suspect(id, err) // whoever removes a pack has made the index forget it first
+		}
 		return fault.Context("read pack", pack.Name(id), err)
 	}
 	if kind := fault.KindOf(err); kind == fault.Canceled || kind == fault.Transient {

@@ -331,18 +331,6 @@ func (st *packState) damage(p index.Pack) PackDamage {
 	return d
 }
 
-// acquit takes the mark from a pack that was read as good.
-func (r *Repository) acquit(id seal.ID) error {
-	if !r.idx.IsSuspect(id) {
-		return nil
-	}
-	if err := r.idx.Acquit(id); err != nil {
-		return fault.Wrap(fault.Internal, "update index of repository", r.b.Location(), err)
-	}
-	r.log.Info("pack is good again", "pack", pack.Name(id))
-	return nil
-}
-
 // finish looks for everything that restore points need in what the cycle has proven.
 func (s *sweep) finish(ctx context.Context) error {
 	r := s.r
@@ -470,74 +458,6 @@ func (s *sweep) record(whole map[string]bool) error {
 	return nil
 }
 
-// noteWhole records since when all of a restore point has been read as good; the zero time drops the record.
-func (r *Repository) noteWhole(id string, since time.Time) (err error) {
-	var val []byte
-	if !since.IsZero() {
-		if val, err = since.UTC().MarshalText(); err != nil {
-			return fault.Wrap(fault.Internal, "record proof", id, err)
-		}
-	}
-	if err := r.idx.SetNote(wholeNote+id, val); err != nil {
-		return fault.Wrap(fault.Internal, "record proof", id, err)
-	}
-	return nil
-}
-
-// LastVerified answers for restore points since when every byte of them has been read back as good at least once: the
-// beginning of the Sweep cycle or Verify that proved it. Those never proven whole, or in which damage was found since,
-// are not in it. It lives in the index: if that is lost, so is this, until the next Sweep or Verify.
-func (r *Repository) LastVerified(ctx context.Context) (map[string]time.Time, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	notes, err := r.idx.Notes(wholeNote)
-	if err != nil {
-		return nil, fault.Wrap(fault.Internal, "read index of repository", r.b.Location(), err)
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	out := make(map[string]time.Time, len(notes))
-	for id, val := range notes {
-		var at time.Time
-		if r.points[id] != nil && at.UnmarshalText(val) == nil {
-			out[id] = at
-		}
-	}
-	return out, nil
-}
-
-// PackProof says when a pack was last read from end to end.
-type PackProof struct {
-	Pack  string    `json:"pack"`
-	Bytes int64     `json:"bytes"`
-	Time  time.Time `json:"time"` // zero: never
-	Good  bool      `json:"good"`
-}
-
-// Proofs returns what is known of each pack, in the order in which the next cycle reads them.
-func (r *Repository) Proofs(ctx context.Context) ([]PackProof, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	proofs, err := r.idx.Proofs()
-	if err != nil {
-		return nil, fault.Wrap(fault.Internal, "read index of repository", r.b.Location(), err)
-	}
-	var out []PackProof
-	packs := r.idx.Packs()
-	slices.SortFunc(packs, func(a, b index.Pack) int {
-		x, _ := r.idx.Number(a.ID)
-		y, _ := r.idx.Number(b.ID)
-		return cmp.Compare(x, y)
-	})
-	for _, p := range packs {
-		out = append(out, PackProof{pack.Name(p.ID), p.Size, proofs[p.ID].Time, proofs[p.ID].Good})
-	}
-	slices.SortStableFunc(out, func(a, b PackProof) int { return a.Time.Compare(b.Time) })
-	return out, nil
-}
-
 // damagedPacks returns the states of all suspect packs; those that are not in known are read.
 func (r *Repository) damagedPacks(ctx context.Context, known map[seal.ID]*packState) (map[seal.ID]*packState, error) {
 	out := map[seal.ID]*packState{}
@@ -549,6 +469,14 @@ func (r *Repository) damagedPacks(ctx context.Context, known map[seal.ID]*packSt
 		}
 		p, ok := r.idx.Pack(id)
 		if !ok {
+			continue
+		}
+		gone, err := r.reallyGone(ctx, id, p.Size) // a backend may go on reading a file that is open
+		if err != nil {
+			return nil, err
+		}
+		if gone {
+			out[id] = &packState{gone: true, cause: missingPack(id)}
 			continue
 		}
 		st, err := pr.pack(ctx, id, p.Size)
