@@ -41,7 +41,7 @@ lint: ## staticcheck
 generate: ## Write the API's server and client again from api/openapi.yaml
 	go generate ./...
 
-drift: generate ## Fail if the generated files are not those of api/openapi.yaml
+drift: generate ## Fail if the generated files are not those of api/openapi.yaml and api/mover/*.proto
 	@git diff --exit-code --stat -- api || { echo "api/: run 'make generate' and commit"; exit 1; }
 
 unit: ## Tests that need neither root nor libvirt

@@ -36,6 +36,7 @@ var rules = []rule{
 	{"appliance", []string{"appliance", "hypervisors=", "store", "datamover", "api", "webui", "internal"}},
 	{"cmd/cairn", []string{"cmd/cairn", "api", "store", "internal"}},
 	{"cmd/cairnd", []string{"appliance", "hypervisors", "datamover", "internal"}},
+	{"cmd/cairn-mover", []string{"datamover", "api", "internal"}},
 	{"cmd/cairn-lab", []string{"lab", "store", "internal"}},
 	{"lab", []string{"lab", "appliance", "hypervisors", "store", "datamover", "api", "internal"}},
 }
@@ -56,6 +57,8 @@ var homes = map[string][]string{
 	"github.com/vmware/govmomi":           {"hypervisors/vsphere", "lab"},
 	"github.com/ovirt/go-ovirt":           {"hypervisors/ovirt"},
 	"github.com/spf13/cobra":              {"cmd"},
+	"google.golang.org/grpc":              {"api/mover", "appliance/fleet", "datamover/control", "store/remote"},
+	"google.golang.org/protobuf":          {"api/mover", "appliance/fleet", "datamover/control", "store/remote"},
 	"github.com/cairn-backup/cairn/lab":   {"lab", "cmd/cairn-lab"},
 	"github.com/cairn-backup/cairn/cmd/":  {"cmd"},
 	"github.com/cairn-backup/cairn/webui": {"appliance/httpapi"},
