@@ -1,0 +1,69 @@
+//go:build linux
+
+// Command cairn-mover is the DataMover: a static program that runs in a virtual machine near the disks, as its only
+// process or as a service.
+//
+// It only picks what to do; the machine's duties are in datamover/guest.
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/cairn-backup/cairn/datamover/guest"
+	"github.com/cairn-backup/cairn/internal/fault"
+	"github.com/cairn-backup/cairn/internal/version"
+)
+
+const usage = `usage: cairn-mover version | config
+  version  which build this is
+  config   print the configuration that this machine was given, the join token included
+As process 1 of a machine of its own it takes no words: it makes the machine ready and works until it is switched off.
+`
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	if os.Getpid() == 1 {
+		stop() // the machine's own business
+		guest.Run(context.Background(), work)
+	}
+	if err := run(ctx, os.Args[1:], os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, "cairn-mover:", err)
+		meaning, advice := fault.Explanation(err)
+		fmt.Fprintln(os.Stderr, meaning, advice)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, args []string, stdout io.Writer) error {
+	switch verb := append(args, "")[0]; verb {
+	case "version":
+		_, err := fmt.Fprintln(stdout, version.Version)
+		return err
+	case "config":
+		cfg, err := guest.ReadConfig(ctx)
+		if err != nil {
+			return err
+		}
+		p, err := cfg.Document()
+		if err == nil {
+			_, err = stdout.Write(p)
+		}
+		return err
+	default:
+		return fault.New(fault.Invalid, "cairn-mover", verb, "no such command\n%s", usage)
+	}
+}
+
+// work is what the machine is for.
+func work(ctx context.Context, log *slog.Logger, cfg guest.Config) error {
+	log.Info("mover waits for its end", "manager", cfg.Manager)
+	<-ctx.Done()
+	return ctx.Err()
+}
