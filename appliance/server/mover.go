@@ -3,22 +3,20 @@ package server
 import (
 	"context"
 	"crypto/rand"
-	"sync"
 
 	"github.com/cairn-backup/cairn/appliance/catalog"
 	"github.com/cairn-backup/cairn/appliance/protect"
 	"github.com/cairn-backup/cairn/appliance/recover"
+	"github.com/cairn-backup/cairn/appliance/tickets"
 	"github.com/cairn-backup/cairn/datamover/agent"
 	"github.com/cairn-backup/cairn/datamover/transfer"
-	"github.com/cairn-backup/cairn/internal/fault"
+	"github.com/cairn-backup/cairn/store"
 )
 
 // mover gives transfers to the built-in mover. Each transfer has a ticket of its own, which is void when it ends.
 type mover struct {
-	agent agent.Mover
-
-	mu      sync.Mutex
-	tickets map[string]agent.Access
+	agent   agent.Mover
+	tickets *tickets.Service
 }
 
 var (
@@ -27,38 +25,32 @@ var (
 )
 
 func newMover() *mover {
-	m := &mover{tickets: map[string]agent.Access{}}
+	m := &mover{tickets: tickets.New(nil)}
 	m.agent = agent.NewLocal(m.resolve)
 	return m
 }
 
-func (m *mover) resolve(ticket string) (agent.Access, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	access, ok := m.tickets[ticket]
-	if !ok {
-		return agent.Access{}, fault.New(fault.Denied, "use ticket", "", "it is not known")
+// resolve is the built-in mover's way to a repository: it lies in this process.
+func (m *mover) resolve(ctx context.Context, ticket string) (agent.Access, error) {
+	g, err := m.tickets.Open(ctx, tickets.BuiltIn, ticket, rand.Text())
+	if err != nil {
+		return agent.Access{}, err
+	}
+	var access agent.Access
+	if g.Session != nil {
+		access.Session = agent.SessionOf(g.Session)
+	}
+	if g.Repository != nil {
+		access.Repository = agent.RepositoryOf(g.Repository)
 	}
 	return access, nil
-}
-
-func (m *mover) issue(access agent.Access) (ticket string, void func()) {
-	ticket = rand.Text()
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.tickets[ticket] = access
-	return ticket, func() {
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		delete(m.tickets, ticket)
-	}
 }
 
 // ReadDisk implements protect.Reader.
 func (m *mover) ReadDisk(
 	ctx context.Context, r protect.ReadRequest, progress func(catalog.DiskProgress),
 ) (protect.ReadResult, error) {
-	ticket, void := m.issue(agent.Access{Session: r.Session})
+	ticket, void := m.tickets.Issue(tickets.Grant{Mover: tickets.BuiltIn, Transfer: r.ID, Session: r.Session, Parent: r.Parent})
 	defer void()
 	res, err := m.agent.Backup(ctx, agent.BackupTask{
 		ID: r.ID, Disk: r.Disk, Ticket: ticket, Export: r.Export, Parent: r.Parent,
@@ -79,7 +71,9 @@ func (m *mover) ReadDisk(
 func (m *mover) WriteDisk(
 	ctx context.Context, r recover.WriteRequest, progress func(catalog.DiskProgress),
 ) (recover.WriteResult, error) {
-	ticket, void := m.issue(agent.Access{Repository: r.Repository})
+	ticket, void := m.tickets.Issue(tickets.Grant{
+		Mover: tickets.BuiltIn, Transfer: r.ID, Repository: r.Repository, Images: []store.ImageRef{r.Image},
+	})
 	defer void()
 	res, err := m.agent.Restore(ctx, agent.RestoreTask{
 		ID: r.ID, Disk: r.Disk, Ticket: ticket, Image: r.Image, Export: r.Export,

@@ -1,8 +1,8 @@
 // Package agent is the mover's side of the control protocol between manager and mover: tasks go in, progress and one
 // result come out.
 //
-// Here the mover runs inside the appliance's own process (Local). A mover in a VM of its own will carry the same
-// tasks over its control stream: BackupTask and RestoreTask can be sent as they are (an Export names paths and
+// Local does the work, in the appliance's own process or in that of a cairn-mover. The latter gets the same tasks over
+// its control stream (datamover/control): BackupTask and RestoreTask are sent as they are (an Export names paths and
 // addresses on the mover's host, a ticket names rights and not objects in memory), Progress are the stream's messages
 // in between, and only the way from a ticket to an Access is different there.
 //

@@ -64,7 +64,7 @@ type bench struct {
 
 func newBench(t *testing.T) *bench {
 	b := &bench{t: t, repository: repository(t)}
-	b.mover = agent.NewLocal(func(ticket string) (agent.Access, error) {
+	b.mover = agent.NewLocal(func(_ context.Context, ticket string) (agent.Access, error) {
 		if ticket != "good" {
 			return agent.Access{}, fault.New(fault.Denied, "use ticket", "", "it is not known")
 		}
@@ -82,7 +82,7 @@ func (b *bench) backup(e hypervisors.Export, parent *store.ImageRef) agent.Backu
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	b.access = agent.Access{Session: s}
+	b.access = agent.Access{Session: agent.SessionOf(s)}
 	res, err := b.mover.Backup(b.t.Context(), agent.BackupTask{ID: "tr_1", Disk: "vda", Ticket: "good", Export: e, Parent: parent}, nil)
 	if err != nil {
 		b.t.Fatal(err)
@@ -153,7 +153,7 @@ func TestFullIncrementalRestore(t *testing.T) {
 	raw := filepath.Join(t.TempDir(), "restored")
 	nbdtest.Run(t, "qemu-img", "create", "-q", "-f", "raw", raw, "40M")
 	target := nbdtest.QemuNBD(t, "-x", "d", "-f", "raw", raw)
-	b.access = agent.Access{Repository: b.repository}
+	b.access = agent.Access{Repository: agent.RepositoryOf(b.repository)}
 	var reports []transfer.Progress
 	res, err := b.mover.Restore(t.Context(), agent.RestoreTask{ID: "tr_2", Disk: "vda", Ticket: "good", Image: inc.Image, Export: export(target, ""), Verify: true},
 		func(p transfer.Progress) { reports = append(reports, p) })
@@ -185,9 +185,9 @@ func TestTicketsAndExportsAreChecked(t *testing.T) {
 		export hypervisors.Export
 		want   [2]fault.Kind // backup, restore
 	}{
-		"unknown ticket":    {agent.Access{Session: s, Repository: b.repository}, "bad", export(p, ""), [2]fault.Kind{fault.Denied, fault.Denied}},
+		"unknown ticket":    {agent.Access{Session: agent.SessionOf(s), Repository: agent.RepositoryOf(b.repository)}, "bad", export(p, ""), [2]fault.Kind{fault.Denied, fault.Denied}},
 		"the other right":   {agent.Access{}, "good", export(p, ""), [2]fault.Kind{fault.Denied, fault.Denied}},
-		"unknown transport": {agent.Access{Session: s, Repository: b.repository}, "good", san, [2]fault.Kind{fault.Unsupported, fault.Unsupported}},
+		"unknown transport": {agent.Access{Session: agent.SessionOf(s), Repository: agent.RepositoryOf(b.repository)}, "good", san, [2]fault.Kind{fault.Unsupported, fault.Unsupported}},
 	}
 	for name, tt := range tests {
 		b.access = tt.access
@@ -208,7 +208,7 @@ func TestCancelThoughTheSourceHangs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.access = agent.Access{Session: s}
+	b.access = agent.Access{Session: agent.SessionOf(s)}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	e := export(p, "")

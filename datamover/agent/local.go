@@ -12,32 +12,29 @@ import (
 	"github.com/cairn-backup/cairn/store"
 )
 
-// Access is what a ticket allows: adding images to a session, or reading images of a repository.
-type Access struct {
-	Session    *store.Session
-	Repository *store.Repository
-}
-
 // Local is a mover in this process. Its fields may be set before the first task.
 type Local struct {
 	Transport nbdtransport.Options
 	Workers   int // see transfer.Options
 	Log       *slog.Logger
 
-	resolve func(ticket string) (Access, error)
+	resolve func(ctx context.Context, ticket string) (Access, error)
 }
 
 // NewLocal makes a mover that asks resolve what a ticket allows. resolve refuses tickets it does not know.
-func NewLocal(resolve func(ticket string) (Access, error)) *Local { return &Local{resolve: resolve} }
+func NewLocal(resolve func(ctx context.Context, ticket string) (Access, error)) *Local {
+	return &Local{resolve: resolve}
+}
 
 var _ Mover = (*Local)(nil)
 
 // Backup implements Mover.
 func (l *Local) Backup(ctx context.Context, task BackupTask, progress func(transfer.Progress)) (BackupResult, error) {
-	access, err := l.resolve(task.Ticket)
+	access, err := l.resolve(ctx, task.Ticket)
 	if err != nil {
 		return BackupResult{}, fault.Context("use ticket of", task.ID, err)
 	}
+	defer access.close()
 	if access.Session == nil {
 		return BackupResult{}, fault.New(fault.Denied, "back up disk", task.Disk, "the ticket does not allow writing")
 	}
@@ -71,10 +68,11 @@ func (l *Local) Backup(ctx context.Context, task BackupTask, progress func(trans
 
 // Restore implements Mover.
 func (l *Local) Restore(ctx context.Context, task RestoreTask, progress func(transfer.Progress)) (RestoreResult, error) {
-	access, err := l.resolve(task.Ticket)
+	access, err := l.resolve(ctx, task.Ticket)
 	if err != nil {
 		return RestoreResult{}, fault.Context("use ticket of", task.ID, err)
 	}
+	defer access.close()
 	if access.Repository == nil {
 		return RestoreResult{}, fault.New(fault.Denied, "restore disk", task.Disk, "the ticket does not allow reading")
 	}
