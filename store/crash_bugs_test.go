@@ -361,7 +361,7 @@ func collectWithoutReferences(ctx context.Context, r *Repository) (CollectReport
 				}
 			}
 			return nil
-		})
+		}, nil)
 		if err != nil {
 			return report, err
 		}

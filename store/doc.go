@@ -57,6 +57,9 @@
 // and refuses if one is gone, has another size or was found damaged meanwhile. Verify begins by comparing the index
 // with the packs that are there, and reads from the backend, not from caches.
 //
+// LastVerified names no restore point that the damage known now touches, whoever has read it: a proof is good until
+// something in it was seen to be otherwise, and again when that is healed.
+//
 // Whatever comes upon damage first asks the backend to repair the object (blob.Repairer) and reads it again. Sweep
 // reads packs, not restore points: each once in a cycle, from end to end, also against its stored-bytes hash. A chunk
 // without references is proven by its id, and its fingerprints with it; one with references by the fingerprints of its

@@ -17,6 +17,7 @@ import (
 	"github.com/cairn-backup/cairn/internal/fault"
 	"github.com/cairn-backup/cairn/store/blob"
 	"github.com/cairn-backup/cairn/store/blob/file"
+	"github.com/cairn-backup/cairn/store/tree"
 )
 
 // fleet is a repository with the restore points of several machines, in many small packs, and copies of it.
@@ -185,17 +186,17 @@ func (f *fleet) oracle(r *Repository) []TouchedPoint {
 
 func (f *fleet) oracleImage(r *Repository, im NamedImage, disk []byte) TouchedImage {
 	f.t.Helper()
-	l := &rangeList{out: TouchedImage{Name: im.Name, Ranges: []Range{}}, size: im.Ref.SizeBytes, chunk: testChunk}
+	l := &rangeList{out: TouchedImage{Name: im.Name, Ranges: []Range{}}, head: tree.Head{Size: im.Ref.SizeBytes, ChunkBytes: testChunk}}
 	i, err := r.OpenImage(context.Background(), im.Ref)
 	if err != nil {
-		l.add(0, l.size)
+		l.add(0, l.head.Size)
 		l.end()
 		return l.out
 	}
 	defer i.Close()
 	// Zero chunks of a leaf that cannot be read are not known to be zero, so the leaf is read as a whole.
-	for off := int64(0); off < l.size; off += testChunk {
-		p := make([]byte, min(testChunk, l.size-off))
+	for off := int64(0); off < l.head.Size; off += testChunk {
+		p := make([]byte, min(testChunk, l.head.Size-off))
 		if _, err := i.ReadAt(p, off); err != nil && err != io.EOF {
 			l.add(off, int64(len(p)))
 		} else if !bytes.Equal(p, disk[off:off+int64(len(p))]) {

@@ -196,8 +196,11 @@ func (w *ImageWriter) Zero(ctx context.Context, off, n int64) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if w.zeroLeaf(number, last) {
-			number += tree.FanOut
+		if first, end := w.wholeLeaves(number, last); first < end {
+			if err := w.zeroLeaves(ctx, first, end); err != nil {
+				return w.s.fail(err)
+			}
+			number = min(end*tree.FanOut, last)
 			continue
 		}
 		if err := w.setLeaf(ctx, number, Hash{}); err != nil {

@@ -3,6 +3,7 @@ package store
 import (
 	"cmp"
 	"context"
+	"maps"
 	"math/bits"
 	"slices"
 
@@ -97,17 +98,46 @@ func (w *ImageWriter) takeOldest() map[int64]*leaf {
 	return out
 }
 
-// zeroLeaf records a leaf of zeros at once, if the range from a chunk up to another covers it.
-func (w *ImageWriter) zeroLeaf(chunkNumber, end int64) bool {
-	number := chunkNumber / tree.FanOut
-	if chunkNumber%tree.FanOut != 0 || chunkNumber+w.inLeaf(number) > end {
-		return false
+// wholeLeaves returns the first and the end of the leaves that lie whole in a range of chunks that begins with a leaf.
+func (w *ImageWriter) wholeLeaves(number, end int64) (first, last int64) {
+	first, last = number/tree.FanOut, end/tree.FanOut
+	if number%tree.FanOut != 0 {
+		return first, first
 	}
+	if end == w.chunks && end%tree.FanOut != 0 {
+		last++
+	}
+	return first, last
+}
+
+// zeroLeaves records leaves as zeros: those that this writer or the parent has are all that it takes.
+func (w *ImageWriter) zeroLeaves(ctx context.Context, first, end int64) error {
+	w.spilling.Lock() // what is being stored of them must not be recorded after this
+	defer w.spilling.Unlock()
 	w.mu.Lock()
-	defer w.mu.Unlock()
-	delete(w.leaves, number)
-	w.record(number, Hash{})
-	return true
+	dropRange(w.leaves, first, end)
+	dropRange(w.done, first, end)
+	w.mu.Unlock()
+	if w.parent == nil {
+		return nil
+	}
+	return w.s.r.eachLeaf(ctx, *w.parent, first, end, func(number int64, _ Hash) error {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.record(number, Hash{})
+		return nil
+	})
+}
+
+// dropRange deletes a range of numbers from a map, in the time that the smaller of the two takes.
+func dropRange[V any](m map[int64]V, first, end int64) {
+	if int64(len(m)) < end-first {
+		maps.DeleteFunc(m, func(n int64, _ V) bool { return first <= n && n < end })
+		return
+	}
+	for n := first; n < end; n++ {
+		delete(m, n)
+	}
 }
 
 // record remembers a stored leaf. Zeros where nothing else would be are nothing to remember. w.mu is held.
@@ -234,15 +264,12 @@ func (w *ImageWriter) buildTree(ctx context.Context) (Hash, error) {
 // adoptLeaves takes over the leaves of a parent of another size one by one.
 func (w *ImageWriter) adoptLeaves(ctx context.Context) error {
 	common := min(w.chunks, tree.Chunks(w.parent.Size, w.ChunkBytes()))
-	for number := int64(0); number*tree.FanOut < common; number++ {
+	return w.s.r.eachLeaf(ctx, *w.parent, 0, tree.Leaves(common), func(number int64, _ Hash) error {
 		if _, ok := w.done[number]; ok {
-			continue
+			return nil
 		}
-		if err := w.storeLeaf(ctx, number, &leaf{}); err != nil {
-			return err
-		}
-	}
-	return nil
+		return w.storeLeaf(ctx, number, &leaf{})
+	})
 }
 
 // build returns the node of a level over the leaves from first on, given the parent's node there and which leaves

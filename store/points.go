@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -285,7 +286,7 @@ func (r *Repository) Usage(ctx context.Context) (Usage, error) {
 	u := Usage{RestorePoints: len(points)}
 	for _, p := range points {
 		for _, im := range p.Images {
-			u.LogicalBytes += im.Ref.SizeBytes
+			u.LogicalBytes = sum(u.LogicalBytes, im.Ref.SizeBytes)
 		}
 	}
 	for _, p := range r.idx.Packs() {
@@ -293,4 +294,12 @@ func (r *Repository) Usage(ctx context.Context) (Usage, error) {
 		u.StoredBytes += p.Size
 	}
 	return u, nil
+}
+
+// sum adds sizes. One disk may have the largest size there is, and a few of them more: then it stays at that.
+func sum(a, b int64) int64 {
+	if a > math.MaxInt64-b {
+		return math.MaxInt64
+	}
+	return a + b
 }

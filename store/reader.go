@@ -178,8 +178,7 @@ func (i *ImageReader) Extents(ctx context.Context) iter.Seq2[Extent, error] {
 		var cur Extent
 		stop := false
 		err := i.walk(ctx, func(number, count int64, zero bool, _ *tree.Node) error {
-			off := number * int64(i.head.ChunkBytes)
-			length := min(count*int64(i.head.ChunkBytes), i.head.Size-off)
+			off, length := i.head.Range(number, count)
 			if cur.Length > 0 && cur.Zero == zero {
 				cur.Length += length
 				return nil

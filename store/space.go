@@ -84,7 +84,7 @@ func (r *Repository) space(ctx context.Context) (report SpaceReport, err error) 
 	for i, p := range points {
 		s := PointSpace{ID: p.ID, Series: p.Series}
 		for _, im := range p.Images {
-			s.LogicalBytes += im.Ref.SizeBytes
+			s.LogicalBytes = sum(s.LogicalBytes, im.Ref.SizeBytes)
 		}
 		report.RestorePoints[i] = s
 	}
@@ -112,7 +112,7 @@ func seriesOf(points []PointSpace) (out []SeriesSpace) {
 		}
 		last := &out[len(out)-1]
 		last.RestorePoints++
-		last.LogicalBytes += p.LogicalBytes
+		last.LogicalBytes = sum(last.LogicalBytes, p.LogicalBytes)
 	}
 	return out
 }

@@ -366,7 +366,7 @@ func (w *walker) imageRanges(ctx context.Context, ref ImageRef, l *rangeList) er
 	if err != nil {
 		return err
 	}
-	l.chunk, l.size = int64(head.ChunkBytes), head.Size
+	l.head = head
 	return w.nodeRanges(ctx, head.Top, head.Height-1, 0, l)
 }
 
@@ -403,15 +403,12 @@ func (w *walker) nodeRanges(ctx context.Context, id Hash, level uint8, first int
 
 // rangeList joins what follows each other.
 type rangeList struct {
-	out         TouchedImage
-	chunk, size int64
-	cur         Range
+	out  TouchedImage
+	head tree.Head
+	cur  Range
 }
 
-func (l *rangeList) chunks(first, count int64) {
-	off := first * l.chunk
-	l.add(off, min(count*l.chunk, l.size-off))
-}
+func (l *rangeList) chunks(first, count int64) { l.add(l.head.Range(first, count)) }
 
 func (l *rangeList) add(off, length int64) {
 	if l.cur.Length > 0 && l.cur.Offset+l.cur.Length == off {

@@ -58,10 +58,10 @@ func (r *Repository) Verify(ctx context.Context, id string, progress func(done, 
 
 func (v *verification) point(ctx context.Context, p *point) error {
 	for _, im := range p.Images {
-		v.total += im.Ref.SizeBytes
+		v.total = sum(v.total, im.Ref.SizeBytes)
 	}
 	for _, d := range p.Documents {
-		v.total += d.SizeBytes
+		v.total = sum(v.total, d.SizeBytes)
 	}
 	for i, d := range p.Documents {
 		_, err := v.r.document(ctx, d, p.pieces[i])
@@ -113,7 +113,7 @@ func (v *verification) step(ctx context.Context, name string, off, n int64, err 
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.done += n
+	v.done = sum(v.done, n)
 	if err != nil {
 		if v.first == nil {
 			v.first = fmt.Errorf("%s at offset %d: %w", name, off, err)
@@ -122,7 +122,7 @@ func (v *verification) step(ctx context.Context, name string, off, n int64, err 
 			v.report.Damage = append(v.report.Damage, Damage{Image: name, Offset: off, Length: n, Cause: err.Error()})
 		}
 	} else {
-		v.report.Bytes += n
+		v.report.Bytes = sum(v.report.Bytes, n)
 	}
 	if v.progress != nil {
 		v.progress(v.done, v.total)
@@ -148,39 +148,31 @@ func (v *verification) image(ctx context.Context, im NamedImage) error {
 	return err
 }
 
-// plan asks for all chunks of an image, leaf by leaf, so that a damaged node costs only what lies under it.
+// plan asks for all chunks of an image. A damaged node costs only what lies under it.
 func (v *verification) plan(s *stream, im NamedImage) error {
 	head := s.i.head
-	size := int64(head.ChunkBytes)
-	chunks := tree.Chunks(head.Size, int(size))
 	w, planned := newStreamWindow(s), int64(0)
-	for first := int64(0); first < chunks; first += tree.FanOut {
-		count := min(tree.FanOut, chunks-first)
-		leaf, err := v.r.leaf(s.ctx, head, first/tree.FanOut)
-		if err != nil || leaf == nil {
-			if err := v.step(s.ctx, im.Name, first*size, min(count*size, head.Size-first*size), err); err != nil {
-				return err
-			}
-			continue
+	done := func(first, count int64, err error) error {
+		off, length := head.Range(first, count)
+		return v.step(s.ctx, im.Name, off, length, err)
+	}
+	err := v.r.walk(s.ctx, head, func(number, count int64, zero bool, leaf *tree.Node) error {
+		if zero {
+			return done(number, count, nil)
 		}
-		for n, id := range leaf.Children[:count] {
-			number := first + int64(n)
-			if id.IsZero() {
-				err = v.step(s.ctx, im.Name, number*size, min(size, head.Size-number*size), nil)
-			} else {
-				planned += size
-				err = w.add(id, number)
-			}
-			if err != nil {
+		for n := number; n < number+count; n++ {
+			if err := w.add(leaf.Children[n%tree.FanOut], n); err != nil {
 				return err
 			}
 		}
-		if planned >= streamWindow {
-			if err := w.send(); err != nil {
-				return err
-			}
-			planned = 0
+		if planned += count * int64(head.ChunkBytes); planned < streamWindow {
+			return nil
 		}
+		planned = 0
+		return w.send()
+	}, done)
+	if err != nil {
+		return err
 	}
 	return w.send()
 }

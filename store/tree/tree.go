@@ -113,6 +113,21 @@ func Chunks(size int64, chunkBytes int) int64 {
 	return size/int64(chunkBytes) + min(1, size%int64(chunkBytes))
 }
 
+// Leaves returns how many leaves as many chunks have.
+func Leaves(chunks int64) int64 { return chunks/FanOut + min(1, chunks%FanOut) }
+
+// Range returns which bytes of the disk a run of chunks covers, as far as the disk goes. Neither does it overflow where
+// the last chunk ends behind the largest size there is.
+func (h Head) Range(first, count int64) (off, length int64) {
+	size := int64(h.ChunkBytes)
+	off = first * size
+	length = h.Size - off
+	if count < Chunks(length, int(size)) {
+		length = count * size
+	}
+	return off, length
+}
+
 // Append encodes h.
 func (h Head) Append(dst []byte) []byte {
 	var p [HeadBytes]byte
