@@ -8,7 +8,7 @@ packages="
   gcc libc6-dev pkg-config libvirt-dev
   libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients
   qemu-system-x86 qemu-utils qemu-block-extra ovmf
-  libnbd-bin nbdkit gnutls-bin protobuf-compiler
+  libnbd-bin nbdkit gnutls-bin lvm2 tgt open-iscsi protobuf-compiler
   busybox-static kmod cpio dpkg e2fsprogs dosfstools
   qemu-guest-agent openssh-client openssh-server
   python3 python3-cryptography python3-zstandard mount
