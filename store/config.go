@@ -65,6 +65,9 @@ func Create(ctx context.Context, b blob.Store, k Key, o CreateOptions) error {
 	if !chunk.ValidSize(o.ChunkBytes) {
 		return fault.New(fault.Invalid, "create repository", b.Location(), "chunks of %d bytes; 16, 32, 64, 128 or 256 KiB are possible", o.ChunkBytes)
 	}
+	if err := checkText("create repository", "name of a repository", o.Name, maxSeries); err != nil {
+		return err
+	}
 	if _, err := b.Stat(ctx, configName); err == nil {
 		return fault.New(fault.Exists, "create repository", b.Location(), "there is one already")
 	} else if fault.KindOf(err) != fault.NotFound {

@@ -81,6 +81,9 @@ func (g *ring) find(ctx context.Context, kind, key string) (*wrapping, error) {
 
 // add stores a wrapping and reads it back.
 func (g *ring) add(ctx context.Context, w *wrappingBody) (Wrapping, error) {
+	if err := checkText("add key", "label of a key", w.Label, maxSeries); err != nil {
+		return Wrapping{}, err
+	}
 	old, err := g.find(ctx, w.Kind, w.Key)
 	if err != nil {
 		return Wrapping{}, err

@@ -70,7 +70,10 @@ func (r *Repository) Begin(ctx context.Context, o SessionOptions) (*Session, err
 	if o.Series == "" {
 		return nil, fault.New(fault.Invalid, "begin session", "", "it names no series")
 	}
-	if err := checkText("begin session", "series", o.Series); err != nil {
+	if err := checkText("begin session", "name of a series", o.Series, maxSeries); err != nil {
+		return nil, err
+	}
+	if err := checkText("begin session", "name of a writer", o.Writer, maxSeries); err != nil {
 		return nil, err
 	}
 	id := strings.ToLower(ulid.MustNew(ulid.Timestamp(time.Now()), rand.Reader).String())
