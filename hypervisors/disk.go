@@ -52,7 +52,8 @@ type Transport string
 
 // The transports there are code for.
 const (
-	TransportNBD Transport = "nbd"
+	TransportNBD    Transport = "nbd"    // over the network
+	TransportHotadd Transport = "hotadd" // a disk hot-plugged into the mover's VM
 )
 
 // Export tells a mover where to open one disk, for reading or for writing. It can be sent over the wire.
@@ -67,6 +68,10 @@ type Export struct {
 	DirtyContext string `json:"dirty_context,omitempty"`
 	SizeBytes    int64  `json:"size_bytes"`
 	Writable     bool   `json:"writable,omitempty"`
+	// Serial is the serial number of a hot-plugged disk, by which alone the mover finds it.
+	Serial string `json:"serial,omitempty"`
+	// Extents are known to the manager where the transport itself cannot tell them; empty means all is data.
+	Extents ExtentMap `json:"extents,omitempty"`
 }
 
 // TLS holds what a client needs to speak TLS with an export: PEM files' paths on the mover's host.

@@ -16,6 +16,7 @@ type Driver interface {
 	Inventory
 	Freezer
 	Restorer
+	Attacher
 	PowerSwitch
 	Cleaner
 	// Capabilities is cheap and constant for a connection. What it promises works, what it denies answers

@@ -51,6 +51,11 @@ func (u Unsupported) BeginRestore(context.Context, RestoreRequest) (Restoring, e
 	return nil, u.no("restore VM")
 }
 
+// Attach is not supported.
+func (u Unsupported) Attach(context.Context, AttachRequest) (Attached, error) {
+	return nil, u.no("attach disk to mover")
+}
+
 // Start is not supported.
 func (u Unsupported) Start(context.Context, string) error { return u.no("start VM") }
 
