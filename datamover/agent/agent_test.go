@@ -17,6 +17,7 @@ import (
 	"github.com/cairn-backup/cairn/datamover/agent"
 	"github.com/cairn-backup/cairn/datamover/nbd/nbdtest"
 	"github.com/cairn-backup/cairn/datamover/transfer"
+	nbdtransport "github.com/cairn-backup/cairn/datamover/transport/nbd"
 	"github.com/cairn-backup/cairn/hypervisors"
 	"github.com/cairn-backup/cairn/internal/fault"
 	"github.com/cairn-backup/cairn/store"
@@ -70,8 +71,7 @@ func newBench(t *testing.T) *bench {
 		}
 		return b.access, nil
 	})
-	b.mover.Transport.Backoff = time.Millisecond
-	b.mover.Transport.Attempts = 3
+	b.mover.Transports[hypervisors.TransportNBD] = nbdtransport.Options{Backoff: time.Millisecond, Attempts: 3}
 	return b
 }
 
@@ -227,7 +227,8 @@ func TestTasksCanBeSent(t *testing.T) {
 		ID: "tr_1", Disk: "vda", Ticket: "t", Parent: &store.ImageRef{SizeBytes: 5, Root: store.Hash{1, 2}}, Limit: 7,
 		Export: hypervisors.Export{
 			Transport: hypervisors.TransportNBD, Network: "tcp", Address: "h:1", Name: "d", DirtyContext: "qemu:dirty-bitmap:b", SizeBytes: 5,
-			TLS: &hypervisors.TLS{CAFile: "a", CertFile: "b", KeyFile: "c", ServerName: "d"},
+			TLS:    &hypervisors.TLS{CAFile: "a", CertFile: "b", KeyFile: "c", ServerName: "d"},
+			Serial: "cairn-1", Extents: hypervisors.ExtentMap{1, 16, 0},
 		},
 	}
 	b, err := json.Marshal(task)

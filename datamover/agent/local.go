@@ -12,18 +12,27 @@ import (
 	"github.com/cairn-backup/cairn/store"
 )
 
+// Opener opens the exports of one transport; the options of each package below datamover/transport are one.
+type Opener interface {
+	// OpenSource opens a frozen disk, OpenTarget a new one. ctx bounds the opening only; Close makes calls under way
+	// return.
+	OpenSource(ctx context.Context, e hypervisors.Export) (hypervisors.FrozenDisk, error)
+	OpenTarget(ctx context.Context, e hypervisors.Export) (hypervisors.TargetDisk, error)
+}
+
 // Local is a mover in this process. Its fields may be set before the first task.
 type Local struct {
-	Transport nbdtransport.Options
-	Workers   int // see transfer.Options
-	Log       *slog.Logger
+	// Transports are the ways to disks that this mover has.
+	Transports map[hypervisors.Transport]Opener
+	Workers    int // see transfer.Options
+	Log        *slog.Logger
 
 	resolve func(ctx context.Context, ticket string) (Access, error)
 }
 
-// NewLocal makes a mover that asks resolve what a ticket allows. resolve refuses tickets it does not know.
+// NewLocal makes a mover that has NBD and asks resolve what a ticket allows. resolve refuses tickets it does not know.
 func NewLocal(resolve func(ctx context.Context, ticket string) (Access, error)) *Local {
-	return &Local{resolve: resolve}
+	return &Local{Transports: map[hypervisors.Transport]Opener{hypervisors.TransportNBD: nbdtransport.Options{}}, resolve: resolve}
 }
 
 var _ Mover = (*Local)(nil)
@@ -38,13 +47,14 @@ func (l *Local) Backup(ctx context.Context, task BackupTask, progress func(trans
 	if access.Session == nil {
 		return BackupResult{}, fault.New(fault.Denied, "back up disk", task.Disk, "the ticket does not allow writing")
 	}
-	if err := known(task.Export); err != nil {
+	transport, err := l.transport(task.Export)
+	if err != nil {
 		return BackupResult{}, err
 	}
 	if task.Parent == nil { // nothing could stand for what is unchanged
 		task.Export.DirtyContext = ""
 	}
-	disk, err := l.Transport.OpenSource(ctx, task.Export)
+	disk, err := transport.OpenSource(ctx, task.Export)
 	if err != nil {
 		return BackupResult{}, fault.Context("back up disk", task.Disk, err)
 	}
@@ -54,7 +64,9 @@ func (l *Local) Backup(ctx context.Context, task BackupTask, progress func(trans
 		return BackupResult{}, fault.Context("back up disk", task.Disk, err)
 	}
 	l.started("backup of disk started", task.ID, task.Disk, disk.Size())
-	out, err := transfer.Backup(ctx, disk, w, l.options(task.Limit, progress))
+	o := l.options(task.Limit, progress)
+	o.FullRead = task.Parent == nil
+	out, err := transfer.Backup(ctx, disk, w, o)
 	res := BackupResult{Result: out}
 	if err == nil {
 		res.Image, err = w.Finish(ctx)
@@ -76,7 +88,8 @@ func (l *Local) Restore(ctx context.Context, task RestoreTask, progress func(tra
 	if access.Repository == nil {
 		return RestoreResult{}, fault.New(fault.Denied, "restore disk", task.Disk, "the ticket does not allow reading")
 	}
-	if err := known(task.Export); err != nil {
+	transport, err := l.transport(task.Export)
+	if err != nil {
 		return RestoreResult{}, err
 	}
 	image, err := access.Repository.OpenImage(ctx, task.Image)
@@ -84,7 +97,7 @@ func (l *Local) Restore(ctx context.Context, task RestoreTask, progress func(tra
 		return RestoreResult{}, fault.Context("restore disk", task.Disk, err)
 	}
 	defer func() { _ = image.Close() }()
-	disk, err := l.Transport.OpenTarget(ctx, task.Export)
+	disk, err := transport.OpenTarget(ctx, task.Export)
 	if err != nil {
 		return RestoreResult{}, fault.Context("restore disk", task.Disk, err)
 	}
@@ -94,7 +107,7 @@ func (l *Local) Restore(ctx context.Context, task RestoreTask, progress func(tra
 	o.SeedZero = task.SeedZero
 	if task.Verify {
 		o.VerifyTarget = func(ctx context.Context) (hypervisors.FrozenDisk, error) {
-			return l.Transport.OpenSource(ctx, task.Export)
+			return transport.OpenSource(ctx, task.Export)
 		}
 	}
 	out, err := transfer.Restore(ctx, image, disk, o)
@@ -122,10 +135,10 @@ func closeWith(ctx context.Context, disk interface{ Close() error }) func() {
 	}
 }
 
-// known refuses exports this mover has no transport for.
-func known(e hypervisors.Export) error {
-	if e.Transport == hypervisors.TransportNBD {
-		return nil
+// transport refuses exports that this mover has no transport for.
+func (l *Local) transport(e hypervisors.Export) (Opener, error) {
+	if t := l.Transports[e.Transport]; t != nil {
+		return t, nil
 	}
-	return fault.New(fault.Unsupported, "open export", e.Name, "this mover has no transport %q", e.Transport)
+	return nil, fault.New(fault.Unsupported, "open export", e.Name, "this mover has no transport %q", e.Transport)
 }
