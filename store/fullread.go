@@ -82,20 +82,20 @@ func (r *Repository) NeedsFullRead(ctx context.Context, parent ImageRef) (bool, 
 	return false, "", nil
 }
 
-// unindexed returns the packs that are there but cannot be read at all, and why. Packs of running sessions are not
-// among them.
+// unindexed returns the packs that are there but cannot be read at all, and why. Packs that are being written are not
+// among them. Those that a session relies on may be: it cannot publish any more.
 func (r *Repository) unindexed(ctx context.Context) (map[seal.ID]error, error) {
 	there, err := r.listPacks(ctx)
 	if err != nil {
 		return nil, err
 	}
-	pinned := r.pinned()
+	writing := r.writing()
 	out := map[seal.ID]error{}
 	for id, size := range there {
 		if _, ok := r.idx.Pack(id); ok {
 			continue
 		}
-		if _, ours := pinned[id]; ours {
+		if writing[id] {
 			continue
 		}
 		_, err := r.openPack(ctx, id, size)
@@ -108,4 +108,19 @@ func (r *Repository) unindexed(ctx context.Context) (map[seal.ID]error, error) {
 		}
 	}
 	return out, nil
+}
+
+// writing returns the packs that sessions have not made durable yet.
+func (r *Repository) writing() map[seal.ID]bool {
+	out := map[seal.ID]bool{}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for s := range r.sessions {
+		s.mu.Lock()
+		for p := range s.all {
+			out[p.w.ID()] = true
+		}
+		s.mu.Unlock()
+	}
+	return out
 }

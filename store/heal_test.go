@@ -299,3 +299,39 @@ func TestHiddenDamageIsFoundByTheNextBackup(t *testing.T) {
 	g.mustHold(g.publish(s, ref), disk)
 	g.mustHold(old, disk)
 }
+
+// A pack that is cut short and needed by no restore point goes to quarantine also while a session relies on it, which
+// then cannot publish. Before, Heal did not mention it, and it stayed a problem of every check.
+func TestHealClearsAwayWhatASessionReliesOn(t *testing.T) {
+	g := newRig(t)
+	ctx := t.Context()
+	disk := healDisk()
+	if err := g.repo.Prune(ctx, g.backup(disk, nil, nil).ID); err != nil {
+		t.Fatal(err)
+	}
+	packs := g.files("packs")
+	s := g.begin()
+	ref, stats := g.write(s, disk, nil, nil)
+	if stats.ChunksNew > 0 {
+		t.Fatalf("the session does not rely on the packs: %+v", stats)
+	}
+	for _, name := range packs {
+		if err := os.Truncate(name, 3000); err != nil {
+			t.Fatal(err)
+		}
+	}
+	report, err := g.repo.Heal(ctx, HealOptions{})
+	if err != nil || len(report.Quarantined) != len(packs) || len(report.Damage) != len(packs) {
+		t.Errorf("Heal = %+v, %v; want %d packs in quarantine", report, err, len(packs))
+	}
+	if _, err := s.Publish(ctx, Manifest{Images: []NamedImage{{Name: "vda", Ref: ref}}}); fault.KindOf(err) != fault.Corrupt {
+		t.Errorf("publish on packs that are gone: %v", err)
+	}
+	if err := s.Abort(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if report, err := g.repo.Check(ctx); err != nil || len(report.Problems) > 0 {
+		t.Errorf("Check = %+v, %v", report, err)
+	}
+	g.mustHold(g.backup(disk, nil, nil), disk)
+}
