@@ -135,3 +135,15 @@ func (r *Repository) fence(ctx context.Context) error {
 	}
 	return nil
 }
+
+// overtaken returns err, or, if somebody else has become the owner since, the error that says so: the new owner has put
+// in order what this one was at, so that whatever fails after that fails for this reason.
+func (r *Repository) overtaken(ctx context.Context, err error) error {
+	if fault.KindOf(err) == fault.Conflict {
+		return err
+	}
+	if now := r.fence(ctx); now != nil && fault.KindOf(now) == fault.Conflict {
+		return now
+	}
+	return err
+}

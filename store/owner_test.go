@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -73,6 +75,68 @@ func TestFencedOwnerChangesNothing(t *testing.T) {
 		t.Errorf("collect: %v, want conflict", err)
 	}
 	g.mustPoints(p)
+}
+
+// The next owner removes the unfinished files of the one before: what that one fails with is that it was overtaken.
+func TestOvertakenOwnerIsTold(t *testing.T) {
+	for name, work := range map[string]func(g *rig, s *Session, w *ImageWriter) error{
+		"publish": func(g *rig, s *Session, w *ImageWriter) error {
+			ref, err := w.Finish(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			g.takeOver()
+			_, err = s.Publish(t.Context(), Manifest{Images: []NamedImage{{Name: "a", Ref: ref}}})
+			return err
+		},
+		"write": func(g *rig, _ *Session, w *ImageWriter) error {
+			g.takeOver()
+			p := make([]byte, 8*testChunk)
+			fill(rand.New(rand.NewPCG(5, 5)), p)
+			return w.Write(t.Context(), 8*testChunk, p)
+		},
+	} {
+		g, _ := smallRig(t)
+		g.repo.o.packBytes = 6 * testChunk
+		s := g.begin()
+		w, err := s.NewImage(t.Context(), ImageOptions{SizeBytes: 16 * testChunk})
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := make([]byte, 4*testChunk)
+		fill(rand.New(rand.NewPCG(5, 4)), p)
+		if err := w.Write(t.Context(), 0, p); err != nil {
+			t.Fatal(err)
+		}
+		err = work(g, s, w)
+		if err == nil || fault.KindOf(err) != fault.Conflict {
+			t.Errorf("%s of an overtaken owner: %v, want conflict", name, err)
+			continue
+		}
+		if meaning, _ := fault.Explanation(err); !strings.Contains(meaning, "taken") {
+			t.Errorf("%s: %v, %q", name, err, meaning)
+		}
+	}
+}
+
+// takeOver lets another owner open the repository and end, as over a network file system whose locks do not work.
+func (g *rig) takeOver() {
+	g.t.Helper()
+	if err := os.Remove(filepath.Join(g.dir, "lock")); err != nil {
+		g.t.Fatal(err)
+	}
+	b, err := file.Open(g.dir)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	defer b.Close()
+	r, err := Open(g.t.Context(), b, g.key, Options{})
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	if err := r.Close(); err != nil {
+		g.t.Fatal(err)
+	}
 }
 
 func (g *rig) mustPoints(want ...RestorePoint) {

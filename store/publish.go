@@ -28,6 +28,7 @@ func (s *Session) Publish(ctx context.Context, m Manifest) (RestorePoint, error)
 	}
 	p, err := s.publish(ctx, m)
 	if err != nil {
+		err = s.r.overtaken(ctx, err)
 		return RestorePoint{}, fault.Context("publish restore point", s.o.Series, s.fail(err))
 	}
 	s.over = true

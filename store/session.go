@@ -256,7 +256,7 @@ func (s *Session) giveBack(ctx context.Context, kind pack.Kind, p *filling) erro
 func (s *Session) finishPack(ctx context.Context, p *filling) (*pack.Directory, error) {
 	d, err := p.w.Finish(ctx)
 	if err != nil {
-		return nil, fault.Context("write pack", pack.Name(p.w.ID()), err)
+		return nil, fault.Context("write pack", pack.Name(p.w.ID()), s.r.overtaken(ctx, err))
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
