@@ -31,8 +31,17 @@ type FrozenDisk interface {
 	// Extents yields ranges in ascending order that cover the disk from 0 to Size without gap or overlap. After an
 	// error it stops: what came before is true, the rest unknown.
 	Extents(ctx context.Context) iter.Seq2[Extent, error]
+	// Confirm says after the last read whether what was read was the disk at its instant: a transport that reads behind
+	// the platform's back can tell only then. Nothing read counts before it. May be repeated.
+	Confirm(ctx context.Context) error
 	io.Closer
 }
+
+// Settled is embedded by frozen disks that the platform itself keeps from changing while they are open.
+type Settled struct{}
+
+// Confirm implements FrozenDisk.
+func (Settled) Confirm(context.Context) error { return nil }
 
 // TargetDisk is a new disk, open for writing; it reads as zeros at first. Its methods may be called from several
 // goroutines for ranges that do not overlap.
@@ -54,6 +63,7 @@ type Transport string
 const (
 	TransportNBD    Transport = "nbd"    // over the network
 	TransportHotadd Transport = "hotadd" // a disk hot-plugged into the mover's VM
+	TransportSAN    Transport = "san"    // the platform's LUNs, attached to the mover
 )
 
 // Export tells a mover where to open one disk, for reading or for writing. It can be sent over the wire.
@@ -72,6 +82,8 @@ type Export struct {
 	Serial string `json:"serial,omitempty"`
 	// Extents are known to the manager where the transport itself cannot tell them; empty means all is data.
 	Extents ExtentMap `json:"extents,omitempty"`
+	// SAN says where the disk lies, for a mover that reads it from the platform's LUNs.
+	SAN *SAN `json:"san,omitempty"`
 }
 
 // TLS holds what a client needs to speak TLS with an export: PEM files' paths on the mover's host.

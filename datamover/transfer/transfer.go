@@ -97,7 +97,7 @@ type Progress struct {
 }
 
 // Backup reads what src says is data and writes it to dst. On success dst has been given every range of the disk that
-// is not unchanged. When ctx ends it returns as soon as the calls of src and dst under way return; those of src have
+// is not unchanged, and src has confirmed what was read. When ctx ends it returns as soon as the calls of src and dst under way return; those of src have
 // no ctx, so its owner should close it then.
 func Backup(ctx context.Context, src hypervisors.FrozenDisk, dst ImageSink, o Options) (Result, error) {
 	chunk := int64(dst.ChunkBytes())
@@ -116,7 +116,11 @@ func Backup(ctx context.Context, src hypervisors.FrozenDisk, dst ImageSink, o Op
 		},
 		zero: dst.Zero,
 	}
-	return m.run(ctx, &p)
+	res, err := m.run(ctx, &p)
+	if err == nil {
+		err = src.Confirm(ctx)
+	}
+	return res, err
 }
 
 // Restore writes an image to a new disk and flushes it. The disk may be larger than the image.

@@ -315,6 +315,23 @@ func TestReadBackNoticesALostWrite(t *testing.T) {
 // memoryDisk is a disk in this process, frozen and target at once.
 type memoryDisk struct{ *nbd.Memory }
 
+func (memoryDisk) Confirm(context.Context) error { return nil }
+
+// changed is a disk that was written to while it was read.
+type changed struct{ memoryDisk }
+
+func (changed) Confirm(context.Context) error {
+	return fault.New(fault.Transient, "confirm", "", "it has changed")
+}
+
+func TestUnconfirmedDiskFailsTheBackup(t *testing.T) {
+	sink := newPlane(16 * mib)
+	res, err := transfer.Backup(t.Context(), changed{memoryDisk{nbd.NewMemory(16*mib, nil)}}, sink, transfer.Options{})
+	if fault.KindOf(err) != fault.Transient || res.BytesRead+res.BytesSkipped != 16*mib {
+		t.Errorf("backup of a disk that has changed: %+v, %v", res, err)
+	}
+}
+
 func (memoryDisk) Close() error { return nil }
 
 func (m memoryDisk) Extents(ctx context.Context) iter.Seq2[hypervisors.Extent, error] {

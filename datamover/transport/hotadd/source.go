@@ -25,6 +25,7 @@ func (o Options) OpenSource(ctx context.Context, e hypervisors.Export) (hypervis
 
 // source is a frozen disk.
 type source struct {
+	hypervisors.Settled
 	*device
 	extents hypervisors.ExtentMap
 }

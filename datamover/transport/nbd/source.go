@@ -50,6 +50,7 @@ func (o Options) openSource(ctx context.Context, e hypervisors.Export) (*source,
 
 // source is a frozen disk behind an NBD export.
 type source struct {
+	hypervisors.Settled
 	link       *link
 	dirty      string
 	allocation bool

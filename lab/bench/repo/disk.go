@@ -14,6 +14,7 @@ import (
 // frozen is a raw image as a platform would export it: holes are zero, and with a record of changes, what is not in
 // it is unchanged.
 type frozen struct {
+	hypervisors.Settled
 	*os.File
 	size    int64
 	changes *images.Changes
