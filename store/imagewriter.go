@@ -2,12 +2,11 @@ package store
 
 import (
 	"context"
-	"math/bits"
 	"sync"
 	"sync/atomic"
 
 	"github.com/cairn-backup/cairn/internal/fault"
-	"github.com/cairn-backup/cairn/store/chunk"
+	"github.com/cairn-backup/cairn/store/carry"
 	"github.com/cairn-backup/cairn/store/pack"
 	"github.com/cairn-backup/cairn/store/tree"
 )
@@ -19,6 +18,7 @@ type ImageWriter struct {
 	size   int64
 	chunks int64
 	parent *tree.Head
+	carry  *carry.Writer
 
 	maxDirty int
 	spilling sync.Mutex
@@ -27,7 +27,6 @@ type ImageWriter struct {
 	leaves   map[int64]*leaf
 	done     map[int64]Hash // leaves stored already
 	tick     uint64
-	partial  []*frame
 	finished bool
 
 	written, zero, fresh, stored, given, new, refs atomic.Int64
@@ -46,6 +45,10 @@ func (s *Session) NewImage(ctx context.Context, o ImageOptions) (*ImageWriter, e
 		s: s, size: o.SizeBytes, chunks: tree.Chunks(o.SizeBytes, s.r.config.ChunkBytes),
 		maxDirty: maxDirtyLeaves, leaves: map[int64]*leaf{}, done: map[int64]Hash{},
 	}
+	// Chunks are decided about one by one: asking costs nothing here, and what was hashed is in the cache still.
+	w.carry = carry.New(carry.Options{
+		Hasher: s.r.hasher, ChunkBytes: s.r.config.ChunkBytes, FrameBytes: frameTarget, Group: 1, Store: w.storeFrame,
+	})
 	if o.Parent == nil {
 		return w, nil
 	}
@@ -120,66 +123,19 @@ func (w *ImageWriter) Write(ctx context.Context, off int64, p []byte) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	b := &batch{w: w, ctx: ctx, src: p}
-	defer b.putBack()
-	size := w.ChunkBytes()
-	for at := 0; at < len(p); at += size {
-		c, from := p[at:min(at+size, len(p))], at
-		if len(c) < size {
-			c, from = append(make([]byte, 0, size), c...)[:size], -1 // the tail of the image, filled up with zeros
-		}
-		if err := w.writeChunk(b, (off+int64(at))/int64(size), c, from); err != nil {
-			return w.s.fail(err)
-		}
-	}
-	if err := b.flushRun(); err != nil {
+	if err := w.carry.Write(ctx, &local{w: w}, off/int64(w.ChunkBytes()), p); err != nil {
 		return w.s.fail(err)
 	}
 	w.written.Add(int64(len(p)))
 	return nil
 }
 
-// writeChunk decides what is to be stored of a chunk, which lies at offset at of what the batch was given.
-func (w *ImageWriter) writeChunk(b *batch, number int64, p []byte, at int) error {
-	if chunk.IsZero(p) {
-		w.zero.Add(int64(len(p)))
-		return w.setLeaf(b.ctx, number, Hash{})
-	}
-	w.given.Add(1)
-	id := w.s.r.hasher.Chunk(p)
-	parent, err := w.parentChunk(b.ctx, number)
-	if err != nil {
-		return err
-	}
-	known := parent == id && !w.s.r.idx.AnySuspect() // the parent is kept for the session's life
-	if !known {
-		if known, err = w.s.has(b.ctx, &b.trail, id); err != nil {
-			return err
-		}
-	}
-	if !known && w.s.claim(id) {
-		prints := b.prints(w.s.r.blocks)
-		zeros := w.s.r.hasher.Prints(p, prints)
-		e := pack.Entry{Type: pack.Chunk, ID: id, Zeros: zeros, Present: w.s.r.allBlocks() &^ zeros}
-		if err := w.refer(b.ctx, &e, prints, parent); err != nil {
-			return err
-		}
-		n := bits.OnesCount64(e.Present) * chunk.BlockBytes
-		e.Length = uint32(n)
-		w.new.Add(1)
-		w.fresh.Add(int64(n))
-		if len(e.Refs) > 0 {
-			w.refs.Add(1)
-		}
-		if err := b.add(e, prints, p, at); err != nil {
-			return err
-		}
-	}
-	return w.setLeaf(b.ctx, number, id)
+// storeFrame is what the writer's frames are given to.
+func (w *ImageWriter) storeFrame(ctx context.Context, plain []byte, items []pack.Item) error {
+	n, err := w.s.storeFrame(ctx, pack.Data, &frame{plain, items})
+	w.stored.Add(int64(n))
+	return err
 }
-
-// allBlocks is the bitmap of all blocks of a chunk.
-func (r *Repository) allBlocks() uint64 { return ^uint64(0) >> (64 - r.blocks) }
 
 // Zero says that a range is all zeros. It costs next to nothing however long the range is.
 func (w *ImageWriter) Zero(ctx context.Context, off, n int64) error {
@@ -235,18 +191,9 @@ func (w *ImageWriter) finish(ctx context.Context) (ImageRef, error) {
 	}
 	w.mu.Lock()
 	w.finished = true
-	partial := w.partial
-	w.partial = nil
 	w.mu.Unlock()
-	for _, f := range partial {
-		if len(f.plain) == 0 && len(f.items) == 0 {
-			continue
-		}
-		n, err := w.s.storeFrame(ctx, pack.Data, f)
-		if err != nil {
-			return ImageRef{}, err
-		}
-		w.stored.Add(int64(n))
+	if err := w.carry.Flush(ctx); err != nil {
+		return ImageRef{}, err
 	}
 	fault.Point("store.image.data-stored")
 	top, err := w.buildTree(ctx)

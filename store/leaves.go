@@ -226,9 +226,7 @@ func (w *ImageWriter) trimTail(ctx context.Context) error {
 		return err
 	}
 	clear(p[w.size%size:])
-	b := &batch{w: w, ctx: ctx}
-	defer b.putBack()
-	return w.writeChunk(b, last, p, -1)
+	return w.carry.Write(ctx, &local{w: w}, last, p)
 }
 
 // buildTree stores the leaves that are left and the nodes above all changed ones, and returns the top.

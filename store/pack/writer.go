@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"math/bits"
 	"sync"
 
 	"github.com/zeebo/blake3"
@@ -18,6 +19,9 @@ type Item struct {
 	Entry
 	Prints []chunk.Fingerprint
 }
+
+// SetLength makes Length that of the blocks that are present. It is for chunks.
+func (e *Entry) SetLength() { e.Length = uint32(bits.OnesCount64(e.Present) * chunk.BlockBytes) }
 
 // Writer writes one pack. AddFrame may be called from several goroutines: compressing and sealing happen in the
 // caller's, only the append is one at a time.

@@ -1,0 +1,90 @@
+package store
+
+import (
+	"context"
+	"math/bits"
+
+	"github.com/cairn-backup/cairn/store/carry"
+	"github.com/cairn-backup/cairn/store/chunk"
+)
+
+// local decides about the chunks of one Write in this process: what is given to it is stored before the session ends,
+// or the session fails.
+type local struct {
+	w     *ImageWriter
+	trail trail
+	last  parentOf
+}
+
+// parentOf is the parent's chunk at a place.
+type parentOf struct {
+	number int64
+	id     Hash
+}
+
+// Look implements carry.Decider.
+func (d *local) Look(ctx context.Context, chunks []carry.Chunk) error {
+	for i := range chunks {
+		c := &chunks[i]
+		if c.ID.IsZero() {
+			d.w.zero.Add(int64(d.w.ChunkBytes()))
+		} else {
+			d.w.given.Add(1)
+			known, err := d.w.known(ctx, &d.trail, c, &d.last)
+			if err != nil {
+				return err
+			}
+			c.Store = !known && d.w.s.claim(c.ID)
+		}
+		if err := d.w.setLeaf(ctx, c.Number, c.ID); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Place implements carry.Decider.
+func (d *local) Place(ctx context.Context, placings []carry.Placing) error {
+	for i := range placings {
+		if err := d.w.place(ctx, &placings[i], d.last); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// known reports whether the content of a chunk is stored, and if so makes sure that it stays.
+func (w *ImageWriter) known(ctx context.Context, t *trail, c *carry.Chunk, last *parentOf) (bool, error) {
+	parent, err := w.parentChunk(ctx, c.Number)
+	if err != nil {
+		return false, err
+	}
+	*last = parentOf{c.Number, parent}
+	if parent == c.ID && !w.s.r.idx.AnySuspect() { // the parent is kept for the session's life
+		return true, nil
+	}
+	return w.s.has(ctx, t, c.ID)
+}
+
+// place decides how a new chunk is stored; last is where its parent is looked for first.
+func (w *ImageWriter) place(ctx context.Context, p *carry.Placing, last parentOf) (err error) {
+	if last.number != p.Number {
+		if last.id, err = w.parentChunk(ctx, p.Number); err != nil {
+			return err
+		}
+	}
+	if err := w.refer(ctx, &p.Entry, p.Prints, last.id); err != nil {
+		return err
+	}
+	w.new.Add(1)
+	w.fresh.Add(int64(bits.OnesCount64(p.Present) * chunk.BlockBytes))
+	if len(p.Refs) > 0 {
+		w.refs.Add(1)
+	}
+	return nil
+}
+
+var _ carry.Decider = (*local)(nil)
+
+// allBlocks is the bitmap of all blocks of a chunk.
+func (r *Repository) allBlocks() uint64 { return ^uint64(0) >> (64 - r.blocks) }
