@@ -15,6 +15,8 @@ import (
 // A failed call is final for the whole session.
 type ImageWriter struct {
 	s      *Session
+	o      ImageOptions
+	key    string
 	size   int64
 	chunks int64
 	parent *tree.Head
@@ -28,6 +30,12 @@ type ImageWriter struct {
 	done     map[int64]Hash // leaves stored already
 	tick     uint64
 	finished bool
+	ref      *ImageRef // once it is finished
+
+	// Of an image whose content is carried by another process.
+	carrier *Carrier
+	there   []uint64           // bitmap of chunks that are in the image, durably
+	owed    map[int64]struct{} // chunks that a carrier before was asked for and did not deliver
 
 	written, zero, fresh, stored, given, new, refs atomic.Int64
 }
@@ -42,12 +50,12 @@ func (s *Session) NewImage(ctx context.Context, o ImageOptions) (*ImageWriter, e
 		return nil, fault.New(fault.Invalid, "begin image", s.o.Series, "a size of %d bytes", o.SizeBytes)
 	}
 	w := &ImageWriter{
-		s: s, size: o.SizeBytes, chunks: tree.Chunks(o.SizeBytes, s.r.config.ChunkBytes),
+		s: s, o: o, size: o.SizeBytes, chunks: tree.Chunks(o.SizeBytes, s.r.config.ChunkBytes),
 		maxDirty: maxDirtyLeaves, leaves: map[int64]*leaf{}, done: map[int64]Hash{},
 	}
 	// Chunks are decided about one by one: asking costs nothing here, and what was hashed is in the cache still.
 	w.carry = carry.New(carry.Options{
-		Hasher: s.r.hasher, ChunkBytes: s.r.config.ChunkBytes, FrameBytes: frameTarget, Group: 1, Store: w.storeFrame,
+		Hasher: s.r.hasher.Content, ChunkBytes: s.r.config.ChunkBytes, FrameBytes: frameTarget, Group: 1, Store: w.storeFrame,
 	})
 	if o.Parent == nil {
 		return w, nil
@@ -146,6 +154,11 @@ func (w *ImageWriter) Zero(ctx context.Context, off, n int64) error {
 		return err
 	}
 	defer w.s.leave()
+	return w.zeroRange(ctx, off, n)
+}
+
+// zeroRange is Zero for a range that is in the image.
+func (w *ImageWriter) zeroRange(ctx context.Context, off, n int64) error {
 	size := int64(w.ChunkBytes())
 	last := tree.Chunks(off+n, int(size))
 	for number := off / size; number < last; {
@@ -208,6 +221,8 @@ func (w *ImageWriter) finish(ctx context.Context) (ImageRef, error) {
 	}
 	w.s.mu.Lock()
 	defer w.s.mu.Unlock()
-	w.s.finished[ImageRef{root, w.size}] = struct{}{}
-	return ImageRef{Root: root, SizeBytes: w.size}, nil
+	ref := ImageRef{Root: root, SizeBytes: w.size}
+	w.s.finished[ref] = struct{}{}
+	w.ref = &ref
+	return ref, nil
 }

@@ -32,6 +32,9 @@ func (s *Session) Publish(ctx context.Context, m Manifest) (RestorePoint, error)
 		return RestorePoint{}, fault.Context("publish restore point", s.o.Series, s.fail(err))
 	}
 	s.over = true
+	if err := s.endCarriers(ctx); err != nil {
+		s.r.log.Warn("unfinished packs are left to the next open", "err", err)
+	}
 	if err := s.end(context.WithoutCancel(ctx)); err != nil {
 		s.r.log.Warn("lease is left to the next open", "lease", s.lease, "err", err)
 	}

@@ -39,6 +39,9 @@ type Session struct {
 	images   map[ImageRef]struct{}  // stored images relied on
 	finished map[ImageRef]struct{}  // images written in this session
 	metaBufs []*frame
+	carriers map[*Carrier]struct{}
+	keying   sync.Mutex
+	keyed    map[string]*ImageWriter // images that were begun with a key
 
 	near near
 }
@@ -88,6 +91,7 @@ func (r *Repository) Begin(ctx context.Context, o SessionOptions) (*Session, err
 	s := &Session{
 		r: r, o: o, lease: leaseFolder + id, packs: map[pack.Kind]*filling{}, all: map[*filling]struct{}{},
 		pending: map[Hash]struct{}{}, pins: map[seal.ID]bool{}, images: map[ImageRef]struct{}{}, finished: map[ImageRef]struct{}{},
+		carriers: map[*Carrier]struct{}{}, keyed: map[string]*ImageWriter{},
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -393,6 +397,7 @@ func (s *Session) Abort(ctx context.Context) error {
 	for p := range s.all {
 		errs = append(errs, p.w.Abort())
 	}
+	errs = append(errs, s.endCarriers(ctx))
 	fault.Point("store.abort.packs-removed")
 	// A finished pack that no index names would be found at the next open only.
 	for _, d := range s.written {
@@ -403,6 +408,15 @@ func (s *Session) Abort(ctx context.Context) error {
 		return fault.Context("abort session", s.o.Series, err)
 	}
 	return nil
+}
+
+// endCarriers ends what other processes may do in the session, which nobody is in any more.
+func (s *Session) endCarriers(ctx context.Context) error {
+	var errs []error
+	for c := range s.carriers {
+		errs = append(errs, c.end(ctx))
+	}
+	return errors.Join(errs...)
 }
 
 // end takes the session off the books. Its pins end here.

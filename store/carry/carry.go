@@ -45,7 +45,7 @@ type Writer struct {
 
 // Options of a Writer.
 type Options struct {
-	Hasher     *chunk.Hasher
+	Hasher     *chunk.Content
 	ChunkBytes int
 	FrameBytes int // plaintext that a frame is filled up to
 	Group      int // chunks asked about at once; 0 is all of a Write

@@ -5,6 +5,8 @@ import (
 	"crypto/aes"
 	"crypto/cipher"
 	"fmt"
+	"io"
+	"log/slog"
 	"math/bits"
 	"sync"
 
@@ -33,36 +35,67 @@ var zeroChunk [MaxBytes]byte
 // IsZero reports whether p, at most MaxBytes long, is all zeros.
 func IsZero(p []byte) bool { return bytes.Equal(p, zeroChunk[:len(p)]) }
 
-// Hasher computes the keyed hashes of one repository. It may be used from several goroutines.
-type Hasher struct {
-	sets  sync.Pool
-	gmac  cipher.AEAD // with a nonce that never changes: a universal hash, not to be shown before it is masked
-	mask  cipher.Block
-	nonce [12]byte
+// Keys are what the content of disks is hashed with. Who has them can test whether the repository has a content that he
+// has himself; they open nothing.
+type Keys struct{ Chunk, Fingerprint, Mask [32]byte }
+
+// Format keeps the keys out of messages, whatever the verb.
+func (k Keys) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "hash keys [redacted]") }
+
+// LogValue keeps the keys out of logs.
+func (k Keys) LogValue() slog.Value { return slog.StringValue("[redacted]") }
+
+// NewKeys derives the keys from the repository's id key.
+func NewKeys(idKey [32]byte) (k Keys) {
+	derive(idKey, "chunk", k.Chunk[:])
+	derive(idKey, "fingerprint", k.Fingerprint[:])
+	derive(idKey, "fingerprint mask", k.Mask[:])
+	return k
 }
 
-// set is what one goroutine hashes with: keyed hashers are costly to make and cheap to reset.
-type set struct{ chunk, node, image, document, manifest *blake3.Hasher }
+func derive(idKey [32]byte, purpose string, key []byte) {
+	blake3.DeriveKey(contextPrefix+purpose, idKey[:], key)
+}
+
+// Content computes the hashes of disks' content. It may be used from several goroutines.
+type Content struct {
+	chunks sync.Pool   // of *blake3.Hasher: keyed hashers are costly to make and cheap to reset
+	gmac   cipher.AEAD // with a nonce that never changes: a universal hash, not to be shown before it is masked
+	mask   cipher.Block
+	nonce  [12]byte
+}
+
+// NewContent makes what hashes with these keys.
+func NewContent(k Keys) *Content {
+	first := must(blake3.NewKeyed(k.Chunk[:]))
+	return &Content{
+		chunks: sync.Pool{New: func() any { return first.Clone() }},
+		gmac:   must(cipher.NewGCM(must(aes.NewCipher(k.Fingerprint[:])))),
+		mask:   must(aes.NewCipher(k.Mask[:])),
+	}
+}
+
+// Hasher computes all keyed hashes of one repository. It may be used from several goroutines.
+type Hasher struct {
+	*Content
+	sets sync.Pool
+}
+
+// set is what one goroutine hashes other things with.
+type set struct{ node, image, document, manifest *blake3.Hasher }
 
 // NewHasher derives the keys of all hashes from the repository's id key.
 func NewHasher(idKey [32]byte) *Hasher {
-	derive := func(purpose string) []byte {
-		key := make([]byte, 32)
-		blake3.DeriveKey(contextPrefix+purpose, idKey[:], key)
-		return key
+	keyed := func(purpose string) *blake3.Hasher {
+		var key [32]byte
+		derive(idKey, purpose, key[:])
+		return must(blake3.NewKeyed(key[:]))
 	}
-	keyed := func(purpose string) *blake3.Hasher { return must(blake3.NewKeyed(derive(purpose))) }
-	first := &set{
-		chunk: keyed("chunk"), node: keyed("node"), image: keyed("image"), document: keyed("document"), manifest: keyed("manifest"),
-	}
-	h := &Hasher{
-		gmac: must(cipher.NewGCM(must(aes.NewCipher(derive("fingerprint"))))),
-		mask: must(aes.NewCipher(derive("fingerprint mask"))),
-	}
+	first := &set{node: keyed("node"), image: keyed("image"), document: keyed("document"), manifest: keyed("manifest")}
+	h := &Hasher{Content: NewContent(NewKeys(idKey))}
 	h.sets.New = func() any {
 		return &set{
-			chunk: first.chunk.Clone(), node: first.node.Clone(), image: first.image.Clone(),
-			document: first.document.Clone(), manifest: first.manifest.Clone(),
+			node: first.node.Clone(), image: first.image.Clone(), document: first.document.Clone(), manifest: first.manifest.Clone(),
 		}
 	}
 	return h
@@ -93,14 +126,16 @@ func blocks(p []byte) int {
 }
 
 // Chunk returns the id of a chunk. The length of p must be a multiple of BlockBytes, at most MaxBytes.
-func (h *Hasher) Chunk(p []byte) Hash {
+func (h *Content) Chunk(p []byte) Hash {
 	blocks(p)
-	return h.object(p, func(s *set) *blake3.Hasher { return s.chunk })
+	c := h.chunks.Get().(*blake3.Hasher)
+	defer h.chunks.Put(c)
+	return sum(c, p)
 }
 
 // Prints puts the fingerprint of each block of p into dst, which has a place for each, and returns the bitmap of zero
 // blocks. The length of p must be a multiple of BlockBytes, at most MaxBytes.
-func (h *Hasher) Prints(p []byte, dst []Fingerprint) (zeros uint64) {
+func (h *Content) Prints(p []byte, dst []Fingerprint) (zeros uint64) {
 	n := blocks(p)
 	dst = dst[:n]
 	for i := range n {

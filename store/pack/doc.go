@@ -72,6 +72,15 @@ func (h *Header) cipher() seal.Cipher {
 	return h.Cipher
 }
 
+// Subkey derives what the pack is sealed with from the data key.
+func (h *Header) Subkey(secret [32]byte) (seal.Subkey, error) {
+	return seal.NewSubkey(h.cipher(), secret, h.KeyID, Version, h.Repository, h.ID, h.Salt)
+}
+
+func (h *Header) box(key seal.Subkey) (*seal.Box, error) {
+	return key.Box(h.cipher(), h.KeyID, Version, h.Repository, h.ID)
+}
+
 // FrameInfo says where a frame lies in its pack and how it is coded.
 type FrameInfo struct {
 	Offset uint32 // of the sealed frame, from the start of the pack

@@ -52,7 +52,17 @@ type Sink interface {
 
 // NewWriter starts a pack. The writer owns out from now on; every NewWriter needs a new head.Salt.
 func NewWriter(out Sink, head Header, secret [32]byte, blocks int, coder *Coder, bufs *sync.Pool) (*Writer, error) {
-	box, err := seal.NewCipherBox(head.cipher(), secret, head.KeyID, Version, head.Repository, head.ID, head.Salt)
+	key, err := head.Subkey(secret)
+	if err != nil {
+		return nil, err
+	}
+	defer clear(key[:])
+	return NewKeyedWriter(out, head, key, blocks, coder, bufs)
+}
+
+// NewKeyedWriter is NewWriter for who has the pack's subkey alone.
+func NewKeyedWriter(out Sink, head Header, key seal.Subkey, blocks int, coder *Coder, bufs *sync.Pool) (*Writer, error) {
+	box, err := head.box(key)
 	if err != nil {
 		return nil, err
 	}

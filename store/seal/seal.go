@@ -143,6 +143,20 @@ func NewBox(secret [32]byte, keyID uint32, version uint16, repository, object ID
 
 // NewCipherBox is NewBox with a choice of the cipher. Each cipher has subkeys of its own.
 func NewCipherBox(c Cipher, secret [32]byte, keyID uint32, version uint16, repository, object ID, salt Salt) (*Box, error) {
+	key, err := NewSubkey(c, secret, keyID, version, repository, object, salt)
+	if err != nil {
+		return nil, err
+	}
+	defer clear(key[:])
+	return key.Box(c, keyID, version, repository, object)
+}
+
+// Subkey seals and opens one object and tells nothing of any other: it can be given to whoever may write, or read, that
+// object alone.
+type Subkey [32]byte
+
+// NewSubkey derives the subkey of one object.
+func NewSubkey(c Cipher, secret [32]byte, keyID uint32, version uint16, repository, object ID, salt Salt) (out Subkey, err error) {
 	info := make([]byte, 0, 64)
 	info = append(info, "cairn box"...)
 	if c != AES256GCM {
@@ -152,12 +166,24 @@ func NewCipherBox(c Cipher, secret [32]byte, keyID uint32, version uint16, repos
 	info = append(info, object[:]...)
 	info = binary.LittleEndian.AppendUint32(info, keyID)
 	info = binary.LittleEndian.AppendUint16(info, version)
-	subkey, err := hkdf.Key(sha256.New, secret[:], salt[:], string(info), 32)
+	key, err := hkdf.Key(sha256.New, secret[:], salt[:], string(info), 32)
 	if err != nil {
-		return nil, fmt.Errorf("derive subkey: %w", err)
+		return out, fmt.Errorf("derive subkey: %w", err)
 	}
-	aead, err := newAEAD(c, subkey)
-	clear(subkey)
+	copy(out[:], key)
+	clear(key)
+	return out, nil
+}
+
+// Format keeps the key out of messages, whatever the verb.
+func (k Subkey) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "subkey [redacted]") }
+
+// LogValue keeps the key out of logs.
+func (k Subkey) LogValue() slog.Value { return slog.StringValue("[redacted]") }
+
+// Box makes what the subkey is for. The arguments are those of NewSubkey.
+func (k Subkey) Box(c Cipher, keyID uint32, version uint16, repository, object ID) (*Box, error) {
+	aead, err := newAEAD(c, k[:])
 	if err != nil {
 		return nil, fmt.Errorf("make cipher: %w", err)
 	}

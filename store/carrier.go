@@ -1,0 +1,374 @@
+package store
+
+import (
+	"context"
+	"sync"
+
+	"github.com/cairn-backup/cairn/internal/fault"
+	"github.com/cairn-backup/cairn/store/carry"
+	"github.com/cairn-backup/cairn/store/chunk"
+	"github.com/cairn-backup/cairn/store/pack"
+	"github.com/cairn-backup/cairn/store/seal"
+	"github.com/cairn-backup/cairn/store/tree"
+)
+
+// Limits of what a carrier has under way. From the soft ones on it is asked to finish its pack.
+const (
+	softClaims  = 1 << 14
+	hardClaims  = 1 << 16
+	softWaiting = 1 << 16
+	hardWaiting = 1 << 18
+	maxGrants   = 8
+	maxAsk      = 1 << 12 // chunks in one call
+)
+
+// Carrier is the owner's half of writing an image whose content another process carries: what that process may do is what
+// the methods here do. It is given no data key, indexes nothing that it was not asked for, and removes nothing. Its
+// methods may be called from several goroutines; a call may be repeated when its answer was lost.
+//
+// A chunk is in the image once it lies in a durable, indexed pack, not before: so whatever happens to the other process,
+// what Durable names is there, and all else is as if it had never been sent.
+type Carrier struct {
+	w *ImageWriter
+
+	// life is held shared by each call, behind the session's; exclusively by what ends the carrier or its image.
+	life sync.RWMutex
+	over bool
+
+	mu      sync.Mutex
+	claims  map[Hash]*claim
+	waiting int // places of claims
+	grants  map[seal.ID]*grant
+	done    map[seal.ID]struct{}
+	packs   int // that were done: claims have gone
+}
+
+// claim is a chunk that the carrier was asked to store.
+type claim struct {
+	numbers []int64    // where the image has it; the first is who was asked
+	item    *pack.Item // how it is to be stored, once that is decided
+}
+
+// grant is a pack that the carrier may write.
+type grant struct {
+	key    uint64 // of the call that asked for it
+	head   pack.Header
+	upload *upload // through this process, the last one
+	stored bool    // through this process
+	busy   bool
+}
+
+// PackGrant is the leave to write one pack.
+type PackGrant struct {
+	Header pack.Header
+	Key    seal.Subkey
+	Blocks int // per chunk
+}
+
+// Attach makes the caller the one who carries the content of an image; who did so before is refused from now on, and
+// what it had not made durable is owed anew.
+func (w *ImageWriter) Attach(ctx context.Context) (*Carrier, error) {
+	if err := w.s.enter(); err != nil {
+		return nil, err
+	}
+	defer w.s.leave()
+	c := &Carrier{w: w, claims: map[Hash]*claim{}, grants: map[seal.ID]*grant{}, done: map[seal.ID]struct{}{}}
+	w.mu.Lock()
+	old := w.carrier
+	w.carrier = c
+	if w.there == nil {
+		w.there = make([]uint64, (w.chunks+63)/64)
+		w.owed = map[int64]struct{}{}
+	}
+	w.mu.Unlock()
+	w.s.mu.Lock()
+	w.s.carriers[c] = struct{}{}
+	delete(w.s.carriers, old)
+	w.s.mu.Unlock()
+	if old != nil {
+		return c, old.end(ctx)
+	}
+	return c, nil
+}
+
+// enter lets a call in. leave must follow.
+func (c *Carrier) enter(op string) error {
+	if err := c.w.s.enter(); err != nil {
+		return err
+	}
+	c.life.RLock()
+	if !c.over {
+		return nil
+	}
+	c.leave()
+	return fault.New(fault.Denied, op, c.w.s.o.Series, "another mover has taken this image over").Explain(
+		"The manager gave the transfer to another mover, or began it anew.", "Nothing is to be done: what was durable is not sent again.")
+}
+
+func (c *Carrier) leave() {
+	c.life.RUnlock()
+	c.w.s.leave()
+}
+
+// Look implements carry.Decider. More than a few thousand chunks at once are refused.
+func (c *Carrier) Look(ctx context.Context, chunks []carry.Chunk) error {
+	if err := c.enter("look up chunks"); err != nil {
+		return err
+	}
+	defer c.leave()
+	if len(chunks) > maxAsk {
+		return tooMany("look up chunks", len(chunks), maxAsk)
+	}
+	if err := c.w.check("write image", 0, 0); err != nil {
+		return err
+	}
+	var t trail
+	for i := range chunks {
+		if err := c.look(ctx, &t, &chunks[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func tooMany(op string, n, limit int) error {
+	return fault.New(fault.Invalid, op, "", "%d at once, of at most %d", n, limit)
+}
+
+func (c *Carrier) look(ctx context.Context, t *trail, k *carry.Chunk) error {
+	k.Store = false
+	if err := c.inImage(k.Number); err != nil {
+		return err
+	}
+	if c.w.isThere(k.Number) {
+		return nil // asked before, and the answer was lost
+	}
+	if k.ID.IsZero() {
+		c.w.zero.Add(int64(c.w.ChunkBytes()))
+		return c.w.settle(ctx, k.Number, k.ID)
+	}
+	for {
+		packs, answered, err := c.claimed(k)
+		if answered || err != nil {
+			return err
+		}
+		var last parentOf
+		known, err := c.w.known(ctx, t, k, &last)
+		if err != nil {
+			return c.w.s.fail(err)
+		}
+		if known {
+			c.w.given.Add(1)
+			return c.w.settle(ctx, k.Number, k.ID)
+		}
+		if c.claim(k, packs) {
+			c.w.given.Add(1)
+			return nil
+		}
+	}
+}
+
+func (c *Carrier) inImage(number int64) error {
+	if number >= 0 && number < c.w.chunks {
+		return nil
+	}
+	return fault.New(fault.Invalid, "write image", c.w.s.o.Series, "chunk %d of an image of %d", number, c.w.chunks)
+}
+
+// claimed answers for a chunk that the carrier was asked for already. packs says when that was looked at.
+func (c *Carrier) claimed(k *carry.Chunk) (packs int, answered bool, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	cl := c.claims[k.ID]
+	if cl == nil {
+		return c.packs, false, nil
+	}
+	if k.Store = cl.numbers[0] == k.Number; k.Store {
+		return 0, true, nil
+	}
+	if c.waiting >= hardWaiting {
+		return 0, true, tooMany("write image", c.waiting+1, hardWaiting)
+	}
+	cl.numbers = append(cl.numbers, k.Number)
+	c.waiting++
+	c.w.given.Add(1)
+	return 0, true, nil
+}
+
+// claim asks for a chunk that is not known. False: it may have become known since packs was counted.
+func (c *Carrier) claim(k *carry.Chunk, packs int) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.packs != packs || c.claims[k.ID] != nil || len(c.claims) >= hardClaims {
+		return false
+	}
+	c.claims[k.ID] = &claim{numbers: []int64{k.Number}}
+	c.waiting++
+	k.Store = true
+	return true
+}
+
+// Flush reports whether the carrier should finish the pack it fills before it asks for more.
+func (c *Carrier) Flush() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.claims) >= softClaims || c.waiting >= softWaiting
+}
+
+// Place implements carry.Decider.
+func (c *Carrier) Place(ctx context.Context, placings []carry.Placing) error {
+	if err := c.enter("place chunks"); err != nil {
+		return err
+	}
+	defer c.leave()
+	if len(placings) > maxAsk {
+		return tooMany("place chunks", len(placings), maxAsk)
+	}
+	for i := range placings {
+		if err := c.place(ctx, &placings[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *Carrier) place(ctx context.Context, p *carry.Placing) error {
+	c.mu.Lock()
+	cl := c.claims[p.ID]
+	var item *pack.Item
+	asked := cl != nil && cl.numbers[0] == p.Number
+	if asked {
+		item = cl.item
+	}
+	c.mu.Unlock()
+	switch {
+	case !asked:
+		return fault.New(fault.Denied, "place chunk", p.ID.Short(), "nobody asked for it")
+	case item != nil:
+		p.Item = *item
+		return nil
+	}
+	all := c.w.s.r.allBlocks()
+	if p.Zeros&^all != 0 || p.Zeros == all || len(p.Prints) != c.w.s.r.blocks {
+		return fault.New(fault.Invalid, "place chunk", p.ID.Short(), "zero blocks %x and %d fingerprints, of %d blocks", p.Zeros, len(p.Prints), c.w.s.r.blocks)
+	}
+	for i := range p.Prints {
+		if (p.Prints[i] == chunk.Fingerprint{}) != (p.Zeros&(1<<i) != 0) {
+			return fault.New(fault.Invalid, "place chunk", p.ID.Short(), "block %d is zero and is not", i)
+		}
+	}
+	p.Entry = pack.Entry{Type: pack.Chunk, ID: p.ID, Zeros: p.Zeros, Present: all &^ p.Zeros}
+	if err := c.w.place(ctx, p, parentOf{number: -1}); err != nil {
+		return c.w.s.fail(err)
+	}
+	p.SetLength()
+	decided := p.Item
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if cl.item != nil { // the same call twice at once: one answer counts
+		p.Item = *cl.item
+		return nil
+	}
+	cl.item = &decided
+	return nil
+}
+
+var _ carry.Decider = (*Carrier)(nil)
+
+// Zero says that a range is all zeros.
+func (c *Carrier) Zero(ctx context.Context, off, n int64) error {
+	if err := c.enter("write image"); err != nil {
+		return err
+	}
+	defer c.leave()
+	if err := c.w.check("write image", off, n); err != nil {
+		return err
+	}
+	if err := c.w.zeroRange(ctx, off, n); err != nil {
+		return err
+	}
+	size := int64(c.w.ChunkBytes())
+	c.w.mark(off/size, tree.Chunks(off+n, int(size)))
+	return c.w.noteZeros(ctx, off/size, tree.Chunks(off+n, int(size)))
+}
+
+// Finish is ImageWriter.Finish. It refuses while content that was asked for has not come.
+func (c *Carrier) Finish(ctx context.Context) (ImageRef, error) {
+	if err := c.w.s.enter(); err != nil {
+		return ImageRef{}, err
+	}
+	defer c.w.s.leave()
+	c.life.Lock()
+	defer c.life.Unlock()
+	if c.over {
+		return ImageRef{}, fault.New(fault.Denied, "finish image", c.w.s.o.Series, "another mover has taken this image over")
+	}
+	c.w.mu.Lock()
+	owed, ref := len(c.w.owed), c.w.ref
+	c.w.mu.Unlock()
+	if ref != nil {
+		return *ref, nil
+	}
+	if missing := len(c.claims) + owed; missing > 0 {
+		return ImageRef{}, fault.New(fault.Conflict, "finish image", c.w.s.o.Series, "content that was asked for has not come: %d chunks", missing)
+	}
+	out, err := c.w.finish(ctx)
+	if err != nil {
+		return ImageRef{}, c.w.s.fail(err)
+	}
+	return out, nil
+}
+
+// Close gives up what is not durable; the image stays, for another carrier.
+func (c *Carrier) Close(ctx context.Context) error {
+	if err := c.w.s.enter(); err != nil {
+		return nil //nolint:nilerr // the session has ended and taken the carrier with it
+	}
+	defer c.w.s.leave()
+	return c.end(ctx)
+}
+
+// end is Close for who has entered the session, or ends it.
+func (c *Carrier) end(ctx context.Context) error {
+	c.life.Lock()
+	defer c.life.Unlock()
+	if c.over {
+		return nil
+	}
+	c.over = true
+	c.w.mu.Lock()
+	for _, cl := range c.claims {
+		for _, n := range cl.numbers {
+			c.w.owed[n] = struct{}{}
+		}
+	}
+	c.w.mu.Unlock()
+	c.claims = nil
+	return c.dropGrants(context.WithoutCancel(ctx))
+}
+
+// Image returns the image that was begun in this session with a key, or begins it. So a mover that takes a transfer over
+// goes on with what the one before has made durable. It is one disk at one instant: size and parent must be the same.
+func (s *Session) Image(ctx context.Context, key string, o ImageOptions) (*ImageWriter, error) {
+	if key == "" || len(key) > maxImageKey {
+		return nil, fault.New(fault.Invalid, "begin image", s.o.Series, "a key of %d bytes", len(key))
+	}
+	s.keying.Lock()
+	defer s.keying.Unlock()
+	if w := s.keyed[key]; w != nil {
+		if o.SizeBytes != w.size || (o.Parent == nil) != (w.o.Parent == nil) || o.Parent != nil && *o.Parent != *w.o.Parent {
+			return nil, fault.New(fault.Conflict, "begin image", key, "it was begun with another size or parent").Explain(
+				"A transfer that goes on must be of the same disk at the same instant as when it began.", "Begin the backup anew.")
+		}
+		return w, nil
+	}
+	w, err := s.NewImage(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	w.key = key
+	s.keyed[key] = w
+	return w, nil
+}
+
+const maxImageKey = 256
