@@ -2,6 +2,8 @@ package store
 
 import (
 	"context"
+	"encoding/binary"
+	"iter"
 	"sync"
 
 	"github.com/cairn-backup/cairn/internal/fault"
@@ -29,7 +31,8 @@ const (
 // A chunk is in the image once it lies in a durable, indexed pack, not before: so whatever happens to the other process,
 // what Durable names is there, and all else is as if it had never been sent.
 type Carrier struct {
-	w *ImageWriter
+	w    *ImageWriter
+	turn uint64
 
 	// life is held shared by each call, behind the session's; exclusively by what ends the carrier or its image.
 	life sync.RWMutex
@@ -72,7 +75,8 @@ func (w *ImageWriter) Attach(ctx context.Context) (*Carrier, error) {
 		return nil, err
 	}
 	defer w.s.leave()
-	c := &Carrier{w: w, claims: map[Hash]*claim{}, grants: map[seal.ID]*grant{}, done: map[seal.ID]struct{}{}}
+	turn := seal.NewID() // random, so that none of a process before is taken for one of this
+	c := &Carrier{w: w, turn: binary.LittleEndian.Uint64(turn[:]), claims: map[Hash]*claim{}, grants: map[seal.ID]*grant{}, done: map[seal.ID]struct{}{}}
 	w.mu.Lock()
 	old := w.carrier
 	w.carrier = c
@@ -101,8 +105,7 @@ func (c *Carrier) enter(op string) error {
 		return nil
 	}
 	c.leave()
-	return fault.New(fault.Denied, op, c.w.s.o.Series, "another mover has taken this image over").Explain(
-		"The manager gave the transfer to another mover, or began it anew.", "Nothing is to be done: what was durable is not sent again.")
+	return takenOver(op, c.w.s.o.Series)
 }
 
 func (c *Carrier) leave() {
@@ -301,7 +304,7 @@ func (c *Carrier) Finish(ctx context.Context) (ImageRef, error) {
 	c.life.Lock()
 	defer c.life.Unlock()
 	if c.over {
-		return ImageRef{}, fault.New(fault.Denied, "finish image", c.w.s.o.Series, "another mover has taken this image over")
+		return ImageRef{}, takenOver("finish image", c.w.s.o.Series)
 	}
 	c.w.mu.Lock()
 	owed, ref := len(c.w.owed), c.w.ref
@@ -372,3 +375,56 @@ func (s *Session) Image(ctx context.Context, key string, o ImageOptions) (*Image
 }
 
 const maxImageKey = 256
+
+// Terms are what a process that carries images of a repository has to know of it.
+type Terms struct {
+	Repository seal.ID
+	ChunkBytes int
+	FrameBytes int
+	PackBytes  int
+	Codec      string
+	Keys       chunk.Keys
+}
+
+// Terms returns the terms of the repository.
+func (r *Repository) Terms() Terms {
+	return Terms{
+		Repository: r.id, ChunkBytes: r.config.ChunkBytes, FrameBytes: frameTarget, PackBytes: r.o.packBytes, Codec: r.o.Codec,
+		Keys: chunk.NewKeys(r.keys.IDs),
+	}
+}
+
+// Terms returns the terms of the session's repository.
+func (s *Session) Terms() Terms { return s.r.Terms() }
+
+// Carrier returns who carries the image that was begun with a key, if that is turn.
+func (s *Session) Carrier(key string, turn uint64) (*Carrier, error) {
+	s.keying.Lock()
+	w := s.keyed[key]
+	s.keying.Unlock()
+	if w != nil {
+		w.mu.Lock()
+		c := w.carrier
+		w.mu.Unlock()
+		if c != nil && c.turn == turn {
+			return c, nil
+		}
+	}
+	return nil, takenOver("carry image", s.o.Series)
+}
+
+// Turn tells this carrier of the image from those before and after it.
+func (c *Carrier) Turn() uint64 { return c.turn }
+
+// Stats returns the counts of the image so far.
+func (c *Carrier) Stats() ImageStats { return c.w.Stats() }
+
+// Durable is that of the image, from the chunk at an offset on.
+func (c *Carrier) Durable(ctx context.Context, off int64) iter.Seq2[Range, error] {
+	return c.w.durable(ctx, max(0, off))
+}
+
+func takenOver(op, subject string) error {
+	return fault.New(fault.Denied, op, subject, "another mover has taken this image over, or its session has ended").Explain(
+		"The manager gave the transfer to another mover, or began it anew.", "Nothing is to be done: what was durable is not sent again.")
+}

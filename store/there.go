@@ -49,10 +49,13 @@ func (w *ImageWriter) mark(from, end int64) {
 
 // Durable yields the ranges that are in the image whatever becomes of who carries its content: they need not be read
 // again. Of an image that this process writes itself it yields none.
-func (w *ImageWriter) Durable(_ context.Context) iter.Seq2[Range, error] {
+func (w *ImageWriter) Durable(ctx context.Context) iter.Seq2[Range, error] { return w.durable(ctx, 0) }
+
+// durable is Durable from the chunk at an offset on.
+func (w *ImageWriter) durable(_ context.Context, off int64) iter.Seq2[Range, error] {
 	return func(yield func(Range, error) bool) {
 		size := int64(w.ChunkBytes())
-		for at := int64(0); at < w.chunks; {
+		for at := off / size; at < w.chunks; {
 			from, end := w.nextThere(at)
 			if from < 0 || !yield(Range{Offset: from * size, Length: min(end*size, w.size) - from*size}, nil) {
 				return

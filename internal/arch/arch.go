@@ -32,6 +32,7 @@ var rules = []rule{
 	{"hypervisors/hypervisortest", []string{"hypervisors=", "internal"}},
 	{"hypervisors/kvm", []string{"hypervisors=", "hypervisors/kvm", "internal"}},
 	{"store", []string{"store", "internal"}},
+	{"store/remote", []string{"store", "api/mover", "internal"}},
 	{"datamover", []string{"datamover", "hypervisors=", "store", "api", "internal"}},
 	{"appliance", []string{"appliance", "hypervisors=", "store", "datamover", "api", "webui", "internal"}},
 	{"cmd/cairn", []string{"cmd/cairn", "api", "store", "internal"}},

@@ -1,0 +1,187 @@
+package remote
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"log/slog"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/metadata"
+
+	"github.com/cairn-backup/cairn/api/mover"
+	"github.com/cairn-backup/cairn/internal/fault"
+	"github.com/cairn-backup/cairn/store"
+	"github.com/cairn-backup/cairn/store/blob"
+	"github.com/cairn-backup/cairn/store/chunk"
+	"github.com/cairn-backup/cairn/store/pack"
+	"github.com/cairn-backup/cairn/store/seal"
+)
+
+// ClientOptions are choices of a Client. Ticket is needed.
+type ClientOptions struct {
+	Ticket string
+	// Files, if not nil, is the repository's backend as it is mounted on this machine: packs are written and read there.
+	Files Files
+	// Patience is how long a lost connection or a busy owner is waited for in one call; 0 is two minutes.
+	Patience time.Duration
+	Log      *slog.Logger // nil: none
+}
+
+// Files is a backend's directory, of which a mover creates and reads packs. A blob.Store is one.
+type Files interface {
+	Create(ctx context.Context, name string) (blob.Writer, error)
+	ReadAt(ctx context.Context, name string, p []byte, off int64) error
+	Stat(ctx context.Context, name string) (blob.Info, error)
+}
+
+// Client does one transfer with a ticket. It may be used from several goroutines.
+type Client struct {
+	rpc     mover.RepositoryClient
+	o       ClientOptions
+	opener  string
+	terms   store.Terms
+	write   bool
+	content *chunk.Content
+	coder   *pack.Coder
+	bufs    *sync.Pool
+}
+
+// Dial are options for the connection: it is made again soon after it broke, and found dead when nothing comes.
+func Dial() []grpc.DialOption {
+	again := backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 5 * time.Second}
+	return []grpc.DialOption{
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: again, MinConnectTimeout: 10 * time.Second}),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 30 * time.Second, Timeout: 20 * time.Second}),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)),
+		grpc.WithInitialWindowSize(1 << 20), grpc.WithInitialConnWindowSize(4 << 20),
+	}
+}
+
+// Open begins to use a ticket over a connection, which stays the caller's. The caller closes the client.
+func Open(ctx context.Context, conn grpc.ClientConnInterface, o ClientOptions) (*Client, error) {
+	if o.Patience <= 0 {
+		o.Patience = 2 * time.Minute
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	c := &Client{rpc: mover.NewRepositoryClient(conn), o: o, opener: rand.Text()}
+	a, err := call(ctx, c, "use ticket", &mover.OpenRequest{}, c.rpc.Open)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.accept(a); err != nil {
+		return nil, err
+	}
+	if o.Files != nil {
+		if err := c.sameRepository(ctx); err != nil {
+			return nil, err
+		}
+	}
+	codec, err := pack.ParseCodec(c.terms.Codec)
+	if err != nil {
+		return nil, fault.Wrap(fault.Unsupported, "use ticket", "", err)
+	}
+	if c.coder, err = pack.NewCoder(codec); err != nil {
+		return nil, fault.Wrap(fault.Internal, "use ticket", "", err)
+	}
+	c.content, c.bufs = chunk.NewContent(c.terms.Keys), pack.NewBufferPool(c.terms.FrameBytes)
+	return c, nil
+}
+
+// accept takes the terms that the owner names.
+func (c *Client) accept(a *mover.OpenResponse) error {
+	k, size := a.GetHashKeys(), int(a.GetChunkBytes())
+	if len(a.GetRepository()) != 16 || len(k) != 96 || !chunk.ValidSize(size) ||
+		a.GetFrameBytes() < uint32(size) || a.GetFrameBytes() > pack.MaxFrame || a.GetPackBytes() > pack.MaxPack/2 {
+		return malformed("use ticket", "the repository names chunks of %d, frames of %d and packs of %d bytes", size, a.GetFrameBytes(), a.GetPackBytes())
+	}
+	c.write = a.GetWrite()
+	c.terms = store.Terms{
+		Repository: seal.ID(a.GetRepository()), ChunkBytes: size, FrameBytes: int(a.GetFrameBytes()), PackBytes: int(a.GetPackBytes()),
+		Codec: a.GetCodec(), Keys: chunk.Keys{Chunk: [32]byte(k), Fingerprint: [32]byte(k[32:]), Mask: [32]byte(k[64:])},
+	}
+	return nil
+}
+
+// sameRepository refuses a mounted directory that is not the repository that the ticket is for.
+func (c *Client) sameRepository(ctx context.Context) error {
+	const limit = 1 << 20
+	info, err := c.o.Files.Stat(ctx, "config")
+	if err == nil && info.Size > limit {
+		err = malformed("look at the mounted repository", "its configuration has %d bytes", info.Size)
+	}
+	if err != nil {
+		return fault.Context("look at the mounted repository", "", err)
+	}
+	p := make([]byte, info.Size)
+	if err := c.o.Files.ReadAt(ctx, "config", p, 0); err != nil {
+		return fault.Context("look at the mounted repository", "", err)
+	}
+	var config struct {
+		Config struct {
+			Repository string `json:"repository"`
+		} `json:"config"`
+	}
+	if err := json.Unmarshal(p, &config); err != nil {
+		return fault.Wrap(fault.Invalid, "look at the mounted repository", "", err)
+	}
+	if want := hexID(c.terms.Repository); config.Config.Repository != want {
+		return fault.New(fault.Invalid, "look at the mounted repository", "", "it is %s, not %s", config.Config.Repository, want).Explain(
+			"What is mounted on the mover is another repository than the one this backup goes to.", "Mount the right directory, or none.")
+	}
+	return nil
+}
+
+// Close frees what the client holds. No transfer may be running.
+func (c *Client) Close() error {
+	c.coder.Close()
+	return nil
+}
+
+// with puts the ticket into a call.
+func (c *Client) with(ctx context.Context) context.Context {
+	return metadata.AppendToOutgoingContext(ctx, ticketKey, c.o.Ticket, openerKey, c.opener)
+}
+
+// retry runs a call until it succeeds, fails for good, or the connection was waited for long enough. try waits for the
+// connection; its context ends with the patience.
+func (c *Client) retry(ctx context.Context, op string, try func(ctx context.Context) error) error {
+	until := time.Now().Add(c.o.Patience)
+	for wait := 20 * time.Millisecond; ; wait = min(2*wait, 2*time.Second) {
+		limited, cancel := context.WithDeadline(c.with(ctx), until)
+		err := fromWire(op, try(limited))
+		cancel()
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if fault.KindOf(err) != fault.Transient || !time.Now().Add(wait).Before(until) {
+			return err
+		}
+		c.o.Log.Debug("call is made again", "call", op, "err", err)
+		t := time.NewTimer(wait)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return ctx.Err()
+		}
+	}
+}
+
+// call makes a call that may be repeated.
+func call[Q, A any](ctx context.Context, c *Client, op string, q Q, do func(context.Context, Q, ...grpc.CallOption) (A, error)) (out A, err error) {
+	err = c.retry(ctx, op, func(ctx context.Context) (err error) {
+		out, err = do(ctx, q, grpc.WaitForReady(true))
+		return err
+	})
+	return out, err
+}
