@@ -98,6 +98,9 @@ func (w *ImageWriter) Attach(ctx context.Context) (*Carrier, error) {
 // enter lets a call in. leave must follow.
 func (c *Carrier) enter(op string) error {
 	if err := c.w.s.enter(); err != nil {
+		if c.w.s.ended() {
+			return takenOver(op, c.w.s.o.Series)
+		}
 		return err
 	}
 	c.life.RLock()

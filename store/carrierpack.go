@@ -49,7 +49,8 @@ func (c *Carrier) find(op string, id seal.ID) (*grant, error) {
 	if g := c.grants[id]; g != nil {
 		return g, nil
 	}
-	return nil, fault.New(fault.Denied, op, pack.Name(id), "this mover was not given leave to write it")
+	return nil, fault.New(fault.Denied, op, pack.Name(id), "this mover was not given leave to write it").Explain(
+		"A mover may write only the packs that it was given leave for, in its own turn.", "Look at the audit log: a mover did more than its task needs.")
 }
 
 // upload is a pack that comes through this process.

@@ -112,6 +112,12 @@ func (s *Session) enter() error {
 	return err
 }
 
+func (s *Session) ended() bool {
+	s.life.RLock()
+	defer s.life.RUnlock()
+	return s.over
+}
+
 func (s *Session) leave() { s.life.RUnlock() }
 
 func (s *Session) failed() error {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"strings"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -51,6 +52,9 @@ func fromWire(op string, err error) error {
 	for _, d := range st.Details() {
 		if f, ok := d.(*mover.Fault); ok {
 			kind, _ := fault.KindNamed(f.GetKind())
+			if strings.HasPrefix(f.GetMessage(), op) {
+				op = ""
+			}
 			out := fault.New(kind, op, "", "%s", f.GetMessage())
 			if f.GetMeaning() != "" || f.GetAdvice() != "" {
 				return out.Explain(f.GetMeaning(), f.GetAdvice())

@@ -29,11 +29,10 @@ type packs struct {
 	making sync.Mutex // held while a pack is begun
 	next   uint64
 
-	mu   sync.Mutex
-	cur  *filling
-	all  map[*filling]struct{}
-	err  error // final
-	done bool
+	mu  sync.Mutex
+	cur *filling
+	all map[*filling]struct{}
+	err error // final
 }
 
 // filling is a pack being filled.
