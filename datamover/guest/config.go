@@ -31,7 +31,7 @@ type Config struct {
 	Sources []string
 }
 
-// Network says how the mover reaches its network. The zero value is DHCP on the first interface with a carrier.
+// Network says how the mover reaches its network. The zero value is DHCP on the first interface .
 type Network struct {
 	MAC     string       // of the interface to use, "52:54:00:12:34:56"; empty: the first one
 	Address netip.Prefix // not valid: DHCP
@@ -49,7 +49,40 @@ func (c Config) LogValue() slog.Value {
 	}
 	return slog.GroupValue(
 		slog.String("manager", c.Manager), slog.String("fingerprint", c.Fingerprint), slog.String("token", token),
-		slog.String("name", c.Name), slog.Any("network", c.Network), slog.Any("sources", c.Sources))
+		slog.String("name", c.Name), slog.String("network", c.Network.String()), slog.Any("sources", c.Sources))
+}
+
+// String returns the network's words as ParseCmdline takes them, or "dhcp".
+func (n Network) String() string {
+	var words []string
+	add := func(key, value string) {
+		if value != "" {
+			words = append(words, key+"="+value)
+		}
+	}
+	add("mac", n.MAC)
+	if n.Address.IsValid() {
+		add("address", n.Address.String())
+	} else {
+		words = append(words, "dhcp")
+	}
+	if n.Gateway.IsValid() {
+		add("gateway", n.Gateway.String())
+	}
+	add("dns", strings.Join(texts(n.DNS), ","))
+	add("ntp", strings.Join(n.NTP, ","))
+	if n.MTU > 0 {
+		add("mtu", strconv.Itoa(n.MTU))
+	}
+	return strings.Join(words, " ")
+}
+
+// texts are addresses as text.
+func texts(as []netip.Addr) (out []string) {
+	for _, a := range as {
+		out = append(out, a.String())
+	}
+	return out
 }
 
 // maxDocument bounds what is read as a configuration.

@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
-	"net/netip"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -168,12 +167,4 @@ func pause(ctx context.Context, d time.Duration) {
 	case <-ctx.Done():
 	case <-t.C:
 	}
-}
-
-// netAddrs are text forms, for the log.
-func texts(as []netip.Addr) (out []string) {
-	for _, a := range as {
-		out = append(out, a.String())
-	}
-	return out
 }

@@ -26,7 +26,7 @@ type Mover func(ctx context.Context, log *slog.Logger, cfg Config) error
 const (
 	configWait  = 20 * time.Second // a seed's disk can be slow to appear
 	networkWait = 60 * time.Second
-	stateWait   = 20 * time.Second
+	stateWait   = 10 * time.Second
 	moverGrace  = 60 * time.Second // a mover that is told to end may take this long
 )
 

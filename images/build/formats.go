@@ -1,0 +1,100 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/cairn-backup/cairn/images/bom"
+	"github.com/cairn-backup/cairn/images/disk"
+	"github.com/cairn-backup/cairn/images/ovf"
+)
+
+// finish turns an image into its formats and lays them beside its other files.
+func (b *builder) finish(ctx context.Context, img image) error {
+	raw := filepath.Join(b.work, img.name+".raw")
+	code, err := os.ReadFile(img.mbr)
+	if err != nil {
+		return err
+	}
+	words := []string{img.name}
+	for _, p := range img.parts {
+		sum, err := sumFile(p.Content)
+		if err != nil {
+			return err
+		}
+		words = append(words, string(sum))
+	}
+	whole := id(words...)
+	if err := disk.WriteImage(raw, whole, code, img.parts); err != nil {
+		return err
+	}
+	for _, f := range []disk.Format{disk.QCOW2, disk.VMDK, disk.VHDX} {
+		out := filepath.Join(b.work, img.name+"."+string(f))
+		if err := disk.Convert(ctx, raw, out, f, whole); err != nil {
+			return err
+		}
+		if f == disk.VMDK {
+			continue // it goes out inside of the OVA and beside it
+		}
+		if err := b.hand(out, img.name+"."+string(f)); err != nil {
+			return err
+		}
+	}
+	info, err := os.Stat(raw)
+	if err != nil {
+		return err
+	}
+	vmdk, ova := filepath.Join(b.work, img.name+".vmdk"), filepath.Join(b.work, img.name+".ova")
+	err = ovf.WriteOVA(ova, ovf.Machine{
+		Name: img.name, Product: img.product, Version: b.version, CPUs: img.cpus, MemoryMiB: img.memory, Capacity: info.Size(),
+		Annotation: "Configuration: a NoCloud seed (a CD labelled cidata) or, where QEMU runs it, fw_cfg.",
+	}, vmdk, b.time)
+	if err != nil {
+		return err
+	}
+	if err := b.hand(ova, img.name+".ova"); err != nil {
+		return err
+	}
+	if err := b.hand(vmdk, img.name+".vmdk"); err != nil {
+		return err
+	}
+	for suffix, from := range img.extra {
+		if err := b.hand(from, img.name+suffix); err != nil {
+			return err
+		}
+	}
+	if err := os.Remove(raw); err != nil {
+		return err
+	}
+	return bom.Write(filepath.Join(b.out, img.name+".cdx.json"), img.name, b.version, b.time, whole, img.bom)
+}
+
+// hand puts a file into the directory of results, where it is complete or not there.
+func (b *builder) hand(from, name string) error {
+	to := filepath.Join(b.out, name)
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	tmp, err := os.CreateTemp(b.out, ".new-")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(tmp.Name())
+	n, err := io.Copy(tmp, in)
+	if e := tmp.Close(); err == nil {
+		err = e
+	}
+	if err != nil {
+		return err
+	}
+	if err := os.Chmod(tmp.Name(), 0o644); err != nil {
+		return err
+	}
+	b.say("  %-36s %s", name, fmt.Sprintf("%.1f MB", float64(n)/1e6))
+	return os.Rename(tmp.Name(), to)
+}
