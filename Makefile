@@ -3,6 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 BIN      := bin
+ALL_IMAGES := mover,mover-debian,appliance
 VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS  := -s -w -X github.com/cairn-backup/cairn/internal/version.Version=$(VERSION)
 
@@ -11,7 +12,7 @@ GOTESTSUM   := gotest.tools/gotestsum@v1.13.0
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.7.0
 GOFUMPT     := mvdan.cc/gofumpt@v0.9.2
 
-.PHONY: demo test ci deps build check fmt vet lint generate drift unit lab race soak reliability fuzz bench bench-go bench-kvm cover clean help
+.PHONY: demo test ci deps build check fmt vet lint generate drift unit lab race soak reliability fuzz bench bench-go bench-kvm cover images clean help
 
 demo: deps build ## Back up and restore a small real VM on this machine; DEMO=once tears all down again
 	@scripts/demo.sh
@@ -78,8 +79,12 @@ bench-kvm: deps build ## Full, re-read and 1 % incremental of the demo VM beside
 cover: ## Coverage of the unit tests
 	go test -coverprofile=cover.out ./internal/... ./store/... ./datamover/... ./appliance/... && go tool cover -func=cover.out | tail -1
 
+images: deps ## The mover's and the appliance's images into dist/images; IMAGES=mover makes the small mover only
+	@scripts/install-deps.sh --images
+	go run ./images/build -out dist/images -only $(or $(IMAGES),$(ALL_IMAGES))
+
 clean: ## Remove what was built
-	rm -rf $(BIN) cover.out
+	rm -rf $(BIN) dist cover.out
 
 help: ## Show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs what building, testing and the demo need on Debian 12 (root; Go and Node are expected to be there).
-# Does nothing, quickly, when all of it is installed. `install-deps.sh --bench` adds what only the benchmark needs.
+# Does nothing, quickly, when all of it is installed. `install-deps.sh --bench` adds what only the benchmark needs, `--images` what
+# only the Debian images need.
 set -u
 
 packages="
@@ -9,12 +10,13 @@ packages="
   libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients
   qemu-system-x86 qemu-utils qemu-block-extra ovmf
   libnbd-bin nbdkit gnutls-bin lvm2 tgt open-iscsi protobuf-compiler
-  busybox-static kmod cpio dpkg e2fsprogs dosfstools
+  busybox-static kmod cpio dpkg e2fsprogs dosfstools mtools
   qemu-guest-agent openssh-client openssh-server
   python3 python3-cryptography python3-zstandard mount
 "
 optional=""
 [ "${1:-}" = "--bench" ] && optional="virtnbdbackup borgbackup mmdebstrap"
+[ "${1:-}" = "--images" ] && optional="mmdebstrap debian-archive-keyring systemd"
 
 say() { echo "install-deps: $*" >&2; }
 

@@ -39,6 +39,7 @@ var rules = []rule{
 	{"cmd/cairnd", []string{"appliance", "hypervisors", "datamover", "internal"}},
 	{"cmd/cairn-mover", []string{"datamover", "api", "internal"}},
 	{"cmd/cairn-lab", []string{"lab", "store", "internal"}},
+	{"images", []string{"images", "internal"}},
 	{"lab", []string{"lab", "appliance", "hypervisors", "store", "datamover", "api", "internal"}},
 }
 
