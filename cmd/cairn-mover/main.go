@@ -20,9 +20,10 @@ import (
 	"github.com/cairn-backup/cairn/internal/version"
 )
 
-const usage = `usage: cairn-mover version | config
+const usage = `usage: cairn-mover version | run | config [--to DIR] [--wait TIME]
   version  which build this is
-  config   print the configuration that this machine was given, the join token included
+  run      work as a service of this machine until it is told to end
+  config   print the configuration that this machine was given, the join token included, or write it to a directory
 As process 1 of a machine of its own it takes no words: it makes the machine ready and works until it is switched off.
 `
 
@@ -46,16 +47,14 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	case "version":
 		_, err := fmt.Fprintln(stdout, version.Version)
 		return err
-	case "config":
+	case "run":
 		cfg, err := guest.ReadConfig(ctx)
 		if err != nil {
 			return err
 		}
-		p, err := cfg.Document()
-		if err == nil {
-			_, err = stdout.Write(p)
-		}
-		return err
+		return work(ctx, slog.New(slog.NewTextHandler(os.Stderr, nil)), cfg)
+	case "config":
+		return guest.ConfigCommand(ctx, args[1:], stdout)
 	default:
 		return fault.New(fault.Invalid, "cairn-mover", verb, "no such command\n%s", usage)
 	}

@@ -96,7 +96,7 @@ func readDocument(source, name string) (Config, error) {
 	}
 	cfg, err := ParseDocument(p)
 	if errors.Is(err, errNotOurs) {
-		err = invalid(err)
+		err = invalid(errors.New("it has no key \"cairn\"")) // nobody else has a document there
 	}
 	if err != nil {
 		return Config{}, fmt.Errorf("%s: %w", source, err)

@@ -30,7 +30,9 @@ type builder struct {
 
 // recipes are the images by name.
 var recipes = map[string]func(*builder, context.Context) (image, error){
-	"mover": (*builder).small,
+	"mover":        (*builder).small,
+	"mover-debian": (*builder).moverDebian,
+	"appliance":    (*builder).appliance,
 }
 
 // image is one image before it becomes formats.

@@ -2,7 +2,6 @@ package disk
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -96,7 +95,7 @@ func WriteExt4(ctx context.Context, name, label string, id GUID, mib int, from s
 	if err := makeFile(name, int64(mib)<<20); err != nil {
 		return err
 	}
-	uuid := fmt.Sprintf("%x-%x-%x-%x-%x", id[:4], id[4:6], id[6:8], id[8:10], id[10:])
+	uuid := id.String()
 	args := []string{"-q", "-t", "ext4", "-L", label, "-U", uuid, "-m", "0",
 		"-E", "hash_seed=" + uuid + ",lazy_itable_init=0,lazy_journal_init=0,root_owner=0:0,nodiscard"}
 	if from != "" {

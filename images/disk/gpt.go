@@ -35,6 +35,11 @@ type Partition struct {
 	BIOS    bool   // the one that a BIOS boots
 }
 
+// String returns a GUID's text form.
+func (g GUID) String() string {
+	return fmt.Sprintf("%x-%x-%x-%x-%x", g[:4], g[4:6], g[6:8], g[8:10], g[10:])
+}
+
 // onDisk returns a GUID as tables hold it: the first three groups little-endian.
 func (g GUID) onDisk() []byte {
 	p := make([]byte, 0, 16)

@@ -1,0 +1,144 @@
+package guest
+
+import (
+	"bytes"
+	"log/slog"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/cairn-backup/cairn/internal/boundary"
+	"github.com/cairn-backup/cairn/internal/fault"
+)
+
+var comparePrefix = cmp.Options{cmpopts.EquateComparable(netip.Prefix{}, netip.Addr{})}
+
+const print64 = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"
+
+func TestParseCmdline(t *testing.T) {
+	for _, tt := range []struct {
+		name, line string
+		want       Config
+		ok         bool
+		err        string
+	}{
+		{name: "nothing of ours", line: "console=ttyS0 quiet"},
+		{name: "all", ok: true,
+			line: "quiet cairn.manager=[2001:db8::1]:8441 cairn.fingerprint=SHA256:" + strings.ToUpper(print64) +
+				" cairn.token=T0k cairn.name=m-1 cairn.mac=52-54-00-12-34-56 cairn.address=192.0.2.9/24 cairn.gateway=192.0.2.1 cairn.dns=192.0.2.2,2001:db8::2 cairn.ntp=ntp.example cairn.mtu=9000\n",
+			want: Config{Manager: "[2001:db8::1]:8441", Fingerprint: print64, Token: "T0k", Name: "m-1", Network: Network{
+				MAC: "52:54:00:12:34:56", Address: netip.MustParsePrefix("192.0.2.9/24"), Gateway: netip.MustParseAddr("192.0.2.1"),
+				DNS: []netip.Addr{netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("2001:db8::2")}, NTP: []string{"ntp.example"}, MTU: 9000,
+			}}},
+		{name: "misspelt", line: "cairn.manger=a:1", ok: true, err: "cairn.manger is not known"},
+		{name: "no port", line: "cairn.manager=host", ok: true, err: "manager: "},
+		{name: "short fingerprint", line: "cairn.fingerprint=0011", ok: true, err: "64 hexadecimal digits"},
+		{name: "name that is none", line: "cairn.name=-x", ok: true, err: "host name"},
+		{name: "gateway without address", line: "cairn.gateway=192.0.2.1", ok: true, err: "needs an address"},
+		{name: "mtu", line: "cairn.mtu=100", ok: true, err: "between 576"},
+		{name: "name server", line: "cairn.dns=nobody", ok: true, err: "network: "},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			got, ok, err := ParseCmdline(tt.line)
+			if ok != tt.ok || err == nil && tt.err != "" {
+				t.Errorf("ok is %v, want %v; err is %v", ok, tt.ok, err)
+			}
+			if err != nil {
+				if tt.err == "" || !strings.Contains(err.Error(), tt.err) || fault.KindOf(err) != fault.Invalid {
+					t.Errorf("got error %v, want one with %q", err, tt.err)
+				}
+				return
+			}
+			if diff := cmp.Diff(got, tt.want, comparePrefix); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+func TestParseDocument(t *testing.T) {
+	full := "#cloud-config\nhostname: other\ncairn:\n  manager: 192.0.2.1:8441\n  token: T0k\n  network:\n    address: 192.0.2.9/24\n    dns: [192.0.2.2]\n    mtu: 1400\n"
+	want := Config{Manager: "192.0.2.1:8441", Token: "T0k", Network: Network{
+		Address: netip.MustParsePrefix("192.0.2.9/24"), DNS: []netip.Addr{netip.MustParseAddr("192.0.2.2")}, MTU: 1400}}
+	got, err := ParseDocument([]byte(full))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(got, want, comparePrefix); diff != "" {
+		t.Error(diff)
+	}
+	again, err := got.Document()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if back, err := ParseDocument(again); err != nil || cmp.Diff(back, want, comparePrefix) != "" {
+		t.Errorf("written and read again: %+v, %v", back, err)
+	}
+	for _, tt := range []struct{ name, text, err string }{
+		{"another machine's script", "#!/bin/sh\necho {", errNotOurs.Error()},
+		{"another machine's cloud-config", "#cloud-config\nusers: []\n", errNotOurs.Error()},
+		{"unknown key", "cairn:\n  managr: a:1\n", "managr"},
+		{"not YAML", "cairn:\n\t- {", "yaml"},
+		{"not a map", "cairn: 5\n", "cannot unmarshal"},
+		{"too large", "cairn:\n" + strings.Repeat("#\n", maxDocument), "larger"},
+	} {
+		if _, err := ParseDocument([]byte(tt.text)); err == nil || !strings.Contains(err.Error(), tt.err) {
+			t.Errorf("%s: got error %v, want one with %q", tt.name, err, tt.err)
+		}
+	}
+}
+
+func TestLogHidesToken(t *testing.T) {
+	var out bytes.Buffer
+	slog.New(slog.NewTextHandler(&out, nil)).Info("x", "config", Config{Token: "S3cret", Name: "m1"})
+	if strings.Contains(out.String(), "S3cret") || !strings.Contains(out.String(), "m1") {
+		t.Errorf("the log says %s", out.String())
+	}
+}
+
+func TestOver(t *testing.T) {
+	first := Config{Token: "new", Network: Network{MTU: 1400}, Sources: []string{"a"}}
+	second := Config{Manager: "h:1", Token: "old", Network: Network{MAC: "52:54:00:12:34:56"}, Sources: []string{"b"}}
+	want := Config{Manager: "h:1", Token: "new", Network: Network{MTU: 1400}, Sources: []string{"a", "b"}}
+	if diff := cmp.Diff(first.over(second), want, comparePrefix); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestNetworkd(t *testing.T) {
+	n := Network{MAC: "52:54:00:12:34:56", Address: netip.MustParsePrefix("192.0.2.9/24"), Gateway: netip.MustParseAddr("192.0.2.1"),
+		DNS: []netip.Addr{netip.MustParseAddr("192.0.2.2")}, NTP: []string{"t"}, MTU: 9000}
+	want := "[Match]\nMACAddress=52:54:00:12:34:56\n\n[Link]\nMTUBytes=9000\n\n[Network]\nLLMNR=no\nMulticastDNS=no\nAddress=192.0.2.9/24\nGateway=192.0.2.1\nDNS=192.0.2.2\nNTP=t\n"
+	if diff := cmp.Diff(n.networkd(), want); diff != "" {
+		t.Error(diff)
+	}
+	if got := (Network{}).networkd(); !strings.Contains(got, "DHCP=yes") {
+		t.Errorf("without an address: %s", got)
+	}
+}
+
+func FuzzParseDocument(f *testing.F) {
+	for p := range boundary.Text([]byte("cairn:\n  manager: a:8441\n  name: m1\n  network: {address: 192.0.2.1/24, mtu: 1400, dns: [192.0.2.2]}\n")) {
+		f.Add(p)
+	}
+	f.Fuzz(func(t *testing.T, p []byte) {
+		cfg, err := ParseDocument(p)
+		if err != nil {
+			return
+		}
+		doc, err := cfg.Document()
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := ParseDocument(doc)
+		if err != nil {
+			t.Fatalf("what was read from %q cannot be read again: %v", p, err)
+		}
+		if diff := cmp.Diff(again, cfg, comparePrefix, cmpopts.EquateEmpty()); diff != "" {
+			t.Error(diff)
+		}
+	})
+}

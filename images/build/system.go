@@ -1,0 +1,102 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/cairn-backup/cairn/images/bom"
+	"github.com/cairn-backup/cairn/images/disk"
+	"github.com/cairn-backup/cairn/images/system"
+)
+
+// systemCmdline leaves alone what is on other disks: no arrays, no file systems mounted by what partitions say they are.
+const systemCmdline = "root=PARTUUID=%s ro console=tty0 console=ttyS0,115200 quiet panic=10 raid=noautodetect systemd.gpt_auto=0"
+
+func (b *builder) moverDebian(ctx context.Context) (image, error) {
+	img := image{name: "cairn-mover-debian", product: "Cairn DataMover (Debian)", cpus: 2, memory: 1536}
+	program, err := b.program(ctx, "cairn-mover", "CGO_ENABLED=0")
+	if err != nil {
+		return img, err
+	}
+	r := system.Mover
+	r.Programs = map[string]string{program: "cairn-mover"}
+	r.Units = []string{"images/systemd/cairn-mover.service"}
+	return b.system(ctx, img, r, 2048)
+}
+
+func (b *builder) appliance(ctx context.Context) (image, error) {
+	img := image{name: "cairn-appliance", product: "Cairn appliance", cpus: 4, memory: 4096}
+	// cairnd speaks to libvirt by its library, which it opens when it needs it.
+	daemon, err := b.program(ctx, "cairnd", "CGO_ENABLED=1", "GOFLAGS=-tags=libvirt_dlopen")
+	if err != nil {
+		return img, err
+	}
+	client, err := b.program(ctx, "cairn", "CGO_ENABLED=0")
+	if err != nil {
+		return img, err
+	}
+	r := system.Appliance
+	r.Programs = map[string]string{daemon: "cairnd", client: "cairn"}
+	r.Units = []string{"images/systemd/cairnd.service"}
+	return b.system(ctx, img, r, 8192)
+}
+
+// system makes an image of a Debian system on a root of rootMiB.
+func (b *builder) system(ctx context.Context, img image, r system.Recipe, rootMiB int) (image, error) {
+	dir := filepath.Join(b.work, img.name)
+	bootID, rootID := id("boot", img.name, b.version), id("root", img.name, b.version)
+	at := system.Place{Root: rootID.String(), Boot: bootID.String()}
+	if err := r.Build(ctx, dir, b.cache.Dir(), at, b.time); err != nil {
+		return img, err
+	}
+	var err error
+	for from := range r.Programs {
+		modules, e := bom.GoProgram(from)
+		if e != nil {
+			return img, e
+		}
+		img.bom = append(img.bom, modules...)
+		img.bom = append(img.bom, bom.Component{Type: "application", Name: filepath.Base(from), Version: b.version})
+	}
+	packages, err := bom.DebianTree(filepath.Join(dir, "var/lib/dpkg/status"))
+	if err != nil {
+		return img, err
+	}
+	img.bom = append(img.bom, packages...)
+	loaders, parts, err := b.loaders(ctx)
+	if err != nil {
+		return img, err
+	}
+	img.bom, img.mbr = append(img.bom, parts...), loaders.MBR
+	kernel, initrd, err := system.Kernel(dir)
+	if err != nil {
+		return img, err
+	}
+	boot, root := filepath.Join(b.work, img.name+".esp"), filepath.Join(b.work, img.name+".root")
+	err = disk.WriteBoot(ctx, boot, disk.Boot{
+		Kernel: kernel, Initrd: initrd, Cmdline: fmt.Sprintf(systemCmdline, at.Root), Loaders: loaders, MiB: 256, Time: b.time,
+	})
+	if err != nil {
+		return img, err
+	}
+	if err := disk.WriteExt4(ctx, root, "cairn-root", rootID, rootMiB, dir, b.time); err != nil {
+		return img, err
+	}
+	img.parts = []disk.Partition{
+		{Name: "boot", Kind: disk.EFISystem, ID: bootID, Content: boot, BIOS: true},
+		{Name: "root", Kind: disk.LinuxData, ID: rootID, Content: root},
+	}
+	list := filepath.Join(b.work, img.name+".packages")
+	var lines strings.Builder
+	for _, p := range packages {
+		fmt.Fprintf(&lines, "%s %s\n", p.Name, p.Version)
+	}
+	if err := os.WriteFile(list, []byte(lines.String()), 0o644); err != nil {
+		return img, err
+	}
+	img.extra = map[string]string{".packages": list}
+	return img, os.RemoveAll(dir)
+}
