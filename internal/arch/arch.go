@@ -40,7 +40,7 @@ var rules = []rule{
 	{"cmd/cairn-mover", []string{"datamover", "api", "internal"}},
 	{"cmd/cairn-lab", []string{"lab", "store", "internal"}},
 	{"images", []string{"images", "internal"}},
-	{"lab", []string{"lab", "appliance", "hypervisors", "store", "datamover", "api", "internal"}},
+	{"lab", []string{"lab", "images", "appliance", "hypervisors", "store", "datamover", "api", "internal"}},
 }
 
 // homes names the only folders that may import a library.

@@ -10,27 +10,7 @@ import (
 	"testing"
 
 	"github.com/cairn-backup/cairn/lab/kvmlab/pattern"
-	"github.com/google/go-cmp/cmp"
 )
-
-func TestResolveModules(t *testing.T) {
-	dir := t.TempDir()
-	dep := "kernel/a/ring.ko:\nkernel/a/virtio.ko: kernel/a/ring.ko\nkernel/b/virtio-blk.ko: kernel/a/virtio.ko kernel/a/ring.ko\nkernel/c/other.ko:\n"
-	if err := os.WriteFile(filepath.Join(dir, "modules.dep"), []byte(dep), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	got, err := resolveModules(dir, []string{"virtio_blk", "built_in", "virtio"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	var want []string
-	for _, m := range []string{"kernel/a/ring.ko", "kernel/a/virtio.ko", "kernel/b/virtio-blk.ko"} {
-		want = append(want, filepath.Join(dir, m))
-	}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("modules in loading order (-want +got):\n%s", diff)
-	}
-}
 
 // TestInitramfsCanBeUnpacked lets the real cpio read what we write.
 func TestInitramfsCanBeUnpacked(t *testing.T) {

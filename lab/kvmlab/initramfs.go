@@ -1,15 +1,16 @@
 package kvmlab
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
+
+	"github.com/cairn-backup/cairn/images/cpio"
 )
 
 // buildGuest compiles the guest program, static and stripped.
@@ -30,21 +31,21 @@ func writeInitramfs(ctx context.Context, out, guest string, k kernel, agent bool
 		return err
 	}
 	defer f.Close()
-	c := &cpio{w: bufio.NewWriterSize(f, 1<<20)}
-	for _, d := range []string{"dev", "proc", "sys", "lib", "lib/modules", "data", "run", "tmp", "etc", "bin", "usr", "usr/sbin"} {
-		c.add(d, modeDir|0o755, nil)
+	c := cpio.New(f, time.Unix(0, 0))
+	for _, d := range []string{"dev", "proc", "sys", "data", "run", "tmp", "etc", "bin"} {
+		c.Dir(d)
 	}
-	c.file("init", guest, 0o755)
+	c.FileFrom("init", guest, 0o755)
 	for _, m := range k.modules {
-		c.file("lib/modules/"+m, filepath.Join(k.dir, m), 0o644)
+		c.FileFrom("lib/modules/"+m, filepath.Join(k.dir, m), 0o644)
 	}
-	c.add("lib/modules/order", modeFile|0o644, []byte(strings.Join(k.modules, "\n")+"\n"))
+	c.File("lib/modules/order", 0o644, []byte(strings.Join(k.modules, "\n")+"\n"))
 	if agent {
-		if err := c.agent(ctx); err != nil {
+		if err := addAgent(ctx, c); err != nil {
 			return err
 		}
 	}
-	return c.close()
+	return c.Close()
 }
 
 const fsfreezeHook = `#!/bin/sh
@@ -55,89 +56,26 @@ const shutdownScript = `#!/bin/sh
 sync; poweroff -f
 `
 
-// agent adds qemu-ga and what it needs.
-func (c *cpio) agent(ctx context.Context) error {
+// addAgent adds qemu-ga and what it needs.
+func addAgent(ctx context.Context, c *cpio.Writer) error {
 	const bin = "/usr/sbin/qemu-ga"
-	c.file("usr/sbin/qemu-ga", bin, 0o755)
-	c.file("bin/busybox", "/bin/busybox", 0o755)
+	c.FileFrom("usr/sbin/qemu-ga", bin, 0o755)
+	c.FileFrom("bin/busybox", "/bin/busybox", 0o755)
 	for _, name := range []string{"sh", "sync", "poweroff", "cat", "ls", "echo", "sha256sum", "dd", "sleep", "mount", "umount", "dmesg"} {
-		c.add("bin/"+name, modeLink|0o777, []byte("busybox"))
+		c.Link("bin/"+name, "busybox")
 	}
-	c.add("sbin", modeDir|0o755, nil)
-	c.add("sbin/shutdown", modeFile|0o755, []byte(shutdownScript))
-	c.add("etc/fsfreeze-hook", modeFile|0o755, []byte(fsfreezeHook))
+	c.File("sbin/shutdown", 0o755, []byte(shutdownScript))
+	c.File("etc/fsfreeze-hook", 0o755, []byte(fsfreezeHook))
 	libs, err := run(ctx, "ldd", bin)
 	if err != nil {
 		return err
 	}
-	made := map[string]bool{"lib": true, "usr": true}
-	for _, word := range strings.Fields(libs) {
-		if !strings.HasPrefix(word, "/") {
-			continue
+	for word := range strings.FieldsSeq(libs) {
+		if strings.HasPrefix(word, "/") {
+			c.FileFrom(word[1:], word, 0o755)
 		}
-		for i, r := range word[1:] {
-			if dir := word[1:][:i]; r == '/' && !made[dir] {
-				made[dir] = true
-				c.add(dir, modeDir|0o755, nil)
-			}
-		}
-		c.file(word[1:], word, 0o755)
 	}
 	return nil
-}
-
-// cpio writes the "newc" archive that the kernel unpacks. The first error sticks.
-type cpio struct {
-	w   *bufio.Writer
-	off int64
-	ino int
-	err error
-}
-
-const (
-	modeFile = 0o100000
-	modeDir  = 0o040000
-	modeLink = 0o120000
-)
-
-// file adds a file of the host, links resolved.
-func (c *cpio) file(name, from string, perm uint32) {
-	data, err := os.ReadFile(from)
-	if err != nil {
-		c.fail(err)
-		return
-	}
-	c.add(name, modeFile|perm, data)
-}
-
-func (c *cpio) add(name string, mode uint32, data []byte) {
-	c.ino++
-	head := fmt.Sprintf("070701%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x",
-		c.ino, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(name)+1, 0)
-	c.write([]byte(head + name + "\x00"))
-	c.pad()
-	c.write(data)
-	c.pad()
-}
-
-func (c *cpio) write(p []byte) {
-	n, err := c.w.Write(p)
-	c.off += int64(n)
-	c.fail(err)
-}
-
-func (c *cpio) pad() { c.write(make([]byte, (4-c.off%4)%4)) }
-
-func (c *cpio) fail(err error) {
-	if c.err == nil {
-		c.err = err
-	}
-}
-
-func (c *cpio) close() error {
-	c.add("TRAILER!!!", 0, nil)
-	c.fail(c.w.Flush())
-	return c.err
 }
 
 // copyFile copies a file and keeps its holes.

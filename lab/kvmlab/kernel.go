@@ -1,7 +1,6 @@
 package kvmlab
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +8,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/cairn-backup/cairn/images/debian"
 )
 
 // kernel is a Debian cloud kernel and the modules that guests need, in loading order.
@@ -112,14 +113,14 @@ func fetchKernel(ctx context.Context, base string) error {
 	if err := os.Mkdir(keep, 0o755); err != nil {
 		return err
 	}
-	modules, err := resolveModules(filepath.Join(tree, "lib/modules", version), guestModules)
+	modules, err := debian.ResolveModules(filepath.Join(tree, "lib/modules", version), guestModules)
 	if err != nil {
 		return err
 	}
 	var order []string
 	for _, m := range modules {
-		order = append(order, filepath.Base(m))
-		if err := copyFile(filepath.Join(keep, filepath.Base(m)), m, 0o644); err != nil {
+		order = append(order, filepath.Base(m.File))
+		if err := copyFile(filepath.Join(keep, filepath.Base(m.File)), m.File, 0o644); err != nil {
 			return err
 		}
 	}
@@ -151,37 +152,4 @@ func kernelPackage(ctx context.Context) (string, error) {
 		return "", err
 	}
 	return ask()
-}
-
-// resolveModules returns the files of modules and of all they depend on, dependencies first. Names that are not in
-// modules.dep are built into the kernel.
-func resolveModules(dir string, names []string) ([]string, error) {
-	f, err := os.Open(filepath.Join(dir, "modules.dep"))
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	files, deps := map[string]string{}, map[string][]string{}
-	for sc := bufio.NewScanner(f); sc.Scan(); {
-		file, rest, _ := strings.Cut(sc.Text(), ":")
-		name := strings.ReplaceAll(strings.TrimSuffix(filepath.Base(file), ".ko"), "-", "_")
-		files[name] = file
-		deps[file] = strings.Fields(rest)
-	}
-	var out []string
-	var add func(file string)
-	add = func(file string) {
-		for _, d := range deps[file] {
-			add(d)
-		}
-		if full := filepath.Join(dir, file); !slices.Contains(out, full) {
-			out = append(out, full)
-		}
-	}
-	for _, n := range names {
-		if file, ok := files[n]; ok {
-			add(file)
-		}
-	}
-	return out, nil
 }
