@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -46,7 +47,7 @@ func Run(ctx context.Context, mover Mover) {
 	if first != nil {
 		log.Error("mount the kernel's file systems", "err", first)
 	}
-	log.Info("cairn-mover starts", "version", version.Version, "up", uptime())
+	log.Info("cairn-mover starts", "version", version.Version, "up", uptime(), "firmware", firmware("/sys"))
 	ctx, end := context.WithCancelCause(ctx)
 	func() {
 		defer func() {
@@ -121,7 +122,7 @@ func (m *machine) work(ctx context.Context, mover Mover) {
 	}
 	for wait := time.Second; ctx.Err() == nil; wait = min(2*wait, 30*time.Second) {
 		begin := time.Now()
-		m.log.Info("mover is up", "up", uptime(), "config", cfg)
+		m.log.Info("mover is up", "up", uptime(), "config", cfg, "listeners", strings.Join(listeners("/proc/net"), ","))
 		err := m.once(ctx, mover, cfg)
 		if ctx.Err() != nil {
 			break

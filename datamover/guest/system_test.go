@@ -6,10 +6,13 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -271,4 +274,43 @@ func FuzzGPT(f *testing.F) {
 			t.Errorf("%q", id)
 		}
 	})
+}
+
+func TestFirmware(t *testing.T) {
+	sys := t.TempDir()
+	if got := firmware(sys); got != "bios" {
+		t.Errorf("got %q", got)
+	}
+	write(t, filepath.Join(sys, "firmware/efi/fw_platform_size"), "64\n")
+	if got := firmware(sys); got != "uefi" {
+		t.Errorf("got %q", got)
+	}
+	params := make([]byte, 4096)
+	params[0x1ec] = 3
+	write(t, filepath.Join(sys, "kernel/boot_params/data"), string(params))
+	if got := firmware(sys); got != "uefi, secure boot" {
+		t.Errorf("got %q", got)
+	}
+}
+
+func TestListeners(t *testing.T) {
+	dir := t.TempDir()
+	const head = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
+	write(t, filepath.Join(dir, "tcp"), head+"   0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1 1\n"+
+		"   1: 0F02000A:8001 0202000A:20F9 01 00000000:00000000 00:00000000 00000000     0        0 2 1\n")
+	write(t, filepath.Join(dir, "udp"), head+"   2: 0F02000A:0044 0202000A:0043 01 00000000:00000000 00:00000000 00000000     0        0 3 1\n"+
+		"   3: 00000000:0044 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 4 1\n")
+	if diff := cmp.Diff(listeners(dir), []string{"tcp 0100007F:1F90", "udp 00000000:0044"}); diff != "" {
+		t.Error(diff)
+	}
+	// On this machine itself: a socket that listens is found.
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	port := fmt.Sprintf("tcp 0100007F:%04X", l.Addr().(*net.TCPAddr).Port)
+	if got := listeners("/proc/net"); !slices.Contains(got, port) {
+		t.Errorf("%s is not among %v", port, got)
+	}
 }
