@@ -97,20 +97,22 @@ func TestExtentMapRefusesBadExtents(t *testing.T) {
 	}
 }
 
-// scattered yields extents in random states whose lengths are up to the longest number of 64 KiB.
-func scattered(r *rand.Rand, size int64, longest int64, states int) []hypervisors.Extent {
-	var out []hypervisors.Extent
-	for off := int64(0); off < size; {
-		n := min((1+r.Int64N(longest))*64*kib, size-off)
-		out = append(out, hypervisors.Extent{Offset: off, Length: n, State: hypervisors.ExtentState(r.IntN(states) * 2 / (states - 1))})
-		off += n
+// scattered yields extents in random states whose lengths are up to the longest number of 64 KiB, the same ones each time.
+func scattered(seed uint64, size int64, longest int64, states int) iter.Seq2[hypervisors.Extent, error] {
+	return func(yield func(hypervisors.Extent, error) bool) {
+		r := rand.New(rand.NewPCG(seed, 0))
+		for off := int64(0); off < size; {
+			n := min((1+r.Int64N(longest))*64*kib, size-off)
+			if !yield(hypervisors.Extent{Offset: off, Length: n, State: hypervisors.ExtentState(r.IntN(states) * 2 / (states - 1))}, nil) {
+				return
+			}
+			off += n
+		}
 	}
-	return out
 }
 
 // TestExtentMapStaysSmall makes maps of disks with changes all over, and looks that nothing is lost.
 func TestExtentMapStaysSmall(t *testing.T) {
-	r := rand.New(rand.NewPCG(1, 2))
 	for _, tt := range []struct {
 		name    string
 		size    int64
@@ -118,42 +120,46 @@ func TestExtentMapStaysSmall(t *testing.T) {
 		states  int
 		exact   bool
 	}{
-		{"1 TiB, two states everywhere", 1 << 40, 3, 2, true},
-		{"1 TiB, three states everywhere", 1 << 40, 3, 3, false},
+		{"1 TiB, two states everywhere", 1 << 40, 5, 2, true},
+		{"1 TiB, three states everywhere", 1 << 40, 5, 3, false},
 		{"1 TiB, long runs in three states", 1 << 40, 1000, 3, true},
 		{"odd size", 1<<36 + 513, 30, 3, true},
 	} {
-		in := scattered(r, tt.size, tt.longest, tt.states)
-		m, err := hypervisors.NewExtentMap(tt.size, list(in...))
+		const seed = 1
+		m, err := hypervisors.NewExtentMap(tt.size, scattered(seed, tt.size, tt.longest, tt.states))
 		if err != nil {
 			t.Errorf("%s: %v", tt.name, err)
 			continue
 		}
-		t.Logf("%s: %d extents in %d bytes", tt.name, len(in), len(m))
+		t.Logf("%s: %d bytes", tt.name, len(m))
 		if len(m) > hypervisors.MaxExtentMap {
 			t.Errorf("%s: %d bytes, want at most %d", tt.name, len(m), hypervisors.MaxExtentMap)
 		}
-		more, end, i := int64(0), int64(0), 0
-		for e, err := range m.Extents() {
-			if err != nil || e.Offset != end {
-				t.Fatalf("%s: extent %+v after %d: %v", tt.name, e, end, err)
-			}
-			for end += e.Length; i < len(in) && in[i].Offset < end; i++ {
-				over := min(end, in[i].Offset+in[i].Length) - max(e.Offset, in[i].Offset)
-				if in[i].State != e.State {
-					if e.State != hypervisors.Data {
-						t.Fatalf("%s: %+v became %+v", tt.name, in[i], e)
+		next, stop := iter.Pull2(m.Extents())
+		var got hypervisors.Extent
+		var more int64 // to be read than must be
+		for want := range scattered(seed, tt.size, tt.longest, tt.states) {
+			for at, end := want.Offset, want.Offset+want.Length; at < end; {
+				if at == got.Offset+got.Length {
+					var ok bool
+					if got, err, ok = next(); !ok || err != nil || got.Offset != at {
+						t.Fatalf("%s: extent %+v, %v, at %d", tt.name, got, err, at)
 					}
-					more += over
 				}
-				if in[i].Offset+in[i].Length > end {
-					break
+				n := min(end, got.Offset+got.Length) - at
+				if got.State != want.State {
+					if got.State != hypervisors.Data {
+						t.Fatalf("%s: %+v became %+v", tt.name, want, got)
+					}
+					more += n
 				}
+				at += n
 			}
 		}
-		if end != tt.size || tt.exact != (more == 0) {
-			t.Errorf("%s: ends at %d, %d bytes more to be read", tt.name, end, more)
+		if _, _, ok := next(); ok || tt.exact != (more == 0) {
+			t.Errorf("%s: it goes on: %v; %d bytes more to be read", tt.name, ok, more)
 		}
+		stop()
 	}
 }
 
@@ -176,9 +182,8 @@ func TestExtentMapOfLargeDisks(t *testing.T) {
 
 // FuzzExtentMap feeds maps from nowhere: they are read without gaps up to their size, or they are an error.
 func FuzzExtentMap(f *testing.F) {
-	r := rand.New(rand.NewPCG(3, 4))
 	for _, states := range []int{2, 3} {
-		m, err := hypervisors.NewExtentMap(700<<20+1, list(scattered(r, 700<<20+1, 40, states)...))
+		m, err := hypervisors.NewExtentMap(700<<20+1, scattered(3, 700<<20+1, 40, states))
 		if err != nil {
 			f.Fatal(err)
 		}

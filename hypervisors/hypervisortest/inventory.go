@@ -125,6 +125,10 @@ func testCapabilities(e *env) {
 		{"Restore", e.caps.Restore, func() error { _, err := e.Driver.BeginRestore(ctx, restore); return err }},
 		{"RestoreInPlace", e.caps.RestoreInPlace, func() error { return e.Driver.CheckRestore(ctx, inPlace) }},
 		{"RestoreInPlace", e.caps.RestoreInPlace, func() error { _, err := e.Driver.BeginRestore(ctx, inPlace); return err }},
+		{"TransportHotadd", slices.Contains(e.caps.Transports, hypervisors.TransportHotadd), func() error {
+			_, err := e.Driver.Attach(ctx, e.attachRequest(e.tag(), hypervisors.Export{Transport: hypervisors.TransportNBD, Name: "d", SizeBytes: 512}))
+			return err
+		}},
 		{"Power", e.caps.Power, func() error { return e.Driver.Start(ctx, e.Running) }},
 		{"Power", e.caps.Power, func() error { return e.Driver.Stop(ctx, e.Running, true) }},
 	} {

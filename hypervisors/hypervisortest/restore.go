@@ -50,27 +50,33 @@ func (e *env) restoreRequest(s saved, mode hypervisors.RestoreMode) hypervisors.
 // fill writes a content to a restore's disks, zeros left out.
 func (e *env) fill(r hypervisors.Restoring, disks map[string][]byte) {
 	e.Helper()
-	const piece = 256 << 10
-	zeros := make([]byte, piece)
 	for _, target := range r.Disks() {
 		data := disks[target.DiskID]
 		if !target.Export.Writable || target.Export.SizeBytes != int64(len(data)) {
 			e.Fatalf("target of disk %s: %+v, want a writable one of %d bytes", target.DiskID, target.Export, len(data))
 		}
-		d, err := e.OpenTarget(e.Context(), target.Export)
-		e.ok(err, "open target of disk "+target.DiskID)
-		for off := 0; off < len(data); off += piece {
-			p := data[off:min(off+piece, len(data))]
-			if string(p) == string(zeros[:len(p)]) {
-				continue
-			}
-			if _, err := d.WriteAt(p, int64(off)); err != nil {
-				e.ok(err, "write target")
-			}
-		}
-		e.ok(d.Flush(e.Context()), "flush target")
-		e.ok(d.Close(), "close target")
+		e.fillDisk(target.Export, data)
 	}
+}
+
+// fillDisk writes a content to a disk, zeros left out.
+func (e *env) fillDisk(x hypervisors.Export, data []byte) {
+	e.Helper()
+	const piece = 256 << 10
+	zeros := make([]byte, piece)
+	d, err := e.OpenTarget(e.Context(), x)
+	e.ok(err, "open target of disk "+x.Name)
+	for off := 0; off < len(data); off += piece {
+		p := data[off:min(off+piece, len(data))]
+		if string(p) == string(zeros[:len(p)]) {
+			continue
+		}
+		if _, err := d.WriteAt(p, int64(off)); err != nil {
+			e.ok(err, "write target")
+		}
+	}
+	e.ok(d.Flush(e.Context()), "flush target")
+	e.ok(d.Close(), "close target")
 }
 
 func testRestoreNew(e *env) {

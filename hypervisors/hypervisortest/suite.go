@@ -30,6 +30,9 @@ type Fixture struct {
 	// Stopped is a VM that is off and has a disk that can be backed up. It may be empty if Capabilities lacks
 	// StoppedBackup and Restore.
 	Stopped string
+	// Mover is a VM that is on and whose guest opens what is attached to it: OpenSource and OpenTarget reach into it
+	// for exports of TransportHotadd. It may be empty if Capabilities lacks that.
+	Mover string
 	// Agent says that the guest of Running can be quiesced.
 	Agent bool
 	// Write makes the guest of Running write something to all its disks and returns when that is durable.
@@ -84,6 +87,12 @@ func Run(t *testing.T, open func(t *testing.T) Fixture) {
 		{"RestoreKeepsMACs", testRestoreKeepsMACs},
 		{"CanceledRestore", testRestoreCanceled},
 		{"RestoreCleanUpAfterCrash", testRestoreCleanUp},
+		{"Attach", testAttach},
+		{"AttachChanged", testAttachChanged},
+		{"AttachRestore", testAttachRestore},
+		{"AttachOwe", testAttachOwe},
+		{"AttachCleanUpAfterCrash", testAttachCleanUp},
+		{"AttachRefused", testAttachRefused},
 		{"Power", testPower},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

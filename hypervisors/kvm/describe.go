@@ -2,6 +2,7 @@ package kvm
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/cairn-backup/cairn/hypervisors"
@@ -31,6 +32,8 @@ func describeXML(x *libvirtxml.Domain) hypervisors.VM {
 			vm.Metadata = map[string]string{"os": m.OS}
 		}
 	}
+	// What is plugged into a mover for a while is not part of it.
+	x.Devices.Disks = slices.DeleteFunc(x.Devices.Disks, func(disk libvirtxml.DomainDisk) bool { return attachedName(&disk) != "" })
 	for i := range x.Devices.Disks {
 		vm.Disks = append(vm.Disks, describeDisk(&x.Devices.Disks[i]))
 	}

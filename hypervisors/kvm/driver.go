@@ -217,10 +217,14 @@ func (d *Driver) Close() error {
 
 // Capabilities says what the driver can do.
 func (d *Driver) Capabilities() hypervisors.Capabilities {
+	transports := []hypervisors.Transport{hypervisors.TransportNBD}
+	if d.access != accessTLS {
+		transports = append(transports, hypervisors.TransportHotadd)
+	}
 	return hypervisors.Capabilities{
 		Platform: hypervisors.KVM, Backup: true, ChangeTracking: true, Quiesce: true, StoppedBackup: true,
 		Restore: true, RestoreInPlace: true, Power: true,
-		Transports: []hypervisors.Transport{hypervisors.TransportNBD},
+		Transports: transports,
 		Formats:    []hypervisors.DiskFormat{hypervisors.Raw, hypervisors.QCOW2},
 	}
 }

@@ -52,7 +52,7 @@ func helperXML(tag, arch string, disks []helperDisk) (string, error) {
 		d := libvirtxml.DomainDisk{
 			Device: "disk", Source: disk.source,
 			Driver:  &libvirtxml.DomainDiskDriver{Name: "qemu", Type: string(disk.format), Discard: "unmap", DetectZeros: "unmap"},
-			Target:  &libvirtxml.DomainDiskTarget{Dev: scsiName(i), Bus: "scsi"},
+			Target:  &libvirtxml.DomainDiskTarget{Dev: "sd" + letters(i), Bus: "scsi"},
 			Alias:   &libvirtxml.DomainAlias{Name: alias(i)},
 			Address: &libvirtxml.DomainAddress{Drive: &libvirtxml.DomainAddressDrive{Controller: &zero, Bus: &zero, Target: &zero, Unit: &unit}},
 		}
@@ -64,13 +64,13 @@ func helperXML(tag, arch string, disks []helperDisk) (string, error) {
 	return x.Marshal()
 }
 
-// scsiName returns sda, sdb, … sdz, sdaa, …
-func scsiName(i int) string {
+// letters returns a, b, … z, aa, …
+func letters(i int) string {
 	name := ""
 	for i++; i > 0; i = (i - 1) / 26 {
 		name = string(rune('a'+(i-1)%26)) + name
 	}
-	return "sd" + name
+	return name
 }
 
 // startHelper creates the domain of a helper, paused. What it makes must be owed already.

@@ -162,6 +162,9 @@ func leftoversOf(dom *libvirt.Domain, dirs map[string]bool, add func(hypervisors
 		return nil
 	}
 	for i := range x.Devices.Disks {
+		if name := attachedName(&x.Devices.Disks[i]); name != "" {
+			add(hypervisors.Owed{Kind: kindAttached, VM: x.UUID, Name: name})
+		}
 		if p := describeDisk(&x.Devices.Disks[i]).Path; strings.HasPrefix(p, "/") && !strings.HasPrefix(p, "/dev/") {
 			dirs[filepath.Dir(p)] = true
 		}

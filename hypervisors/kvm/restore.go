@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/cairn-backup/cairn/hypervisors"
 	"github.com/cairn-backup/cairn/internal/fault"
@@ -53,11 +52,7 @@ func (d *Driver) BeginRestore(ctx context.Context, req hypervisors.RestoreReques
 	r := &restoring{d: d, req: req, plan: plan}
 	defer func() {
 		if err != nil {
-			limit := releaseLimit
-			if ctx.Err() != nil {
-				limit = 4 * time.Second
-			}
-			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), limitAfter(ctx))
 			defer cancel()
 			if e := r.Abandon(ctx); e != nil {
 				d.log.Warn("clean-up after a failed restore is left owed", "vm", req.VM.Name, "err", e)

@@ -92,7 +92,7 @@ func TestHelperXML(t *testing.T) {
 	var disks []helperDisk
 	for i := range 30 {
 		p := plannedDisk{path: "/p/d", pool: pool{hypervisors.Datastore{Kind: "dir"}}}
-		disks = append(disks, helperDisk{id: scsiName(i), source: p.source(), format: hypervisors.QCOW2, writable: i == 0})
+		disks = append(disks, helperDisk{id: "sd" + letters(i), source: p.source(), format: hypervisors.QCOW2, writable: i == 0})
 	}
 	doc, err := helperXML("t1", "x86_64", disks)
 	if err != nil {

@@ -52,11 +52,15 @@ func TestConformance(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	mover, err := l.Run(ctx, kvmlab.Spec{Name: "mover", Mover: true})
+	if err != nil {
+		t.Fatal(err)
+	}
 	d := openDriver(t, l)
-	hypervisortest.Run(t, func(*testing.T) hypervisortest.Fixture { return fixture(l, d, running, stopped) })
+	hypervisortest.Run(t, func(*testing.T) hypervisortest.Fixture { return fixture(l, d, running, stopped, mover) })
 }
 
-func fixture(l *kvmlab.Lab, d hypervisors.Driver, running, stopped *kvmlab.VM) hypervisortest.Fixture {
+func fixture(l *kvmlab.Lab, d hypervisors.Driver, running, stopped, mover *kvmlab.VM) hypervisortest.Fixture {
 	find := func(t testing.TB, id string) *kvmlab.VM {
 		vm, err := l.Find(context.WithoutCancel(t.Context()), id)
 		if err != nil {
@@ -65,7 +69,7 @@ func fixture(l *kvmlab.Lab, d hypervisors.Driver, running, stopped *kvmlab.VM) h
 		return vm
 	}
 	return hypervisortest.Fixture{
-		Driver: d, Running: running.UUID, Stopped: stopped.UUID,
+		Driver: d, Running: running.UUID, Stopped: stopped.UUID, Mover: mover.UUID,
 		NoSuchVM: "6f8e5c60-0000-4000-8000-0123456789ab",
 		Write: func(t testing.TB) {
 			if _, err := running.Write(t.Context(), 3); err != nil {
@@ -93,7 +97,18 @@ func fixture(l *kvmlab.Lab, d hypervisors.Driver, running, stopped *kvmlab.VM) h
 				t.Error(err)
 			}
 		},
-		OpenSource: nbdtransport.OpenSource, OpenTarget: nbdtransport.OpenTarget,
+		OpenSource: func(ctx context.Context, e hypervisors.Export) (hypervisors.FrozenDisk, error) {
+			if e.Transport == hypervisors.TransportHotadd {
+				return mover.OpenSource(ctx, e)
+			}
+			return nbdtransport.OpenSource(ctx, e)
+		},
+		OpenTarget: func(ctx context.Context, e hypervisors.Export) (hypervisors.TargetDisk, error) {
+			if e.Transport == hypervisors.TransportHotadd {
+				return mover.OpenTarget(ctx, e)
+			}
+			return nbdtransport.OpenTarget(ctx, e)
+		},
 		Foreign: func(t testing.TB) (string, func() bool) {
 			const name = "another-tool"
 			virsh := func(args ...string) string {
@@ -264,4 +279,14 @@ func TestLeavesNothing(t *testing.T) {
 	if left, _ := filepath.Glob("/var/lib/libvirt/qemu/nvram/" + vm.Name + "*"); len(left) > 0 {
 		t.Errorf("left: %v", left)
 	}
+}
+
+// nbdMap asks an export for its extents, to send them along where a disk cannot tell them.
+func nbdMap(ctx context.Context, e hypervisors.Export) (hypervisors.ExtentMap, error) {
+	d, err := nbdtransport.OpenSource(ctx, e)
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	return hypervisors.NewExtentMap(d.Size(), d.Extents(ctx))
 }

@@ -23,6 +23,8 @@ type GuestStatus struct {
 	Boot   []pattern.Report `json:"boot"`   // what the check at boot found; empty for disks that were blank
 	Now    []pattern.Report `json:"now"`    // what Check found
 	Uptime string           `json:"uptime"` // seconds
+	// Why a mover could not open a disk: kind, text and explanation of the error.
+	Kind, Fault, Meaning, Advice string
 }
 
 // guestTimeout is how long a guest may take to boot and answer on a busy machine.
@@ -50,7 +52,7 @@ func (v *VM) command(ctx context.Context, words string) (GuestStatus, error) {
 	var st GuestStatus
 	ctx, cancel := context.WithTimeout(ctx, guestTimeout)
 	defer cancel()
-	path, err := v.port(ctx)
+	path, err := v.port(ctx, "cairn.lab.0")
 	if err != nil {
 		return st, err
 	}
@@ -78,14 +80,14 @@ func (v *VM) command(ctx context.Context, words string) (GuestStatus, error) {
 	return st, errors.Join(fmt.Errorf("guest of %s gave no answer to %q; it printed:\n%s", v.Name, words, v.printed()), ctx.Err())
 }
 
-// port returns the host's end of the guest's virtio port.
-func (v *VM) port(ctx context.Context) (string, error) {
+// port returns the host's end of one of the guest's virtio ports.
+func (v *VM) port(ctx context.Context, name string) (string, error) {
 	d, err := v.describe(ctx)
 	if err != nil {
 		return "", err
 	}
 	for _, c := range d.Channels {
-		if c.Target.Name == "cairn.lab.0" && c.Source.Path != "" {
+		if c.Target.Name == name && c.Source.Path != "" {
 			return v.lab.daemon.host(c.Source.Path), nil
 		}
 	}

@@ -26,6 +26,8 @@ type Spec struct {
 	AreaBytes int64
 	MemoryMiB int // 0 is 256
 	Title     string
+	// Mover makes a VM that plays a mover (see Lab.Mover), with a virtio-scsi controller unless NoSCSI.
+	Mover, NoSCSI bool
 }
 
 // DiskKind says what a disk is for.
@@ -99,6 +101,9 @@ func (s Spec) cmdline(group [16]byte) string {
 			written++
 		}
 	}
+	if s.Mover {
+		return "console=ttyS0 panic=-1 quiet mitigations=off cairn.mover=1 cairn.rate=0"
+	}
 	return fmt.Sprintf("console=ttyS0 panic=-1 quiet mitigations=off cairn.rate=%g cairn.area=%d cairn.disks=%d cairn.group=%s",
 		max(s.Rate, 0), s.AreaBytes, written, hex.EncodeToString(group[:]))
 }
@@ -145,6 +150,8 @@ var domainTemplate = template.Must(template.New("domain").Funcs(template.FuncMap
     {{if .NIC}}<interface type='user'><model type='virtio'/></interface>{{end}}
     <serial type='file'><source path='{{x .Serial}}' append='on'/><target port='0'/></serial>
     <channel type='unix'><target type='virtio' name='{{x "cairn.lab.0"}}'/></channel>
+    {{if .Mover}}<channel type='unix'><target type='virtio' name='cairn.mover.0'/></channel>{{end}}
+    {{if and .Mover (not .NoSCSI)}}<controller type='scsi' model='virtio-scsi'/>{{end}}
     {{if .Agent}}<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>{{end}}
     <memballoon model='none'/>
   </devices>

@@ -53,7 +53,7 @@ func (l *Lab) Define(ctx context.Context, s Spec) (*VM, error) {
 }
 
 func (s Spec) withDefaults() Spec {
-	if len(s.Disks) == 0 {
+	if len(s.Disks) == 0 && !s.Mover {
 		s.Disks = []Disk{{MiB: 64}}
 	}
 	if s.Name == "" {

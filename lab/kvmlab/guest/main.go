@@ -35,7 +35,15 @@ func run() error {
 	loadModules("/lib/modules")
 	go watchPowerButton()
 	g := &guest{rate: cfg.rate}
-	g.open(cfg)
+	if cfg.mover {
+		var err error
+		if g.mover, err = startMover(); err != nil {
+			return err
+		}
+		say("ready mover")
+	} else {
+		g.open(cfg)
+	}
 	if _, err := os.Stat(agentPath); err == nil {
 		go runAgent()
 	}

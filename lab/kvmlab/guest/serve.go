@@ -23,6 +23,7 @@ type guest struct {
 	boot     []pattern.Report // what the check at boot found; none: the disks were blank
 	failure  string           // why nothing is written any more
 	rate     float64
+	mover    *mover // nil if the VM is none
 }
 
 // open checks and opens the disks' contents.
@@ -104,10 +105,15 @@ type reply struct {
 	Boot   []pattern.Report `json:"boot,omitempty"`
 	Now    []pattern.Report `json:"now,omitempty"`
 	Uptime string           `json:"uptime"`
+	// Of a mover's disk that could not be opened: the error's kind, text and explanation.
+	Kind    string `json:"kind,omitempty"`
+	Fault   string `json:"fault,omitempty"`
+	Meaning string `json:"meaning,omitempty"`
+	Advice  string `json:"advice,omitempty"`
 }
 
 // serve answers commands, one a line: "<id> status", "<id> write <rounds>", "<id> rate <rounds a second>",
-// "<id> check".
+// "<id> check"; of a mover also "<id> open <JSON of an export, without spaces> <milliseconds to wait>" and "<id> close".
 func (g *guest) serve() {
 	dev, err := port("cairn.lab.0")
 	if err != nil {
@@ -141,7 +147,7 @@ func (g *guest) serve() {
 }
 
 func (g *guest) command(line string) reply {
-	words := append(strings.Fields(line), "", "", "")
+	words := append(strings.Fields(line), "", "", "", "")
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	r := reply{ID: words[0], Error: g.failure}
@@ -164,6 +170,16 @@ func (g *guest) command(line string) reply {
 				r.Error = err.Error()
 			}
 			r.Now = append(r.Now, rep)
+		}
+	case "open":
+		if g.mover == nil {
+			r.Error = "this VM plays no mover"
+			break
+		}
+		r.answer(g.mover.open(words[2], words[3]))
+	case "close":
+		if g.mover != nil {
+			g.mover.close()
 		}
 	default:
 		r.Error = "unknown command " + words[1]

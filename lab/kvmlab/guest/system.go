@@ -41,6 +41,7 @@ type config struct {
 	area  int64      // bytes of each disk that are written
 	disks int        // disks to wait for
 	group pattern.ID // for blank disks
+	mover bool       // play a mover: touch no disk unless told to
 }
 
 func readConfig(file string) config {
@@ -55,6 +56,8 @@ func readConfig(file string) config {
 			cfg.area, _ = strconv.ParseInt(value, 10, 64)
 		case "cairn.disks":
 			cfg.disks, _ = strconv.Atoi(value)
+		case "cairn.mover":
+			cfg.mover = value == "1"
 		case "cairn.group":
 			id, _ := hex.DecodeString(value)
 			copy(cfg.group[:], id)
