@@ -37,15 +37,39 @@ func (i *ImageReader) Stream(ctx context.Context, workers int, fn func(off int64
 	if workers <= 0 {
 		workers = i.r.o.Workers + 2
 	}
-	s := &stream{i: i, r: i.r, fn: fn}
+	s := i.stream()
+	s.fn = fn
 	return s.run(ctx, workers, s.plan)
+}
+
+// stream makes a stream of the image, which runs where the image is.
+func (i *ImageReader) stream() *stream {
+	return &stream{i: i, r: i.r, of: streamed{
+		size: i.head.Size, chunkBytes: int(i.head.ChunkBytes), blocks: i.r.blocks, root: i.ref.Root,
+		content: i.r.hasher.Content, coder: i.r.coder, decoded: &i.r.decoded, frame: i.r.frame,
+		chunk:   func(ctx context.Context, c *streamChunk) error { return i.r.chunk(ctx, c.id, c.buf) },
+		current: i.current,
+	}}
+}
+
+// streamed is what the reading half of a stream needs of an image and its repository, which may be in another process.
+type streamed struct {
+	size               int64
+	chunkBytes, blocks int
+	root               Hash
+	content            *chunk.Content
+	coder              *pack.Coder
+	decoded            *atomic.Int64
+	frame              func(ctx context.Context, rd *pack.Reader, number uint32) ([]byte, error) // of one that others may want, too
+	chunk              func(ctx context.Context, c *streamChunk) error                           // fills the buffer from any copy
+	current            func(ctx context.Context, use func() error) error
 }
 
 // run reads what plan asks for.
 func (s *stream) run(ctx context.Context, workers int, plan func() error) error {
 	g, ctx := errgroup.WithContext(ctx)
 	s.ctx, s.jobs, s.windows = ctx, make(chan *streamJob, 2*workers), make(chan struct{}, 2)
-	s.bufs.New = func() any { return make([]byte, s.i.head.ChunkBytes) }
+	s.bufs.New = func() any { return make([]byte, s.of.chunkBytes) }
 	g.Go(func() error {
 		defer close(s.jobs)
 		return plan()
@@ -58,7 +82,7 @@ func (s *stream) run(ctx context.Context, workers int, plan func() error) error 
 		return own.error
 	}
 	if err != nil {
-		return fault.Context("read image", s.i.ref.Root.Short(), err)
+		return fault.Context("read image", s.of.root.Short(), err)
 	}
 	return nil
 }
@@ -68,7 +92,8 @@ type callerError struct{ error }
 
 // stream is one Stream at work: one goroutine plans, the others read.
 type stream struct {
-	i   *ImageReader
+	of  streamed
+	i   *ImageReader // of the planning half
 	r   *Repository
 	ctx context.Context //nolint:containedctx // lives for one Stream
 	fn  func(off int64, p []byte) error
@@ -130,7 +155,7 @@ type streamJob struct {
 }
 
 func (s *stream) work() error {
-	frames := pack.NewFrameReader(s.r.coder)
+	frames := pack.NewFrameReader(s.of.coder)
 	for job := range s.jobs {
 		if err := s.ctx.Err(); err != nil {
 			return err
@@ -163,7 +188,7 @@ func (s *stream) do(job *streamJob, frames *pack.FrameReader) error {
 	}
 	begun := false
 	err := frames.Each(s.ctx, job.rd, numbers, func(n int, plain []byte, damage error) error {
-		s.r.decoded.Add(1)
+		s.of.decoded.Add(1)
 		begun = true
 		if damage != nil {
 			plain = nil
@@ -183,7 +208,7 @@ func (s *stream) do(job *streamJob, frames *pack.FrameReader) error {
 
 // sharedFrame uses a frame that others may want, too.
 func (s *stream) sharedFrame(rd *pack.Reader, f *streamFrame) error {
-	plain, err := s.r.frame(s.ctx, rd, f.number)
+	plain, err := s.of.frame(s.ctx, rd, f.number)
 	if err != nil && !damaged(err) {
 		return err
 	}
@@ -212,7 +237,7 @@ func (s *stream) use(f *streamFrame, plain []byte) error {
 			}
 			continue
 		}
-		if s.r.hasher.Chunk(plain[e.Offset:e.Offset+e.Length]) != c.id {
+		if s.of.content.Chunk(plain[e.Offset:e.Offset+e.Length]) != c.id {
 			if err := s.part(part, nil); err != nil {
 				return err
 			}
@@ -247,7 +272,7 @@ func (c *streamChunk) fill(s *stream, part *streamPart, data []byte) {
 	c.mu.Lock()
 	if c.buf == nil {
 		c.buf = s.bufs.Get().([]byte)
-		for i := range s.r.blocks {
+		for i := range s.of.blocks {
 			if c.zeros&(1<<i) != 0 {
 				clear(c.buf[i*chunk.BlockBytes : (i+1)*chunk.BlockBytes])
 			}
@@ -279,13 +304,13 @@ func (s *stream) finish(c *streamChunk) error {
 		s.bufs.Put(c.buf)
 		c.buf = nil
 	}()
-	if c.spoiled.Load() || s.r.hasher.Chunk(c.buf) != c.id {
-		read := func() error { return s.r.chunk(s.ctx, c.id, c.buf) }
+	if c.spoiled.Load() || s.of.content.Chunk(c.buf) != c.id {
+		read := func() error { return s.of.chunk(s.ctx, c) }
 		if s.bad != nil {
 			if err := read(); err != nil {
 				return s.unreadable(c, err)
 			}
-		} else if err := s.i.current(s.ctx, read); err != nil {
+		} else if err := s.of.current(s.ctx, read); err != nil {
 			return err
 		}
 	}
@@ -309,7 +334,7 @@ func (s *stream) unreadable(c *streamChunk, err error) error {
 
 // give hands out proven bytes, but not those behind the image's end.
 func (s *stream) give(off int64, p []byte) error {
-	if err := s.fn(off, p[:min(int64(len(p)), s.i.head.Size-off)]); err != nil {
+	if err := s.fn(off, p[:min(int64(len(p)), s.of.size-off)]); err != nil {
 		return callerError{err}
 	}
 	return nil

@@ -40,7 +40,7 @@ func (w *streamPlan) reset() {
 
 // add plans the reading of a chunk.
 func (w *streamPlan) add(id Hash, number int64) error {
-	off := number * int64(w.s.i.head.ChunkBytes)
+	off := number * int64(w.s.of.chunkBytes)
 	if c := w.chunks[id]; c != nil {
 		c.offs = append(c.offs, off)
 		return nil
@@ -105,7 +105,7 @@ func hasBlocks(e *pack.Entry, wanted []take) bool {
 // parts plans the frames that a copy of a chunk needs. False: some of it is not to be found.
 func (w *streamPlan) parts(c *streamChunk, rd *pack.Reader, e *pack.Entry) bool {
 	c.zeros = e.Zeros
-	if int(e.Length) == int(w.s.i.head.ChunkBytes) {
+	if int(e.Length) == w.s.of.chunkBytes {
 		c.waiting.Store(1)
 		w.want(rd, e, streamPart{c: c, e: e, whole: true})
 		return true
@@ -117,7 +117,7 @@ func (w *streamPlan) parts(c *streamChunk, rd *pack.Reader, e *pack.Entry) bool 
 	}
 	own := streamPart{c: c, e: e}
 	var foreign map[Hash][]take
-	for i, refs := 0, e.Refs; i < w.s.r.blocks; i++ {
+	for i, refs := 0, e.Refs; i < w.s.of.blocks; i++ {
 		switch bit := uint64(1) << i; {
 		case e.Present&bit != 0:
 			own.takes = append(own.takes, take{uint8(len(own.takes)), uint8(i)})

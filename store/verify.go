@@ -138,7 +138,7 @@ func (v *verification) image(ctx context.Context, im NamedImage) error {
 	}
 	defer i.Close()
 	size, before := int64(i.head.ChunkBytes), len(v.report.Damage)
-	s := &stream{i: i, r: v.r}
+	s := i.stream()
 	s.fn = func(off int64, p []byte) error { return v.chunks(ctx, im.Name, size, off, int64(len(p)), nil) }
 	s.bad = func(off int64, err error) error {
 		return v.chunks(ctx, im.Name, size, off, min(size, i.head.Size-off), err)

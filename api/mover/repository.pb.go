@@ -1773,7 +1773,7 @@ func (x *PlannedFrame) GetEntries() uint32 {
 
 type PlannedChunk struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Number        int64                  `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	Numbers       []int64                `protobuf:"varint,1,rep,packed,name=numbers,proto3" json:"numbers,omitempty"` // where the image has it
 	Id            []byte                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
 	Zeros         uint64                 `protobuf:"fixed64,3,opt,name=zeros,proto3" json:"zeros,omitempty"`
 	Parts         []*PlannedPart         `protobuf:"bytes,4,rep,name=parts,proto3" json:"parts,omitempty"` // none: only ReadChunk can tell
@@ -1811,11 +1811,11 @@ func (*PlannedChunk) Descriptor() ([]byte, []int) {
 	return file_repository_proto_rawDescGZIP(), []int{31}
 }
 
-func (x *PlannedChunk) GetNumber() int64 {
+func (x *PlannedChunk) GetNumbers() []int64 {
 	if x != nil {
-		return x.Number
+		return x.Numbers
 	}
-	return 0
+	return nil
 }
 
 func (x *PlannedChunk) GetId() []byte {
@@ -2326,9 +2326,9 @@ const file_repository_proto_rawDesc = "" +
 	"\x05plain\x18\x04 \x01(\rR\x05plain\x12\x14\n" +
 	"\x05codec\x18\x05 \x01(\rR\x05codec\x12\x14\n" +
 	"\x05proof\x18\x06 \x01(\fR\x05proof\x12\x18\n" +
-	"\aentries\x18\a \x01(\rR\aentries\"\x7f\n" +
-	"\fPlannedChunk\x12\x16\n" +
-	"\x06number\x18\x01 \x01(\x03R\x06number\x12\x0e\n" +
+	"\aentries\x18\a \x01(\rR\aentries\"\x81\x01\n" +
+	"\fPlannedChunk\x12\x18\n" +
+	"\anumbers\x18\x01 \x03(\x03R\anumbers\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\fR\x02id\x12\x14\n" +
 	"\x05zeros\x18\x03 \x01(\x06R\x05zeros\x121\n" +
 	"\x05parts\x18\x04 \x03(\v2\x1b.cairn.mover.v1.PlannedPartR\x05parts\"}\n" +

@@ -3,6 +3,7 @@ package remote
 import (
 	"context"
 	"log/slog"
+	"sync"
 
 	"google.golang.org/grpc"
 
@@ -23,11 +24,20 @@ type Options struct {
 	Log        *slog.Logger // nil: none
 }
 
-// Server serves repositories to movers. It keeps nothing: all about writing is in the sessions, so
+// Server serves repositories to movers. What it keeps is what is being read; all about writing is in the sessions, so
 // that a server that takes the place of another goes on where that was.
 type Server struct {
 	mover.UnimplementedRepositoryServer
 	o Options
+
+	mu      sync.Mutex
+	reading map[reading]*store.ImageReader
+}
+
+// reading is an image that a ticket's opener reads.
+type reading struct {
+	ticket, opener string
+	ref            store.ImageRef
 }
 
 // NewServer makes a server. Its service is registered with mover.RegisterRepositoryServer.
@@ -35,7 +45,7 @@ func NewServer(o Options) *Server {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Server{o: o}
+	return &Server{o: o, reading: map[reading]*store.ImageReader{}}
 }
 
 // GRPC are options for the grpc.Server, which bound what a mover can make it hold.
@@ -44,6 +54,29 @@ func GRPC() []grpc.ServerOption {
 		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxConcurrentStreams(128),
 		grpc.InitialWindowSize(1 << 20), grpc.InitialConnWindowSize(4 << 20),
 	}
+}
+
+// End ends what a ticket has open. It is called when the transfer has ended, before or after the ticket is made void.
+func (s *Server) End(ticket string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for k, r := range s.reading {
+		if k.ticket == ticket {
+			_ = r.Close()
+			delete(s.reading, k)
+		}
+	}
+}
+
+// Close ends everything that is open for reading.
+func (s *Server) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for k, r := range s.reading {
+		_ = r.Close()
+		delete(s.reading, k)
+	}
+	return nil
 }
 
 // Open implements the service.
