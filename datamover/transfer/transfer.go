@@ -17,6 +17,8 @@ type ImageSink interface {
 	ChunkBytes() int
 	Write(ctx context.Context, off int64, p []byte) error
 	Zero(ctx context.Context, off, n int64) error
+	// Durable yields in ascending order what the image has already, of a transfer before: it is neither read nor written.
+	Durable(ctx context.Context) iter.Seq2[store.Range, error]
 }
 
 // ImageSource gives an image's content; *store.ImageReader is one. ReadAt verifies what it returns and is called from
@@ -107,7 +109,7 @@ func Backup(ctx context.Context, src hypervisors.FrozenDisk, dst ImageSink, o Op
 	m := newMeter(src.Size(), BottleneckStore, [2]string{"backup.transfer-started", "backup.transfer-middle"}, o)
 	p := pipeline{
 		segments: func(ctx context.Context) iter.Seq2[hypervisors.Extent, error] {
-			return segments(disk(ctx, src, o.FullRead), src.Size(), chunk, o.segmentBytes(chunk))
+			return segments(without(ctx, disk(ctx, src, o.FullRead), dst), src.Size(), chunk, o.segmentBytes(chunk))
 		},
 		buffer: o.segmentBytes(chunk), meter: m, options: o,
 		read: func(p []byte, off int64) error { return readFull(src, p, off) },

@@ -45,6 +45,17 @@ type plane struct {
 	filled map[int64]bool // chunk -> written (true) or zeroed (false)
 	fail   error
 	wait   func(ctx context.Context)
+	had    []store.Range // of a transfer before
+}
+
+func (p *plane) Durable(context.Context) iter.Seq2[store.Range, error] {
+	return func(yield func(store.Range, error) bool) {
+		for _, r := range p.had {
+			if !yield(r, nil) {
+				return
+			}
+		}
+	}
 }
 
 func newPlane(size int64) *plane { return &plane{data: make([]byte, size), filled: map[int64]bool{}} }
@@ -535,6 +546,10 @@ func (c *counter) Write(_ context.Context, _ int64, p []byte) error {
 	c.written.Add(int64(len(p)))
 	c.calls.Add(1)
 	return nil
+}
+
+func (c *counter) Durable(context.Context) iter.Seq2[store.Range, error] {
+	return func(func(store.Range, error) bool) {}
 }
 
 func (c *counter) Zero(_ context.Context, _, n int64) error {

@@ -49,6 +49,9 @@ type Client struct {
 	content *chunk.Content
 	coder   *pack.Coder
 	bufs    *sync.Pool
+
+	mu    sync.Mutex
+	image *ImageWriter // that is not finished
 }
 
 // Dial are options for the connection: it is made again soon after it broke, and found dead when nothing comes.
@@ -138,10 +141,24 @@ func (c *Client) sameRepository(ctx context.Context) error {
 	return nil
 }
 
-// Close frees what the client holds. No transfer may be running.
+// leaving bounds what Close says to an owner that may not be there.
+const leaving = 5 * time.Second
+
+// Close gives up an image that is not finished, as far as it is not durable, and frees what the client holds. No transfer
+// may be running.
 func (c *Client) Close() error {
+	c.mu.Lock()
+	w := c.image
+	c.image = nil
+	c.mu.Unlock()
+	var err error
+	if w != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), leaving)
+		defer cancel()
+		err = w.Close(ctx)
+	}
 	c.coder.Close()
-	return nil
+	return err
 }
 
 // with puts the ticket into a call.

@@ -59,6 +59,9 @@ func (c *Client) NewImage(ctx context.Context, o store.ImageOptions) (*ImageWrit
 		Hasher: c.content, ChunkBytes: c.terms.ChunkBytes, FrameBytes: c.terms.FrameBytes,
 		Group: max(1, min(askAtOnce, askBytes/perChunk)), Store: w.packs.storeFrame,
 	})
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.image = w
 	return w, nil
 }
 
@@ -130,6 +133,9 @@ func (w *ImageWriter) Finish(ctx context.Context) (store.ImageRef, error) {
 	if err != nil {
 		return store.ImageRef{}, err
 	}
+	w.c.mu.Lock()
+	w.c.image = nil
+	w.c.mu.Unlock()
 	w.count(func(s *store.ImageStats) {
 		*s = store.ImageStats{
 			BytesWritten: a.GetBytesWritten(), BytesZero: a.GetBytesZero(), BytesNew: a.GetBytesNew(), BytesStored: a.GetBytesStored(),

@@ -26,6 +26,7 @@ import (
 	"github.com/cairn-backup/cairn/hypervisors"
 	"github.com/cairn-backup/cairn/internal/fault"
 	"github.com/cairn-backup/cairn/lab/sanlab"
+	"github.com/cairn-backup/cairn/store"
 )
 
 const mib = 1 << 20
@@ -204,6 +205,10 @@ func (s *sink) Write(_ context.Context, off int64, p []byte) error {
 	}
 	s.written += int64(copy(s.p[off:], p))
 	return nil
+}
+
+func (s *sink) Durable(context.Context) iter.Seq2[store.Range, error] {
+	return func(func(store.Range, error) bool) {}
 }
 
 func (s *sink) Zero(_ context.Context, off, n int64) error {
