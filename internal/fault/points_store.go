@@ -59,6 +59,7 @@ var StorePoints = []string{
 	"store.heal.quarantined",         // damaged packs are put aside, the index is not swept
 
 	"store.erasure.absence-recorded",  // an owner has noted who is away, nothing is settled
+	"store.erasure.session-placed",    // an owner's number is announced, or begun, on all members of a set
 	"store.erasure.shards-pending",    // enough shards of an object are durable, none has its name
 	"store.erasure.first-named",       // one shard has its name: the object is there
 	"store.erasure.need-reached",      // enough have it, nobody was told

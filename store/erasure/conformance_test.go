@@ -103,7 +103,9 @@ func TestConformanceDegraded(t *testing.T) {
 			blobtest.Run(t, func(t *testing.T) (blob.Store, func() blob.Store) {
 				d := newSet(t, l)
 				open := func() blob.Store { return d.openWith(Options{}, d.paths[l.Parity:]...) }
-				return open(), open
+				s := d.openWith(Options{}, d.paths[l.Parity:]...)
+				d.own(s)() // who is not there is recorded: only an owner may go on without a member
+				return s, open
 			})
 		})
 	}

@@ -33,9 +33,44 @@
 // # What counts
 //
 // The n = k+m members of a group see everything or were away. A write or delete counts when need members of the group
-// have it durably (k, more with Options.Spare). With k > m, any k members that are there have one among them that knows
-// of each write and delete that counted; with fewer data than parity members (mirrors) a member that is alone cannot
-// know what others did without it, and two histories are found out when they meet (Options.Trust).
+// have it durably (k, more with Options.Spare). What members say is believed by what the set's description says of each:
+//
+//   - behind: it may not know of deletes and renames. Its marks and names do not count, its shards do: they are proven by
+//     their hashes. It catches up at an Acquire or Scrub, if somebody is there who is not behind.
+//   - incomplete: writes went on without it, because it was away or failed. That it has not got something says nothing.
+//   - filling: the same, and shards that were once written to its place may be gone, too: it is new, or an older copy of
+//     itself that was put back.
+//   - complete: none of these.
+//
+// Settling, at each Acquire and at the end of a Scrub or Rebuild, lists all members and counts: who has a shard of
+// everything is complete again, who has not is incomplete. Before an owner acknowledges a write that a complete member
+// has not got (or a rename of which it has not the name), it records that the member is incomplete; where k <= m, before
+// it acknowledges a delete or rename of which a member does not know, that it is behind. Members that are not there when
+// an owner begins are recorded as both before anything else happens.
+//
+// Theorem. Of members that are there, one of which was told of the last change:
+//
+//  1. if one is not behind, nothing is shown that was deleted, and no name that was given up;
+//  2. if one is complete, or more than m are not filling and no rename is half-known, every object that was acknowledged
+//     is shown.
+//
+// For: (1) after settling, who is not behind knows of all deletes, since marks stay until everybody does. Of a later one
+// need members know, and where k > m any k that are there have one of them among them; where k <= m those that do not
+// are behind. A new member is behind until it is settled, and Replace settles before and after. (2) A complete member has
+// a shard of everything by what is recorded. And a write that was acknowledged had k shards, of which only those in the
+// slots of filling members can be gone, so at most m of the others lack one. TestEveryOrderOfEvents tries it out.
+//
+// Where (1) does not hold every answer is Transient, where (2) does not that nothing is there: NotFound becomes Transient,
+// List fails, Acquire and Replace refuse, in words. The way out is to bring back who knows, or Options.Trust, an admin's
+// word. Told are all members that were there; where k > m or need > m, any k that are there have one of the last change
+// among them. A mirror's half that is alone, after the other was used alone, has no way to know: it shows what it has,
+// and two histories are found out when they meet (Options.Trust).
+//
+// Sessions of owners are numbered, and every member has the number of the last it took part in: who has an older one
+// than the description says is an older copy of itself, and is behind and filling.
+//
+// Other processes than the owner may write as long as nobody fails; where k <= m they may not go on without a member
+// that is not recorded as incomplete.
 //
 //   - write: shards become durable under pending names on at least need members, then the first gets its final name:
 //     now the object is there. The others follow; with need of them it is acknowledged. A crash before the first name
@@ -47,11 +82,9 @@
 //     object to be gone, so a delete that was cut short is completed, not undone. While a member is away or did not
 //     answer, marks stay, so what it still has is not taken for an object when it comes back.
 //   - rename: shard by shard; names carry a count of moves, the highest is the object's name.
-//   - a member that is not there when an owner begins is recorded as behind before anything else happens: from then on
-//     its marks and names do not count, as the others may rely on what it would deny. Its shards count: they are proven
-//     by their hashes. When it is back at an Acquire or Scrub it catches up with deletes and renames, and counts again.
 //   - the set's description has versions; one counts when need members have it. What a crash cut short does not.
-//   - list: the union of what members show, less what is marked. Fewer than k members answering is an error.
+//   - list: the union of what members show, less what is marked. Fewer than k members answering is an error, and so is that
+//     there may be more.
 //   - lock: all members that are there, in one order, at least need of each group.
 //
 // Damage: each 64 KiB unit of a shard has a hash keyed with set, write, shard and position. A read proves the units it

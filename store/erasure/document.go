@@ -54,11 +54,77 @@ type groupDoc struct {
 type memberDoc struct {
 	ID     string `json:"id"`
 	Domain string `json:"domain"`
-	// Behind: it has missed deletes or renames, so what it says about these does not count until it has caught up.
+	// Behind: it may have missed deletes or renames, so what it says about these does not count until it has caught up.
 	Behind bool `json:"behind,omitempty"`
-	// Filling: it is a new disk that does not have its shards of older objects yet.
+	// Filling: shards that were once written to its place may be gone: it is a new disk, or an older copy of one.
 	Filling bool `json:"filling,omitempty"`
+	// Incomplete: writes went on without it, so that it may lack shards.
+	Incomplete bool `json:"incomplete,omitempty"`
+	// Session is the last one that a member took part in before it fell behind, and Why in a word why it does not
+	// count in full: away, failed, new, copy or distrusted.
+	Session uint64 `json:"session,omitempty"`
+	Why     string `json:"why,omitempty"`
 }
+
+// knows reports whether what the member says about deletes and renames counts.
+func (md memberDoc) knows() bool { return !md.Behind }
+
+// complete reports whether the member has a shard of every object that was acknowledged.
+func (md memberDoc) complete() bool { return !md.Behind && !md.Filling && !md.Incomplete }
+
+// settled returns what a member is that has caught up; lacks: it has not all its shards yet.
+func (md memberDoc) settled(lacks bool) memberDoc {
+	out := memberDoc{ID: md.ID, Domain: md.Domain, Incomplete: lacks, Filling: lacks && md.Filling}
+	if lacks {
+		out.Why = md.Why
+	}
+	return out
+}
+
+// fell returns what a member is that was not there, or did not answer, when something was deleted, renamed or written.
+func (md memberDoc) fell(why string, session uint64) memberDoc {
+	if !md.Behind {
+		md.Behind, md.Session = true, session
+	}
+	md.Incomplete = true
+	if md.Why == "" {
+		md.Why = why
+	}
+	return md
+}
+
+// reason says in words why a member does not count in full; "": it does.
+func (md memberDoc) reason() string {
+	if md.complete() {
+		return ""
+	}
+	what := "it may lack shards until it is rebuilt or scrubbed"
+	if md.Behind {
+		what = "it has to catch up, at the next opening or scrub"
+	}
+	switch md.Why {
+	case whyAway:
+		return "it was away while the others were used: " + what
+	case whyFailed:
+		return "it failed while the others were written to: " + what
+	case whyNew:
+		return "it is new and not filled yet: " + what
+	case whyCopy:
+		return "it is an older copy of itself, as one that was put back: " + what
+	case whyDistrusted:
+		return "it was written to apart from the others: " + what
+	}
+	return what
+}
+
+// Reasons why a member does not count in full.
+const (
+	whyAway       = "away"
+	whyFailed     = "failed"
+	whyNew        = "new"
+	whyCopy       = "copy"
+	whyDistrusted = "distrusted"
+)
 
 // next returns a copy to be changed.
 func (d *setDocument) next() *setDocument {

@@ -12,7 +12,7 @@ type MemberState string
 // The states.
 const (
 	Online   MemberState = "online"
-	Degraded MemberState = "degraded" // it answers, but had errors, has to catch up, or is being filled
+	Degraded MemberState = "degraded" // it answers, but had errors, has to catch up, or may lack shards
 	Missing  MemberState = "missing"  // not given, not there, empty, or it does not answer
 	Foreign  MemberState = "foreign"  // something else is at its place
 )
@@ -29,7 +29,8 @@ type MemberHealth struct {
 	Errors     int64       `json:"errors"`      // since Open
 	Lacking    int         `json:"lacking"`     // objects of which it should have a shard and does not
 	Behind     bool        `json:"behind"`      // it was away, and catches up at the next Acquire or Scrub
-	Filling    bool        `json:"filling"`     // it is new, and its Rebuild is not finished
+	Filling    bool        `json:"filling"`     // it is new, or an older copy of itself, and its Rebuild is not finished
+	Incomplete bool        `json:"incomplete"`  // objects were written without it; a Rebuild or Scrub makes it whole
 	ShardBytes int64       `json:"shard_bytes"` // that it has, files' lengths
 	Slot       int         `json:"slot"`        // its place in the group, from 0
 }
@@ -147,11 +148,14 @@ func (s *Store) memberHealth(m *member) MemberHealth {
 	defer m.mu.Unlock()
 	h := MemberHealth{
 		ID: m.id, Place: m.given.place(), Domain: md.Domain, State: m.state, Reason: m.reason, FreeBytes: -1,
-		Errors: m.errs, Behind: md.Behind, Filling: md.Filling, Slot: m.slot,
+		Errors: m.errs, Behind: md.Behind, Filling: md.Filling, Incomplete: md.Incomplete, Slot: m.slot,
 	}
 	if h.State == Online {
-		if h.Errors > 0 || h.Behind || h.Filling {
+		if h.Errors > 0 || !md.complete() {
 			h.State = Degraded
+		}
+		if h.Reason == "" {
+			h.Reason = md.reason()
 		}
 		if free, total, err := m.given.space(); err == nil {
 			h.FreeBytes, h.TotalBytes = free, total

@@ -90,7 +90,16 @@ func (s *Store) open(ctx context.Context, members []Member) error {
 	if err := s.adopt(d, open); err != nil {
 		return err
 	}
-	return s.seat(identities)
+	if err := s.seat(identities); err != nil {
+		return err
+	}
+	if err := s.compareSessions(ctx); err != nil {
+		return err
+	}
+	if s.o.Trust != "" {
+		s.trust()
+	}
+	return nil
 }
 
 // seat checks that each opened member has the place that its own identity claims, and the groups enough of them.
@@ -237,7 +246,7 @@ func trusting(docs map[string][]*setDocument, trust string) *setDocument {
 			for g := range d.Groups {
 				for slot := range d.Groups[g].Members {
 					if m := &d.Groups[g].Members[slot]; m.ID == name {
-						m.Behind = true
+						*m = m.fell(whyDistrusted, 0)
 					}
 				}
 			}

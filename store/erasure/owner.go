@@ -3,7 +3,6 @@ package erasure
 import (
 	"context"
 	"errors"
-	"maps"
 	"slices"
 	"sync"
 	"syscall"
@@ -27,16 +26,42 @@ func (s *Store) Acquire(ctx context.Context) (func() error, error) {
 		return nil, errors.Join(err, s.unlockMembers())
 	}
 	s.setOwner(true)
-	if err := s.settle(ctx); err != nil {
+	if err := s.takeOver(ctx); err != nil {
 		s.setOwner(false)
 		return nil, errors.Join(fault.Context("open erasure set", s.Location(), err), s.unlockMembers())
 	}
 	return sync.OnceValue(func() error {
 		s.gate.Lock()
 		defer s.gate.Unlock()
+		s.inform(context.WithoutCancel(ctx))
 		s.setOwner(false)
 		return s.unlockMembers()
 	}), nil
+}
+
+// takeOver settles what others left and begins a session. Members that fail meanwhile are lost, and that is recorded.
+func (s *Store) takeOver(ctx context.Context) error {
+	for {
+		if err := s.settle(ctx); err != nil {
+			return err
+		}
+		if lost, err := s.beginSession(ctx); err != nil || !lost {
+			return err
+		}
+	}
+}
+
+// inform gives the document to members that failed when it was changed: alone they would not know what they lack.
+func (s *Store) inform(ctx context.Context) {
+	d, groups := s.snapshot()
+	for _, g := range groups {
+		each(g.members, func(_ int, m *member, b blob.Store) error {
+			if !s.doubted(m) {
+				return nil
+			}
+			return putDocument(ctx, b, d)
+		})
+	}
 }
 
 func (s *Store) owned() bool {
@@ -81,6 +106,9 @@ func (s *Store) reopen(ctx context.Context) error {
 		return err
 	}
 	if err := s.adopt(newest, open); err != nil {
+		return err
+	}
+	if err := s.compareSessions(ctx); err != nil {
 		return err
 	}
 	s.unopened = slices.DeleteFunc(s.unopened, func(m *member) bool { return m.up() })
@@ -151,9 +179,11 @@ func (s *Store) unlockMembers() (err error) {
 	return err
 }
 
-// install makes a new version of the document count: enough members of each group have it before it is used.
+// install makes a new version of the document count: enough members of each group have it before it is used. Those that
+// do not get it are not written to until they have.
 func (s *Store) install(ctx context.Context, d *setDocument) error {
 	_, groups := s.snapshot()
+	var without []*member
 	for _, g := range groups {
 		errs := each(g.members, func(_ int, _ *member, b blob.Store) error {
 			defer fault.Point("store.erasure.document-placed")
@@ -162,13 +192,24 @@ func (s *Store) install(ctx context.Context, d *setDocument) error {
 		if n := succeeded(errs); n < s.need(g) {
 			return tooFew("change erasure set", s.Location(), n, s.need(g), errs)
 		}
+		for _, slot := range failing(errs) {
+			if g.members[slot].up() {
+				without = append(without, g.members[slot])
+			}
+		}
 	}
 	s.mu.Lock()
 	s.doc = d
+	clear(s.doubts) // the document says it
 	s.mu.Unlock()
+	for _, m := range without {
+		s.doubt(m, whyFailed)
+	}
 	for _, g := range groups {
-		each(g.members, func(_ int, _ *member, b blob.Store) error {
-			dropDocuments(ctx, b, d)
+		each(g.members, func(_ int, m *member, b blob.Store) error {
+			if !s.doubted(m) {
+				dropDocuments(ctx, b, d)
+			}
 			return nil
 		})
 	}
@@ -178,36 +219,94 @@ func (s *Store) install(ctx context.Context, d *setDocument) error {
 // settle brings the set into one state. The gate is held exclusively, the locks too.
 //
 // First it is recorded who is not there: from then on their word does not count, since the others may go on to rely on
-// things they would deny. Then every write that is anything but whole is decided, and members that were behind catch up.
+// things they would deny. Then every write that is anything but whole is decided, members that were behind catch up, and
+// it is recorded who lacks shards.
 func (s *Store) settle(ctx context.Context) error {
-	if err := s.record(ctx, func(m *member, md *memberDoc) { md.Behind = md.Behind || !m.up() }); err != nil {
+	if err := s.accountable(); err != nil {
+		return err
+	}
+	absent := func(m *member, md *memberDoc) {
+		if !m.up() {
+			*md = md.fell(whyAway, s.session)
+		}
+	}
+	if err := s.record(ctx, absent); err != nil {
 		return err
 	}
 	fault.Point("store.erasure.absence-recorded")
 	_, groups := s.snapshot()
-	settled := map[string]bool{}
+	settled, failed := map[string]bool{}, map[string]bool{} // by member: whether it lacks shards; did not follow
 	for _, g := range groups {
 		l, err := s.look(ctx, g, objectFolder+"/", true)
+		if err == nil {
+			err = l.proof
+		}
+		if s.loseSilent(g, l) {
+			return s.settle(ctx)
+		}
 		if err != nil {
 			return err
 		}
-		for slot, err := range l.errs {
-			if m := g.members[slot]; err != nil && m.up() && !l.behind[slot] {
-				// It was there a moment ago. Without knowing what it says it cannot be one that counts.
-				s.log.Warn("member of erasure set is not used", "member", m.id, "err", err)
-				m.lose(err)
-				return s.settle(ctx)
-			}
-		}
-		failed, err := s.decide(ctx, l)
-		if err != nil {
+		d := s.newDecision(l)
+		if err := d.all(ctx); err != nil {
 			return err
 		}
 		for slot, m := range g.members {
-			settled[m.id] = l.seen[slot] && !failed[slot]
+			switch {
+			case d.failed[slot]:
+				failed[m.id] = true
+			case l.seen[slot]:
+				settled[m.id] = d.lacks[slot]
+			}
 		}
 	}
-	return s.record(ctx, func(m *member, md *memberDoc) { md.Behind = md.Behind && !settled[m.id] })
+	return s.conclude(ctx, settled, failed)
+}
+
+// conclude records what settle has found. Members that failed at it are as if they had been away.
+func (s *Store) conclude(ctx context.Context, settled, failed map[string]bool) error {
+	err := s.record(ctx, func(m *member, md *memberDoc) {
+		if lacks, ok := settled[m.id]; ok {
+			*md = md.settled(lacks)
+		} else if failed[m.id] {
+			*md = md.fell(whyFailed, s.session)
+		}
+	})
+	if err == nil && len(failed) > 0 {
+		err = s.accountable()
+	}
+	return err
+}
+
+// accountable is an error if the members that are there could not answer for what is in the set, unless the admin has
+// named one that does.
+func (s *Store) accountable() error {
+	if s.o.Trust != "" {
+		s.trust()
+	}
+	_, groups := s.snapshot()
+	for _, g := range groups {
+		if err := s.standing(g, present(g)).check("open erasure set", s.Location()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// loseSilent loses members that were there a moment ago and could not be listed: without knowing what they say they
+// cannot be ones that count. It reports whether there were any.
+func (s *Store) loseSilent(g *group, l *listing) (lost bool) {
+	if l == nil {
+		return false
+	}
+	for slot, err := range l.errs {
+		if m := g.members[slot]; err != nil && m.up() && !l.behind[slot] {
+			s.log.Warn("member of erasure set is not used", "member", m.id, "err", err)
+			m.lose(err)
+			lost = true
+		}
+	}
+	return lost
 }
 
 // record changes what the document says about members, if that is a change.
@@ -217,246 +316,35 @@ func (s *Store) record(ctx context.Context, change func(*member, *memberDoc)) er
 	changed := false
 	for i, g := range groups {
 		for slot, m := range g.members {
-			md := &next.Groups[i].Members[slot]
-			change(m, md)
-			changed = changed || *md != d.Groups[i].Members[slot]
-		}
-	}
-	missing := false
-	for _, g := range groups {
-		for _, err := range each(g.members, func(_ int, _ *member, b blob.Store) error {
-			_, err := b.Stat(ctx, d.name())
-			return err
-		}) {
-			missing = missing || (err != nil && fault.KindOf(err) == fault.NotFound)
+			md := s.memberDoc(m)
+			change(m, &md)
+			next.Groups[i].Members[slot] = md
+			changed = changed || md != d.Groups[i].Members[slot]
 		}
 	}
 	switch {
 	case changed:
 		return s.install(ctx, next)
-	case missing:
+	case s.undescribed(ctx, d):
 		return s.install(ctx, d)
 	}
 	return nil
 }
 
-// decide settles every write of a group; failed tells which members did not follow.
-func (s *Store) decide(ctx context.Context, l *listing) (failed []bool, err error) {
-	g := l.group
-	failed = make([]bool, g.n())
-	writes := l.writesAnyName()
-	waiting := map[string]map[int]bool{} // by write: slots with a pending shard
-	for slot, files := range l.wait {
-		for _, name := range files {
-			write, shard, ok := parsePending(name)
-			if !ok || slotOf(write, shard, g.n()) != slot || s.isFlying(write) {
-				continue
-			}
-			if waiting[write] == nil {
-				waiting[write] = map[int]bool{}
-			}
-			waiting[write][slot] = true
-		}
-	}
-	unseen, behind := 0, 0
-	for slot, m := range g.members {
-		md := s.memberDoc(m)
-		if !l.seen[slot] || md.Filling {
-			unseen++
-		}
-		if !l.seen[slot] || md.Behind {
-			behind++
-		}
-	}
-	moves := map[string]map[int]bool{} // by write: the marks of moves that members have
-	all := map[string]bool{}
-	for write := range writes {
-		all[write] = true
-	}
-	for write := range waiting {
-		all[write] = true
-	}
-	for slot := range l.dead {
-		for mark := range l.dead[slot] {
-			write, n, ok := parseMoved(mark)
-			if !ok {
-				write = mark
-			} else if moves[write] == nil {
-				moves[write] = map[int]bool{n: true}
-			} else {
-				moves[write][n] = true
-			}
-			all[write] = true
-		}
-	}
-	fail := func(errs []error) (ok bool) {
-		ok = true
-		for slot, err := range errs {
-			if err != nil {
-				failed[slot], ok = true, false
-			}
-		}
-		return ok
-	}
-	for _, write := range slices.Sorted(maps.Keys(all)) {
-		if err := ctx.Err(); err != nil {
-			return failed, err
-		}
-		if s.isFlying(write) {
-			continue
-		}
-		w := writes[write]
-		dead := l.marked(write)
-		// A mark on a member that was away, of a write nobody else knows, is all that is left of it.
-		if w == nil && len(waiting[write]) == 0 && l.markedAnywhere(write) {
-			dead = true
-		}
-		if !dead && w == nil && len(waiting[write]) > 0 {
-			// Never committed, unless where we cannot look.
-			if unseen >= s.need(g) {
-				s.log.Warn("unfinished write is kept until missing members are back", "write", write)
-				continue
-			}
-			dead = true
-		}
-		if dead {
-			gone := fail(s.bury(ctx, l, w, write, waiting[write], behind > 0))
-			if gone && behind == 0 {
-				fail(s.clear(ctx, l, write))
-			}
-			for n := range moves[write] {
-				if gone && behind == 0 {
-					fail(s.clear(ctx, l, movedMark(write, n)))
-				}
-			}
-			continue
-		}
-		named := w == nil || fail(s.complete(ctx, w, waiting[write]))
-		// What members that were away believe to be deleted or renamed is not.
-		fail(s.clear(ctx, l, write))
-		for n := range moves[write] {
-			if named && behind == 0 || w != nil && n > w.moves {
-				fail(s.clear(ctx, l, movedMark(write, n)))
+// undescribed reports whether a member has not got the document.
+func (s *Store) undescribed(ctx context.Context, d *setDocument) bool {
+	_, groups := s.snapshot()
+	for _, g := range groups {
+		for _, err := range each(g.members, func(_ int, _ *member, b blob.Store) error {
+			_, err := b.Stat(ctx, d.name())
+			return err
+		}) {
+			if err != nil && fault.KindOf(err) == fault.NotFound {
+				return true
 			}
 		}
 	}
-	return failed, nil
-}
-
-// scattered is a write with all files that members have of it.
-type scattered struct {
-	part
-	group *group
-	files [][]string // by slot
-}
-
-// writesAnyName merges the whole listing by write; the name is the newest one of members whose word counts.
-func (l *listing) writesAnyName() map[string]*scattered {
-	n := l.group.n()
-	out := map[string]*scattered{}
-	for _, behind := range []bool{false, true} {
-		for slot := range l.files {
-			if !l.seen[slot] || l.behind[slot] != behind {
-				continue
-			}
-			for _, info := range l.files[slot] {
-				p, ok := parsePart(info.Name)
-				if !ok || slotOf(p.write, p.shard, n) != slot {
-					continue
-				}
-				w := out[p.write]
-				if w == nil {
-					w = &scattered{part: p, group: l.group, files: make([][]string, n)}
-					out[p.write] = w
-				}
-				if p.moves > w.moves && !behind {
-					w.part = p
-				}
-				w.files[slot] = append(w.files[slot], info.Name)
-			}
-		}
-	}
-	return out
-}
-
-func (l *listing) markedAnywhere(mark string) bool {
-	return slices.ContainsFunc(l.dead, func(m map[string]bool) bool { return m[mark] })
-}
-
-func (s *Store) isFlying(write string) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.flying[write]
-}
-
-// bury removes all of a dead write, with a mark first where not everybody can be told.
-func (s *Store) bury(ctx context.Context, l *listing, w *scattered, write string, waiting map[int]bool, keep bool) []error {
-	return each(l.group.members, func(slot int, _ *member, b blob.Store) error {
-		if !l.seen[slot] {
-			return nil
-		}
-		files := []string{}
-		if w != nil {
-			files = append(files, w.files[slot]...)
-		}
-		if waiting[slot] {
-			files = append(files, part{write: write, shard: shardOf(write, slot, l.group.n())}.pending())
-		}
-		if (keep || (w != nil && len(files) > 0)) && !l.dead[slot][write] {
-			err := blob.Put(ctx, b, deadFolder+"/"+write, nil)
-			if err != nil && fault.KindOf(err) != fault.Exists && !isFull(err) {
-				return err
-			}
-			l.dead[slot][write] = true
-		}
-		for _, name := range files {
-			if err := ignoreMissing(b.Delete(ctx, name)); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-}
-
-// clear removes a mark from the members that have it.
-func (s *Store) clear(ctx context.Context, l *listing, mark string) []error {
-	return each(l.group.members, func(slot int, _ *member, b blob.Store) error {
-		if !l.seen[slot] || !l.dead[slot][mark] {
-			return nil
-		}
-		return ignoreMissing(b.Delete(ctx, deadFolder+"/"+mark))
-	})
-}
-
-// complete gives every shard of a living write its one right name.
-func (s *Store) complete(ctx context.Context, w *scattered, waiting map[int]bool) []error {
-	return each(w.group.members, func(slot int, _ *member, b blob.Store) error {
-		p := w.part
-		p.shard = shardOf(w.write, slot, w.group.n())
-		right := p.path()
-		have := slices.Contains(w.files[slot], right)
-		for _, name := range w.files[slot] {
-			var err error
-			switch {
-			case name == right:
-			case !have:
-				have = true
-				err = b.Rename(ctx, name, right)
-			default:
-				err = b.Delete(ctx, name)
-			}
-			if err := ignoreMissing(err); err != nil {
-				return err
-			}
-		}
-		if !waiting[slot] {
-			return nil
-		}
-		if have {
-			return ignoreMissing(b.Delete(ctx, p.pending()))
-		}
-		return ignoreMissing(b.Rename(ctx, p.pending(), right))
-	})
+	return false
 }
 
 // lose stops using a member that does not answer. Its lock goes too: it is taken again when the member is back.

@@ -144,7 +144,7 @@ func Create(ctx context.Context, members []Member, l Layout, o CreateOptions) (P
 	}
 	d := &setDocument{Format: formatVersion, Set: newID(), Version: 1, ID: newID(), Ancestors: []string{}, Time: time.Now().UTC()}
 	for _, g := range p.Groups {
-		d.Groups = append(d.Groups, newGroup(g, l, false))
+		d.Groups = append(d.Groups, newGroup(g, l))
 	}
 	var opened []blob.Store
 	defer func() { closeAll(opened) }()
@@ -195,10 +195,10 @@ func losesDomain(l Layout) error {
 		"Spread the members over more domains, choose more parity, or force it if you accept that.")
 }
 
-func newGroup(members []Member, l Layout, filling bool) groupDoc {
+func newGroup(members []Member, l Layout) groupDoc {
 	g := groupDoc{Layout: l}
 	for _, m := range members {
-		g.Members = append(g.Members, memberDoc{ID: m.ID, Domain: m.Domain, Filling: filling})
+		g.Members = append(g.Members, memberDoc{ID: m.ID, Domain: m.Domain})
 	}
 	return g
 }

@@ -25,7 +25,7 @@ func (s *Store) Rebuild(ctx context.Context, id string, progress func(Progress))
 	if _, err := m.store(); err != nil {
 		return fault.Context("rebuild member", id, err)
 	}
-	all, err := s.gather(ctx, objectFolder+"/")
+	all, err := s.gatherProven(ctx, objectFolder+"/")
 	if err != nil {
 		return fault.Context("rebuild member", id, err)
 	}
@@ -74,14 +74,12 @@ func (s *Store) removed(ctx context.Context, e *entry) bool {
 	return err != nil && fault.KindOf(err) == fault.NotFound
 }
 
-// filled records that a new member has what it should have.
+// filled records that a member has what it should have, if that is so: objects may have been written without it since.
 func (s *Store) filled(ctx context.Context, m *member) error {
-	if !s.memberDoc(m).Filling {
+	if s.memberDoc(m).complete() {
 		return nil
 	}
-	return s.owning(ctx, func() error {
-		return s.record(ctx, func(other *member, md *memberDoc) { md.Filling = md.Filling && other != m })
-	})
+	return s.owning(ctx, func() error { return s.settle(ctx) })
 }
 
 func (s *Store) memberByID(id string) *member {
@@ -124,6 +122,12 @@ func (s *Store) Replace(ctx context.Context, id string, fresh Member) (newMember
 		if old == nil {
 			return unknownMember("replace member", id)
 		}
+		if err := s.settle(ctx); err != nil {
+			return err
+		}
+		if err := s.replaceable(old); err != nil {
+			return err
+		}
 		md := s.memberDoc(old)
 		m, b, err := s.enlist(ctx, fresh, old.group, old.slot)
 		if err != nil {
@@ -136,7 +140,7 @@ func (s *Store) Replace(ctx context.Context, id string, fresh Member) (newMember
 		if fresh.Domain == "" {
 			m.given.Domain = md.Domain
 		}
-		next.Groups[old.group].Members[old.slot] = memberDoc{ID: m.id, Domain: m.given.Domain, Filling: true}
+		next.Groups[old.group].Members[old.slot] = s.newcomer(m.id, m.given.Domain)
 		if err := putDocument(ctx, b, next); err != nil {
 			return errors.Join(m.failed(err), m.discharge())
 		}
@@ -156,9 +160,31 @@ func (s *Store) Replace(ctx context.Context, id string, fresh Member) (newMember
 			return err
 		}
 		s.cache.clear()
+		if err := errors.Join(s.joinSession(ctx, b), s.settle(ctx)); err != nil { // the next owner does it
+			s.log.Warn("new member of erasure set has to catch up", "member", m.id, "err", err)
+		}
 		return old.discharge()
 	})
 	return newMember, err
+}
+
+// newcomer is a member that knows nothing and has nothing.
+func (s *Store) newcomer(id, domain string) memberDoc {
+	return memberDoc{ID: id, Domain: domain, Behind: true, Filling: true, Incomplete: true, Session: s.session, Why: whyNew}
+}
+
+// replaceable refuses to take out a member without which nobody knows what there is.
+func (s *Store) replaceable(old *member) error {
+	_, groups := s.snapshot()
+	g := groups[old.group]
+	st := s.standing(g, present(g))
+	st.docs[old.slot] = s.newcomer(old.id, "")
+	if st.check("", "") == nil {
+		return nil
+	}
+	return fault.New(fault.Conflict, "replace member", old.id, "the others may lack objects that it has").Explain(
+		"Other members of its group were away, failed or are new, and have not been rebuilt since: this member is the only one left that has everything. Nothing was changed.",
+		"Rebuild the others or scrub first, then replace it. If it is lost, open the set with one of the others as the trusted one.")
 }
 
 // enlist makes an empty place a member and takes its lock.
@@ -260,7 +286,7 @@ func (s *Store) Grow(ctx context.Context, members []Member, o CreateOptions) (Pl
 				fresh = append(fresh, m)
 				open[m.id] = m
 			}
-			next.Groups = append(next.Groups, newGroup(gm, p.Layout, false))
+			next.Groups = append(next.Groups, newGroup(gm, p.Layout))
 		}
 		// The new ones first: as soon as the others have the document, all of it must be there.
 		for _, m := range fresh {
@@ -277,7 +303,19 @@ func (s *Store) Grow(ctx context.Context, members []Member, o CreateOptions) (Pl
 			return undo(err)
 		}
 		fault.Point("store.erasure.group-added")
-		return s.adopt(next, open)
+		if err := s.adopt(next, open); err != nil {
+			return err
+		}
+		for _, m := range fresh {
+			b, err := m.store()
+			if err == nil {
+				err = s.joinSession(ctx, b)
+			}
+			if err != nil { // the next owner takes it for one that was away, and looks
+				s.log.Warn("new member of erasure set has to catch up", "member", m.id, "err", m.failed(err))
+			}
+		}
+		return nil
 	})
 }
 

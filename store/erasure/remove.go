@@ -3,6 +3,7 @@ package erasure
 import (
 	"context"
 	"errors"
+	"slices"
 	"syscall"
 
 	"github.com/cairn-backup/cairn/internal/fault"
@@ -77,15 +78,12 @@ func (s *Store) Delete(ctx context.Context, name string) error {
 func (s *Store) kill(ctx context.Context, e *entry) error {
 	defer s.cache.forget(e.name)
 	g := e.group
-	errs := s.mark(ctx, g, e.write, nil)
-	if succeeded(errs) < s.need(g) && s.makeRoom(ctx, e, errs) {
-		errs = s.mark(ctx, g, e.write, nil)
-	}
-	if n := succeeded(errs); n < s.need(g) {
+	errs, err := s.condemn(ctx, e)
+	if err != nil {
 		if !s.unmark(ctx, g, e.write) {
 			s.doom(e.write)
 		}
-		return tooFew("delete object", e.name, n, s.need(g), errs)
+		return err
 	}
 	fault.Point("store.erasure.delete-marked")
 	clean := succeeded(errs) == g.n()
@@ -99,13 +97,36 @@ func (s *Store) kill(ctx context.Context, e *entry) error {
 	return nil
 }
 
+// condemn marks a write as dead on enough members, and records which of the others do not know of it.
+func (s *Store) condemn(ctx context.Context, e *entry) (errs []error, err error) {
+	g := e.group
+	errs = s.mark(ctx, g, e.write, nil)
+	if succeeded(errs) < s.need(g) && s.makeRoom(ctx, e, errs) {
+		errs = s.mark(ctx, g, e.write, nil)
+	}
+	if n := succeeded(errs); n < s.need(g) {
+		return errs, tooFew("delete object", e.name, n, s.need(g), errs)
+	}
+	return errs, s.unaware(ctx, g, failing(errs))
+}
+
+// failing lists the slots with an error.
+func failing(errs []error) (slots []int) {
+	for slot, err := range errs {
+		if err != nil {
+			slots = append(slots, slot)
+		}
+	}
+	return slots
+}
+
 // makeRoom removes one shard from a member that is too full for a mark; the others can do without it.
 func (s *Store) makeRoom(ctx context.Context, e *entry, errs []error) bool {
 	if e.whole() <= e.k {
 		return false
 	}
 	for slot, err := range errs {
-		if err == nil || !isFull(err) || e.at[slot] == "" {
+		if err == nil || !isFull(err) || e.at[slot] == "" || s.missed(ctx, e.group, []int{slot}) != nil {
 			continue
 		}
 		b, err := e.group.members[slot].store()
@@ -183,21 +204,19 @@ func (s *Store) move(ctx context.Context, e *entry, to string) error {
 		fault.Point("store.erasure.shard-renamed")
 		return err
 	})
-	n, left := 0, false
+	n, left := 0, []int{}
 	for slot, m := range g.members {
 		if moved[slot] {
 			n++
 		} else if s.memberDoc(m).Behind || errs[slot] != nil || e.seen == nil || !e.seen[slot] {
-			left = true // it may have the old name still, which readers would see when it is back
+			left = append(left, slot) // it may have the old name still, which readers would see when it is back
 		}
 	}
 	var err error
 	if n < min(s.need(g), there) {
 		err = tooFew("rename object", e.name, n, min(s.need(g), there), errs)
-	} else if left {
-		if marks := s.mark(ctx, g, movedMark(e.write, e.moves+1), nil); succeeded(marks) < s.need(g) {
-			err = tooFew("rename object", e.name, succeeded(marks), s.need(g), marks)
-		}
+	} else if len(left) > 0 {
+		err = s.voidNames(ctx, e, left, moved)
 	}
 	if err == nil {
 		return nil
@@ -208,13 +227,26 @@ func (s *Store) move(ctx context.Context, e *entry, to string) error {
 		}
 		return b.Rename(ctx, target(slot), e.at[slot])
 	})
-	undone := !left || s.unmark(ctx, g, movedMark(e.write, e.moves+1))
+	undone := len(left) == 0 || s.unmark(ctx, g, movedMark(e.write, e.moves+1))
 	for slot, err := range back {
 		undone = undone && (err == nil || !moved[slot])
 	}
 	// A rename that failed on a member may have happened there all the same; then it may count for the next owner.
-	if left || !undone {
+	if len(left) > 0 || !undone {
 		s.doom(e.write)
 	}
 	return err
+}
+
+// voidNames marks names of a write with fewer moves as void, for members that may have one, and records which do not
+// know of it.
+func (s *Store) voidNames(ctx context.Context, e *entry, left []int, moved []bool) error {
+	marks := s.mark(ctx, e.group, movedMark(e.write, e.moves+1), nil)
+	if n := succeeded(marks); n < s.need(e.group) {
+		return tooFew("rename object", e.name, n, s.need(e.group), marks)
+	}
+	if err := s.missed(ctx, e.group, left); err != nil {
+		return err
+	}
+	return s.unaware(ctx, e.group, slices.DeleteFunc(failing(marks), func(slot int) bool { return moved[slot] }))
 }

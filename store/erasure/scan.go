@@ -3,6 +3,7 @@ package erasure
 import (
 	"cmp"
 	"context"
+	"errors"
 	"iter"
 	"path"
 	"slices"
@@ -35,6 +36,16 @@ func (e *entry) whole() (n int) {
 	return n
 }
 
+// missing lists the slots that have no shard.
+func (e *entry) missing() (slots []int) {
+	for slot := range e.at {
+		if e.at[slot] == "" {
+			slots = append(slots, slot)
+		}
+	}
+	return slots
+}
+
 // listing is what the members of one group show.
 type listing struct {
 	group  *group
@@ -44,9 +55,10 @@ type listing struct {
 	wait   [][]string        // by slot: pending files; only if asked for
 	errs   []error
 	behind []bool // by slot: what it says about deletes does not count
+	proof  error  // why objects that nobody shows may be there all the same; nil: they are not
 }
 
-// look lists a folder of the members of a group. It is an error if so few answered that an object could be overlooked.
+// look lists a folder of the members of a group. It is an error if so few answered that what they show cannot be judged.
 func (s *Store) look(ctx context.Context, g *group, folder string, pending bool) (*listing, error) {
 	n := g.n()
 	l := &listing{
@@ -75,6 +87,13 @@ func (s *Store) look(ctx context.Context, g *group, folder string, pending bool)
 	if n := succeeded(l.errs); n < g.layout.Data {
 		return nil, worst("list", s.Location(), l.errs...)
 	}
+	st := s.standing(g, l.seen)
+	if !st.knows() {
+		return nil, errors.Join(append([]error{st.unknowing("list", s.Location())}, l.errs...)...)
+	}
+	if !st.proves() || !st.names() && l.nameless(folder == objectFolder+"/") {
+		l.proof = errors.Join(append([]error{st.unproven("list", s.Location())}, l.errs...)...)
+	}
 	return l, nil
 }
 
@@ -92,6 +111,22 @@ func walk(ctx context.Context, b blob.Store, folder string, f func(blob.Info)) e
 func (l *listing) marked(mark string) bool {
 	for slot := range l.dead {
 		if l.seen[slot] && !l.behind[slot] && l.dead[slot][mark] {
+			return true
+		}
+	}
+	return false
+}
+
+// nameless reports whether an object may have a newer name than those that are seen. That is known if all files are: else
+// it is enough that there has been a rename of which not everybody knows.
+func (l *listing) nameless(all bool) bool {
+	outdated := l.outdated()
+	if !all || len(outdated) == 0 {
+		return len(outdated) > 0
+	}
+	writes := l.writesAnyName()
+	for write, moves := range outdated {
+		if w := writes[write]; !l.marked(write) && (w == nil || w.moves < moves) {
 			return true
 		}
 	}
@@ -168,8 +203,8 @@ func better(a, b *entry) int {
 	return cmp.Compare(a.write, b.write)
 }
 
-// gather lists a folder in all groups and returns the writes that are alive, by name.
-func (s *Store) gather(ctx context.Context, folder string) (map[string][]*entry, error) {
+// gather lists a folder in all groups and returns the writes that are alive, by name. proof is why there may be more.
+func (s *Store) gather(ctx context.Context, folder string) (all map[string][]*entry, proof, err error) {
 	_, groups := s.snapshot()
 	listings := make([]*listing, len(groups))
 	errs := make([]error, len(groups))
@@ -181,7 +216,10 @@ func (s *Store) gather(ctx context.Context, folder string) (map[string][]*entry,
 	out := map[string][]*entry{}
 	for i, l := range listings {
 		if errs[i] != nil {
-			return nil, errs[i]
+			return nil, nil, errs[i]
+		}
+		if proof == nil {
+			proof = l.proof
 		}
 		for _, e := range l.writes() {
 			if !e.dead && !s.isDoomed(e.write) {
@@ -192,7 +230,16 @@ func (s *Store) gather(ctx context.Context, folder string) (map[string][]*entry,
 	for _, all := range out {
 		slices.SortFunc(all, better)
 	}
-	return out, nil
+	return out, proof, nil
+}
+
+// gatherProven is gather, and an error if there may be more.
+func (s *Store) gatherProven(ctx context.Context, folder string) (map[string][]*entry, error) {
+	all, proof, err := s.gather(ctx, folder)
+	if err == nil {
+		err = proof
+	}
+	return all, err
 }
 
 func (s *Store) isDoomed(write string) bool {
@@ -201,11 +248,14 @@ func (s *Store) isDoomed(write string) bool {
 	return s.doomed[write]
 }
 
-// find returns the writes of a name that are alive, the one that counts first; none is no error.
+// find returns the writes of a name that are alive, the one that counts first; none is no error if it is proven.
 func (s *Store) find(ctx context.Context, name string) ([]*entry, error) {
-	all, err := s.gather(ctx, leafOf(name))
+	all, proof, err := s.gather(ctx, leafOf(name))
 	if err != nil {
 		return nil, err
+	}
+	if len(all[name]) == 0 {
+		return nil, proof
 	}
 	return all[name], nil
 }
@@ -253,7 +303,7 @@ func (s *Store) List(ctx context.Context, prefix string) iter.Seq2[blob.Info, er
 			yield(blob.Info{}, fault.New(fault.Invalid, "list", prefix, "not a folder"))
 			return
 		}
-		all, err := s.gather(ctx, folderOf(folder)+"/")
+		all, err := s.gatherProven(ctx, folderOf(folder)+"/")
 		if err != nil {
 			yield(blob.Info{}, fault.Context("list", prefix, err))
 			return

@@ -104,7 +104,7 @@ func (s *Store) Scrub(ctx context.Context, o ScrubOptions, progress func(Progres
 			report.Members = append(report.Members, MemberScrub{ID: m.id})
 		}
 	}
-	all, err := s.gather(ctx, objectFolder+"/")
+	all, err := s.gatherProven(ctx, objectFolder+"/")
 	if err != nil {
 		return report, fault.Context("scrub", s.Location(), err)
 	}
@@ -144,7 +144,24 @@ func (s *Store) Scrub(ctx context.Context, o ScrubOptions, progress func(Progres
 		w.tell()
 	}
 	report.Cursor = ""
-	return report, nil
+	if o.NoRepair {
+		return report, nil
+	}
+	return report, s.whole(ctx)
+}
+
+// whole records who has all shards now.
+func (s *Store) whole(ctx context.Context) error {
+	if !s.owned() {
+		return nil
+	}
+	d, _ := s.snapshot()
+	for _, g := range d.Groups {
+		if slices.ContainsFunc(g.Members, func(md memberDoc) bool { return !md.complete() }) {
+			return s.owning(ctx, func() error { return s.settle(ctx) })
+		}
+	}
+	return nil
 }
 
 // sorted returns the entries that count, by name, after the cursor.

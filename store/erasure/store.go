@@ -36,16 +36,21 @@ type Store struct {
 	gate  sync.RWMutex
 	names [64]sync.Mutex // stripes: one change of a name at a time
 
+	docs sync.Mutex // one change of what the set's document says about members at a time, beside others of gate shared
+
 	mu       sync.Mutex
 	doc      *setDocument
+	doubts   map[string]string // by member: why it counts for less than the document says; see doubt
 	groups   []*group
 	unopened []*member // given to Open, but not to be used: foreign, empty or not there
 	owner    bool
-	flying   map[string]bool // writes of this process that are not committed
-	doomed   map[string]bool // writes whose delete failed half-way: dead until the next owner decides
-	cache    entryCache
-	spaceAt  time.Time
-	share    []float64 // free share by group, as of spaceAt
+	// session is the owner's, or the last one that was begun; a higher one may be announced.
+	session, announced uint64
+	flying             map[string]bool // writes of this process that are not committed
+	doomed             map[string]bool // writes whose delete failed half-way: dead until the next owner decides
+	cache              entryCache
+	spaceAt            time.Time
+	share              []float64 // free share by group, as of spaceAt
 }
 
 // group is k+m members; every object has a shard on each member of one group.
@@ -82,7 +87,7 @@ func newStore(o Options) *Store {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Store{log: o.Log, o: o, flying: map[string]bool{}, doomed: map[string]bool{}}
+	return &Store{log: o.Log, o: o, flying: map[string]bool{}, doomed: map[string]bool{}, doubts: map[string]string{}}
 }
 
 // adopt takes over a document: groups and their members, keeping what is open.
@@ -122,9 +127,35 @@ func (s *Store) snapshot() (*setDocument, []*group) {
 	return s.doc, s.groups
 }
 
+// memberDoc is what the document says about a member, and what is known besides.
 func (s *Store) memberDoc(m *member) memberDoc {
-	d, _ := s.snapshot()
-	return d.Groups[m.group].Members[m.slot]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	md := s.doc.Groups[m.group].Members[m.slot]
+	why, doubted := s.doubts[m.id]
+	if !doubted {
+		return md
+	}
+	md = md.fell(why, s.session)
+	if why == whyCopy {
+		md.Filling, md.Why = true, why
+	}
+	return md
+}
+
+// doubt lets a member count for less until the document says so: it is an older copy, or has not got the document.
+func (s *Store) doubt(m *member, why string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.doubts[m.id] == "" {
+		s.doubts[m.id] = why
+	}
+}
+
+func (s *Store) doubted(m *member) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.doubts[m.id] != ""
 }
 
 // need is how many shards make a write or a delete count.

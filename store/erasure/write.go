@@ -327,6 +327,9 @@ func (w *writer) publish(ctx context.Context) error {
 		fault.Point("store.erasure.need-reached")
 		err = w.alone(ctx)
 	}
+	if err == nil {
+		err = w.s.missed(ctx, w.group, e.missing())
+	}
 	w.forget()
 	if err != nil {
 		// Nobody has been told that it is there: take it back.
