@@ -3,10 +3,12 @@ package erasure
 import (
 	"context"
 	"fmt"
+	"iter"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/cairn-backup/cairn/internal/fault"
@@ -195,4 +197,80 @@ func TestScrubResumes(t *testing.T) {
 	if _, err := s.Scrub(ctx, ScrubOptions{}, func(Progress) { cancel() }); fault.KindOf(err) != fault.Canceled {
 		t.Errorf("Scrub that was stopped: %v, want canceled", err)
 	}
+}
+
+// What a Scrub says that there is to be read is what it reads, also of small objects.
+func TestScrubProgressAddsUp(t *testing.T) {
+	d := newSet(t, Layout{2, 1})
+	s := d.open()
+	for i, n := range []int{0, 1, 40, wholeLimit, wholeLimit + 1, 700_001} {
+		mustPut(t, s, fmt.Sprint("o/", i), content(uint64(i), n))
+	}
+	var last Progress
+	report, err := s.Scrub(t.Context(), ScrubOptions{}, func(p Progress) { last = p })
+	if err != nil || last.Bytes != last.BytesTotal || report.Bytes != last.BytesTotal || last.Objects != 6 {
+		t.Errorf("progress %+v, report %+v, %v", last, report, err)
+	}
+}
+
+// countsLists is a disk that counts how often its objects are listed.
+type countsLists struct {
+	blob.Store
+	n *atomic.Int64
+}
+
+func (b countsLists) List(ctx context.Context, prefix string) iter.Seq2[blob.Info, error] {
+	if strings.HasPrefix(prefix, objectFolder) {
+		b.n.Add(1)
+	}
+	return b.Store.List(ctx, prefix)
+}
+
+// Health is asked often. It does not list objects, and still knows of what has changed.
+func TestHealthDoesNotList(t *testing.T) {
+	d := newSet(t, Layout{2, 1})
+	var lists atomic.Int64
+	var members []Member
+	for _, p := range d.paths {
+		b, err := (Member{Path: p}).open()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer b.Close()
+		members = append(members, Member{Store: countsLists{b, &lists}})
+	}
+	s, err := Open(t.Context(), members, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	defer d.own(s)()
+	if lists.Load() == 0 {
+		t.Error("Acquire has not listed: the test has no force")
+	}
+	want := func(objects, below, lacking int, bytes int64) {
+		t.Helper()
+		before := lists.Load()
+		h, err := s.Health(t.Context())
+		if err != nil || lists.Load() != before {
+			t.Fatalf("%d listings, %v", lists.Load()-before, err)
+		}
+		g := h.Groups[0]
+		if g.Objects != objects || g.BelowFull != below || g.Members[0].Lacking != lacking || g.Bytes != bytes || g.Unreadable != 0 {
+			t.Errorf("Health = %+v, want %d objects of %d bytes, %d below full, %d lacking", g, objects, bytes, below, lacking)
+		}
+	}
+	want(0, 0, 0, 0)
+	mustPut(t, s, "a", content(1, 100))
+	mustPut(t, s, "b", content(2, 200_000))
+	want(2, 0, 0, 200_100)
+	for _, file := range d.shards("b") {
+		if strings.HasPrefix(file, d.paths[0]) {
+			must(t, os.Remove(file))
+		}
+	}
+	mustScrub(t, s)
+	want(2, 0, 0, 200_100)
+	must(t, s.Delete(t.Context(), "b"))
+	want(1, 0, 0, 100)
 }

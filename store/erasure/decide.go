@@ -21,13 +21,14 @@ type decision struct {
 	behind  int                     // members that are not told, or do not count until they are
 	failed  []bool                  // by slot: the member did not follow
 	lacks   []bool                  // by slot: the member has not a shard of everything that is alive
+	census  *census
 }
 
 func (s *Store) newDecision(l *listing) *decision {
 	n := l.group.n()
 	d := &decision{
 		s: s, l: l, writes: l.writesAnyName(), waiting: map[string]map[int]bool{}, moves: map[string]map[int]bool{},
-		failed: make([]bool, n), lacks: make([]bool, n),
+		failed: make([]bool, n), lacks: make([]bool, n), census: newCensus(),
 	}
 	for slot, m := range l.group.members {
 		md := s.memberDoc(m)
@@ -130,9 +131,15 @@ func (d *decision) count(write string) {
 	if w == nil {
 		return
 	}
+	e := &entry{part: w.part, group: w.group, at: make([]string, w.group.n()), short: make([]bool, w.group.n())}
 	for slot := range d.lacks {
-		d.lacks[slot] = d.lacks[slot] || !w.whole[slot] && !d.waiting[write][slot]
+		if w.whole[slot] || d.waiting[write][slot] {
+			e.at[slot] = w.part.path()
+		} else {
+			d.lacks[slot] = true
+		}
 	}
+	d.census.add(e)
 }
 
 // follow notes which members failed, and reports whether none did.
@@ -164,6 +171,8 @@ func (d *decision) keep(ctx context.Context, write string) {
 	for n := range d.moves[write] {
 		if named && d.behind == 0 || w != nil && n > w.moves {
 			d.follow(d.s.clear(ctx, d.l, movedMark(write, n)))
+		} else {
+			d.follow(d.s.spread(ctx, d.l, movedMark(write, n)))
 		}
 	}
 }
@@ -176,20 +185,22 @@ type scattered struct {
 	whole []bool     // by slot: one of them has the length it must have
 }
 
-// writesAnyName merges the whole listing by write; the name is the newest one of members whose word counts.
+// writesAnyName merges the whole listing by write; the name is the newest one that members whose word counts
+// have, or know that there is.
 func (l *listing) writesAnyName() map[string]*scattered {
 	out := map[string]*scattered{}
+	outdated := l.outdated()
 	for _, behind := range []bool{false, true} {
 		for slot := range l.files {
 			if l.seen[slot] && l.behind[slot] == behind {
-				l.scatter(out, slot, behind)
+				l.scatter(out, slot, outdated)
 			}
 		}
 	}
 	return out
 }
 
-func (l *listing) scatter(out map[string]*scattered, slot int, behind bool) {
+func (l *listing) scatter(out map[string]*scattered, slot int, outdated map[string]int) {
 	n := l.group.n()
 	for _, info := range l.files[slot] {
 		p, ok := parsePart(info.Name)
@@ -201,7 +212,7 @@ func (l *listing) scatter(out map[string]*scattered, slot int, behind bool) {
 			w = &scattered{part: p, group: l.group, files: make([][]string, n), whole: make([]bool, n)}
 			out[p.write] = w
 		}
-		if p.moves > w.moves && !behind {
+		if p.moves > w.moves && (!l.behind[slot] || p.moves <= outdated[p.write]) {
 			w.part = p
 		}
 		w.files[slot] = append(w.files[slot], info.Name)
@@ -245,6 +256,17 @@ func (s *Store) bury(ctx context.Context, l *listing, w *scattered, write string
 			}
 		}
 		return nil
+	})
+}
+
+// spread gives a mark to the members that have not got it, while others are away that must not bring back what it denies.
+func (s *Store) spread(ctx context.Context, l *listing, mark string) []error {
+	return each(l.group.members, func(slot int, _ *member, b blob.Store) error {
+		if !l.seen[slot] || l.dead[slot][mark] {
+			return nil
+		}
+		l.dead[slot][mark] = true
+		return putEmpty(ctx, b, deadFolder+"/"+mark)
 	})
 }
 

@@ -413,6 +413,9 @@ func (w *world) key() string {
 // judge looks at the set with any members that can be there, as a reader and as an owner: what is there is found or it
 // is said that it cannot be known now, and what is gone does not come back.
 func (w *world) judge() (checks int, err error) {
+	if err := w.judgeCount(); err != nil {
+		return 0, err
+	}
 	for _, slots := range subsets(w.l) {
 		if !w.aware(slots) {
 			continue
@@ -425,6 +428,26 @@ func (w *world) judge() (checks int, err error) {
 		}
 	}
 	return checks, nil
+}
+
+// judgeCount compares what the owner has counted with what is there.
+func (w *world) judgeCount() error {
+	if w.s == nil {
+		return nil
+	}
+	_, groups := w.s.snapshot()
+	had := w.s.censuses[0]
+	delete(w.s.censuses, 0)
+	err := w.s.tally(context.Background(), groups[0])
+	is := w.s.censuses[0]
+	w.s.censuses[0] = had
+	if err != nil {
+		return transient(err)
+	}
+	if had.objects[1] != is.objects[1] || had.bytes != is.bytes || had.shards != is.shards {
+		return fmt.Errorf("counted %+v, there is %+v", had, is)
+	}
+	return nil
 }
 
 func (w *world) judgeWith(slots []int, owner bool) (err error) {
@@ -542,7 +565,7 @@ func TestEveryOrderOfEvents(t *testing.T) {
 	for _, tt := range []struct {
 		l            Layout
 		depth, limit int
-	}{{Layout{1, 1}, 5, 1500}, {Layout{1, 2}, 4, 700}, {Layout{2, 1}, 4, 700}, {Layout{2, 2}, 3, 500}} {
+	}{{Layout{1, 1}, 5, 1000}, {Layout{1, 2}, 4, 400}, {Layout{2, 1}, 4, 500}, {Layout{2, 2}, 3, 300}} {
 		if os.Getenv("CAIRN_SOAK") != "" {
 			tt.depth, tt.limit = tt.depth+2, 200_000
 		}

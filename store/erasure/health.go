@@ -4,6 +4,8 @@ import (
 	"context"
 	"sync"
 	"time"
+
+	"github.com/cairn-backup/cairn/store/blob"
 )
 
 // MemberState is how a member is.
@@ -48,7 +50,8 @@ type GroupHealth struct {
 	FreeShare  float64 `json:"free_share"`
 }
 
-// Health is how a set is, as far as listings tell: rot inside shards is found by Scrub.
+// Health is how a set is, as far as names and lengths tell: rot inside shards is found by Scrub. Objects were counted by
+// the last Acquire or Scrub of this process, or else by the first Health; what it has done since is added.
 type Health struct {
 	Set     string        `json:"set"`
 	Version uint64        `json:"version"` // of the set's description
@@ -65,7 +68,8 @@ type Health struct {
 	Unused []MemberHealth `json:"unused,omitempty"`
 }
 
-// Health looks at every member and every object's shards, by their listings.
+// Health asks every member whether it is there, and adds what is known of objects. It lists them only if this process
+// has not done so yet.
 func (s *Store) Health(ctx context.Context) (Health, error) {
 	s.gate.RLock()
 	defer s.gate.RUnlock()
@@ -93,53 +97,37 @@ func (s *Store) Health(ctx context.Context) (Health, error) {
 
 func (s *Store) groupHealth(ctx context.Context, g *group) GroupHealth {
 	gh := GroupHealth{Layout: g.layout, CanLose: -1}
-	up := 0
 	for _, m := range g.members {
 		gh.Members = append(gh.Members, s.memberHealth(m))
-		if m.up() {
-			up++
-		}
 	}
 	gh.FreeShare = freeShare(gh.Members)
-	l, err := s.look(ctx, g, objectFolder+"/", false)
-	if err != nil {
-		for slot, m := range g.members {
-			if m.up() {
-				gh.Members[slot].State, gh.Members[slot].Reason = Degraded, err.Error()
+	errs := each(g.members, func(_ int, _ *member, b blob.Store) error { return answers(ctx, b) })
+	gone := uint64(0)
+	for _, slot := range failing(errs) {
+		gone |= 1 << slot
+		if m := &gh.Members[slot]; m.State == Online || m.State == Degraded {
+			m.State, m.Reason = Missing, errs[slot].Error()
+		}
+	}
+	if err := s.tally(ctx, g); err != nil {
+		for slot := range gh.Members {
+			if m := &gh.Members[slot]; gone>>slot&1 == 0 {
+				m.State, m.Reason = Degraded, err.Error()
 			}
 		}
 		return gh
 	}
-	for slot, err := range l.errs {
-		if err != nil && gh.Members[slot].State == Online {
-			gh.Members[slot].State, gh.Members[slot].Reason = Missing, err.Error()
-			up--
-		}
-	}
-	gh.CanLose = up - g.layout.Data
-	for _, e := range l.writes() {
-		if e.dead || s.isDoomed(e.write) {
-			continue
-		}
-		gh.Objects++
-		gh.Bytes += e.size
-		whole := e.whole()
-		if whole < g.n() {
-			gh.BelowFull++
-		}
-		if whole < e.k {
-			gh.Unreadable++
-		}
-		gh.CanLose = max(-1, min(gh.CanLose, whole-e.k))
-		for slot := range e.at {
-			if e.at[slot] == "" || e.short[slot] {
-				gh.Members[slot].Lacking++
-			} else {
-				gh.Members[slot].ShardBytes += e.geometry().fileBytes()
-			}
-		}
-	}
+	s.counted(g, func(c *census) { c.tell(&gh, gone) })
 	return gh
+}
+
+// answers is an error if a member is not there, without looking at objects.
+func answers(ctx context.Context, b blob.Store) error {
+	_, err := b.Stat(ctx, memberName)
+	if err != nil {
+		_, err = b.Stat(ctx, memberCopy)
+	}
+	return err
 }
 
 func (s *Store) memberHealth(m *member) MemberHealth {

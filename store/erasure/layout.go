@@ -58,6 +58,12 @@ func (g geometry) units() int64 { return (g.shardBytes() + unitBytes - 1) / unit
 // unitLen is the length of unit u, from 0.
 func (g geometry) unitLen(u int64) int { return int(min(unitBytes, g.shardBytes()-u*unitBytes)) }
 
+// runBytes is the length of count units from first, with their hashes.
+func (g geometry) runBytes(first int64, count int) int {
+	end := min((first+int64(count))*unitBytes, g.shardBytes())
+	return int(end-first*unitBytes) + count*hashBytes
+}
+
 // unitAt is where unit u begins in a shard's file.
 func unitAt(u int64) int64 { return headerBytes + u*(unitBytes+hashBytes) }
 

@@ -251,6 +251,7 @@ func (s *Store) settle(ctx context.Context) error {
 		if err := d.all(ctx); err != nil {
 			return err
 		}
+		s.setCensus(g, d.census)
 		for slot, m := range g.members {
 			switch {
 			case d.failed[slot]:
@@ -272,10 +273,16 @@ func (s *Store) conclude(ctx context.Context, settled, failed map[string]bool) e
 			*md = md.fell(whyFailed, s.session)
 		}
 	})
-	if err == nil && len(failed) > 0 {
-		err = s.accountable()
+	if err != nil {
+		return err
 	}
-	return err
+	s.mu.Lock()
+	clear(s.doomed) // decided now
+	s.mu.Unlock()
+	if len(failed) > 0 {
+		return s.accountable()
+	}
+	return nil
 }
 
 // accountable is an error if the members that are there could not answer for what is in the set, unless the admin has

@@ -145,11 +145,7 @@ func (r *reader) units(ctx context.Context, shard int, first int64, count int, b
 // own reads units from the shard's own file and proves them; the ones that are not good are nil.
 func (r *reader) own(ctx context.Context, shard int, first int64, count int, buf []byte) (units [][]byte, good int) {
 	units = make([][]byte, count)
-	length := 0
-	for i := range count {
-		length += r.g.unitLen(first+int64(i)) + hashBytes
-	}
-	buf = buf[:length]
+	buf = buf[:r.g.runBytes(first, count)]
 	slot, name := r.file(shard)
 	m := r.e.group.members[slot]
 	b, err := m.store()

@@ -81,10 +81,11 @@ func (s *Store) kill(ctx context.Context, e *entry) error {
 	errs, err := s.condemn(ctx, e)
 	if err != nil {
 		if !s.unmark(ctx, g, e.write) {
-			s.doom(e.write)
+			s.doom(e)
 		}
 		return err
 	}
+	s.counted(g, func(c *census) { c.remove(e) })
 	fault.Point("store.erasure.delete-marked")
 	clean := succeeded(errs) == g.n()
 	for slot, err := range s.removeShards(ctx, e) {
@@ -146,11 +147,12 @@ func (s *Store) removeShards(ctx context.Context, e *entry) []error {
 	})
 }
 
-// doom makes a write dead for this process: whether it is for all, the next owner decides.
-func (s *Store) doom(write string) {
+// doom makes a write dead for this process: whether it is for all, the next settling decides.
+func (s *Store) doom(e *entry) {
+	s.counted(e.group, func(c *census) { c.remove(e) })
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.doomed[write] = true
+	s.doomed[e.write] = true
 }
 
 // Rename implements blob.Store. The new name counts as soon as one member has it.
@@ -213,8 +215,8 @@ func (s *Store) move(ctx context.Context, e *entry, to string) error {
 		}
 	}
 	var err error
-	if n < min(s.need(g), there) {
-		err = tooFew("rename object", e.name, n, min(s.need(g), there), errs)
+	if need := min(s.need(g), max(there, 1)); n < need {
+		err = tooFew("rename object", e.name, n, need, errs)
 	} else if len(left) > 0 {
 		err = s.voidNames(ctx, e, left, moved)
 	}
@@ -233,7 +235,7 @@ func (s *Store) move(ctx context.Context, e *entry, to string) error {
 	}
 	// A rename that failed on a member may have happened there all the same; then it may count for the next owner.
 	if len(left) > 0 || !undone {
-		s.doom(e.write)
+		s.doom(e)
 	}
 	return err
 }

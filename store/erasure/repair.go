@@ -92,6 +92,7 @@ func (s *Store) examine(ctx context.Context, e *entry, take budget) (*examinatio
 		case e.short[slot]:
 			x.bad[slot] = "the shard has not the length it must have"
 		default:
+			x.read += headerBytes + trailerBytes
 			if why := r.ends(ctx, shardOf(e.write, slot, n)); why != "" {
 				x.bad[slot] = why
 			}
@@ -108,12 +109,13 @@ func (s *Store) examine(ctx context.Context, e *entry, take budget) (*examinatio
 			if x.away[slot] || e.at[slot] == "" {
 				continue
 			}
-			if err := take.take(ctx, count*(unitBytes+hashBytes)); err != nil {
+			length := r.g.runBytes(first, count)
+			if err := take.take(ctx, length); err != nil {
 				return x, err
 			}
 			shard := shardOf(e.write, slot, n)
 			units, good := r.own(ctx, shard, first, count, bufs[shard])
-			x.read += int64(count * (unitBytes + hashBytes))
+			x.read += int64(length)
 			if good < count && x.bad[slot] == "" {
 				x.bad[slot] = r.bad[slot]
 			}
@@ -327,6 +329,7 @@ func (s *Store) exchange(ctx context.Context, e *entry, slot int, b blob.Store, 
 		return m.failed(err)
 	}
 	s.cache.forget(e.name)
+	s.counted(e.group, func(c *census) { c.restored(e, slot) })
 	return nil
 }
 

@@ -170,7 +170,7 @@ func (l *listing) writes() map[string]*entry {
 		e.at[slot] = info.Name
 		e.short[slot] = info.Size != e.geometry().fileBytes()
 	}
-	// Members that are behind do not know of renames: their files count, their names do not.
+	// Members that are behind do not know of renames: their files count, their names only if others know that there is one.
 	for _, behind := range []bool{false, true} {
 		for slot := range l.files {
 			if !l.seen[slot] || l.behind[slot] != behind {
@@ -178,7 +178,7 @@ func (l *listing) writes() map[string]*entry {
 			}
 			for _, info := range l.files[slot] {
 				add(slot, info, func(e *entry, p part) bool {
-					if p.moves > e.moves && !behind {
+					if p.moves > e.moves && (!behind || p.moves <= outdated[p.write]) {
 						e.name, e.moves = p.name, p.moves
 					}
 					return e.at[slot] == "" || p.moves >= e.moves

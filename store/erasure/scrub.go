@@ -108,6 +108,7 @@ func (s *Store) Scrub(ctx context.Context, o ScrubOptions, progress func(Progres
 	if err != nil {
 		return report, fault.Context("scrub", s.Location(), err)
 	}
+	s.census(groups, all)
 	entries := sorted(all, o.From)
 	w := newWalker(o.BytesPerSecond, progress)
 	w.p.ObjectsTotal = len(entries)

@@ -47,8 +47,9 @@ type Store struct {
 	// session is the owner's, or the last one that was begun; a higher one may be announced.
 	session, announced uint64
 	flying             map[string]bool // writes of this process that are not committed
-	doomed             map[string]bool // writes whose delete failed half-way: dead until the next owner decides
+	doomed             map[string]bool // writes whose delete failed half-way: dead until the next settling
 	cache              entryCache
+	censuses           map[int]*census // by group
 	spaceAt            time.Time
 	share              []float64 // free share by group, as of spaceAt
 }
@@ -87,7 +88,7 @@ func newStore(o Options) *Store {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Store{log: o.Log, o: o, flying: map[string]bool{}, doomed: map[string]bool{}, doubts: map[string]string{}}
+	return &Store{log: o.Log, o: o, flying: map[string]bool{}, doomed: map[string]bool{}, doubts: map[string]string{}, censuses: map[int]*census{}}
 }
 
 // adopt takes over a document: groups and their members, keeping what is open.

@@ -110,10 +110,8 @@ func (w *writer) begin(k int) error {
 			return err
 		}
 		// A disk that was unmounted leaves an empty directory: nothing must go there.
-		if _, err := b.Stat(w.ctx, memberName); err != nil {
-			if _, err := b.Stat(w.ctx, memberCopy); err != nil {
-				return err
-			}
+		if err := answers(w.ctx, b); err != nil {
+			return err
 		}
 		p.w, err = b.Create(w.ctx, part{write: w.write, shard: p.shard}.pending())
 		if err != nil {
@@ -331,6 +329,7 @@ func (w *writer) publish(ctx context.Context) error {
 		err = w.s.missed(ctx, w.group, e.missing())
 	}
 	w.forget()
+	w.s.counted(w.group, func(c *census) { c.add(e) })
 	if err != nil {
 		// Nobody has been told that it is there: take it back.
 		return w.fail(errors.Join(err, w.s.kill(ctx, e)))
