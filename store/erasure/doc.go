@@ -100,6 +100,6 @@
 //	  delete          processes a second look after the commit makes at least one of two writers of a name give way.
 //	repair, rebuild,  The new shard is written as pending (flying keeps others off it) and proven; it takes the old
 //	  scrub           one's place under gate and name, after a look whether the object is still there.
-//	settle, replace,  gate exclusively, by the owner only.
-//	  grow
+//	settle, replace,  gate exclusively, by the owner only. A member that was replaced is read from, by this process, until its
+//	  grow            successor is whole (donor.go).
 package erasure

@@ -171,6 +171,7 @@ func (s *Store) lockMembers(ctx context.Context) error {
 
 func (s *Store) unlockMembers() (err error) {
 	_, groups := s.snapshot()
+	err = s.unlockDonors()
 	for _, g := range groups {
 		for _, m := range g.members {
 			err = errors.Join(err, m.unlock())
@@ -279,6 +280,9 @@ func (s *Store) conclude(ctx context.Context, settled, failed map[string]bool) e
 	s.mu.Lock()
 	clear(s.doomed) // decided now
 	s.mu.Unlock()
+	if err := s.dismiss(false); err != nil {
+		s.log.Warn("member that was replaced could not be closed", "err", err)
+	}
 	if len(failed) > 0 {
 		return s.accountable()
 	}

@@ -129,25 +129,33 @@ func (r *reader) readSpan(ctx context.Context, sp span) error {
 // units returns count units of a shard, proven: from the shard itself, or computed from others. They may lie in buf.
 func (r *reader) units(ctx context.Context, shard int, first int64, count int, buf []byte) ([][]byte, error) {
 	slot, _ := r.file(shard)
+	units, good := make([][]byte, count), 0
 	if r.e.at[slot] != "" && r.e.group.members[slot].ready() {
-		units, good := r.own(ctx, shard, first, count, buf)
-		if good == count {
-			return units, nil
-		}
-		return r.rebuild(ctx, shard, first, units, nil)
+		units, good = r.own(ctx, shard, first, count, buf)
+	}
+	if good < count {
+		good = r.donated(ctx, shard, first, units)
+	}
+	if good == count {
+		return units, nil
 	}
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	return r.rebuild(ctx, shard, first, make([][]byte, count), nil)
+	return r.rebuild(ctx, shard, first, units, nil)
 }
 
 // own reads units from the shard's own file and proves them; the ones that are not good are nil.
 func (r *reader) own(ctx context.Context, shard int, first int64, count int, buf []byte) (units [][]byte, good int) {
+	slot, name := r.file(shard)
+	return r.from(ctx, r.e.group.members[slot], name, shard, first, count, buf)
+}
+
+// from is own, for a file of any member.
+func (r *reader) from(ctx context.Context, m *member, name string, shard int, first int64, count int, buf []byte) (units [][]byte, good int) {
 	units = make([][]byte, count)
 	buf = buf[:r.g.runBytes(first, count)]
-	slot, name := r.file(shard)
-	m := r.e.group.members[slot]
+	slot, _ := r.file(shard)
 	b, err := m.store()
 	if err == nil {
 		err = m.failed(b.ReadAt(ctx, name, buf, unitAt(first)))
@@ -157,7 +165,7 @@ func (r *reader) own(ctx context.Context, shard int, first int64, count int, buf
 		for i := range units {
 			var n int
 			at := i * (unitBytes + hashBytes)
-			one, n := r.own(ctx, shard, first+int64(i), 1, buf[at:min(len(buf), at+unitBytes+hashBytes)])
+			one, n := r.from(ctx, m, name, shard, first+int64(i), 1, buf[at:min(len(buf), at+unitBytes+hashBytes)])
 			units[i], good = one[0], good+n
 		}
 		return units, good
@@ -205,7 +213,10 @@ func (r *reader) rebuild(ctx context.Context, shard int, first int64, units [][]
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		shards[other], _ = r.own(ctx, other, first, count, make([]byte, maxRun*(unitBytes+hashBytes)))
+		good := 0
+		if shards[other], good = r.own(ctx, other, first, count, make([]byte, maxRun*(unitBytes+hashBytes))); good < count {
+			r.donated(ctx, other, first, shards[other])
+		}
 	}
 	if !r.enough(shards, units) {
 		return nil, r.beyond()
@@ -292,6 +303,9 @@ func (r *reader) beyond() error {
 		case why != "":
 			bad++
 			names = append(names, m.id+": "+why)
+		case r.e.at[slot] == "":
+			bad++
+			names = append(names, m.id+" has no part of it")
 		}
 	}
 	err := errors.New(strings.Join(names, "; "))

@@ -114,8 +114,9 @@ func (s *Store) owning(ctx context.Context, f func() error) error {
 }
 
 // Replace puts an empty new member in the place of one that is lost or to be taken out. The old one is not part of the
-// set any more from then on, and is refused if it comes back. Rebuild fills the new one; its id is that of fresh, or
-// made up and returned. One that failed can be repeated with the same place.
+// set any more from then on, and is refused if it comes back; but while it can be read, this process reads from it
+// what the new one does not have yet. Rebuild fills the new one; its id is that of fresh, or made up
+// and returned. One that failed can be repeated with the same place.
 func (s *Store) Replace(ctx context.Context, id string, fresh Member) (newMember string, err error) {
 	err = s.owning(ctx, func() error {
 		old := s.memberByID(id)
@@ -163,7 +164,7 @@ func (s *Store) Replace(ctx context.Context, id string, fresh Member) (newMember
 		if err := errors.Join(s.joinSession(ctx, b), s.settle(ctx)); err != nil { // the next owner does it
 			s.log.Warn("new member of erasure set has to catch up", "member", m.id, "err", err)
 		}
-		return old.discharge()
+		return s.retire(ctx, old, m.id)
 	})
 	return newMember, err
 }

@@ -41,6 +41,7 @@ type Store struct {
 	mu       sync.Mutex
 	doc      *setDocument
 	doubts   map[string]string // by member: why it counts for less than the document says; see doubt
+	donors   map[string]*donor // by member: the one whose place it took
 	groups   []*group
 	unopened []*member // given to Open, but not to be used: foreign, empty or not there
 	owner    bool
@@ -88,7 +89,7 @@ func newStore(o Options) *Store {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Store{log: o.Log, o: o, flying: map[string]bool{}, doomed: map[string]bool{}, doubts: map[string]string{}, censuses: map[int]*census{}}
+	return &Store{log: o.Log, o: o, flying: map[string]bool{}, doomed: map[string]bool{}, doubts: map[string]string{}, donors: map[string]*donor{}, censuses: map[int]*census{}}
 }
 
 // adopt takes over a document: groups and their members, keeping what is open.
@@ -272,7 +273,7 @@ func (s *Store) Location() string {
 // Close implements blob.Store. Stores that were given to Open stay open.
 func (s *Store) Close() error {
 	_, groups := s.snapshot()
-	var errs []error
+	errs := []error{s.dismiss(true)}
 	for _, g := range groups {
 		for _, m := range g.members {
 			errs = append(errs, m.close())
