@@ -11,6 +11,7 @@ import (
 
 	"github.com/cairn-backup/cairn/store/blob/file"
 	"github.com/cairn-backup/cairn/store/chunk"
+	"github.com/cairn-backup/cairn/store/index"
 	"github.com/cairn-backup/cairn/store/pack"
 	"github.com/cairn-backup/cairn/store/seal"
 )
@@ -207,4 +208,32 @@ func BenchmarkBare(b *testing.B) {
 		}
 	}
 	report(b, cpu, benchBytes)
+}
+
+// The first space report over many days of one machine, whose chunks refer to blocks of older ones: nothing of what its
+// leaves need is in the index yet.
+func BenchmarkFirstSpace(b *testing.B) {
+	r := benchRepo(b)
+	rnd := rand.New(rand.NewPCG(1, 1))
+	disk := make([]byte, 40*chunk.DefaultBytes)
+	fill(rnd, disk)
+	var parent *ImageRef
+	for day := range 300 {
+		p, err := crashBackup(b.Context(), r, disk, parent)
+		if err != nil {
+			b.Fatal(err)
+		}
+		parent = &p.Images[0].Ref
+		fill(rnd, disk[day%40*chunk.DefaultBytes:][:chunk.BlockBytes])
+	}
+	for b.Loop() {
+		b.StopTimer()
+		if err := r.idx.SweepLeaves(func(index.Span) bool { return false }); err != nil {
+			b.Fatal(err)
+		}
+		b.StartTimer()
+		if _, err := r.Space(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+	}
 }

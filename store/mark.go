@@ -297,16 +297,10 @@ func (r *Repository) needs(ctx context.Context, at index.Location) (places []ind
 	if err != nil {
 		return nil, false, err
 	}
-	for i, ref := range e.Refs {
-		if i > 0 && ref == e.Refs[i-1] {
-			continue
-		}
-		held, err := r.holding(ctx, ref)
-		if err != nil {
+	for target, blocks := range targets(e.Refs) {
+		held, ok, err := r.holding(ctx, target, blocks)
+		if err != nil || !ok {
 			return nil, false, err
-		}
-		if len(held) == 0 {
-			return nil, false, nil
 		}
 		places = append(places, held...)
 	}
@@ -316,19 +310,24 @@ func (r *Repository) needs(ctx context.Context, at index.Location) (places []ind
 // holders returns the packs that physically have a block that is referred to. If there are any, it also returns those
 // too damaged to say.
 func (r *Repository) holders(ctx context.Context, ref pack.Ref) (packs []seal.ID, err error) {
-	places, err := r.holding(ctx, ref)
+	places, ok, err := r.holding(ctx, ref.Target, 1<<ref.Block)
+	if err != nil || !ok {
+		return nil, err
+	}
 	for _, at := range places {
 		packs = append(packs, at.Pack)
 	}
-	return packs, err
+	return packs, nil
 }
 
-// holding returns the entries that physically have a block, as holders does.
-func (r *Repository) holding(ctx context.Context, ref pack.Ref) (held []index.Location, err error) {
-	err = r.moving(ref.Target, func(places []index.Location) error {
-		held = nil
+// holding returns the copies of a chunk that physically have some of these blocks, and those too damaged to say. ok is
+// false if a block is nowhere. All blocks at once: a chunk refers to as many blocks of its target as are unchanged.
+func (r *Repository) holding(ctx context.Context, target Hash, blocks uint64) (held []index.Location, ok bool, err error) {
+	err = r.moving(target, func(places []index.Location) error {
+		held, ok = nil, false
 		var unread []index.Location
 		var damage error
+		missing := blocks
 		for _, at := range places {
 			_, e, err := r.entry(ctx, at)
 			if err != nil && !damaged(err) {
@@ -338,17 +337,18 @@ func (r *Repository) holding(ctx context.Context, ref pack.Ref) (held []index.Lo
 				unread, damage = append(unread, at), err
 				continue
 			}
-			if _, ok := blockAt(e, ref.Block); ok && e.Type == pack.Chunk && e.ID == ref.Target {
+			if e.Type == pack.Chunk && e.ID == target && e.Present&blocks != 0 {
 				held = append(held, at)
+				missing &^= e.Present
 			}
 		}
-		if len(held) == 0 {
+		if missing != 0 {
 			return damage
 		}
-		held = append(held, unread...)
+		held, ok = append(held, unread...), true
 		return nil
 	})
-	return held, err
+	return held, ok, err
 }
 
 // roots are what must be kept now.
