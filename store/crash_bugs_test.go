@@ -26,6 +26,9 @@ func crashBugs() []plant {
 		{name: "acknowledged before the manifest's entry is durable", lie: func(name string, isDir bool, _ string) bool {
 			return isDir && inFolder(name, "manifests")
 		}},
+		{name: "keys removed before those in their place are durable", lie: func(name string, isDir bool, _ string) bool {
+			return isDir && inFolder(name, "keys")
+		}},
 		{name: "new folders not durable in their parent", lie: func(name string, isDir bool, last string) bool {
 			return isDir && strings.HasSuffix(name, "/repo/packs") && !strings.HasSuffix(last, ".pack")
 		}},

@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 
+	"github.com/cairn-backup/cairn/internal/fault"
 	"github.com/cairn-backup/cairn/store/chunk"
 	"github.com/cairn-backup/cairn/store/internal/crashfs"
 	"github.com/cairn-backup/cairn/store/pack"
@@ -18,6 +20,9 @@ type expect struct {
 	must    map[string][]byte // acknowledged, removal not asked for
 	created bool              // Create has returned
 	told    int               // how many events were before the cut
+	keys    []Key             // each of them opens it
+	any     []Key             // one of them does, at least
+	rotten  bool              // something is damaged: all is there after a heal
 }
 
 func expectAt(events []event, op int) expect {
@@ -28,10 +33,18 @@ func expectAt(events []event, op int) expect {
 		}
 		e.told++
 		e.created = true
-		if ev.disk != nil {
+		switch {
+		case ev.key != nil:
+			e.keys = slices.DeleteFunc(e.keys, func(k Key) bool { return k == *ev.key })
+			if e.any = append(e.any, *ev.key); !ev.begun {
+				e.keys = append(e.keys, *ev.key)
+			}
+		case ev.disk != nil:
 			e.must[ev.id] = ev.disk
-		} else {
+		case ev.id != "":
 			delete(e.must, ev.id)
+		default:
+			e.rotten = ev.rotten
 		}
 	}
 	return e
@@ -50,6 +63,7 @@ type verdict struct {
 	want  expect
 	deep  bool            // go on living with it
 	index string          // the directory of an index that was kept; "": it is built from the packs
+	from  *crashfs.FS     // a copy to heal from
 	names map[string]bool // the top-level names a repository may have; nil: not looked at
 }
 
@@ -63,6 +77,9 @@ func (v verdict) open() (*Repository, error) {
 
 func (v verdict) judge() error {
 	ctx := context.Background()
+	if err := v.unlock(ctx); err != nil {
+		return err
+	}
 	r, err := v.open()
 	if err != nil && !v.want.created {
 		// Create had not returned; a second one must do.
@@ -80,7 +97,13 @@ func (v verdict) judge() error {
 	if err != nil && r == nil {
 		return fmt.Errorf("does not open: %w", err)
 	}
-	err = v.holds(ctx, r)
+	err = nil // of the open that a second Create has made up for
+	if v.want.rotten {
+		err = v.heal(ctx, r)
+	}
+	if err == nil {
+		err = v.holds(ctx, r)
+	}
 	if err == nil && v.deep {
 		err = v.goesOn(ctx, r)
 	}
@@ -91,6 +114,49 @@ func (v verdict) judge() error {
 		err = v.accounted(ctx)
 	}
 	return err
+}
+
+// unlock chooses a key that opens the repository, and tries all that have to.
+func (v *verdict) unlock(ctx context.Context) error {
+	if !v.want.created || len(v.want.any) == 0 {
+		return nil
+	}
+	b, err := v.plant.open(v.fs, false)
+	if err != nil {
+		return err
+	}
+	for _, key := range v.want.keys {
+		if !opens(ctx, b, key) {
+			return fmt.Errorf("key %s, which was added, does not open it", key.Fingerprint())
+		}
+	}
+	for _, key := range slices.Backward(v.want.any) {
+		if opens(ctx, b, key) {
+			v.key = key
+			return nil
+		}
+	}
+	return errors.New("no key opens it")
+}
+
+// heal brings back from the copy what is damaged. Then nothing is missing, whatever the crash cut off.
+func (v verdict) heal(ctx context.Context, r *Repository) error {
+	b, err := v.plant.open(v.from, false)
+	if err != nil {
+		return err
+	}
+	from, err := Open(ctx, b, v.key, Options{ReadOnly: true, Workers: 1})
+	if err != nil {
+		return err
+	}
+	defer from.Close()
+	if _, err := r.Sweep(ctx, SweepOptions{}); err != nil && fault.KindOf(err) != fault.Corrupt {
+		return err
+	}
+	if report, err := r.Heal(ctx, HealOptions{From: []*Repository{from}}); err != nil {
+		return fmt.Errorf("cannot be healed: %w (%+v)", err, report)
+	}
+	return nil
 }
 
 // holds looks at all that is visible and all that must be.

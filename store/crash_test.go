@@ -1,6 +1,7 @@
 package store
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -95,10 +96,10 @@ func (c *crashCampaign) cut(seed uint64, work crashWork, p plant) error {
 			}
 			seen[key] = true
 			number := c.states.Add(1)
-			v := verdict{fs: state, plant: p, key: l.key, want: want, deep: number%4 == 0, names: names}
+			v := verdict{fs: state, plant: p, key: l.first, want: want, deep: number%4 == 0, names: names, from: l.copied}
 			where := fmt.Sprintf("%s with seed %d cut after operation %d (%s), loss %d", work.name, seed, disk.At(), disk.Last(3), n)
 			var again *crashfs.FS
-			if number%400 == 0 && want.created {
+			if number%400 == 0 && want.created && !want.rotten {
 				again = disk.Crash(crashfs.Loss(min(n, 2)), lossAt(seed, disk.At(), n))
 			}
 			c.start(func() error { return c.look(v, number, l, again) }, number, where)
@@ -150,6 +151,9 @@ func (c *crashCampaign) look(v verdict, number int64, l *life, again *crashfs.FS
 
 // secondCrash records what the next process does with a crash state, and cuts that off too.
 func (c *crashCampaign) secondCrash(v verdict, number int64) (err error) {
+	if err := v.unlock(context.Background()); err != nil {
+		return err
+	}
 	l := &life{fs: v.fs, plant: v.plant, key: v.key, rnd: rand.New(rand.NewPCG(uint64(number), 2))}
 	err = func() (err error) {
 		defer caught(&err)

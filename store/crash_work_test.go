@@ -28,19 +28,24 @@ type event struct {
 	id    string
 	disk  []byte // acknowledged; nil: its removal was asked for
 	begun bool   // removal asked for, not yet acknowledged
+
+	key    *Key // not of a restore point: this key opens the repository now; begun: its removal was asked for
+	rotten bool // not of a restore point: something was damaged from here on; otherwise, without an id, all is healed
 }
 
 // life is a repository on a recording file system, and what its users were told.
 type life struct {
 	fs      *crashfs.FS
 	plant   plant
-	key     Key
+	key     Key // that opens it at the end of what was lived
+	first   Key // that it was created with
 	rnd     *rand.Rand
 	b       blob.Store
 	r       *Repository
 	events  []event
 	indexes []keptIndex
-	scratch string // where indexes are kept; "": none is
+	scratch string      // where indexes are kept; "": none is
+	copied  *crashfs.FS // what damage can be healed from
 }
 
 // keptIndex is an index directory as it was when a process had ended.
@@ -48,7 +53,7 @@ type keptIndex struct{ dir string }
 
 func newLife(seed uint64, p plant, scratch string) *life {
 	l := &life{fs: crashfs.New(), plant: p, key: Key{secret: [32]byte{1}}, rnd: rand.New(rand.NewPCG(seed, 1)), scratch: scratch}
-	l.fs.Lie = p.lie
+	l.fs.Lie, l.first = p.lie, l.key
 	return l
 }
 
@@ -65,7 +70,7 @@ func (l *life) create() {
 	b, err := l.plant.open(l.fs, true)
 	check(err)
 	check(Create(context.Background(), b, l.key, CreateOptions{ChunkBytes: chunk.MinBytes}))
-	l.events = append(l.events, event{op: l.fs.Ops()})
+	l.events = append(l.events, event{op: l.fs.Ops(), key: &l.first})
 }
 
 func (l *life) open() {
@@ -159,7 +164,7 @@ func (l *life) touched(disk []byte) []byte {
 func crashWorks() []crashWork {
 	return []crashWork{
 		{"days", workDays}, {"sessions", workSessions}, {"owners", workOwners}, {"trash", workTrash}, {"aborts", workAborts},
-		{"compact", workCompact},
+		{"compact", workCompact}, {"keys", workKeys}, {"heal", workHeal},
 		{"kills", workKills},
 	}
 }
