@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/cairn-backup/cairn/internal/fault"
+	"github.com/cairn-backup/cairn/internal/words"
 	"github.com/cairn-backup/cairn/store/chunk"
 	"github.com/cairn-backup/cairn/store/index"
 	"github.com/cairn-backup/cairn/store/pack"
@@ -93,8 +94,9 @@ func (r *Repository) Heal(ctx context.Context, o HealOptions) (HealReport, error
 		return h.report, fault.Context("heal", r.b.Location(), err)
 	}
 	if h.report.Remaining > 0 || len(h.report.Touched) > 0 || h.hidden {
-		return h.report, fault.New(fault.Corrupt, "heal", r.b.Location(), "%d objects were found nowhere; %d restore points are not whole",
-			h.report.Remaining, len(h.report.Touched)).Explain(
+		return h.report, fault.New(fault.Corrupt, "heal", r.b.Location(), "%s; %s",
+			words.Count(h.report.Remaining, "object was found nowhere", "objects were found nowhere"),
+			words.Count(len(h.report.Touched), "restore point is not whole", "restore points are not whole")).Explain(
 			"A part of the damage could not be healed. The damaged files stay where they are.",
 			"Heal again with another copy of the repository, or run full backups of the machines named.")
 	}

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/cairn-backup/cairn/internal/fault"
+	"github.com/cairn-backup/cairn/internal/words"
 	"github.com/cairn-backup/cairn/store/index"
 	"github.com/cairn-backup/cairn/store/pack"
 	"github.com/cairn-backup/cairn/store/seal"
@@ -115,7 +116,9 @@ func (r *Repository) Sweep(ctx context.Context, o SweepOptions) (SweepReport, er
 }
 
 func (s *sweep) damage(n int) error {
-	return fault.New(fault.Corrupt, "sweep", s.r.b.Location(), "%d objects are damaged; %d restore points are touched", n, len(s.report.Touched)).Explain(
+	return fault.New(fault.Corrupt, "sweep", s.r.b.Location(), "%s; %s",
+		words.Count(n, "object is damaged", "objects are damaged"),
+		words.Count(len(s.report.Touched), "restore point is touched", "restore points are touched")).Explain(
 		"Files of the repository are not what was written, or missing. The report names the restore points that need them.",
 		"Heal the repository from a copy, or run full backups of the machines named; then look for the cause in the storage of the repository.")
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/cairn-backup/cairn/appliance/jobs"
 	"github.com/cairn-backup/cairn/internal/fault"
+	"github.com/cairn-backup/cairn/internal/words"
 	"github.com/cairn-backup/cairn/store"
 )
 
@@ -70,16 +71,17 @@ func (p *Protector) blast(
 	if row, err := p.catalog.Repository(ctx, t.RepositoryID); err == nil {
 		name = row.Name
 	}
+	damaged := words.Count(len(packs)+len(problems), "object is damaged", "objects are damaged")
 	if len(vms) == 0 {
-		return fault.New(fault.Corrupt, op, name, "%d objects are damaged; no restore point is known to need them", len(packs)+len(problems)).Explain(
+		return fault.New(fault.Corrupt, op, name, "%s; no restore point is known to need what was there", damaged).Explain(
 			"Files of the repository are not what was written, or missing; what that touches is not known yet, or nothing.",
 			"Verify the repository to the end of the cycle, heal it, and look for the cause in its storage.")
 	}
 	if len(vms) > maxListed {
 		short = append(short, fmt.Sprintf("and %d more", len(vms)-maxListed))
 	}
-	return fault.New(fault.Corrupt, op, name, "%d objects are damaged; not whole are restore points of %s",
-		len(packs)+len(problems), strings.Join(short, ", ")).Explain(
+	return fault.New(fault.Corrupt, op, name, "%s; not whole are restore points of %s",
+		damaged, strings.Join(short, ", ")).Explain(
 		"Files of the repository are not what was written, or missing. The VMs named have restore points that cannot be restored in full; the events of the run name them and their disks.",
 		"Heal the repository from a copy, or make full backups of these VMs now; then look for the cause in the storage of the repository.")
 }
@@ -95,7 +97,8 @@ func tellVM(ctx context.Context, t *jobs.Task, points []Touched) {
 	if len(points) > maxListed {
 		lines = append(lines, fmt.Sprintf("and %d more", len(points)-maxListed))
 	}
-	t.Warn(ctx, fmt.Sprintf("VM %s: %d restore points are not whole: %s.", points[0].VMName, len(points), strings.Join(lines, "; ")),
+	t.Warn(ctx, fmt.Sprintf("VM %s: %s: %s.", points[0].VMName,
+		words.Count(len(points), "restore point is not whole", "restore points are not whole"), strings.Join(lines, "; ")),
 		"vm", points[0].VMName, "vm_id", points[0].VMID, "restore_points", strings.Join(ids, " "))
 }
 
@@ -114,7 +117,8 @@ func byVM(named []Touched) (out [][]Touched) {
 func piecesOf(point store.TouchedPoint) string {
 	var parts []string
 	for _, image := range point.Images {
-		parts = append(parts, fmt.Sprintf("disk %s: %d bytes in %d places", image.Name, image.Bytes, image.Count))
+		parts = append(parts, fmt.Sprintf("disk %s: %s in %s", image.Name,
+			words.Count(image.Bytes, "byte", "bytes"), words.Count(image.Count, "place", "places")))
 	}
 	for _, document := range point.Documents {
 		parts = append(parts, "document "+document)

@@ -8,6 +8,7 @@ import (
 	"github.com/cairn-backup/cairn/appliance/catalog"
 	"github.com/cairn-backup/cairn/appliance/httpapi"
 	"github.com/cairn-backup/cairn/internal/fault"
+	"github.com/cairn-backup/cairn/internal/words"
 	"github.com/cairn-backup/cairn/store"
 	"github.com/cairn-backup/cairn/store/blob/file"
 )
@@ -71,8 +72,9 @@ func (a *Appliance) inspect(ctx context.Context, row catalog.Repository, o opene
 		return err
 	}
 	if v.DamagedPacks+v.DamagedPoints > 0 {
-		return fault.New(fault.Corrupt, "look at repository", row.Name, "%d packs are known to be damaged, %d restore points are not whole",
-			v.DamagedPacks, v.DamagedPoints).Explain(
+		return fault.New(fault.Corrupt, "look at repository", row.Name, "%s, %s",
+			words.Count(v.DamagedPacks, "pack is known to be damaged", "packs are known to be damaged"),
+			words.Count(v.DamagedPoints, "restore point is not whole", "restore points are not whole")).Explain(
 			"Files of the repository are not what was written, or missing. Everything else in it can be restored.",
 			"Show its damage for the VMs that are touched. Heal it from another repository, or back these VMs up, then verify it.")
 	}

@@ -325,23 +325,10 @@ appliance neither keeps nor logs the key; if it must not even see it, use "cairn
 }
 
 func (a *App) drillFields(d client.DrillReport) []output.Field {
-	read := "none: every disk in it is zeros"
-	switch {
-	case d.RestorePointID == "":
-		read = "none: there is no restore point"
-	case d.Pack != "":
-		read = output.Size(d.ReadBytes) + " of " + d.Pack
-	}
-	return []output.Field{
-		{Name: "Result", Value: "ok", State: true},
-		{Name: "Key", Value: strings.TrimSpace(string(d.Key.Kind) + " " + output.Short(d.Key.Key))},
-		{Name: "Label", Value: d.Key.Label},
-		{Name: "Repository", Value: d.Name},
-		{Name: "Identity", Value: d.StoreID},
-		{Name: "Public key", Value: d.PublicKey},
-		{Name: "Restore point", Value: d.RestorePointID},
-		{Name: "VM", Value: d.VMName},
-		{Name: "Published", Value: a.when(d.PublishedAt)},
-		{Name: "Data read", Value: read},
-	}
+	return output.Drill{
+		Key: strings.TrimSpace(string(d.Key.Kind) + " " + output.Short(d.Key.Key)), Label: d.Key.Label,
+		Repository: d.Name, Identity: d.StoreID, PublicKey: d.PublicKey,
+		RestorePoint: d.RestorePointID, Of: output.Field{Name: "VM", Value: d.VMName},
+		Published: a.when(d.PublishedAt), Pack: d.Pack, Bytes: d.ReadBytes,
+	}.Fields()
 }

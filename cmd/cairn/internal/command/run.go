@@ -1,10 +1,12 @@
 package command
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -14,6 +16,7 @@ import (
 	"github.com/cairn-backup/cairn/cmd/cairn/internal/failure"
 	"github.com/cairn-backup/cairn/cmd/cairn/internal/output"
 	"github.com/cairn-backup/cairn/cmd/cairn/internal/remote"
+	"github.com/cairn-backup/cairn/internal/fault"
 )
 
 var (
@@ -109,9 +112,13 @@ func (a *App) runList() *cobra.Command {
 				if err != nil {
 					return err
 				}
+				names, err := repositoryNames(ctx, s, all)
+				if err != nil {
+					return err
+				}
 				p := a.Printer()
 				p.Out = w
-				return output.List(p, all, func(r client.Run) string { return r.ID }, "No runs.", a.runColumns())
+				return output.List(p, all, func(r client.Run) string { return r.ID }, "No runs.", a.runColumns(names))
 			})
 		}),
 	}
@@ -121,11 +128,29 @@ func (a *App) runList() *cobra.Command {
 	return cmd
 }
 
-func (a *App) runColumns() []output.Column[client.Run] {
+// repositoryNames returns the names of the repositories that runs with no VM are about, by id. Somebody who may not see
+// repositories is shown their ids.
+func repositoryNames(ctx context.Context, s *remote.Session, runs []client.Run) (map[string]string, error) {
+	if !slices.ContainsFunc(runs, func(r client.Run) bool { return runVMs(r) == "" && len(runRepositories(r, nil)) > 0 }) {
+		return nil, nil
+	}
+	all, err := listRepositories(ctx, s)
+	if err != nil && fault.KindOf(err) != fault.Denied {
+		return nil, err
+	}
+	names := map[string]string{}
+	for _, r := range all {
+		names[r.ID] = r.Name
+	}
+	return names, nil
+}
+
+// runColumns takes the names of repositories by id.
+func (a *App) runColumns(names map[string]string) []output.Column[client.Run] {
 	return []output.Column[client.Run]{
 		{Header: "RUN", Value: func(r client.Run) string { return r.ID }},
 		{Header: "KIND", Value: func(r client.Run) string { return string(r.Kind) }},
-		{Header: "VM", Value: runVMs},
+		{Header: "SUBJECT", Value: func(r client.Run) string { return cmp.Or(runVMs(r), runRepositories(r, names)) }},
 		{Header: "STATE", State: true, Value: func(r client.Run) string { return string(r.State) }},
 		{Header: "PROGRESS", Right: true, Value: runPercent},
 		{Header: "AGE", Right: true, Value: func(r client.Run) string { return a.age(r.CreatedAt) }},

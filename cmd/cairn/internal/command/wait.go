@@ -1,10 +1,12 @@
 package command
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -154,6 +156,17 @@ func runVMs(r client.Run) string {
 	return strings.Join(names, ", ")
 }
 
+// runRepositories names the repositories that a run is about, by id where no name is known.
+func runRepositories(r client.Run, names map[string]string) string {
+	var out []string
+	for _, t := range r.Tasks {
+		if name := cmp.Or(names[t.RepositoryID], t.RepositoryID); name != "" && !slices.Contains(out, name) {
+			out = append(out, name)
+		}
+	}
+	return strings.Join(out, ", ")
+}
+
 // progressOf adds the tasks of runs up.
 func progressOf(label string, runs []client.Run) output.State {
 	st := output.State{Label: label}
@@ -277,5 +290,5 @@ func (a *App) printRuns(runs []client.Run) error {
 	if len(runs) == 1 && (p.Format == output.JSON || p.Format == output.YAML) {
 		return p.Value(runs[0], nil)
 	}
-	return output.List(p, runs, func(r client.Run) string { return r.ID }, "No runs.", a.runColumns())
+	return output.List(p, runs, func(r client.Run) string { return r.ID }, "No runs.", a.runColumns(nil))
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -168,6 +169,30 @@ func TestRunListStopsAtItsLimit(t *testing.T) {
 	}
 	if want := "GET /runs?state=succeeded&kind=backup&limit=3"; a.seen()[0] != want {
 		t.Errorf("got %s, want %s", a.seen()[0], want)
+	}
+}
+
+// A run about a repository as a whole is listed with its name, or its id for somebody who may not list repositories.
+func TestRunListNamesRepositories(t *testing.T) {
+	run := client.Run{ID: "run_s", Kind: "sweep", State: client.StateSucceeded, Tasks: []client.Task{{ID: "task_s", RepositoryID: mainRepo.ID}}}
+	for status, want := range map[int]string{200: mainRepo.Name, 403: mainRepo.ID} {
+		a := newAppliance(t)
+		a.get("/runs", client.RunList{Items: []client.Run{run, backupRun("1", client.StateSucceeded, 100)}})
+		a.HandleFunc("GET /repositories", func(w http.ResponseWriter, _ *http.Request) {
+			if status == 200 {
+				reply(w, 200, client.RepositoryList{Items: []client.Repository{mainRepo}})
+				return
+			}
+			reply(w, status, client.Problem{Type: "/problems/denied", Title: "Denied", Status: status})
+		})
+		got := a.run(t, "run", "list")
+		lines := strings.Split(got.stdout, "\n")
+		if got.code != 0 || !strings.Contains(lines[0], "SUBJECT") || !slices.Contains(strings.Fields(lines[1]), want) {
+			t.Errorf("status %d: %+v, want %q", status, got, want)
+		}
+		if vm := backupRun("1", client.StateSucceeded, 100).Tasks[0].VMName; !strings.Contains(lines[2], vm) {
+			t.Errorf("status %d: %q does not name VM %s", status, lines[2], vm)
+		}
 	}
 }
 

@@ -65,23 +65,10 @@ have put away.`,
 }
 
 func (t *tool) drillPage(d store.DrillReport) []output.Field {
-	read := "none: every disk in it is zeros"
-	switch {
-	case d.RestorePoint == "":
-		read = "none: there is no restore point"
-	case d.Pack != "":
-		read = output.Size(int64(d.FrameBytes)) + " of " + d.Pack
-	}
-	return []output.Field{
-		{Name: "Result", Value: "ok", State: true},
-		{Name: "Key", Value: d.Wrapping.Kind + " " + output.Short(d.Wrapping.Key)},
-		{Name: "Label", Value: d.Wrapping.Label},
-		{Name: "Repository", Value: d.Name},
-		{Name: "Identity", Value: d.Repository},
-		{Name: "Public key", Value: d.PublicKey},
-		{Name: "Restore point", Value: d.RestorePoint},
-		{Name: "Series", Value: d.Series},
-		{Name: "Published", Value: output.TimeExact(d.Published, t.Location)},
-		{Name: "Data read", Value: read},
-	}
+	return output.Drill{
+		Key: d.Wrapping.Kind + " " + output.Short(d.Wrapping.Key), Label: d.Wrapping.Label,
+		Repository: d.Name, Identity: d.Repository, PublicKey: d.PublicKey,
+		RestorePoint: d.RestorePoint, Of: output.Field{Name: "Series", Value: d.Series},
+		Published: output.TimeExact(d.Published, t.Location), Pack: d.Pack, Bytes: int64(d.FrameBytes),
+	}.Fields()
 }
