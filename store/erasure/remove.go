@@ -217,7 +217,7 @@ func (s *Store) move(ctx context.Context, e *entry, to string) error {
 	var err error
 	if need := min(s.need(g), max(there, 1)); n < need {
 		err = tooFew("rename object", e.name, n, need, errs)
-	} else if len(left) > 0 {
+	} else if n < g.n() { // an older copy of a member may have the old name, too
 		err = s.voidNames(ctx, e, left, moved)
 	}
 	if err == nil {
@@ -229,7 +229,7 @@ func (s *Store) move(ctx context.Context, e *entry, to string) error {
 		}
 		return b.Rename(ctx, target(slot), e.at[slot])
 	})
-	undone := len(left) == 0 || s.unmark(ctx, g, movedMark(e.write, e.moves+1))
+	undone := n == g.n() || s.unmark(ctx, g, movedMark(e.write, e.moves+1))
 	for slot, err := range back {
 		undone = undone && (err == nil || !moved[slot])
 	}
