@@ -16,6 +16,7 @@ const (
 	PrefixOwed       = "owed"
 	PrefixUser       = "user"
 	PrefixToken      = "tok"
+	PrefixMover      = "mover"
 )
 
 // NewID makes an id that is greater than all ids of its kind that this process made before.

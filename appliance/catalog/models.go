@@ -196,6 +196,7 @@ func (p Progress) Sum() DiskProgress {
 type DiskProgress struct {
 	Disk         string `json:"disk"`
 	Transport    string `json:"transport,omitempty"`
+	Mover        string `json:"mover,omitempty"`  // its name
 	Mode         string `json:"mode,omitempty"`   // "full" or "incremental"
 	Reason       string `json:"reason,omitempty"` // why full
 	BytesTotal   int64  `json:"bytes_total"`

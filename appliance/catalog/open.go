@@ -18,7 +18,7 @@ import (
 )
 
 // schemaVersion is the version of the tables this program writes.
-const schemaVersion = 3
+const schemaVersion = 4
 
 // Catalog is an open catalog. Its methods may be called from several goroutines.
 type Catalog struct {
@@ -123,6 +123,9 @@ func migrate(tx *gorm.DB, version int) error {
 	if version == 0 {
 		errs = append(errs, tx.AutoMigrate(&Connection{}, &Repository{}, &VM{}, &Run{}, &Task{}, &Event{}, &RestorePoint{},
 			&OwedCleanup{}, &User{}, &Token{}))
+	}
+	if version < 4 {
+		errs = append(errs, tx.AutoMigrate(&Mover{}, &JoinToken{}, &AuditEntry{}))
 	}
 	if version == 1 {
 		errs = append(errs, m.AddColumn(&Connection{}, "HostID"))

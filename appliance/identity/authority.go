@@ -1,6 +1,7 @@
 package identity
 
 import (
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -14,6 +15,7 @@ import (
 	"io/fs"
 	"math/big"
 	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -169,6 +171,25 @@ func (a *Authority) issue(now time.Time) (tls.Certificate, error) {
 	}
 	return a.keep("server.pem", key, der, a.ca.Certificate[0])
 }
+
+// IssueMover makes a client certificate for a mover's public key, good until ends. The identity is a URI, which a mover
+// cannot choose.
+func (a *Authority) IssueMover(key crypto.PublicKey, identity *url.URL, ends time.Time) (der []byte, err error) {
+	now := time.Now()
+	t := x509.Certificate{
+		SerialNumber: serial(), Subject: pkix.Name{CommonName: "cairn-mover"}, URIs: []*url.URL{identity},
+		NotBefore: now.Add(-min(clockSkew, ends.Sub(now)/24)), NotAfter: ends,
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	}
+	der, err = x509.CreateCertificate(rand.Reader, &t, a.ca.Leaf, key, a.ca.PrivateKey)
+	if err != nil {
+		return nil, fault.Wrap(fault.Internal, "issue certificate", identity.String(), err)
+	}
+	return der, nil
+}
+
+// Certificate is the authority's own.
+func (a *Authority) Certificate() *x509.Certificate { return a.ca.Leaf }
 
 // keep writes a key and its certificates into one file, so that they cannot part.
 func (a *Authority) keep(name string, key *ecdsa.PrivateKey, chain ...[]byte) (tls.Certificate, error) {

@@ -13,16 +13,20 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/cairn-backup/cairn/datamover/guest"
+	"github.com/cairn-backup/cairn/datamover/program"
 	"github.com/cairn-backup/cairn/internal/fault"
 	"github.com/cairn-backup/cairn/internal/version"
 )
 
-const usage = `usage: cairn-mover version | run | config [--to DIR] [--wait TIME]
+const usage = `usage: cairn-mover version | run [FLAGS] | config [--to DIR] [--wait TIME]
   version  which build this is
-  run      work as a service of this machine until it is told to end
+  run      enrol with the manager if need be, and work until it is told to end. With flags, or with flags alone and
+           without the word: "cairn mover token" prints the whole line, --help shows all. Without: with the
+           configuration that this machine was given
   config   print the configuration that this machine was given, the join token included, or write it to a directory
 As process 1 of a machine of its own it takes no words: it makes the machine ready and works until it is switched off.
 `
@@ -36,18 +40,26 @@ func main() {
 	}
 	if err := run(ctx, os.Args[1:], os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "cairn-mover:", err)
-		meaning, advice := fault.Explanation(err)
-		fmt.Fprintln(os.Stderr, meaning, advice)
+		if meaning, advice := fault.Explanation(err); meaning != "" || advice != "" {
+			fmt.Fprintln(os.Stderr, meaning, advice)
+		}
 		os.Exit(1)
 	}
 }
 
 func run(ctx context.Context, args []string, stdout io.Writer) error {
-	switch verb := append(args, "")[0]; verb {
+	verb := append(args, "")[0]
+	if strings.HasPrefix(verb, "-") {
+		return program.Main(ctx, args, os.Getenv, os.Stderr)
+	}
+	switch verb {
 	case "version":
 		_, err := fmt.Fprintln(stdout, version.Version)
 		return err
 	case "run":
+		if len(args) > 1 {
+			return program.Main(ctx, args[1:], os.Getenv, os.Stderr)
+		}
 		cfg, err := guest.ReadConfig(ctx)
 		if err != nil {
 			return err
@@ -62,7 +74,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 
 // work is what the machine is for.
 func work(ctx context.Context, log *slog.Logger, cfg guest.Config) error {
-	log.Info("mover waits for its end", "manager", cfg.Manager)
-	<-ctx.Done()
-	return ctx.Err()
+	return program.Run(ctx, log, program.Settings{
+		Manager: cfg.Manager, Fingerprint: cfg.Fingerprint, Token: cfg.Token, Name: cfg.Name, StateDir: guest.StateDir,
+	})
 }
