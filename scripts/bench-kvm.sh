@@ -29,7 +29,7 @@ row() { echo "$@" >>"$dir/rows"; } # STEP WALL CPU SCANNED READ STORED
 
 vm=$(cairn-lab kvm up --dir "$dir/lab")
 cairn-lab kvm rate --dir "$dir/lab" --rate 0 >/dev/null
-cairnd --data "$dir/cairnd" --listen 127.0.0.1:0 >"$dir/out" 2>"$dir/log" &
+cairnd --data "$dir/cairnd" --listen 127.0.0.1:0 --movers 127.0.0.1:0 >"$dir/out" 2>"$dir/log" &
 cairnd_pid=$!
 until grep -q '^set-up token' "$dir/out"; do kill -0 "$cairnd_pid"; sleep 0.1; done
 address=$(grep -o 'https://[^ ]*' "$dir/out" | head -1)

@@ -81,7 +81,7 @@ vm=$(cairn-lab kvm up --dir "$dir/lab")
 say "$vm: $("${V[@]}" dominfo "$vm" | awk -F': *' '/Max memory/ {print $2}') of memory, disks $("${V[@]}" domblklist "$vm" | awk '{printf "%s ", $1}')"
 
 step "start the appliance"
-cairnd --data "$dir/cairnd" --listen "$listen" >"$dir/cairnd.out" 2>"$dir/cairnd.log" &
+cairnd --data "$dir/cairnd" --listen "$listen" --movers "${DEMO_MOVERS:-127.0.0.1:0}" >"$dir/cairnd.out" 2>"$dir/cairnd.log" &
 cairnd_pid=$!
 for _ in $(seq 600); do
 	grep -q '^set-up token' "$dir/cairnd.out" 2>/dev/null && break

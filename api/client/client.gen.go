@@ -119,6 +119,33 @@ func (e MemberState) Valid() bool {
 	}
 }
 
+// Defines values for MoverState.
+const (
+	MoverDrained  MoverState = "drained"
+	MoverDraining MoverState = "draining"
+	MoverOffline  MoverState = "offline"
+	MoverOnline   MoverState = "online"
+	MoverRevoked  MoverState = "revoked"
+)
+
+// Valid indicates whether the value is a known member of the MoverState enum.
+func (e MoverState) Valid() bool {
+	switch e {
+	case MoverDrained:
+		return true
+	case MoverDraining:
+		return true
+	case MoverOffline:
+		return true
+	case MoverOnline:
+		return true
+	case MoverRevoked:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for Power.
 const (
 	PowerOff    Power = "off"
@@ -351,6 +378,32 @@ type AddedKey struct {
 	Paper string `json:"paper,omitempty,omitzero"`
 }
 
+// AuditEntry defines model for AuditEntry.
+type AuditEntry struct {
+	// Action `mover.enrol`, `mover.revoke`, `ticket.use` and others.
+	Action string `json:"action"`
+
+	// Actor A user, or `mover` and its name; absent for a stranger.
+	Actor  string `json:"actor,omitempty,omitzero"`
+	Detail string `json:"detail,omitempty,omitzero"`
+
+	// Hash SHA-256 over this entry and the hash of the one before.
+	Hash    string `json:"hash,omitempty,omitzero"`
+	ID      string `json:"id"`
+	Refused bool   `json:"refused"`
+
+	// Source The address it came from.
+	Source  string    `json:"source,omitempty,omitzero"`
+	Subject string    `json:"subject,omitempty,omitzero"`
+	Time    time.Time `json:"time"`
+}
+
+// AuditList defines model for AuditList.
+type AuditList struct {
+	Items []AuditEntry `json:"items"`
+	Next  string       `json:"next,omitempty,omitzero"`
+}
+
 // BackupRequest defines model for BackupRequest.
 type BackupRequest struct {
 	ExcludeDisks []string `json:"exclude_disks,omitempty,omitzero"`
@@ -358,11 +411,17 @@ type BackupRequest struct {
 	// Full Read every disk as a whole although an incremental would do.
 	Full bool `json:"full,omitempty,omitzero"`
 
+	// Mover Name or id of the mover that shall do it, or `built-in`; chosen when absent.
+	Mover string `json:"mover,omitempty,omitzero"`
+
 	// Quiesce `try` uses the guest agent when it answers, `require` makes no backup without it, `never` does not ask it.
 	Quiesce Quiesce `json:"quiesce,omitempty,omitzero"`
 
 	// Repository Id of the repository.
 	Repository string `json:"repository"`
+
+	// Transport The way to the disks, such as `nbd`; chosen when absent.
+	Transport string `json:"transport,omitempty,omitzero"`
 }
 
 // Capabilities What the driver can do with this connection.
@@ -716,6 +775,78 @@ type Member struct {
 // MemberState `degraded` answers, but had errors, has to catch up or is being filled. `foreign`: something else is in its
 // place.
 type MemberState string
+
+// Mover defines model for Mover.
+type Mover struct {
+	CertificateEndsAt time.Time `json:"certificate_ends_at,omitempty,omitzero"`
+
+	// ConnectedAt Absent when it is not connected.
+	ConnectedAt time.Time `json:"connected_at,omitempty,omitzero"`
+	CPUs        int       `json:"cpus,omitempty,omitzero"`
+	EnrolledAt  time.Time `json:"enrolled_at,omitempty,omitzero"`
+	Hostname    string    `json:"hostname,omitempty,omitzero"`
+
+	// ID `built-in` is the mover in the appliance itself.
+	ID         string    `json:"id"`
+	LastSeenAt time.Time `json:"last_seen_at,omitempty,omitzero"`
+
+	// MachineUUID The platform's name of the VM that it runs in.
+	MachineUUID string `json:"machine_uuid,omitempty,omitzero"`
+	MemoryBytes int64  `json:"memory_bytes,omitempty,omitzero"`
+	Name        string `json:"name"`
+
+	// Rate Bytes a second that it reads or writes now.
+	Rate      int64     `json:"rate,omitempty,omitzero"`
+	RevokedAt time.Time `json:"revoked_at,omitempty,omitzero"`
+
+	// Slots Transfers it takes at once.
+	Slots int `json:"slots"`
+
+	// Source The address it last came from.
+	Source string     `json:"source,omitempty,omitzero"`
+	State  MoverState `json:"state"`
+
+	// Transfers Under way.
+	Transfers  int      `json:"transfers"`
+	Transports []string `json:"transports,omitempty,omitzero"`
+	Version    string   `json:"version,omitempty,omitzero"`
+}
+
+// MoverState defines model for Mover.State.
+type MoverState string
+
+// MoverList defines model for MoverList.
+type MoverList struct {
+	Items []Mover `json:"items"`
+}
+
+// MoverToken defines model for MoverToken.
+type MoverToken struct {
+	ExpiresAt time.Time `json:"expires_at"`
+
+	// Fingerprint SHA-256 of the appliance's authority, `sha256:` and hexadecimal.
+	Fingerprint string `json:"fingerprint"`
+	ID          string `json:"id"`
+	Name        string `json:"name,omitempty,omitzero"`
+
+	// Port Where the appliance listens for movers.
+	Port int `json:"port"`
+
+	// Token Enrols one mover. Shown only once.
+	Token string `json:"token"`
+}
+
+// MoverTokenRequest defines model for MoverTokenRequest.
+type MoverTokenRequest struct {
+	// ExpiresInSeconds An hour when absent.
+	ExpiresInSeconds int `json:"expires_in_seconds,omitempty,omitzero"`
+
+	// Name The mover's name; it chooses one itself when absent.
+	Name string `json:"name,omitempty,omitzero"`
+
+	// Replace It takes the place of the mover with this name, whose certificates are then worthless.
+	Replace bool `json:"replace,omitempty,omitzero"`
+}
 
 // NIC defines model for NIC.
 type NIC struct {
@@ -1083,6 +1214,9 @@ type RestoreRequest struct {
 	// must be off, its disks back.
 	Mode RestoreRequestMode `json:"mode"`
 
+	// Mover Name or id of the mover that shall do it, or `built-in`; chosen when absent.
+	Mover string `json:"mover,omitempty,omitzero"`
+
 	// Name `new`: the name of the new VM.
 	Name string `json:"name,omitempty,omitzero"`
 
@@ -1092,6 +1226,9 @@ type RestoreRequest struct {
 
 	// Start Start the VM when it is restored.
 	Start bool `json:"start,omitempty,omitzero"`
+
+	// Transport The way to the disks, such as `nbd`; chosen when absent.
+	Transport string `json:"transport,omitempty,omitzero"`
 }
 
 // RestoreRequestMode `new` makes a VM with a new name, a new identity and new MAC addresses. `in-place` gives the original, which
@@ -1385,7 +1522,10 @@ type Transfer struct {
 	FullReason string `json:"full_reason,omitempty,omitzero"`
 
 	// Mode `full` or `incremental`.
-	Mode      string   `json:"mode,omitempty,omitzero"`
+	Mode string `json:"mode,omitempty,omitzero"`
+
+	// Mover Name of the mover that does it.
+	Mover     string   `json:"mover,omitempty,omitzero"`
 	Progress  Progress `json:"progress"`
 	Transport string   `json:"transport,omitempty,omitzero"`
 }
@@ -1549,6 +1689,9 @@ type Limit = int
 // MemberID defines model for MemberID.
 type MemberID = string
 
+// MoverID defines model for MoverID.
+type MoverID = string
+
 // PageToken defines model for PageToken.
 type PageToken = string
 
@@ -1578,6 +1721,15 @@ type RunAccepted = Run
 
 // RunEnded defines model for RunEnded.
 type RunEnded = Run
+
+// ListAuditParams defines parameters for ListAudit.
+type ListAuditParams struct {
+	// Limit At most so many items, 100 when absent.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// PageToken The `next` of the page before.
+	PageToken *PageToken `form:"page_token,omitempty" json:"page_token,omitempty"`
+}
 
 // ListConnectionsParams defines parameters for ListConnections.
 type ListConnectionsParams struct {
@@ -1780,6 +1932,9 @@ type CreateConnectionJSONRequestBody = CreateConnectionRequest
 // LoginJSONRequestBody defines body for Login for application/json ContentType.
 type LoginJSONRequestBody = LoginRequest
 
+// CreateMoverTokenJSONRequestBody defines body for CreateMoverToken for application/json ContentType.
+type CreateMoverTokenJSONRequestBody = MoverTokenRequest
+
 // CreateRepositoryJSONRequestBody defines body for CreateRepository for application/json ContentType.
 type CreateRepositoryJSONRequestBody = CreateRepositoryRequest
 
@@ -1896,6 +2051,11 @@ func WithRequestEditorFn(fn RequestEditorFn) ClientOption {
 // The interface specification for the client above.
 type ClientInterface interface {
 
+	// ListAudit Read the audit log
+	//
+	// Corresponds with GET /audit (the `ListAudit` operationId).
+	ListAudit(ctx context.Context, params *ListAuditParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// ListConnections List connections
 	//
 	// Corresponds with GET /connections (the `ListConnections` operationId).
@@ -1980,6 +2140,60 @@ type ClientInterface interface {
 	//
 	// Corresponds with POST /login (the `Login` operationId).
 	Login(ctx context.Context, body LoginJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CreateMoverTokenWithBody Make a join token for a new mover
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /mover-tokens (the `CreateMoverToken` operationId).
+	CreateMoverTokenWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CreateMoverToken Make a join token for a new mover
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /mover-tokens (the `CreateMoverToken` operationId).
+	CreateMoverToken(ctx context.Context, body CreateMoverTokenJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListMovers List movers
+	//
+	// All of them, by name; the first one is the mover in the appliance itself.
+	//
+	// Corresponds with GET /movers (the `ListMovers` operationId).
+	ListMovers(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RemoveMover Forget a mover
+	//
+	// 409 while it is connected.
+	//
+	// Corresponds with DELETE /movers/{mover_id} (the `RemoveMover` operationId).
+	RemoveMover(ctx context.Context, moverID MoverID, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetMover Show a mover
+	//
+	// Corresponds with GET /movers/{mover_id} (the `GetMover` operationId).
+	GetMover(ctx context.Context, moverID MoverID, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// DrainMover Give a mover no more transfers
+	//
+	// Those under way go on. May be repeated.
+	//
+	// Corresponds with POST /movers/{mover_id}/drain (the `DrainMover` operationId).
+	DrainMover(ctx context.Context, moverID MoverID, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ResumeMover Give a mover transfers again
+	//
+	// The opposite of drain. May be repeated.
+	//
+	// Corresponds with POST /movers/{mover_id}/resume (the `ResumeMover` operationId).
+	ResumeMover(ctx context.Context, moverID MoverID, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RevokeMover Make a mover's certificates worthless
+	//
+	// At once; what it does is cut and fails. Cannot be taken back; the mover can enrol again with a new token.
+	//
+	// Corresponds with POST /movers/{mover_id}/revoke (the `RevokeMover` operationId).
+	RevokeMover(ctx context.Context, moverID MoverID, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// GetReadyz Can the appliance do its work
 	//
@@ -2395,6 +2609,21 @@ type ClientInterface interface {
 	StartBackup(ctx context.Context, vmid VMID, params *StartBackupParams, body StartBackupJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 }
 
+// ListAudit Read the audit log
+//
+// Corresponds with GET /audit (the `ListAudit` operationId).
+func (c *Client) ListAudit(ctx context.Context, params *ListAuditParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListAuditRequest(c.Server, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // ListConnections List connections
 //
 // Corresponds with GET /connections (the `ListConnections` operationId).
@@ -2600,6 +2829,140 @@ func (c *Client) LoginWithBody(ctx context.Context, contentType string, body io.
 // Corresponds with POST /login (the `Login` operationId).
 func (c *Client) Login(ctx context.Context, body LoginJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewLoginRequest(c.Server, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CreateMoverTokenWithBody Make a join token for a new mover
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /mover-tokens (the `CreateMoverToken` operationId).
+func (c *Client) CreateMoverTokenWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateMoverTokenRequestWithBody(c.Server, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CreateMoverToken Make a join token for a new mover
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /mover-tokens (the `CreateMoverToken` operationId).
+func (c *Client) CreateMoverToken(ctx context.Context, body CreateMoverTokenJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateMoverTokenRequest(c.Server, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListMovers List movers
+//
+// All of them, by name; the first one is the mover in the appliance itself.
+//
+// Corresponds with GET /movers (the `ListMovers` operationId).
+func (c *Client) ListMovers(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListMoversRequest(c.Server)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RemoveMover Forget a mover
+//
+// 409 while it is connected.
+//
+// Corresponds with DELETE /movers/{mover_id} (the `RemoveMover` operationId).
+func (c *Client) RemoveMover(ctx context.Context, moverID MoverID, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRemoveMoverRequest(c.Server, moverID)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetMover Show a mover
+//
+// Corresponds with GET /movers/{mover_id} (the `GetMover` operationId).
+func (c *Client) GetMover(ctx context.Context, moverID MoverID, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetMoverRequest(c.Server, moverID)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// DrainMover Give a mover no more transfers
+//
+// Those under way go on. May be repeated.
+//
+// Corresponds with POST /movers/{mover_id}/drain (the `DrainMover` operationId).
+func (c *Client) DrainMover(ctx context.Context, moverID MoverID, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewDrainMoverRequest(c.Server, moverID)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ResumeMover Give a mover transfers again
+//
+// The opposite of drain. May be repeated.
+//
+// Corresponds with POST /movers/{mover_id}/resume (the `ResumeMover` operationId).
+func (c *Client) ResumeMover(ctx context.Context, moverID MoverID, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewResumeMoverRequest(c.Server, moverID)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RevokeMover Make a mover's certificates worthless
+//
+// At once; what it does is cut and fails. Cannot be taken back; the mover can enrol again with a new token.
+//
+// Corresponds with POST /movers/{mover_id}/revoke (the `RevokeMover` operationId).
+func (c *Client) RevokeMover(ctx context.Context, moverID MoverID, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRevokeMoverRequest(c.Server, moverID)
 	if err != nil {
 		return nil, err
 	}
@@ -3553,6 +3916,72 @@ func (c *Client) StartBackup(ctx context.Context, vmid VMID, params *StartBackup
 	return c.Client.Do(req)
 }
 
+// NewListAuditRequest constructs an http.Request for the ListAudit method
+func NewListAuditRequest(server string, params *ListAuditParams) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/audit")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.PageToken != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "page_token", *params.PageToken, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
 // NewListConnectionsRequest constructs an http.Request for the ListConnections method
 func NewListConnectionsRequest(server string, params *ListConnectionsParams) (*http.Request, error) {
 	var err error
@@ -3995,6 +4424,243 @@ func NewLoginRequestWithBody(server string, contentType string, body io.Reader) 
 	}
 
 	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewCreateMoverTokenRequest calls the generic CreateMoverToken builder with application/json body
+func NewCreateMoverTokenRequest(server string, body CreateMoverTokenJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewCreateMoverTokenRequestWithBody(server, "application/json", bodyReader)
+}
+
+// NewCreateMoverTokenRequestWithBody constructs an http.Request for the CreateMoverToken method, with any body, and a specified content type
+func NewCreateMoverTokenRequestWithBody(server string, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/mover-tokens")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewListMoversRequest constructs an http.Request for the ListMovers method
+func NewListMoversRequest(server string) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/movers")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewRemoveMoverRequest constructs an http.Request for the RemoveMover method
+func NewRemoveMoverRequest(server string, moverID MoverID) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "mover_id", moverID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/movers/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodDelete, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewGetMoverRequest constructs an http.Request for the GetMover method
+func NewGetMoverRequest(server string, moverID MoverID) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "mover_id", moverID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/movers/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewDrainMoverRequest constructs an http.Request for the DrainMover method
+func NewDrainMoverRequest(server string, moverID MoverID) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "mover_id", moverID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/movers/%s/drain", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewResumeMoverRequest constructs an http.Request for the ResumeMover method
+func NewResumeMoverRequest(server string, moverID MoverID) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "mover_id", moverID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/movers/%s/resume", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewRevokeMoverRequest constructs an http.Request for the RevokeMover method
+func NewRevokeMoverRequest(server string, moverID MoverID) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "mover_id", moverID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/movers/%s/revoke", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
 
 	return req, nil
 }
@@ -6133,6 +6799,13 @@ func WithBaseURL(baseURL string) ClientOption {
 // ClientWithResponsesInterface is the interface specification for the client with responses above.
 type ClientWithResponsesInterface interface {
 
+	// ListAuditWithResponse Read the audit log
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /audit (the `ListAudit` operationId).
+	ListAuditWithResponse(ctx context.Context, params *ListAuditParams, reqEditors ...RequestEditorFn) (*ListAuditResponse, error)
+
 	// ListConnectionsWithResponse List connections
 	//
 	// Returns a wrapper object for the known response body format(s).
@@ -6235,6 +6908,72 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with POST /login (the `Login` operationId).
 	LoginWithResponse(ctx context.Context, body LoginJSONRequestBody, reqEditors ...RequestEditorFn) (*LoginResponse, error)
+
+	// CreateMoverTokenWithBodyWithResponse Make a join token for a new mover
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /mover-tokens (the `CreateMoverToken` operationId).
+	CreateMoverTokenWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateMoverTokenResponse, error)
+
+	// CreateMoverTokenWithResponse Make a join token for a new mover
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /mover-tokens (the `CreateMoverToken` operationId).
+	CreateMoverTokenWithResponse(ctx context.Context, body CreateMoverTokenJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateMoverTokenResponse, error)
+
+	// ListMoversWithResponse List movers
+	//
+	// All of them, by name; the first one is the mover in the appliance itself.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /movers (the `ListMovers` operationId).
+	ListMoversWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*ListMoversResponse, error)
+
+	// RemoveMoverWithResponse Forget a mover
+	//
+	// 409 while it is connected.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with DELETE /movers/{mover_id} (the `RemoveMover` operationId).
+	RemoveMoverWithResponse(ctx context.Context, moverID MoverID, reqEditors ...RequestEditorFn) (*RemoveMoverResponse, error)
+
+	// GetMoverWithResponse Show a mover
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /movers/{mover_id} (the `GetMover` operationId).
+	GetMoverWithResponse(ctx context.Context, moverID MoverID, reqEditors ...RequestEditorFn) (*GetMoverResponse, error)
+
+	// DrainMoverWithResponse Give a mover no more transfers
+	//
+	// Those under way go on. May be repeated.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /movers/{mover_id}/drain (the `DrainMover` operationId).
+	DrainMoverWithResponse(ctx context.Context, moverID MoverID, reqEditors ...RequestEditorFn) (*DrainMoverResponse, error)
+
+	// ResumeMoverWithResponse Give a mover transfers again
+	//
+	// The opposite of drain. May be repeated.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /movers/{mover_id}/resume (the `ResumeMover` operationId).
+	ResumeMoverWithResponse(ctx context.Context, moverID MoverID, reqEditors ...RequestEditorFn) (*ResumeMoverResponse, error)
+
+	// RevokeMoverWithResponse Make a mover's certificates worthless
+	//
+	// At once; what it does is cut and fails. Cannot be taken back; the mover can enrol again with a new token.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /movers/{mover_id}/revoke (the `RevokeMover` operationId).
+	RevokeMoverWithResponse(ctx context.Context, moverID MoverID, reqEditors ...RequestEditorFn) (*RevokeMoverResponse, error)
 
 	// GetReadyzWithResponse Can the appliance do its work
 	//
@@ -6698,6 +7437,54 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with POST /vms/{vm_id}/backup (the `StartBackup` operationId).
 	StartBackupWithResponse(ctx context.Context, vmid VMID, params *StartBackupParams, body StartBackupJSONRequestBody, reqEditors ...RequestEditorFn) (*StartBackupResponse, error)
+}
+
+type ListAuditResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *AuditList
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListAuditResponse) GetJSON200() *AuditList {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListAuditResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListAuditResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListAuditResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListAuditResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListAuditResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
 }
 
 type ListConnectionsResponse struct {
@@ -7222,6 +8009,335 @@ func (r LoginResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r LoginResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type CreateMoverTokenResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON201 the response for an HTTP 201 `application/json` response
+	JSON201 *MoverToken
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON201 returns the response for an HTTP 201 `application/json` response
+func (r CreateMoverTokenResponse) GetJSON201() *MoverToken {
+	return r.JSON201
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r CreateMoverTokenResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r CreateMoverTokenResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r CreateMoverTokenResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r CreateMoverTokenResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r CreateMoverTokenResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type ListMoversResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *MoverList
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListMoversResponse) GetJSON200() *MoverList {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListMoversResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListMoversResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListMoversResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListMoversResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListMoversResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type RemoveMoverResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r RemoveMoverResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r RemoveMoverResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r RemoveMoverResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r RemoveMoverResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r RemoveMoverResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type GetMoverResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Mover
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetMoverResponse) GetJSON200() *Mover {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r GetMoverResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetMoverResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetMoverResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetMoverResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetMoverResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type DrainMoverResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Mover
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r DrainMoverResponse) GetJSON200() *Mover {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r DrainMoverResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r DrainMoverResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r DrainMoverResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r DrainMoverResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r DrainMoverResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type ResumeMoverResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Mover
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ResumeMoverResponse) GetJSON200() *Mover {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ResumeMoverResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ResumeMoverResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ResumeMoverResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ResumeMoverResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ResumeMoverResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type RevokeMoverResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Mover
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r RevokeMoverResponse) GetJSON200() *Mover {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r RevokeMoverResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r RevokeMoverResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r RevokeMoverResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r RevokeMoverResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r RevokeMoverResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -9247,6 +10363,19 @@ func (r StartBackupResponse) ContentType() string {
 	return ""
 }
 
+// ListAuditWithResponse Read the audit log
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /audit (the `ListAudit` operationId).
+func (c *ClientWithResponses) ListAuditWithResponse(ctx context.Context, params *ListAuditParams, reqEditors ...RequestEditorFn) (*ListAuditResponse, error) {
+	rsp, err := c.ListAudit(ctx, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListAuditResponse(rsp)
+}
+
 // ListConnectionsWithResponse List connections
 //
 // Returns a wrapper object for the known response body format(s).
@@ -9426,6 +10555,120 @@ func (c *ClientWithResponses) LoginWithResponse(ctx context.Context, body LoginJ
 		return nil, err
 	}
 	return ParseLoginResponse(rsp)
+}
+
+// CreateMoverTokenWithBodyWithResponse Make a join token for a new mover
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /mover-tokens (the `CreateMoverToken` operationId).
+func (c *ClientWithResponses) CreateMoverTokenWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateMoverTokenResponse, error) {
+	rsp, err := c.CreateMoverTokenWithBody(ctx, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCreateMoverTokenResponse(rsp)
+}
+
+// CreateMoverTokenWithResponse Make a join token for a new mover
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /mover-tokens (the `CreateMoverToken` operationId).
+func (c *ClientWithResponses) CreateMoverTokenWithResponse(ctx context.Context, body CreateMoverTokenJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateMoverTokenResponse, error) {
+	rsp, err := c.CreateMoverToken(ctx, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCreateMoverTokenResponse(rsp)
+}
+
+// ListMoversWithResponse List movers
+//
+// All of them, by name; the first one is the mover in the appliance itself.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /movers (the `ListMovers` operationId).
+func (c *ClientWithResponses) ListMoversWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*ListMoversResponse, error) {
+	rsp, err := c.ListMovers(ctx, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListMoversResponse(rsp)
+}
+
+// RemoveMoverWithResponse Forget a mover
+//
+// 409 while it is connected.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with DELETE /movers/{mover_id} (the `RemoveMover` operationId).
+func (c *ClientWithResponses) RemoveMoverWithResponse(ctx context.Context, moverID MoverID, reqEditors ...RequestEditorFn) (*RemoveMoverResponse, error) {
+	rsp, err := c.RemoveMover(ctx, moverID, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRemoveMoverResponse(rsp)
+}
+
+// GetMoverWithResponse Show a mover
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /movers/{mover_id} (the `GetMover` operationId).
+func (c *ClientWithResponses) GetMoverWithResponse(ctx context.Context, moverID MoverID, reqEditors ...RequestEditorFn) (*GetMoverResponse, error) {
+	rsp, err := c.GetMover(ctx, moverID, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetMoverResponse(rsp)
+}
+
+// DrainMoverWithResponse Give a mover no more transfers
+//
+// Those under way go on. May be repeated.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /movers/{mover_id}/drain (the `DrainMover` operationId).
+func (c *ClientWithResponses) DrainMoverWithResponse(ctx context.Context, moverID MoverID, reqEditors ...RequestEditorFn) (*DrainMoverResponse, error) {
+	rsp, err := c.DrainMover(ctx, moverID, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseDrainMoverResponse(rsp)
+}
+
+// ResumeMoverWithResponse Give a mover transfers again
+//
+// The opposite of drain. May be repeated.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /movers/{mover_id}/resume (the `ResumeMover` operationId).
+func (c *ClientWithResponses) ResumeMoverWithResponse(ctx context.Context, moverID MoverID, reqEditors ...RequestEditorFn) (*ResumeMoverResponse, error) {
+	rsp, err := c.ResumeMover(ctx, moverID, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseResumeMoverResponse(rsp)
+}
+
+// RevokeMoverWithResponse Make a mover's certificates worthless
+//
+// At once; what it does is cut and fails. Cannot be taken back; the mover can enrol again with a new token.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /movers/{mover_id}/revoke (the `RevokeMover` operationId).
+func (c *ClientWithResponses) RevokeMoverWithResponse(ctx context.Context, moverID MoverID, reqEditors ...RequestEditorFn) (*RevokeMoverResponse, error) {
+	rsp, err := c.RevokeMover(ctx, moverID, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRevokeMoverResponse(rsp)
 }
 
 // GetReadyzWithResponse Can the appliance do its work
@@ -10209,6 +11452,39 @@ func (c *ClientWithResponses) StartBackupWithResponse(ctx context.Context, vmid 
 	return ParseStartBackupResponse(rsp)
 }
 
+// ParseListAuditResponse parses an HTTP response from a ListAuditWithResponse call
+func ParseListAuditResponse(rsp *http.Response) (*ListAuditResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListAuditResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest AuditList
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
 // ParseListConnectionsResponse parses an HTTP response from a ListConnectionsWithResponse call
 func ParseListConnectionsResponse(rsp *http.Response) (*ListConnectionsResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -10564,6 +11840,233 @@ func ParseLoginResponse(rsp *http.Response) (*LoginResponse, error) {
 	switch {
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
 		var dest IssuedToken
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseCreateMoverTokenResponse parses an HTTP response from a CreateMoverTokenWithResponse call
+func ParseCreateMoverTokenResponse(rsp *http.Response) (*CreateMoverTokenResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &CreateMoverTokenResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 201:
+		var dest MoverToken
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON201 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseListMoversResponse parses an HTTP response from a ListMoversWithResponse call
+func ParseListMoversResponse(rsp *http.Response) (*ListMoversResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListMoversResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest MoverList
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseRemoveMoverResponse parses an HTTP response from a RemoveMoverWithResponse call
+func ParseRemoveMoverResponse(rsp *http.Response) (*RemoveMoverResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &RemoveMoverResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case rsp.StatusCode == 204:
+		break // No content-type
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseGetMoverResponse parses an HTTP response from a GetMoverWithResponse call
+func ParseGetMoverResponse(rsp *http.Response) (*GetMoverResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetMoverResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Mover
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseDrainMoverResponse parses an HTTP response from a DrainMoverWithResponse call
+func ParseDrainMoverResponse(rsp *http.Response) (*DrainMoverResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &DrainMoverResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Mover
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseResumeMoverResponse parses an HTTP response from a ResumeMoverWithResponse call
+func ParseResumeMoverResponse(rsp *http.Response) (*ResumeMoverResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ResumeMoverResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Mover
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseRevokeMoverResponse parses an HTTP response from a RevokeMoverWithResponse call
+func ParseRevokeMoverResponse(rsp *http.Response) (*RevokeMoverResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &RevokeMoverResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Mover
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}

@@ -118,6 +118,33 @@ func (e MemberState) Valid() bool {
 	}
 }
 
+// Defines values for MoverState.
+const (
+	MoverDrained  MoverState = "drained"
+	MoverDraining MoverState = "draining"
+	MoverOffline  MoverState = "offline"
+	MoverOnline   MoverState = "online"
+	MoverRevoked  MoverState = "revoked"
+)
+
+// Valid indicates whether the value is a known member of the MoverState enum.
+func (e MoverState) Valid() bool {
+	switch e {
+	case MoverDrained:
+		return true
+	case MoverDraining:
+		return true
+	case MoverOffline:
+		return true
+	case MoverOnline:
+		return true
+	case MoverRevoked:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for Power.
 const (
 	PowerOff    Power = "off"
@@ -350,6 +377,32 @@ type AddedKey struct {
 	Paper string `json:"paper,omitempty,omitzero"`
 }
 
+// AuditEntry defines model for AuditEntry.
+type AuditEntry struct {
+	// Action `mover.enrol`, `mover.revoke`, `ticket.use` and others.
+	Action string `json:"action"`
+
+	// Actor A user, or `mover` and its name; absent for a stranger.
+	Actor  string `json:"actor,omitempty,omitzero"`
+	Detail string `json:"detail,omitempty,omitzero"`
+
+	// Hash SHA-256 over this entry and the hash of the one before.
+	Hash    string `json:"hash,omitempty,omitzero"`
+	ID      string `json:"id"`
+	Refused bool   `json:"refused"`
+
+	// Source The address it came from.
+	Source  string    `json:"source,omitempty,omitzero"`
+	Subject string    `json:"subject,omitempty,omitzero"`
+	Time    time.Time `json:"time"`
+}
+
+// AuditList defines model for AuditList.
+type AuditList struct {
+	Items []AuditEntry `json:"items"`
+	Next  string       `json:"next,omitempty,omitzero"`
+}
+
 // BackupRequest defines model for BackupRequest.
 type BackupRequest struct {
 	ExcludeDisks []string `json:"exclude_disks,omitempty,omitzero"`
@@ -357,11 +410,17 @@ type BackupRequest struct {
 	// Full Read every disk as a whole although an incremental would do.
 	Full bool `json:"full,omitempty,omitzero"`
 
+	// Mover Name or id of the mover that shall do it, or `built-in`; chosen when absent.
+	Mover string `json:"mover,omitempty,omitzero"`
+
 	// Quiesce `try` uses the guest agent when it answers, `require` makes no backup without it, `never` does not ask it.
 	Quiesce Quiesce `json:"quiesce,omitempty,omitzero"`
 
 	// Repository Id of the repository.
 	Repository string `json:"repository"`
+
+	// Transport The way to the disks, such as `nbd`; chosen when absent.
+	Transport string `json:"transport,omitempty,omitzero"`
 }
 
 // Capabilities What the driver can do with this connection.
@@ -715,6 +774,78 @@ type Member struct {
 // MemberState `degraded` answers, but had errors, has to catch up or is being filled. `foreign`: something else is in its
 // place.
 type MemberState string
+
+// Mover defines model for Mover.
+type Mover struct {
+	CertificateEndsAt time.Time `json:"certificate_ends_at,omitempty,omitzero"`
+
+	// ConnectedAt Absent when it is not connected.
+	ConnectedAt time.Time `json:"connected_at,omitempty,omitzero"`
+	CPUs        int       `json:"cpus,omitempty,omitzero"`
+	EnrolledAt  time.Time `json:"enrolled_at,omitempty,omitzero"`
+	Hostname    string    `json:"hostname,omitempty,omitzero"`
+
+	// ID `built-in` is the mover in the appliance itself.
+	ID         string    `json:"id"`
+	LastSeenAt time.Time `json:"last_seen_at,omitempty,omitzero"`
+
+	// MachineUUID The platform's name of the VM that it runs in.
+	MachineUUID string `json:"machine_uuid,omitempty,omitzero"`
+	MemoryBytes int64  `json:"memory_bytes,omitempty,omitzero"`
+	Name        string `json:"name"`
+
+	// Rate Bytes a second that it reads or writes now.
+	Rate      int64     `json:"rate,omitempty,omitzero"`
+	RevokedAt time.Time `json:"revoked_at,omitempty,omitzero"`
+
+	// Slots Transfers it takes at once.
+	Slots int `json:"slots"`
+
+	// Source The address it last came from.
+	Source string     `json:"source,omitempty,omitzero"`
+	State  MoverState `json:"state"`
+
+	// Transfers Under way.
+	Transfers  int      `json:"transfers"`
+	Transports []string `json:"transports,omitempty,omitzero"`
+	Version    string   `json:"version,omitempty,omitzero"`
+}
+
+// MoverState defines model for Mover.State.
+type MoverState string
+
+// MoverList defines model for MoverList.
+type MoverList struct {
+	Items []Mover `json:"items"`
+}
+
+// MoverToken defines model for MoverToken.
+type MoverToken struct {
+	ExpiresAt time.Time `json:"expires_at"`
+
+	// Fingerprint SHA-256 of the appliance's authority, `sha256:` and hexadecimal.
+	Fingerprint string `json:"fingerprint"`
+	ID          string `json:"id"`
+	Name        string `json:"name,omitempty,omitzero"`
+
+	// Port Where the appliance listens for movers.
+	Port int `json:"port"`
+
+	// Token Enrols one mover. Shown only once.
+	Token string `json:"token"`
+}
+
+// MoverTokenRequest defines model for MoverTokenRequest.
+type MoverTokenRequest struct {
+	// ExpiresInSeconds An hour when absent.
+	ExpiresInSeconds int `json:"expires_in_seconds,omitempty,omitzero"`
+
+	// Name The mover's name; it chooses one itself when absent.
+	Name string `json:"name,omitempty,omitzero"`
+
+	// Replace It takes the place of the mover with this name, whose certificates are then worthless.
+	Replace bool `json:"replace,omitempty,omitzero"`
+}
 
 // NIC defines model for NIC.
 type NIC struct {
@@ -1082,6 +1213,9 @@ type RestoreRequest struct {
 	// must be off, its disks back.
 	Mode RestoreRequestMode `json:"mode"`
 
+	// Mover Name or id of the mover that shall do it, or `built-in`; chosen when absent.
+	Mover string `json:"mover,omitempty,omitzero"`
+
 	// Name `new`: the name of the new VM.
 	Name string `json:"name,omitempty,omitzero"`
 
@@ -1091,6 +1225,9 @@ type RestoreRequest struct {
 
 	// Start Start the VM when it is restored.
 	Start bool `json:"start,omitempty,omitzero"`
+
+	// Transport The way to the disks, such as `nbd`; chosen when absent.
+	Transport string `json:"transport,omitempty,omitzero"`
 }
 
 // RestoreRequestMode `new` makes a VM with a new name, a new identity and new MAC addresses. `in-place` gives the original, which
@@ -1384,7 +1521,10 @@ type Transfer struct {
 	FullReason string `json:"full_reason,omitempty,omitzero"`
 
 	// Mode `full` or `incremental`.
-	Mode      string   `json:"mode,omitempty,omitzero"`
+	Mode string `json:"mode,omitempty,omitzero"`
+
+	// Mover Name of the mover that does it.
+	Mover     string   `json:"mover,omitempty,omitzero"`
 	Progress  Progress `json:"progress"`
 	Transport string   `json:"transport,omitempty,omitzero"`
 }
@@ -1548,6 +1688,9 @@ type Limit = int
 // MemberID defines model for MemberID.
 type MemberID = string
 
+// MoverID defines model for MoverID.
+type MoverID = string
+
 // PageToken defines model for PageToken.
 type PageToken = string
 
@@ -1577,6 +1720,15 @@ type RunAccepted = Run
 
 // RunEnded defines model for RunEnded.
 type RunEnded = Run
+
+// ListAuditParams defines parameters for ListAudit.
+type ListAuditParams struct {
+	// Limit At most so many items, 100 when absent.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// PageToken The `next` of the page before.
+	PageToken *PageToken `form:"page_token,omitempty" json:"page_token,omitempty"`
+}
 
 // ListConnectionsParams defines parameters for ListConnections.
 type ListConnectionsParams struct {
@@ -1779,6 +1931,9 @@ type CreateConnectionJSONRequestBody = CreateConnectionRequest
 // LoginJSONRequestBody defines body for Login for application/json ContentType.
 type LoginJSONRequestBody = LoginRequest
 
+// CreateMoverTokenJSONRequestBody defines body for CreateMoverToken for application/json ContentType.
+type CreateMoverTokenJSONRequestBody = MoverTokenRequest
+
 // CreateRepositoryJSONRequestBody defines body for CreateRepository for application/json ContentType.
 type CreateRepositoryJSONRequestBody = CreateRepositoryRequest
 
@@ -1823,6 +1978,9 @@ type StartBackupJSONRequestBody = BackupRequest
 
 // ServerInterface represents all server handlers.
 type ServerInterface interface {
+	// ListAudit Read the audit log
+	// (GET /audit)
+	ListAudit(ctx echo.Context, params ListAuditParams) error
 	// ListConnections List connections
 	// (GET /connections)
 	ListConnections(ctx echo.Context, params ListConnectionsParams) error
@@ -1856,6 +2014,27 @@ type ServerInterface interface {
 	// Login Exchange user name and password for a short-lived token
 	// (POST /login)
 	Login(ctx echo.Context) error
+	// CreateMoverToken Make a join token for a new mover
+	// (POST /mover-tokens)
+	CreateMoverToken(ctx echo.Context) error
+	// ListMovers List movers
+	// (GET /movers)
+	ListMovers(ctx echo.Context) error
+	// RemoveMover Forget a mover
+	// (DELETE /movers/{mover_id})
+	RemoveMover(ctx echo.Context, moverID MoverID) error
+	// GetMover Show a mover
+	// (GET /movers/{mover_id})
+	GetMover(ctx echo.Context, moverID MoverID) error
+	// DrainMover Give a mover no more transfers
+	// (POST /movers/{mover_id}/drain)
+	DrainMover(ctx echo.Context, moverID MoverID) error
+	// ResumeMover Give a mover transfers again
+	// (POST /movers/{mover_id}/resume)
+	ResumeMover(ctx echo.Context, moverID MoverID) error
+	// RevokeMover Make a mover's certificates worthless
+	// (POST /movers/{mover_id}/revoke)
+	RevokeMover(ctx echo.Context, moverID MoverID) error
 	// GetReadyz Can the appliance do its work
 	// (GET /readyz)
 	GetReadyz(ctx echo.Context) error
@@ -1978,6 +2157,31 @@ type ServerInterface interface {
 // ServerInterfaceWrapper converts echo contexts to parameters.
 type ServerInterfaceWrapper struct {
 	Handler ServerInterface
+}
+
+// ListAudit converts echo context to params.
+func (w *ServerInterfaceWrapper) ListAudit(ctx echo.Context) error {
+	var err error
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListAuditParams
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", ctx.QueryParams(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter limit: %s", err))
+	}
+
+	// ------------- Optional query parameter "page_token" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "page_token", ctx.QueryParams(), &params.PageToken, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter page_token: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.ListAudit(ctx, params)
+	return err
 }
 
 // ListConnections converts echo context to params.
@@ -2160,6 +2364,104 @@ func (w *ServerInterfaceWrapper) Login(ctx echo.Context) error {
 
 	// Invoke the callback with all the unmarshaled arguments
 	err = w.Handler.Login(ctx)
+	return err
+}
+
+// CreateMoverToken converts echo context to params.
+func (w *ServerInterfaceWrapper) CreateMoverToken(ctx echo.Context) error {
+	var err error
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.CreateMoverToken(ctx)
+	return err
+}
+
+// ListMovers converts echo context to params.
+func (w *ServerInterfaceWrapper) ListMovers(ctx echo.Context) error {
+	var err error
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.ListMovers(ctx)
+	return err
+}
+
+// RemoveMover converts echo context to params.
+func (w *ServerInterfaceWrapper) RemoveMover(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "mover_id" -------------
+	var moverID MoverID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "mover_id", ctx.Param("mover_id"), &moverID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter mover_id: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.RemoveMover(ctx, moverID)
+	return err
+}
+
+// GetMover converts echo context to params.
+func (w *ServerInterfaceWrapper) GetMover(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "mover_id" -------------
+	var moverID MoverID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "mover_id", ctx.Param("mover_id"), &moverID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter mover_id: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.GetMover(ctx, moverID)
+	return err
+}
+
+// DrainMover converts echo context to params.
+func (w *ServerInterfaceWrapper) DrainMover(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "mover_id" -------------
+	var moverID MoverID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "mover_id", ctx.Param("mover_id"), &moverID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter mover_id: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.DrainMover(ctx, moverID)
+	return err
+}
+
+// ResumeMover converts echo context to params.
+func (w *ServerInterfaceWrapper) ResumeMover(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "mover_id" -------------
+	var moverID MoverID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "mover_id", ctx.Param("mover_id"), &moverID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter mover_id: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.ResumeMover(ctx, moverID)
+	return err
+}
+
+// RevokeMover converts echo context to params.
+func (w *ServerInterfaceWrapper) RevokeMover(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "mover_id" -------------
+	var moverID MoverID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "mover_id", ctx.Param("mover_id"), &moverID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter mover_id: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.RevokeMover(ctx, moverID)
 	return err
 }
 
@@ -3251,6 +3553,7 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 		Handler: si,
 	}
 
+	router.GET(options.BaseURL+"/audit", wrapper.ListAudit, options.OperationMiddlewares["listAudit"]...)
 	router.GET(options.BaseURL+"/connections", wrapper.ListConnections, options.OperationMiddlewares["listConnections"]...)
 	router.POST(options.BaseURL+"/connections", wrapper.CreateConnection, options.OperationMiddlewares["createConnection"]...)
 	router.DELETE(options.BaseURL+"/connections/:connection_id", wrapper.DeleteConnection, options.OperationMiddlewares["deleteConnection"]...)
@@ -3262,6 +3565,13 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 	router.GET(options.BaseURL+"/events", wrapper.StreamEvents, options.OperationMiddlewares["streamEvents"]...)
 	router.GET(options.BaseURL+"/livez", wrapper.GetLivez, options.OperationMiddlewares["getLivez"]...)
 	router.POST(options.BaseURL+"/login", wrapper.Login, options.OperationMiddlewares["login"]...)
+	router.POST(options.BaseURL+"/mover-tokens", wrapper.CreateMoverToken, options.OperationMiddlewares["createMoverToken"]...)
+	router.GET(options.BaseURL+"/movers", wrapper.ListMovers, options.OperationMiddlewares["listMovers"]...)
+	router.DELETE(options.BaseURL+"/movers/:mover_id", wrapper.RemoveMover, options.OperationMiddlewares["removeMover"]...)
+	router.GET(options.BaseURL+"/movers/:mover_id", wrapper.GetMover, options.OperationMiddlewares["getMover"]...)
+	router.POST(options.BaseURL+"/movers/:mover_id/drain", wrapper.DrainMover, options.OperationMiddlewares["drainMover"]...)
+	router.POST(options.BaseURL+"/movers/:mover_id/resume", wrapper.ResumeMover, options.OperationMiddlewares["resumeMover"]...)
+	router.POST(options.BaseURL+"/movers/:mover_id/revoke", wrapper.RevokeMover, options.OperationMiddlewares["revokeMover"]...)
 	router.GET(options.BaseURL+"/readyz", wrapper.GetReadyz, options.OperationMiddlewares["getReadyz"]...)
 	router.GET(options.BaseURL+"/repositories", wrapper.ListRepositories, options.OperationMiddlewares["listRepositories"]...)
 	router.POST(options.BaseURL+"/repositories", wrapper.CreateRepository, options.OperationMiddlewares["createRepository"]...)
@@ -3322,6 +3632,45 @@ type RunEndedJSONResponse struct {
 	Body Run
 
 	Headers RunEndedResponseHeaders
+}
+
+type ListAuditRequestObject struct {
+	Params ListAuditParams
+}
+
+type ListAuditResponseObject interface {
+	VisitListAuditResponse(w http.ResponseWriter) error
+}
+
+type ListAudit200JSONResponse AuditList
+
+func (response ListAudit200JSONResponse) VisitListAuditResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListAuditdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response ListAuditdefaultApplicationProblemPlusJSONResponse) VisitListAuditResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
 }
 
 type ListConnectionsRequestObject struct {
@@ -3786,6 +4135,272 @@ type LogindefaultApplicationProblemPlusJSONResponse struct {
 }
 
 func (response LogindefaultApplicationProblemPlusJSONResponse) VisitLoginResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateMoverTokenRequestObject struct {
+	Body *CreateMoverTokenJSONRequestBody
+}
+
+type CreateMoverTokenResponseObject interface {
+	VisitCreateMoverTokenResponse(w http.ResponseWriter) error
+}
+
+type CreateMoverToken201JSONResponse MoverToken
+
+func (response CreateMoverToken201JSONResponse) VisitCreateMoverTokenResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(201)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateMoverTokendefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response CreateMoverTokendefaultApplicationProblemPlusJSONResponse) VisitCreateMoverTokenResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListMoversRequestObject struct {
+}
+
+type ListMoversResponseObject interface {
+	VisitListMoversResponse(w http.ResponseWriter) error
+}
+
+type ListMovers200JSONResponse MoverList
+
+func (response ListMovers200JSONResponse) VisitListMoversResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListMoversdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response ListMoversdefaultApplicationProblemPlusJSONResponse) VisitListMoversResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RemoveMoverRequestObject struct {
+	MoverID MoverID `json:"mover_id"`
+}
+
+type RemoveMoverResponseObject interface {
+	VisitRemoveMoverResponse(w http.ResponseWriter) error
+}
+
+type RemoveMover204Response struct {
+}
+
+func (response RemoveMover204Response) VisitRemoveMoverResponse(w http.ResponseWriter) error {
+	w.WriteHeader(204)
+	return nil
+}
+
+type RemoveMoverdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response RemoveMoverdefaultApplicationProblemPlusJSONResponse) VisitRemoveMoverResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetMoverRequestObject struct {
+	MoverID MoverID `json:"mover_id"`
+}
+
+type GetMoverResponseObject interface {
+	VisitGetMoverResponse(w http.ResponseWriter) error
+}
+
+type GetMover200JSONResponse Mover
+
+func (response GetMover200JSONResponse) VisitGetMoverResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetMoverdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response GetMoverdefaultApplicationProblemPlusJSONResponse) VisitGetMoverResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DrainMoverRequestObject struct {
+	MoverID MoverID `json:"mover_id"`
+}
+
+type DrainMoverResponseObject interface {
+	VisitDrainMoverResponse(w http.ResponseWriter) error
+}
+
+type DrainMover200JSONResponse Mover
+
+func (response DrainMover200JSONResponse) VisitDrainMoverResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DrainMoverdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response DrainMoverdefaultApplicationProblemPlusJSONResponse) VisitDrainMoverResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ResumeMoverRequestObject struct {
+	MoverID MoverID `json:"mover_id"`
+}
+
+type ResumeMoverResponseObject interface {
+	VisitResumeMoverResponse(w http.ResponseWriter) error
+}
+
+type ResumeMover200JSONResponse Mover
+
+func (response ResumeMover200JSONResponse) VisitResumeMoverResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ResumeMoverdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response ResumeMoverdefaultApplicationProblemPlusJSONResponse) VisitResumeMoverResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RevokeMoverRequestObject struct {
+	MoverID MoverID `json:"mover_id"`
+}
+
+type RevokeMoverResponseObject interface {
+	VisitRevokeMoverResponse(w http.ResponseWriter) error
+}
+
+type RevokeMover200JSONResponse Mover
+
+func (response RevokeMover200JSONResponse) VisitRevokeMoverResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RevokeMoverdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response RevokeMoverdefaultApplicationProblemPlusJSONResponse) VisitRevokeMoverResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -5452,6 +6067,9 @@ func (response StartBackupdefaultApplicationProblemPlusJSONResponse) VisitStartB
 
 // StrictServerInterface represents all server handlers.
 type StrictServerInterface interface {
+	// ListAudit Read the audit log
+	// (GET /audit)
+	ListAudit(ctx context.Context, request ListAuditRequestObject) (ListAuditResponseObject, error)
 	// ListConnections List connections
 	// (GET /connections)
 	ListConnections(ctx context.Context, request ListConnectionsRequestObject) (ListConnectionsResponseObject, error)
@@ -5485,6 +6103,27 @@ type StrictServerInterface interface {
 	// Login Exchange user name and password for a short-lived token
 	// (POST /login)
 	Login(ctx context.Context, request LoginRequestObject) (LoginResponseObject, error)
+	// CreateMoverToken Make a join token for a new mover
+	// (POST /mover-tokens)
+	CreateMoverToken(ctx context.Context, request CreateMoverTokenRequestObject) (CreateMoverTokenResponseObject, error)
+	// ListMovers List movers
+	// (GET /movers)
+	ListMovers(ctx context.Context, request ListMoversRequestObject) (ListMoversResponseObject, error)
+	// RemoveMover Forget a mover
+	// (DELETE /movers/{mover_id})
+	RemoveMover(ctx context.Context, request RemoveMoverRequestObject) (RemoveMoverResponseObject, error)
+	// GetMover Show a mover
+	// (GET /movers/{mover_id})
+	GetMover(ctx context.Context, request GetMoverRequestObject) (GetMoverResponseObject, error)
+	// DrainMover Give a mover no more transfers
+	// (POST /movers/{mover_id}/drain)
+	DrainMover(ctx context.Context, request DrainMoverRequestObject) (DrainMoverResponseObject, error)
+	// ResumeMover Give a mover transfers again
+	// (POST /movers/{mover_id}/resume)
+	ResumeMover(ctx context.Context, request ResumeMoverRequestObject) (ResumeMoverResponseObject, error)
+	// RevokeMover Make a mover's certificates worthless
+	// (POST /movers/{mover_id}/revoke)
+	RevokeMover(ctx context.Context, request RevokeMoverRequestObject) (RevokeMoverResponseObject, error)
 	// GetReadyz Can the appliance do its work
 	// (GET /readyz)
 	GetReadyz(ctx context.Context, request GetReadyzRequestObject) (GetReadyzResponseObject, error)
@@ -5614,6 +6253,31 @@ func NewStrictHandler(ssi StrictServerInterface, middlewares []StrictMiddlewareF
 type strictHandler struct {
 	ssi         StrictServerInterface
 	middlewares []StrictMiddlewareFunc
+}
+
+// ListAudit operation middleware
+func (sh *strictHandler) ListAudit(ctx echo.Context, params ListAuditParams) error {
+	var request ListAuditRequestObject
+
+	request.Params = params
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.ListAudit(ctx.Request().Context(), request.(ListAuditRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListAudit")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(ListAuditResponseObject); ok {
+		return validResponse.VisitListAuditResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
 }
 
 // ListConnections operation middleware
@@ -5925,6 +6589,200 @@ func (sh *strictHandler) Login(ctx echo.Context) error {
 		return err
 	} else if validResponse, ok := response.(LoginResponseObject); ok {
 		return validResponse.VisitLoginResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// CreateMoverToken operation middleware
+func (sh *strictHandler) CreateMoverToken(ctx echo.Context) error {
+	var request CreateMoverTokenRequestObject
+
+	var body CreateMoverTokenJSONRequestBody
+	var err error
+	if binder, ok := ctx.Echo().Binder.(*echo.DefaultBinder); ok {
+		// A request validator built on kin-openapi's openapi3filter with
+		// KeepValidatedValue leaves the value it validated on the body. Bind
+		// that value, matching member names exactly, so the handler receives
+		// what was validated instead of a second, case-insensitive decode.
+		// Otherwise bind only the request body, so that path and query
+		// parameters are not also bound into the body struct.
+		if vb, ok := ctx.Request().Body.(interface{ ValidatedValue() any }); !ok || runtime.BindJSONValue(vb.ValidatedValue(), &body) != nil {
+			err = binder.BindBody(ctx, &body)
+		}
+	} else {
+		// A custom binder is installed on the Echo instance; defer to it
+		// entirely, since echo.Binder does not expose body-only binding and
+		// the binder may do more than decode (for example call ctx.Validate).
+		err = ctx.Bind(&body)
+	}
+	if err != nil {
+		return err
+	}
+	request.Body = &body
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.CreateMoverToken(ctx.Request().Context(), request.(CreateMoverTokenRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "CreateMoverToken")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(CreateMoverTokenResponseObject); ok {
+		return validResponse.VisitCreateMoverTokenResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// ListMovers operation middleware
+func (sh *strictHandler) ListMovers(ctx echo.Context) error {
+	var request ListMoversRequestObject
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.ListMovers(ctx.Request().Context(), request.(ListMoversRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListMovers")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(ListMoversResponseObject); ok {
+		return validResponse.VisitListMoversResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// RemoveMover operation middleware
+func (sh *strictHandler) RemoveMover(ctx echo.Context, moverID MoverID) error {
+	var request RemoveMoverRequestObject
+
+	request.MoverID = moverID
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.RemoveMover(ctx.Request().Context(), request.(RemoveMoverRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "RemoveMover")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(RemoveMoverResponseObject); ok {
+		return validResponse.VisitRemoveMoverResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// GetMover operation middleware
+func (sh *strictHandler) GetMover(ctx echo.Context, moverID MoverID) error {
+	var request GetMoverRequestObject
+
+	request.MoverID = moverID
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.GetMover(ctx.Request().Context(), request.(GetMoverRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetMover")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(GetMoverResponseObject); ok {
+		return validResponse.VisitGetMoverResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// DrainMover operation middleware
+func (sh *strictHandler) DrainMover(ctx echo.Context, moverID MoverID) error {
+	var request DrainMoverRequestObject
+
+	request.MoverID = moverID
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.DrainMover(ctx.Request().Context(), request.(DrainMoverRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "DrainMover")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(DrainMoverResponseObject); ok {
+		return validResponse.VisitDrainMoverResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// ResumeMover operation middleware
+func (sh *strictHandler) ResumeMover(ctx echo.Context, moverID MoverID) error {
+	var request ResumeMoverRequestObject
+
+	request.MoverID = moverID
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.ResumeMover(ctx.Request().Context(), request.(ResumeMoverRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ResumeMover")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(ResumeMoverResponseObject); ok {
+		return validResponse.VisitResumeMoverResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// RevokeMover operation middleware
+func (sh *strictHandler) RevokeMover(ctx echo.Context, moverID MoverID) error {
+	var request RevokeMoverRequestObject
+
+	request.MoverID = moverID
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.RevokeMover(ctx.Request().Context(), request.(RevokeMoverRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "RevokeMover")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(RevokeMoverResponseObject); ok {
+		return validResponse.VisitRevokeMoverResponse(ctx.Response())
 	} else if response != nil {
 		return fmt.Errorf("unexpected response type: %T", response)
 	}

@@ -16,6 +16,7 @@ type Core interface {
 	Repositories
 	Upkeep
 	Keys
+	Movers
 	Protection
 	Activity
 	// Ready returns nil when the appliance can do its work.
@@ -153,6 +154,8 @@ type BackupRequest struct {
 	Quiesce      hypervisors.Quiesce
 	ExcludeDisks []string
 	Full         bool
+	Mover        string // "" is chosen
+	Transport    string // "" is chosen
 }
 
 // RestoreRequest asks for a restore. Empty fields mean: as in the restore point.
@@ -166,6 +169,8 @@ type RestoreRequest struct {
 	Networks       map[string]string
 	KeepMACs       bool
 	Start          bool
+	Mover          string // "" is chosen
+	Transport      string // "" is chosen
 }
 
 // RestorePlan says what a restore would make.

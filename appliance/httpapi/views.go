@@ -167,7 +167,7 @@ func taskOf(t catalog.Task) server.Task {
 	}
 	for _, d := range t.Progress.Disks {
 		out.Transfers = append(out.Transfers, server.Transfer{
-			Disk: d.Disk, Transport: d.Transport, Mode: d.Mode, FullReason: d.Reason, Done: d.Done, Progress: progressOf(d),
+			Disk: d.Disk, Transport: d.Transport, Mover: d.Mover, Mode: d.Mode, FullReason: d.Reason, Done: d.Done, Progress: progressOf(d),
 		})
 	}
 	if t.Result != nil {

@@ -205,6 +205,8 @@ func (b *backup) transferDisk(ctx context.Context, session *store.Session, d hyp
 	show(catalog.DiskProgress{BytesTotal: d.Export.SizeBytes})
 	res, err := b.reader.ReadDisk(ctx, ReadRequest{
 		ID: b.t.ID + "/" + d.Disk.ID, Disk: d.Disk.ID, Export: plan.export, Session: session, Parent: plan.parent,
+		Mover: b.spec.Mover, Transport: b.spec.Transport, ConnectionID: b.conn.ID, RepositoryID: b.spec.RepositoryID,
+		VMHost: b.info.VM.Host, Datastore: d.Disk.Datastore, Tell: b.t.Event,
 	}, show)
 	if err != nil {
 		return store.NamedImage{}, fault.Context("read disk", d.Disk.ID, err)

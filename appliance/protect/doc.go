@@ -30,6 +30,15 @@ type ReadRequest struct {
 	Export  hypervisors.Export // without DirtyContext the whole disk is read
 	Session *store.Session
 	Parent  *store.ImageRef // what is unchanged is as in it; nil for a full
+
+	// What the choice of a mover goes by.
+	Mover, Transport string // id or name of the one that was asked for; "" is chosen
+	ConnectionID     string
+	RepositoryID     string
+	VMHost           string // of the platform, where the VM runs; "" is not known
+	Datastore        string // of the disk
+	// Tell adds a line to the task's log; fields are pairs of a name and a value.
+	Tell func(ctx context.Context, message string, fields ...string)
 }
 
 // ReadResult is what became of it.

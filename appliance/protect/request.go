@@ -18,6 +18,8 @@ type BackupSpec struct {
 	Quiesce      hypervisors.Quiesce `json:"quiesce,omitempty"` // "" is try
 	Exclude      []string            `json:"exclude,omitempty"` // ids of disks
 	Full         bool                `json:"full,omitempty"`    // read every disk whole
+	Mover        string              `json:"mover,omitempty"`   // id or name; "" is chosen
+	Transport    string              `json:"transport,omitempty"`
 }
 
 // RequestBackup checks a request and makes the task for it, which it does not store.

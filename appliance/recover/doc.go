@@ -27,6 +27,13 @@ type WriteRequest struct {
 	Export     hypervisors.Export
 	Repository *store.Repository
 	Image      store.ImageRef
+
+	// What the choice of a mover goes by; as in protect.ReadRequest.
+	Mover, Transport string
+	ConnectionID     string
+	RepositoryID     string
+	Datastore        string
+	Tell             func(ctx context.Context, message string, fields ...string)
 }
 
 // WriteResult is what became of it.

@@ -22,6 +22,8 @@ type Spec struct {
 	Networks       map[string]string         `json:"networks,omitempty"`
 	KeepMACs       bool                      `json:"keep_macs,omitempty"`
 	Start          bool                      `json:"start,omitempty"`
+	Mover          string                    `json:"mover,omitempty"` // id or name; "" is chosen
+	Transport      string                    `json:"transport,omitempty"`
 }
 
 // Plan is what a restore would make.

@@ -120,6 +120,8 @@ func (r *Recoverer) write(ctx context.Context, t *jobs.Task, o *order, target hy
 	show(catalog.DiskProgress{BytesTotal: image.SizeBytes})
 	res, err := r.writer.WriteDisk(ctx, WriteRequest{
 		ID: t.ID + "/" + target.DiskID, Disk: target.DiskID, Export: target.Export, Repository: o.repo, Image: image,
+		Mover: o.spec.Mover, Transport: o.spec.Transport, ConnectionID: o.conn.ID, RepositoryID: o.point.RepositoryID,
+		Datastore: o.datastoreOf(target.DiskID), Tell: t.Event,
 	}, show)
 	if err != nil {
 		return fault.Context("write disk", target.DiskID, err)
@@ -127,6 +129,16 @@ func (r *Recoverer) write(ctx context.Context, t *jobs.Task, o *order, target hy
 	t.Event(ctx, fmt.Sprintf("Disk %s: %d of %d bytes written and verified.", target.DiskID, res.BytesWritten, image.SizeBytes),
 		"disk", target.DiskID)
 	return nil
+}
+
+// datastoreOf is where a disk is made.
+func (o *order) datastoreOf(disk string) string {
+	for _, d := range o.req.Disks {
+		if d.ID == disk {
+			return d.Datastore
+		}
+	}
+	return ""
 }
 
 // complete hands the VM over: recorded first, then no longer owed (but for what it replaced, which is removed), then

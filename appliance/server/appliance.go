@@ -7,11 +7,14 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
 	"github.com/cairn-backup/cairn/appliance/catalog"
+	"github.com/cairn-backup/cairn/appliance/fleet"
 	"github.com/cairn-backup/cairn/appliance/httpapi"
+	"github.com/cairn-backup/cairn/appliance/identity"
 	"github.com/cairn-backup/cairn/appliance/jobs"
 	"github.com/cairn-backup/cairn/appliance/protect"
 	"github.com/cairn-backup/cairn/appliance/recover"
@@ -39,6 +42,8 @@ type Options struct {
 	Workers    int           // tasks at once; 0 is the queue's default
 	SweepEvery time.Duration // 0 is the queue's default
 
+	Hosts []string // names and addresses for the appliance's certificate
+
 	Ticks <-chan time.Time // when to look whether a repository is to be verified; nil is every hour
 
 	observe func(catalog.Task) // for tests: sees every change of a task
@@ -56,6 +61,9 @@ type Appliance struct {
 	recoverer *recover.Recoverer
 	stream    *httpapi.Stream
 	mover     *mover
+	authority *identity.Authority
+	fleet     *fleet.Fleet
+	moverPort atomic.Int32 // 0: nobody listens for movers
 
 	connections  connections
 	repositories repositories
@@ -68,7 +76,7 @@ var _ httpapi.Core = (*Appliance)(nil)
 
 // Open opens the data directory, brings what an earlier process left to its end and begins to work. Close it.
 func Open(ctx context.Context, o Options) (_ *Appliance, err error) {
-	a := &Appliance{dir: o.Dir, openers: o.Drivers, log: o.Log, stream: httpapi.NewStream(), mover: newMover()}
+	a := &Appliance{dir: o.Dir, openers: o.Drivers, log: o.Log, stream: httpapi.NewStream()}
 	a.connections.drivers = map[string]hypervisors.Driver{}
 	a.repositories.open = map[string]*openRepository{}
 	if err := os.MkdirAll(a.dir, 0o700); err != nil {
@@ -84,6 +92,9 @@ func Open(ctx context.Context, o Options) (_ *Appliance, err error) {
 	}()
 	a.catalog, err = catalog.Open(ctx, catalog.Options{Path: a.path("catalog.db"), KeyFile: a.path("keys", "catalog.key")})
 	if err != nil {
+		return nil, err
+	}
+	if err := a.openFleet(o.Hosts); err != nil {
 		return nil, err
 	}
 	a.protector = protect.New(protect.Options{

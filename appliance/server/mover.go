@@ -3,8 +3,11 @@ package server
 import (
 	"context"
 	"crypto/rand"
+	"log/slog"
+	"sync"
 
 	"github.com/cairn-backup/cairn/appliance/catalog"
+	"github.com/cairn-backup/cairn/appliance/fleet"
 	"github.com/cairn-backup/cairn/appliance/protect"
 	"github.com/cairn-backup/cairn/appliance/recover"
 	"github.com/cairn-backup/cairn/appliance/tickets"
@@ -17,17 +20,57 @@ import (
 type mover struct {
 	agent   agent.Mover
 	tickets *tickets.Service
+	fleet   *fleet.Fleet
+
+	mu    sync.Mutex
+	rates map[string]int64 // of the built-in mover's transfers, by their ids
 }
+
+// builtInSlots is how many transfers the built-in mover has at once: the queue's tasks have two disks each.
+const builtInSlots = 8
 
 var (
 	_ protect.Reader = (*mover)(nil)
 	_ recover.Writer = (*mover)(nil)
 )
 
-func newMover() *mover {
-	m := &mover{tickets: tickets.New(nil)}
+func newMover(f *fleet.Fleet, c *catalog.Catalog, log *slog.Logger) *mover {
+	m := &mover{fleet: f, rates: map[string]int64{}}
+	m.tickets = tickets.New(func(ctx context.Context, r tickets.Refusal) {
+		err := c.Audit(ctx, catalog.AuditEntry{
+			Actor: "mover " + r.Mover, Action: "ticket.use", Subject: r.Transfer, Refused: true, Detail: r.Reason,
+		})
+		if err != nil {
+			log.ErrorContext(ctx, "audit log was not written", "action", "ticket.use", "err", err)
+		}
+	})
 	m.agent = agent.NewLocal(m.resolve)
 	return m
+}
+
+// busy counts a transfer of the built-in mover until done is called; tell tells of its rate.
+func (m *mover) busy(id string) (tell func(rate int64), done func()) {
+	tell = func(rate int64) {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.rates[id] = rate
+	}
+	tell(0)
+	return tell, func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		delete(m.rates, id)
+	}
+}
+
+// load is what the built-in mover has to do.
+func (m *mover) load() (transfers int, rate int64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, r := range m.rates {
+		rate += r
+	}
+	return len(m.rates), rate
 }
 
 // resolve is the built-in mover's way to a repository: it lies in this process.
@@ -52,9 +95,14 @@ func (m *mover) ReadDisk(
 ) (protect.ReadResult, error) {
 	ticket, void := m.tickets.Issue(tickets.Grant{Mover: tickets.BuiltIn, Transfer: r.ID, Session: r.Session, Parent: r.Parent})
 	defer void()
+	tell, done := m.busy(r.ID)
+	defer done()
 	res, err := m.agent.Backup(ctx, agent.BackupTask{
 		ID: r.ID, Disk: r.Disk, Ticket: ticket, Export: r.Export, Parent: r.Parent,
-	}, func(p transfer.Progress) { progress(progressOf(p)) })
+	}, func(p transfer.Progress) {
+		tell(p.Rate)
+		progress(progressOf(p))
+	})
 	if err != nil {
 		return protect.ReadResult{}, err
 	}
@@ -75,9 +123,14 @@ func (m *mover) WriteDisk(
 		Mover: tickets.BuiltIn, Transfer: r.ID, Repository: r.Repository, Images: []store.ImageRef{r.Image},
 	})
 	defer void()
+	tell, done := m.busy(r.ID)
+	defer done()
 	res, err := m.agent.Restore(ctx, agent.RestoreTask{
 		ID: r.ID, Disk: r.Disk, Ticket: ticket, Image: r.Image, Export: r.Export,
-	}, func(p transfer.Progress) { progress(progressOf(p)) })
+	}, func(p transfer.Progress) {
+		tell(p.Rate)
+		progress(progressOf(p))
+	})
 	if err != nil {
 		return recover.WriteResult{}, err
 	}

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/cairn-backup/cairn/appliance/httpapi"
 	"github.com/cairn-backup/cairn/appliance/identity"
 	"github.com/cairn-backup/cairn/hypervisors"
@@ -23,9 +25,9 @@ import (
 const drainTime = 2 * time.Minute
 
 type settings struct {
-	dir, listen string
-	hosts       []string
-	level       slog.Level
+	dir, listen, movers string
+	hosts               []string
+	level               slog.Level
 }
 
 // parse reads the command line; a flag that is not given may come from the environment.
@@ -41,6 +43,7 @@ func parse(args []string, getenv func(string) string, output io.Writer) (setting
 	}
 	f.StringVar(&s.dir, "data", env("CAIRN_DATA", "/var/lib/cairn"), "data directory (CAIRN_DATA)")
 	f.StringVar(&s.listen, "listen", env("CAIRN_LISTEN", ":8440"), "address and port of the API (CAIRN_LISTEN)")
+	f.StringVar(&s.movers, "movers", env("CAIRN_MOVERS", ":8441"), "address and port for movers, or none (CAIRN_MOVERS)")
 	hosts := f.String("hosts", getenv("CAIRN_HOSTS"), "more names and addresses for the certificate, separated by commas (CAIRN_HOSTS)")
 	f.TextVar(&s.level, "log-level", slog.LevelInfo, "debug, info, warn or error")
 	if err := f.Parse(args); err != nil {
@@ -84,7 +87,7 @@ func Run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		return err
 	}
 	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: s.level}))
-	appliance, err := Open(ctx, Options{Dir: s.dir, Drivers: drivers, Log: log})
+	appliance, err := Open(ctx, Options{Dir: s.dir, Drivers: drivers, Log: log, Hosts: s.hosts})
 	if err != nil {
 		return err
 	}
@@ -96,10 +99,6 @@ func Run(ctx context.Context, args []string, getenv func(string) string, stdout,
 
 // serve answers the API until ctx is done.
 func (a *Appliance) serve(ctx context.Context, s settings, stdout io.Writer) error {
-	authority, err := identity.OpenAuthority(a.path("tls"), s.hosts)
-	if err != nil {
-		return err
-	}
 	people := identity.New(identity.Options{Store: a.catalog, SetUpFile: a.path("setup-token"), Log: a.log})
 	api, err := httpapi.New(httpapi.Options{
 		Core: a, Identity: people, Stream: a.stream, Log: a.log, Version: httpapi.Version{Version: version.Version},
@@ -117,12 +116,29 @@ func (a *Appliance) serve(ctx context.Context, s settings, stdout io.Writer) err
 			"The API cannot be reached under this address, so the appliance does not start.",
 			"Stop what uses the port, or choose another address with --listen.")
 	}
+	movers, err := a.listenMovers(ctx, s.movers)
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
 	fmt.Fprintf(stdout, "API:            %s\n", url(listener.Addr(), s.hosts))
-	fmt.Fprintf(stdout, "CA fingerprint: %s\n", authority.Fingerprint())
+	fmt.Fprintf(stdout, "CA fingerprint: %s\n", a.authority.Fingerprint())
+	if movers != nil {
+		fmt.Fprintf(stdout, "movers:         %s\n", movers.Addr())
+	}
 	if token != "" {
 		fmt.Fprintf(stdout, "set-up token:   %s\n", token)
 	}
-	return api.Serve(ctx, listener, authority.TLSConfig())
+	return a.answer(ctx, api, listener, movers)
+}
+
+// answer serves people and movers until ctx is done; when one of the two cannot be served any more, neither is.
+func (a *Appliance) answer(ctx context.Context, api *httpapi.Server, people, movers net.Listener) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return api.Serve(ctx, people, a.authority.TLSConfig()) })
+	if movers != nil {
+		g.Go(func() error { return a.fleet.Serve(ctx, movers, a.fleet.Server(a.authority.TLSConfig())) })
+	}
+	return g.Wait()
 }
 
 // url is where a person finds the API: an address that is not "any".

@@ -111,7 +111,7 @@ func newAppliance(t *testing.T) *appliance {
 // start starts cairnd with extra environment and waits until it answers.
 func (a *appliance) start(env ...string) {
 	a.t.Helper()
-	a.cmd = exec.Command(cairndBinary, "--data", a.data, "--listen", "127.0.0.1:0")
+	a.cmd = exec.Command(cairndBinary, "--data", a.data, "--listen", "127.0.0.1:0", "--movers", "127.0.0.1:0")
 	a.cmd.Env = append(os.Environ(), env...)
 	a.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	stdout, err := a.cmd.StdoutPipe()

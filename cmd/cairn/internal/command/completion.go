@@ -83,6 +83,17 @@ func (a *App) completeConnections(cmd *cobra.Command, _ []string, _ string) ([]s
 	})
 }
 
+func (a *App) completeMovers(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+	return a.offer(cmd, func(ctx context.Context, s *remote.Session) ([]string, error) {
+		all, err := listMovers(ctx, s)
+		var offers []string
+		for _, m := range all {
+			offers = append(offers, choice(m.Name, m.Hostname))
+		}
+		return offers, err
+	})
+}
+
 func (a *App) completeRepositories(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
 	return a.offer(cmd, func(ctx context.Context, s *remote.Session) ([]string, error) {
 		all, err := listRepositories(ctx, s)

@@ -27,7 +27,10 @@ func TestPages(t *testing.T) {
 	a.get("/connections/conn_01/datastores", client.DatastoreList{Items: []client.Datastore{{Name: "default", Kind: "dir", Path: "/var/lib/libvirt/images", CapacityBytes: 1 << 40, FreeBytes: 1 << 39, Active: true}}})
 	a.get("/connections/conn_01/networks", client.NetworkList{Items: []client.Network{{Name: "network:default", Kind: "network", Active: true}, {Name: "bridge:br0", Kind: "bridge"}}})
 	a.get("/tokens", client.TokenList{Items: []client.Token{{ID: "tok_1", Name: "ci", User: "admin", ExpiresAt: noon.Add(90 * 24 * time.Hour)}}})
+	a.get("/movers", client.MoverList{Items: movers})
+	a.get("/audit", client.AuditList{Items: audited})
 	pages := []string{
+		"mover list", "mover list -o wide", "mover show m1", "mover show built-in", "audit list",
 		"connection list", "connection list -o wide", "connection list -o json", "connection show lab", "connection show far", "connection datastores lab",
 		"connection networks lab", "repository list", "repository list -o yaml", "repository show", "vm list", "vm list -o wide", "vm list -o name",
 		"vm list db -o json", "vm list --gone", "vm show web01", "vm show vm_web -o yaml", "point list", "point list web01 -o wide", "point show rp_02", "point show rp_01",
@@ -71,7 +74,7 @@ var (
 			ID: "task_02", RunID: "run_02", Kind: client.RunBackup, State: client.StateFailed, VMID: "vm_web", VMName: "web01", CreatedAt: noon.Add(-10 * time.Minute),
 			StartedAt: noon.Add(-10 * time.Minute), EndedAt: noon.Add(-7 * time.Minute), Attempt: 1,
 			Progress:  client.Progress{BytesTotal: 12 << 30, BytesScanned: 6 << 30, BytesRead: 1 << 30, BytesNew: 1 << 29, BytesStored: 1 << 28},
-			Transfers: []client.Transfer{{Disk: "vda", Transport: "nbd", Mode: "full", FullReason: "there is no checkpoint yet", Progress: client.Progress{BytesTotal: 12 << 30, BytesScanned: 6 << 30, BytesRead: 1 << 30}}},
+			Transfers: []client.Transfer{{Disk: "vda", Transport: "nbd", Mover: "built-in", Mode: "full", FullReason: "there is no checkpoint yet", Progress: client.Progress{BytesTotal: 12 << 30, BytesScanned: 6 << 30, BytesRead: 1 << 30}}},
 			Error:     client.Failure{Type: "/problems/transient", Detail: "write pack 7: no space left on device", Meaning: "The repository is full.", Advice: "Make room, then back up again."},
 		}},
 	}
@@ -87,5 +90,24 @@ var (
 	events = []client.RunEvent{
 		{ID: "1", RunID: "run_02", Time: noon.Add(-10 * time.Minute), Level: client.LevelInfo, Message: "frozen", Fields: map[string]string{"disk": "vda", "bytes": "1073741824"}},
 		{ID: "2", RunID: "run_02", Time: noon.Add(-7 * time.Minute), Level: client.LevelError, Message: "write pack 7: no space left on device", Advice: "Make room, then back up again."},
+	}
+)
+
+var (
+	movers = []client.Mover{
+		{ID: "built-in", Name: "built-in", State: client.MoverOnline, Slots: 8, Hostname: "cairn", CPUs: 2, Version: "1.2.3", Transports: []string{"nbd"}},
+		{
+			ID: "mover_01", Name: "m1", State: client.MoverDraining, Transfers: 1, Slots: 4, Rate: 100 << 20, Hostname: "m1.example", CPUs: 2,
+			MemoryBytes: 512 << 20, Version: "1.2.3", Transports: []string{"nbd"}, MachineUUID: "0c5d", Source: "192.0.2.7", EnrolledAt: noon.Add(-48 * time.Hour),
+			ConnectedAt: noon.Add(-2 * time.Hour), LastSeenAt: noon.Add(-2 * time.Hour), CertificateEndsAt: noon.Add(20 * time.Hour),
+		},
+		{
+			ID: "mover_02", Name: "m2", State: client.MoverRevoked, Slots: 4, Hostname: "m2.example", Source: "192.0.2.8", EnrolledAt: noon.Add(-48 * time.Hour),
+			LastSeenAt: noon.Add(-3 * time.Hour), RevokedAt: noon.Add(-time.Hour), CertificateEndsAt: noon.Add(-time.Hour),
+		},
+	}
+	audited = []client.AuditEntry{
+		{ID: "2", Time: noon.Add(-time.Minute), Source: "192.0.2.66", Action: "mover.enrol", Refused: true, Detail: "use join token: it was used already", Hash: "cd"},
+		{ID: "1", Time: noon.Add(-time.Hour), Actor: "admin", Source: "192.0.2.1", Action: "mover.revoke", Subject: "m2", Detail: "mover_02", Hash: "ab"},
 	}
 )

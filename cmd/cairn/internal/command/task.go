@@ -122,6 +122,7 @@ func (a *App) taskPage(p output.Printer, w io.Writer, t client.Task) error {
 		{Header: "DONE", Right: true, Value: func(x client.Transfer) string { return percent(x.Progress.BytesScanned, x.Progress.BytesTotal) }},
 		{Header: "SIZE", Right: true, Value: func(x client.Transfer) string { return output.Size(x.Progress.BytesTotal) }},
 		{Header: "READ", Right: true, Value: func(x client.Transfer) string { return output.Size(x.Progress.BytesRead) }},
+		{Header: "MOVER", Value: func(x client.Transfer) string { return x.Mover }},
 		{Header: "TRANSPORT", Value: func(x client.Transfer) string { return x.Transport }},
 		{Header: "WHY FULL", Value: func(x client.Transfer) string { return x.FullReason }},
 	})

@@ -1,0 +1,75 @@
+package httpapi
+
+import (
+	"context"
+	"time"
+
+	"github.com/cairn-backup/cairn/appliance/catalog"
+	"github.com/cairn-backup/cairn/appliance/fleet"
+	"github.com/cairn-backup/cairn/internal/fault"
+)
+
+// This file is the part of fakeCore about movers and the audit log.
+
+var someMover = fleet.Info{
+	Mover: catalog.Mover{
+		ID: "mover_1", Name: "m1", Drained: true, Slots: 4, Source: "192.0.2.7", EnrolledAt: someTime, CertificateEnds: someTime,
+		LastSeen: &someTime, RevokedAt: &someTime,
+		Facts: catalog.MoverFacts{Version: "v", Hostname: "h", CPUs: 2, MemoryBytes: 3, Transports: []string{"nbd"}, MachineUUID: "u"},
+	},
+	State: fleet.Draining, Since: someTime, Transfers: 1, Rate: 5,
+}
+
+func (f *fakeCore) ListMovers(context.Context) ([]fleet.Info, error) {
+	unlock, err := f.enter()
+	defer unlock()
+	return []fleet.Info{someMover}, err
+}
+
+func (f *fakeCore) GetMover(_ context.Context, id string) (fleet.Info, error) {
+	unlock, err := f.enter()
+	defer unlock()
+	if err == nil && id != someMover.ID {
+		return fleet.Info{}, fault.New(fault.NotFound, "look up mover", id, "there is none")
+	}
+	return someMover, err
+}
+
+func (f *fakeCore) CreateMoverToken(_ context.Context, n fleet.NewToken) (MoverToken, error) {
+	unlock, err := f.enter()
+	defer unlock()
+	f.started = append(f.started, n)
+	return MoverToken{
+		JoinToken: catalog.JoinToken{ID: "tok_1", Name: n.Name, ExpiresAt: someTime.Add(time.Hour)}, Secret: "s", Fingerprint: "sha256:ab", Port: 8441,
+	}, err
+}
+
+func (f *fakeCore) DrainMover(ctx context.Context, who fleet.Who, id string, drain bool) (fleet.Info, error) {
+	f.mu.Lock()
+	f.started = append(f.started, []any{who.User, drain})
+	f.mu.Unlock()
+	return f.GetMover(ctx, id)
+}
+
+func (f *fakeCore) RevokeMover(ctx context.Context, _ fleet.Who, id string) (fleet.Info, error) {
+	return f.GetMover(ctx, id)
+}
+
+func (f *fakeCore) RemoveMover(ctx context.Context, _ fleet.Who, id string) error {
+	_, err := f.GetMover(ctx, id)
+	return err
+}
+
+func (f *fakeCore) ListAudit(_ context.Context, before int64, limit int) ([]catalog.AuditEntry, error) {
+	unlock, err := f.enter()
+	defer unlock()
+	var out []catalog.AuditEntry
+	for seq := int64(3); seq > 0; seq-- {
+		if (before == 0 || seq < before) && len(out) < limit {
+			out = append(out, catalog.AuditEntry{
+				Seq: seq, Time: someTime, Actor: "admin", Source: "192.0.2.1", Action: "mover.revoke", Subject: "m1", Refused: true, Detail: "d", Hash: "h",
+			})
+		}
+	}
+	return out, err
+}

@@ -1,0 +1,139 @@
+package httpapi
+
+import (
+	"context"
+	"strconv"
+	"time"
+
+	"github.com/cairn-backup/cairn/api/server"
+	"github.com/cairn-backup/cairn/appliance/catalog"
+	"github.com/cairn-backup/cairn/appliance/fleet"
+	"github.com/cairn-backup/cairn/internal/fault"
+)
+
+// Movers is the part of Core about movers and the audit log.
+type Movers interface {
+	// ListMovers returns all, the built-in one first.
+	ListMovers(ctx context.Context) ([]fleet.Info, error)
+	GetMover(ctx context.Context, id string) (fleet.Info, error)
+	// CreateMoverToken makes a join token; an Exists error when its name is taken and it does not replace.
+	CreateMoverToken(ctx context.Context, t fleet.NewToken) (MoverToken, error)
+	// DrainMover and the others answer Conflict for what the built-in mover or a revoked one cannot.
+	DrainMover(ctx context.Context, who fleet.Who, id string, drain bool) (fleet.Info, error)
+	RevokeMover(ctx context.Context, who fleet.Who, id string) (fleet.Info, error)
+	RemoveMover(ctx context.Context, who fleet.Who, id string) error
+	// ListAudit returns up to limit entries before a sequence number, 0 for the newest, the newest first.
+	ListAudit(ctx context.Context, before int64, limit int) ([]catalog.AuditEntry, error)
+}
+
+// MoverToken is a new join token and what a mover needs beside it.
+type MoverToken struct {
+	catalog.JoinToken
+	Secret      string
+	Fingerprint string
+	Port        int
+}
+
+func whoAsks(ctx context.Context) fleet.Who {
+	a := askedOf(ctx)
+	return fleet.Who{User: a.caller.User, Source: a.source}
+}
+
+func (h *handlers) ListMovers(ctx context.Context, _ server.ListMoversRequestObject) (server.ListMoversResponseObject, error) {
+	list, err := h.s.core.ListMovers(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return server.ListMovers200JSONResponse{Items: each(list, moverOf)}, nil
+}
+
+func (h *handlers) GetMover(ctx context.Context, r server.GetMoverRequestObject) (server.GetMoverResponseObject, error) {
+	m, err := h.s.core.GetMover(ctx, r.MoverID)
+	if err != nil {
+		return nil, err
+	}
+	return server.GetMover200JSONResponse(moverOf(m)), nil
+}
+
+func (h *handlers) CreateMoverToken(ctx context.Context, r server.CreateMoverTokenRequestObject) (server.CreateMoverTokenResponseObject, error) {
+	who := whoAsks(ctx)
+	t, err := h.s.core.CreateMoverToken(ctx, fleet.NewToken{
+		Name: r.Body.Name, Replace: r.Body.Replace, Life: time.Duration(r.Body.ExpiresInSeconds) * time.Second, By: who.User, Source: who.Source,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return server.CreateMoverToken201JSONResponse{
+		ID: t.ID, Name: t.Name, Token: t.Secret, Fingerprint: t.Fingerprint, Port: t.Port, ExpiresAt: t.ExpiresAt.UTC(),
+	}, nil
+}
+
+func (h *handlers) DrainMover(ctx context.Context, r server.DrainMoverRequestObject) (server.DrainMoverResponseObject, error) {
+	m, err := h.s.core.DrainMover(ctx, whoAsks(ctx), r.MoverID, true)
+	if err != nil {
+		return nil, err
+	}
+	return server.DrainMover200JSONResponse(moverOf(m)), nil
+}
+
+func (h *handlers) ResumeMover(ctx context.Context, r server.ResumeMoverRequestObject) (server.ResumeMoverResponseObject, error) {
+	m, err := h.s.core.DrainMover(ctx, whoAsks(ctx), r.MoverID, false)
+	if err != nil {
+		return nil, err
+	}
+	return server.ResumeMover200JSONResponse(moverOf(m)), nil
+}
+
+func (h *handlers) RevokeMover(ctx context.Context, r server.RevokeMoverRequestObject) (server.RevokeMoverResponseObject, error) {
+	m, err := h.s.core.RevokeMover(ctx, whoAsks(ctx), r.MoverID)
+	if err != nil {
+		return nil, err
+	}
+	return server.RevokeMover200JSONResponse(moverOf(m)), nil
+}
+
+func (h *handlers) RemoveMover(ctx context.Context, r server.RemoveMoverRequestObject) (server.RemoveMoverResponseObject, error) {
+	if err := h.s.core.RemoveMover(ctx, whoAsks(ctx), r.MoverID); err != nil {
+		return nil, err
+	}
+	return server.RemoveMover204Response{}, nil
+}
+
+func (h *handlers) ListAudit(ctx context.Context, r server.ListAuditRequestObject) (server.ListAuditResponseObject, error) {
+	var before int64
+	if token := value(r.Params.PageToken); token != "" {
+		var err error
+		if before, err = strconv.ParseInt(token, 10, 64); err != nil || before < 1 {
+			return nil, fault.New(fault.Invalid, "read audit log", "", "the page token is not one of this list")
+		}
+	}
+	limit := value(r.Params.Limit)
+	if limit == 0 {
+		limit = catalog.DefaultLimit
+	}
+	entries, err := h.s.core.ListAudit(ctx, before, limit)
+	if err != nil {
+		return nil, err
+	}
+	out := server.ListAudit200JSONResponse{Items: each(entries, auditOf)}
+	if len(entries) == limit {
+		out.Next = out.Items[limit-1].ID
+	}
+	return out, nil
+}
+
+func moverOf(m fleet.Info) server.Mover {
+	return server.Mover{
+		ID: m.ID, Name: m.Name, State: server.MoverState(m.State), Transfers: m.Transfers, Slots: m.Slots, Rate: m.Rate,
+		Version: m.Facts.Version, Hostname: m.Facts.Hostname, CPUs: m.Facts.CPUs, MemoryBytes: m.Facts.MemoryBytes,
+		Transports: m.Facts.Transports, MachineUUID: m.Facts.MachineUUID, Source: m.Source, EnrolledAt: m.EnrolledAt.UTC(),
+		ConnectedAt: m.Since.UTC(), LastSeenAt: at(m.LastSeen), RevokedAt: at(m.RevokedAt), CertificateEndsAt: m.CertificateEnds.UTC(),
+	}
+}
+
+func auditOf(e catalog.AuditEntry) server.AuditEntry {
+	return server.AuditEntry{
+		ID: strconv.FormatInt(e.Seq, 10), Time: e.Time.UTC(), Actor: e.Actor, Source: e.Source, Action: e.Action, Subject: e.Subject,
+		Refused: e.Refused, Detail: e.Detail, Hash: e.Hash,
+	}
+}
