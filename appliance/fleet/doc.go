@@ -79,10 +79,10 @@ type Fleet struct {
 	enrolment *enrolment
 
 	mu        sync.Mutex
-	links     map[string]*link                 // by mover
-	transfers map[string]*underWay             // by transfer
-	conns     map[string]map[net.Conn]struct{} // by mover
-	changed   chan struct{}                    // closed, and made anew, when a mover came or went or a transfer ended
+	links     map[string]*link                      // by mover
+	transfers map[string]*underWay                  // by transfer
+	conns     map[string]map[net.Conn]chan struct{} // by mover; the channel closes with the connection
+	changed   chan struct{}                         // closed, and made anew, when a mover came or went or a transfer ended
 	stopping  bool
 }
 
@@ -90,7 +90,7 @@ type Fleet struct {
 func New(o Options) *Fleet {
 	f := &Fleet{
 		catalog: o.Catalog, authority: o.Authority, log: o.Log, version: o.Version, timing: o.Timing.orDefault(),
-		links: map[string]*link{}, transfers: map[string]*underWay{}, changed: make(chan struct{}), conns: map[string]map[net.Conn]struct{}{},
+		links: map[string]*link{}, transfers: map[string]*underWay{}, changed: make(chan struct{}), conns: map[string]map[net.Conn]chan struct{}{},
 	}
 	f.enrolment = &enrolment{fleet: f, limits: newLimits()}
 	return f

@@ -28,6 +28,7 @@ type link struct {
 	slots       int
 	since       time.Time
 	ends        time.Time     // of the certificate
+	address     string        // of the other end of its connection
 	gone        chan struct{} // closed when the stream's handler has ended
 
 	mu    sync.Mutex
@@ -68,7 +69,7 @@ func (c *control) attach(s grpc.BidiStreamingServer[pb.FromMover, pb.ToMover]) e
 		return err
 	}
 	l := &link{
-		fleet: f, mover: m, incarnation: hello.GetIncarnation(), slots: m.Slots, since: time.Now(), ends: p.ends,
+		fleet: f, mover: m, incarnation: hello.GetIncarnation(), slots: m.Slots, since: time.Now(), ends: p.ends, address: p.address,
 		gone: make(chan struct{}), wake: make(chan struct{}, 1),
 	}
 	defer close(l.gone)
@@ -270,21 +271,17 @@ func (f *Fleet) reconcile(l *link, hello *pb.Hello) {
 		switch {
 		case t.mover != l.mover.ID || known[id]:
 		case t.cancelled:
-			f.finish(l, failed(id, fault.New(fault.Canceled, "transfer", id, "it was cancelled")))
+			t.end(outcome{err: fault.New(fault.Canceled, "transfer", id, "it was cancelled")})
 		case t.incarnation == "" || t.incarnation == l.incarnation:
 			f.give(l, t)
 		default:
-			f.finish(l, failed(id, lost(l.mover.Name, "its process ended during the transfer and another one has taken its place")))
+			t.end(outcome{err: lost(l.mover.Name, "its process ended during the transfer and another one has taken its place")})
 		}
 	}
 }
 
 func cancelOf(id string) *pb.ToMover {
 	return &pb.ToMover{Body: &pb.ToMover_Cancel{Cancel: &pb.Cancel{Transfer: id}}}
-}
-
-func failed(id string, err error) *pb.Result {
-	return &pb.Result{Transfer: id, Outcome: &pb.Result_Fault{Fault: pb.FaultOf(err)}}
 }
 
 // detach forgets a link unless another one has taken its place.

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"net"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc"
@@ -91,7 +92,8 @@ type Peer struct {
 	Mover  catalog.Mover
 	Source string // its address
 
-	ends time.Time // of its certificate
+	ends    time.Time // of its certificate
+	address string    // with the port
 }
 
 type peerKey struct{}
@@ -115,6 +117,7 @@ func (f *Fleet) caller(ctx context.Context, method string) (context.Context, err
 	var info shown
 	if c, ok := peer.FromContext(ctx); ok {
 		info, _ = c.AuthInfo.(shown)
+		p.address = c.Addr.String()
 	}
 	err := info.judge(f.authority.Certificate())
 	if err == nil {
@@ -235,38 +238,48 @@ func (f *Fleet) keep(id string, conn net.Conn) net.Conn {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.conns[id] == nil {
-		f.conns[id] = map[net.Conn]struct{}{}
+		f.conns[id] = map[net.Conn]chan struct{}{}
 	}
-	f.conns[id][conn] = struct{}{}
-	return keptConn{conn, func() {
+	closed := make(chan struct{})
+	f.conns[id][conn] = closed
+	return keptConn{conn, sync.OnceFunc(func() {
 		f.mu.Lock()
 		defer f.mu.Unlock()
+		close(closed)
 		delete(f.conns[id], conn)
 		if len(f.conns[id]) == 0 {
 			delete(f.conns, id)
 		}
-	}}
+	})}
 }
 
 // Cut ends everything that a mover has open: it is told why, then its connections are closed.
 func (f *Fleet) Cut(id string, reason pb.Goodbye_Reason, message string) {
 	f.mu.Lock()
 	l := f.links[id]
-	f.mu.Unlock()
-	if l != nil {
-		l.end(reason, message)
-		select {
-		case <-l.gone:
-		case <-time.After(goodbyeTime):
+	var telling net.Conn // which must not be closed before the message is out
+	var told chan struct{}
+	var others []net.Conn
+	for c, closed := range f.conns[id] {
+		if l != nil && c.RemoteAddr().String() == l.address {
+			telling, told = c, closed
+		} else {
+			others = append(others, c)
 		}
 	}
-	f.mu.Lock()
-	var conns []net.Conn
-	for c := range f.conns[id] {
-		conns = append(conns, c)
-	}
 	f.mu.Unlock()
-	for _, c := range conns {
+	for _, c := range others {
 		_ = c.Close()
 	}
+	if l != nil {
+		l.end(reason, message)
+	}
+	if telling == nil {
+		return
+	}
+	select {
+	case <-told: // the mover has read it and hung up
+	case <-time.After(goodbyeTime):
+	}
+	_ = telling.Close()
 }

@@ -30,9 +30,15 @@ type underWay struct {
 	cancelled   bool
 	latest      transfer.Progress
 
-	outcome  chan *pb.Result        // takes one
+	outcome  chan outcome           // takes one
 	progress chan transfer.Progress // the newest one only
 	poked    chan struct{}          // the mover came or went
+}
+
+// outcome is how a transfer ended: what the mover said, or why it will say nothing.
+type outcome struct {
+	result *pb.Result
+	err    error
 }
 
 // remote is a mover behind a control stream.
@@ -96,7 +102,7 @@ func (f *Fleet) run(ctx context.Context, mover string, task *pb.Task, progress f
 	task.Transfer = catalog.NewID("tr")
 	t := &underWay{
 		id: task.Transfer, mover: mover, task: task,
-		outcome: make(chan *pb.Result, 1), progress: make(chan transfer.Progress, 1), poked: make(chan struct{}, 1),
+		outcome: make(chan outcome, 1), progress: make(chan transfer.Progress, 1), poked: make(chan struct{}, 1),
 	}
 	f.begin(t)
 	defer f.forget(t)
@@ -138,8 +144,8 @@ func (f *Fleet) wait(ctx context.Context, t *underWay, name string, progress fun
 	}
 	for {
 		select {
-		case r := <-t.outcome:
-			return r, nil
+		case o := <-t.outcome:
+			return o.result, o.err
 		case p := <-t.progress:
 			if progress != nil {
 				progress(p)
@@ -218,10 +224,15 @@ func (f *Fleet) ended(l *link, r *pb.Result) {
 // finish hands a result to who waits for it, if anybody does, and lets the mover forget it. f.mu is held.
 func (f *Fleet) finish(l *link, r *pb.Result) {
 	if t := f.transfers[r.GetTransfer()]; t != nil && t.mover == l.mover.ID {
-		select {
-		case t.outcome <- r:
-		default: // said twice
-		}
+		t.end(outcome{result: r})
 	}
 	l.push(&pb.ToMover{Body: &pb.ToMover_ResultTaken{ResultTaken: &pb.ResultTaken{Transfer: r.GetTransfer()}}})
+}
+
+// end tells who waits; the first end counts.
+func (t *underWay) end(o outcome) {
+	select {
+	case t.outcome <- o:
+	default:
+	}
 }
