@@ -10,13 +10,13 @@ packages="
   libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients
   qemu-system-x86 qemu-utils qemu-block-extra ovmf
   libnbd-bin nbdkit gnutls-bin lvm2 tgt open-iscsi protobuf-compiler
-  busybox-static kmod cpio dpkg e2fsprogs dosfstools mtools
+  busybox-static kmod cpio dpkg e2fsprogs dosfstools mtools xorriso fdisk zstd systemd
   qemu-guest-agent openssh-client openssh-server
   python3 python3-cryptography python3-zstandard mount
 "
 optional=""
 [ "${1:-}" = "--bench" ] && optional="virtnbdbackup borgbackup mmdebstrap"
-[ "${1:-}" = "--images" ] && optional="mmdebstrap debian-archive-keyring systemd"
+[ "${1:-}" = "--images" ] && optional="mmdebstrap debian-archive-keyring"
 
 say() { echo "install-deps: $*" >&2; }
 

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/cairn-backup/cairn/internal/fault"
 )
 
@@ -19,7 +21,7 @@ import (
 const networkdDir = "/run/systemd/network"
 
 // ConfigCommand prints the machine's configuration, or, with --to, writes what the services of a Debian mover read:
-// config.yaml, and a file for systemd-networkd where the network is not what the image has. --wait gives a seed's disk
+// config.yaml, a file for systemd-networkd where the network is not what the image has, and sets the host name. --wait gives a seed's disk
 // time to appear. A machine with no configuration is no error then: it may have enrolled long ago.
 func ConfigCommand(ctx context.Context, args []string, stdout io.Writer) error {
 	f := flag.NewFlagSet("config", flag.ContinueOnError)
@@ -49,6 +51,11 @@ func ConfigCommand(ctx context.Context, args []string, stdout io.Writer) error {
 	}
 	if err := os.WriteFile(filepath.Join(*to, "config.yaml"), p, 0o600); err != nil {
 		return err
+	}
+	if cfg.Name != "" {
+		if err := unix.Sethostname([]byte(cfg.Name)); err != nil {
+			return err
+		}
 	}
 	if cfg.Network.isZero() {
 		return nil

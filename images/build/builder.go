@@ -21,6 +21,7 @@ import (
 // builder makes images into one directory.
 type builder struct {
 	out, kernel, cacheDir, version string
+	formats                        []disk.Format
 	time                           time.Time
 	say                            func(format string, args ...any)
 

@@ -31,35 +31,19 @@ func (b *builder) finish(ctx context.Context, img image) error {
 	if err := disk.WriteImage(raw, whole, code, img.parts); err != nil {
 		return err
 	}
-	for _, f := range []disk.Format{disk.QCOW2, disk.VMDK, disk.VHDX} {
+	for _, f := range b.formats {
 		out := filepath.Join(b.work, img.name+"."+string(f))
 		if err := disk.Convert(ctx, raw, out, f, whole); err != nil {
 			return err
 		}
 		if f == disk.VMDK {
-			continue // it goes out inside of the OVA and beside it
+			if err := b.ova(img, raw, out); err != nil {
+				return err
+			}
 		}
 		if err := b.hand(out, img.name+"."+string(f)); err != nil {
 			return err
 		}
-	}
-	info, err := os.Stat(raw)
-	if err != nil {
-		return err
-	}
-	vmdk, ova := filepath.Join(b.work, img.name+".vmdk"), filepath.Join(b.work, img.name+".ova")
-	err = ovf.WriteOVA(ova, ovf.Machine{
-		Name: img.name, Product: img.product, Version: b.version, CPUs: img.cpus, MemoryMiB: img.memory, Capacity: info.Size(),
-		Annotation: "Configuration: a NoCloud seed (a CD labelled cidata) or, where QEMU runs it, fw_cfg.",
-	}, vmdk, b.time)
-	if err != nil {
-		return err
-	}
-	if err := b.hand(ova, img.name+".ova"); err != nil {
-		return err
-	}
-	if err := b.hand(vmdk, img.name+".vmdk"); err != nil {
-		return err
 	}
 	for suffix, from := range img.extra {
 		if err := b.hand(from, img.name+suffix); err != nil {
@@ -70,6 +54,23 @@ func (b *builder) finish(ctx context.Context, img image) error {
 		return err
 	}
 	return bom.Write(filepath.Join(b.out, img.name+".cdx.json"), img.name, b.version, b.time, whole, img.bom)
+}
+
+// ova hands out the archive around a VMDK.
+func (b *builder) ova(img image, raw, vmdk string) error {
+	info, err := os.Stat(raw)
+	if err != nil {
+		return err
+	}
+	out := filepath.Join(b.work, img.name+".ova")
+	err = ovf.WriteOVA(out, ovf.Machine{
+		Name: img.name, Product: img.product, Version: b.version, CPUs: img.cpus, MemoryMiB: img.memory, Capacity: info.Size(),
+		Annotation: "Configuration: a NoCloud seed, which is a CD labelled cidata; see docs/images.md.",
+	}, vmdk, b.time)
+	if err != nil {
+		return err
+	}
+	return b.hand(out, img.name+".ova")
 }
 
 // hand puts a file into the directory of results, where it is complete or not there.

@@ -17,6 +17,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/cairn-backup/cairn/images/disk"
 )
 
 func main() {
@@ -36,8 +38,12 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout 
 	f.StringVar(&b.cacheDir, "cache", "", "directory of downloads (CAIRN_IMAGES_CACHE, or cairn-images in the user's cache)")
 	f.StringVar(&b.version, "version", "", "version; by default what git says")
 	only := f.String("only", "mover", "images to make, with commas: mover, mover-debian, appliance")
+	formats := f.String("formats", "qcow2,vmdk,vhdx", "formats to make, with commas; an OVA comes with vmdk")
 	if err := f.Parse(args); err != nil {
 		return err
+	}
+	for _, name := range strings.Split(*formats, ",") {
+		b.formats = append(b.formats, disk.Format(name))
 	}
 	b.say = func(format string, args ...any) { fmt.Fprintf(stdout, format+"\n", args...) }
 	var err error

@@ -22,6 +22,8 @@ func run(ctx context.Context, epoch time.Time, name string, args ...string) erro
 		"PATH=/usr/sbin:/sbin:"+os.Getenv("PATH"))
 	var said bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &said, &said
+	cmd.Cancel = func() error { return cmd.Process.Signal(unix.SIGTERM) }
+	cmd.WaitDelay = 30 * time.Second
 	if err := cmd.Run(); err != nil {
 		text := strings.TrimSpace(said.String())
 		return fmt.Errorf("%s: %w: %s", name, err, text[max(0, len(text)-2000):])

@@ -100,7 +100,9 @@ func (r Recipe) bootstrap(ctx context.Context, tar, cache string, epoch time.Tim
 	if err := os.MkdirAll(debs, 0o755); err != nil {
 		return err
 	}
-	return run(ctx, epoch, "mmdebstrap", "--mode=root", "--variant=minbase", "--quiet",
+	// In mount and process namespaces of their own: what mmdebstrap mounts for the packages' scripts, and the processes they
+	// start, are gone when it ends in whatever way, and nothing of it is seen outside.
+	return run(ctx, epoch, "unshare", "--mount", "--pid", "--fork", "--kill-child", "--", "env", "TMPDIR="+filepath.Dir(tar), "mmdebstrap", "--mode=root", "--variant=minbase", "--quiet",
 		"--include="+strings.Join(slices.Concat(commonPackages, r.Packages), ","),
 		"--aptopt=APT::Install-Recommends \"false\"",
 		"--dpkgopt=path-exclude=/usr/share/man/*", "--dpkgopt=path-exclude=/usr/share/locale/*",
