@@ -5,6 +5,7 @@ import (
 	"context"
 	"slices"
 
+	"github.com/cairn-backup/cairn/internal/fault"
 	"github.com/cairn-backup/cairn/store/pack"
 	"github.com/cairn-backup/cairn/store/seal"
 )
@@ -61,3 +62,38 @@ func (r *Repository) survey(ctx context.Context, known map[seal.ID]*packState) (
 
 // SuspectPacks counts the packs in which damage has been found and that were not read as good since.
 func (r *Repository) SuspectPacks() int { return len(r.idx.Suspects()) }
+
+// damagedPacks returns the states of all suspect packs; those that are not in known are read.
+func (r *Repository) damagedPacks(ctx context.Context, known map[seal.ID]*packState) (map[seal.ID]*packState, error) {
+	out := map[seal.ID]*packState{}
+	pr := &prover{r, newMeter(r.b, 0)}
+	for _, id := range r.idx.Suspects() {
+		if st := known[id]; st != nil {
+			out[id] = st
+			continue
+		}
+		p, ok := r.idx.Pack(id)
+		if !ok {
+			continue
+		}
+		gone, err := r.reallyGone(ctx, id, p.Size) // a backend may go on reading a file that is open
+		if err != nil {
+			return nil, err
+		}
+		if gone {
+			out[id] = &packState{gone: true, cause: missingPack(id)}
+			continue
+		}
+		st, err := pr.pack(ctx, id, p.Size)
+		if fault.KindOf(err) == fault.NotFound {
+			st, err = &packState{gone: true, cause: err}, nil
+		}
+		if err != nil {
+			return nil, fault.Context("read pack", pack.Name(id), err)
+		}
+		if st.cause != nil {
+			out[id] = st
+		}
+	}
+	return out, nil
+}

@@ -303,3 +303,17 @@ func sum(a, b int64) int64 {
 	}
 	return a + b
 }
+
+// knownPoints returns the restore points that are known, by series and time.
+func (r *Repository) knownPoints() []*point {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	out := make([]*point, 0, len(r.points))
+	for _, p := range r.points {
+		out = append(out, p)
+	}
+	slices.SortFunc(out, func(a, b *point) int {
+		return cmp.Or(cmp.Compare(a.Series, b.Series), a.Time.Compare(b.Time), cmp.Compare(a.ID, b.ID))
+	})
+	return out
+}
