@@ -80,11 +80,8 @@ func (w *ImageWriter) Attach(ctx context.Context) (*Carrier, error) {
 	w.mu.Lock()
 	old := w.carrier
 	w.carrier = c
-	if w.there == nil {
-		w.there = make([]uint64, (w.chunks+63)/64)
-		w.owed = map[int64]struct{}{}
-	}
 	w.mu.Unlock()
+	w.carried()
 	w.s.mu.Lock()
 	w.s.carriers[c] = struct{}{}
 	delete(w.s.carriers, old)
@@ -372,7 +369,17 @@ func (s *Session) Image(ctx context.Context, key string, o ImageOptions) (*Image
 	if err != nil {
 		return nil, err
 	}
-	w.key = key
+	w.key, w.ordinal = key, s.ordinals
+	s.ordinals++
+	if s.o.Resumable {
+		if err := s.enter(); err != nil {
+			return nil, err
+		}
+		defer s.leave()
+		if err := w.beginJournal(ctx); err != nil {
+			return nil, err
+		}
+	}
 	s.keyed[key] = w
 	return w, nil
 }

@@ -29,6 +29,11 @@
 //	                old one, unless it is pinned, suspect, or more of it is needed now. Then the old one goes. So an
 //	                object is found at any time. Who has a place of before in its hands and misses the file looks the
 //	                object up again (moving); readers in other processes look at the packs again first (catchUp).
+//	carrier beside  Its claims are its own, so it waits for nobody; whoever takes its image over ends it (its life lock
+//	  all           waits for its calls), and what it had not made durable is owed. Its packs are in the index, pinned, or
+//	                nobody's: those that are not done when it ends are removed, behind the fence.
+//	session of an   Its journal names only what is durable. Before anything else runs, an open pins what that needs, and
+//	  owner before  the parents, until it is resumed or ends. Its lease goes before its manifest comes: it publishes once.
 //	owner beside    A read-only process may know restore points and packs that the owner has removed. Before anything
 //	  its readers   is called damaged there, both are looked at again (current): NotFound if the point is gone.
 //	space beside    Space and WouldFree hold collecting: packs stand still but for new ones, which no point needs yet.
@@ -40,7 +45,7 @@
 //	restore, verify An open ImageReader makes its image a root: a Collect of this process keeps it. Prune beside it is
 //	  beside all    harmless. Verify opens its images; its documents may be collected under it after a prune.
 //	crash beside    Nothing is undone by hand. What is visible was durable first; the next owner removes temporary
-//	  all           files and stale leases and makes visible entries durable before it builds on them.
+//	  all           files and stale leases (not those to be resumed) and makes visible entries durable before it builds on them.
 //
 // References between chunks: a stored chunk may need blocks of chunks in other packs. Marks follow them (one step:
 // they name only blocks that are physically there), a dedup hit pins their packs too (needs), and a copy whose

@@ -37,6 +37,13 @@ type ImageWriter struct {
 	there   []uint64           // bitmap of chunks that are in the image, durably
 	owed    map[int64]struct{} // chunks that a carrier before was asked for and did not deliver
 
+	// Of an image of a resumable session.
+	journal    bool
+	ordinal    uint32 // of the image in its session
+	notes      []note // what is in no record yet
+	journaling sync.Mutex
+	record     uint32 // the last one; journaling guards it
+
 	written, zero, fresh, stored, given, new, refs atomic.Int64
 }
 

@@ -124,7 +124,7 @@ func (w *ImageWriter) zeroLeaves(ctx context.Context, first, end int64) error {
 	return w.s.r.eachLeaf(ctx, *w.parent, first, end, func(number int64, _ Hash) error {
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		w.record(number, Hash{})
+		w.recordLeaf(number, Hash{})
 		return nil
 	})
 }
@@ -140,8 +140,8 @@ func dropRange[V any](m map[int64]V, first, end int64) {
 	}
 }
 
-// record remembers a stored leaf. Zeros where nothing else would be are nothing to remember. w.mu is held.
-func (w *ImageWriter) record(number int64, id Hash) {
+// recordLeaf remembers a stored leaf. Zeros where nothing else would be are nothing to remember. w.mu is held.
+func (w *ImageWriter) recordLeaf(number int64, id Hash) {
 	if id.IsZero() && w.parent == nil {
 		delete(w.done, number)
 		return
@@ -174,7 +174,7 @@ func (w *ImageWriter) storeLeaf(ctx context.Context, number int64, l *leaf) erro
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.record(number, id)
+	w.recordLeaf(number, id)
 	return nil
 }
 

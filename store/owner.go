@@ -31,9 +31,11 @@ type leaseFile struct {
 	Series  string    `json:"series"`
 	Writer  string    `json:"writer"`
 	Time    time.Time `json:"time"`
+
+	Resumable bool `json:"resumable,omitempty"`
 }
 
-// own takes the lock and a new epoch, and removes the leases of owners before.
+// own takes the lock and a new epoch, and removes the leases of owners before, but those of sessions to be resumed.
 func (r *Repository) own(ctx context.Context) (err error) {
 	if r.release, err = r.b.Acquire(ctx); err != nil {
 		return err
@@ -96,14 +98,11 @@ func (r *Repository) newestEpoch(ctx context.Context) (newest uint64, err error)
 	return newest, nil
 }
 
-// tidy removes leases of sessions that died with their owner, and epochs long past.
+// tidy removes leases of sessions that died with their owner and cannot be resumed, and epochs long past.
 func (r *Repository) tidy(ctx context.Context) error {
-	var stale []string
-	for info, err := range r.b.List(ctx, leaseFolder) {
-		if err != nil {
-			return fault.Context("read leases of repository", r.b.Location(), err)
-		}
-		stale = append(stale, info.Name)
+	stale, err := r.leases(ctx)
+	if err != nil {
+		return err
 	}
 	for info, err := range r.b.List(ctx, epochFolder) {
 		if err != nil {

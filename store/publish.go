@@ -70,6 +70,11 @@ func (s *Session) publish(ctx context.Context, m Manifest) (*point, error) {
 		return nil, err
 	}
 	fault.Point("store.publish.pins-checked")
+	if s.o.Resumable { // or a crash from here on could have it published twice
+		if err := s.endLease(ctx); err != nil {
+			return nil, err
+		}
+	}
 	p, err := s.putManifest(ctx, m, pieces)
 	if err != nil {
 		return nil, err

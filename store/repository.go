@@ -68,6 +68,7 @@ type Repository struct {
 	unsafe   error // a delete of a manifest may or may not be durable: no collect before the next open
 	points   map[string]*point
 	sessions map[*Session]struct{}
+	asleep   map[string]*suspended // sessions of owners before
 	calls    map[*context.CancelFunc]struct{}
 	reading  map[ImageRef]int    // images of open ImageReaders
 	waiting  map[string]bool     // restore points whose good records Heal has put aside; none are after an open
@@ -143,7 +144,7 @@ func (r *Repository) open(ctx context.Context) error {
 		r.log.Error("restore point is damaged", "err", err)
 	}
 	fault.Point("store.open.points-read")
-	return nil
+	return r.awaken(ctx)
 }
 
 // listPacks returns the sizes of all packs.
@@ -172,7 +173,7 @@ func (r *Repository) Name() string { return r.config.Name }
 func (r *Repository) ChunkBytes() int { return r.config.ChunkBytes }
 
 // Close ends the ownership. Calls that are running are cancelled and waited for, so it must not be called from a
-// function that one of them calls; sessions that are still open are aborted. Later calls answer an error of kind
+// function that one of them calls; sessions that are still open are aborted, or left to be resumed. Later calls answer an error of kind
 // Conflict, also those of ImageReaders that are still open.
 func (r *Repository) Close() error {
 	if !r.endCalls() {
@@ -186,7 +187,7 @@ func (r *Repository) Close() error {
 	r.mu.Unlock()
 	var errs []error
 	for _, s := range open {
-		errs = append(errs, s.Abort(context.Background()))
+		errs = append(errs, s.stop(context.Background(), s.o.Resumable))
 	}
 	return errors.Join(append(errs, r.shut())...)
 }

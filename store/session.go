@@ -42,6 +42,7 @@ type Session struct {
 	carriers map[*Carrier]struct{}
 	keying   sync.Mutex
 	keyed    map[string]*ImageWriter // images that were begun with a key
+	ordinals uint32                  // of these
 
 	near near
 }
@@ -80,7 +81,7 @@ func (r *Repository) Begin(ctx context.Context, o SessionOptions) (*Session, err
 		return nil, err
 	}
 	id := strings.ToLower(ulid.MustNew(ulid.Timestamp(time.Now()), rand.Reader).String())
-	p, err := json.Marshal(leaseFile{formatVersion, id, r.epoch, o.Series, o.Writer, time.Now().UTC()})
+	p, err := json.Marshal(leaseFile{formatVersion, id, r.epoch, o.Series, o.Writer, time.Now().UTC(), o.Resumable})
 	if err != nil {
 		return nil, fault.Wrap(fault.Internal, "begin session", o.Series, err)
 	}
@@ -88,15 +89,19 @@ func (r *Repository) Begin(ctx context.Context, o SessionOptions) (*Session, err
 		return nil, fault.Context("begin session", o.Series, err)
 	}
 	fault.Point("store.session.lease-written")
-	s := &Session{
-		r: r, o: o, lease: leaseFolder + id, packs: map[pack.Kind]*filling{}, all: map[*filling]struct{}{},
-		pending: map[Hash]struct{}{}, pins: map[seal.ID]bool{}, images: map[ImageRef]struct{}{}, finished: map[ImageRef]struct{}{},
-		carriers: map[*Carrier]struct{}{}, keyed: map[string]*ImageWriter{},
-	}
+	s := r.newSession(o, leaseFolder+id)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.sessions[s] = struct{}{}
 	return s, nil
+}
+
+func (r *Repository) newSession(o SessionOptions, lease string) *Session {
+	return &Session{
+		r: r, o: o, lease: lease, packs: map[pack.Kind]*filling{}, all: map[*filling]struct{}{},
+		pending: map[Hash]struct{}{}, pins: map[seal.ID]bool{}, images: map[ImageRef]struct{}{}, finished: map[ImageRef]struct{}{},
+		carriers: map[*Carrier]struct{}{}, keyed: map[string]*ImageWriter{},
+	}
 }
 
 // enter lets a write in, unless the session is over or has failed. leave must follow.
@@ -390,7 +395,10 @@ func (s *Session) readableMeta(ctx context.Context) error {
 
 // Abort gives the session up: its unfinished packs are removed, its finished ones wait for Collect (a next session
 // finds their chunks until then). After Publish it does nothing. It does its work even if ctx is cancelled.
-func (s *Session) Abort(ctx context.Context) error {
+func (s *Session) Abort(ctx context.Context) error { return s.stop(ctx, false) }
+
+// stop is Abort, or, with keep, leaves a session to be resumed by another owner.
+func (s *Session) stop(ctx context.Context, keep bool) error {
 	_ = s.fail(fault.New(fault.Canceled, "write to session", s.o.Series, "it was aborted"))
 	s.life.Lock()
 	defer s.life.Unlock()
@@ -409,7 +417,11 @@ func (s *Session) Abort(ctx context.Context) error {
 	for _, d := range s.written {
 		errs = append(errs, s.indexPack(d))
 	}
-	errs = append(errs, s.end(ctx))
+	if keep {
+		errs = append(errs, s.suspend(ctx))
+	} else {
+		errs = append(errs, s.end(ctx))
+	}
 	if err := errors.Join(errs...); err != nil {
 		return fault.Context("abort session", s.o.Series, err)
 	}
@@ -425,15 +437,55 @@ func (s *Session) endCarriers(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
+// suspend leaves lease and journal to the next owner.
+func (s *Session) suspend(ctx context.Context) error {
+	var errs []error
+	for _, w := range s.keyed {
+		errs = append(errs, w.checkpoint(ctx))
+	}
+	s.r.mu.Lock()
+	defer s.r.mu.Unlock()
+	delete(s.r.sessions, s)
+	return errors.Join(errs...)
+}
+
 // end takes the session off the books. Its pins end here.
 func (s *Session) end(ctx context.Context) error {
 	s.r.mu.Lock()
 	delete(s.r.sessions, s)
 	s.r.mu.Unlock()
+	err := s.endLease(ctx)
+	if !s.o.Resumable || err != nil {
+		return err
+	}
+	return s.endJournal(ctx)
+}
+
+// endLease removes the lease: nobody resumes the session from now on.
+func (s *Session) endLease(ctx context.Context) error {
 	err := s.r.b.Delete(ctx, s.lease)
 	fault.Point("store.session.lease-removed")
 	if fault.KindOf(err) == fault.NotFound {
 		return nil
 	}
 	return err
+}
+
+// endJournal removes the records of the session's images. Without the lease the next open does it, too.
+func (s *Session) endJournal(ctx context.Context) error {
+	var names []string
+	for info, err := range s.r.b.List(ctx, leaseFolder) {
+		if err != nil {
+			return err
+		}
+		if id, _, _, journal, _ := parseLeaseName(info.Name); journal && id == s.id() {
+			names = append(names, info.Name)
+		}
+	}
+	for _, name := range names {
+		if err := s.r.b.Delete(ctx, name); err != nil && fault.KindOf(err) != fault.NotFound {
+			return err
+		}
+	}
+	return nil
 }

@@ -7,6 +7,15 @@ import (
 	"math/bits"
 )
 
+// carried makes the image one whose content another process carries.
+func (w *ImageWriter) carried() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.there == nil {
+		w.there, w.owed = make([]uint64, (w.chunks+63)/64), map[int64]struct{}{}
+	}
+}
+
 // settle puts a chunk that is stored, durably, into an image that a carrier writes.
 func (w *ImageWriter) settle(ctx context.Context, number int64, id Hash) error {
 	if w.isThere(number) {

@@ -42,6 +42,9 @@ type Options struct {
 type SessionOptions struct {
 	Series string // what the restore points to come are a history of
 	Writer string // who writes, for people reading leases
+
+	// Resumable keeps a journal of images that are begun with a key, so that another owner can Resume the session.
+	Resumable bool
 }
 
 // ImageRef names one disk at one instant. Equal content in one repository has an equal Root, whatever its history.

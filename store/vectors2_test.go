@@ -100,7 +100,7 @@ func moreVectors(t *testing.T, line func(name, value string)) {
 		line(fmt.Sprintf("manifest, cipher %d", c), hex.EncodeToString(must(manifest.EncodeSalted(&v.keys, c, v.repository, v.object, v.salt, []byte(record)))))
 	}
 	line("epoch", string(must(json.Marshal(epochFile{1, 3, 123, "host", v.at}))))
-	line("lease", string(must(json.Marshal(leaseFile{1, strings.ToLower(ulid.ULID(v.object).String()), 3, "vm", "mover", v.at}))))
+	line("lease", string(must(json.Marshal(leaseFile{1, strings.ToLower(ulid.ULID(v.object).String()), 3, "vm", "mover", v.at, false}))))
 	r := Repository{hasher: chunk.NewHasher(v.keys.IDs)}
 	body = must(json.Marshal(prunedBody{Format: 1, Repository: v.hex(), Series: r.seriesKey("vm"), Ranges: [][2]uint64{{1, 3}, {5, 5}}, Time: v.at}))
 	line("pruned, of the series vm", string(must(json.Marshal(prunedFile{body, v.sign(signPruned, body)}))))

@@ -33,6 +33,7 @@ const (
 	Prints    Type = 3
 	Manifest  Type = 4
 	KeyWrap   Type = 5
+	Journal   Type = 6
 )
 
 // Cipher names an algorithm in formats.

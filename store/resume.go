@@ -1,0 +1,241 @@
+package store
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/cairn-backup/cairn/internal/fault"
+	"github.com/cairn-backup/cairn/store/blob"
+	"github.com/cairn-backup/cairn/store/index"
+)
+
+// Suspended is a session of an owner before, which can be resumed. Until then, or until it is aborted after that, what
+// its journal names stays.
+type Suspended struct {
+	ID     string    `json:"id"`
+	Series string    `json:"series"`
+	Writer string    `json:"writer"`
+	Time   time.Time `json:"time"` // when it was begun
+}
+
+// suspended is a session that nobody has resumed yet.
+type suspended struct {
+	Suspended
+	s       *Session
+	records map[uint32][]uint32 // of each image
+}
+
+// ID names the session: it is what Resume is called with after a restart.
+func (s *Session) ID() string { return s.id() }
+
+// leases reads what owners before have left: sessions that can be resumed, with their journals, and what is stale.
+func (r *Repository) leases(ctx context.Context) (stale []string, err error) {
+	var names []string
+	for info, err := range r.b.List(ctx, leaseFolder) {
+		if err != nil {
+			return nil, fault.Context("read leases of repository", r.b.Location(), err)
+		}
+		names = append(names, info.Name)
+	}
+	r.asleep = map[string]*suspended{}
+	for _, name := range names {
+		id, _, _, journal, ok := parseLeaseName(name)
+		if !ok || journal {
+			continue
+		}
+		p, err := blob.Get(ctx, r.b, name, smallObject)
+		if err != nil && !damaged(err) {
+			return nil, fault.Context("read leases of repository", r.b.Location(), err)
+		}
+		var f leaseFile
+		if err == nil && json.Unmarshal(p, &f) == nil && f.Resumable && f.Session == id && f.Series != "" {
+			r.asleep[id] = &suspended{Suspended: Suspended{id, f.Series, f.Writer, f.Time}, records: map[uint32][]uint32{}}
+		}
+	}
+	for _, name := range names {
+		id, image, record, journal, ok := parseLeaseName(name)
+		z := r.asleep[id]
+		switch {
+		case !ok || z == nil:
+			stale = append(stale, name)
+		case journal:
+			z.records[image] = append(z.records[image], record)
+		}
+	}
+	return stale, nil
+}
+
+// awaken makes sessions of those that can be resumed: until they are, or end, they keep what their journals name.
+func (r *Repository) awaken(ctx context.Context) error {
+	for id, z := range r.asleep {
+		z.s = r.newSession(SessionOptions{Series: z.Series, Writer: z.Writer, Resumable: true}, leaseFolder+id)
+		r.sessions[z.s] = struct{}{}
+		for image, records := range z.records {
+			slices.Sort(records)
+			head, err := r.journalHead(ctx, id, image, records)
+			if err != nil {
+				if !damaged(err) {
+					return err
+				}
+				r.log.Warn("image of a session cannot be resumed", "session", id, "err", err)
+				delete(z.records, image)
+				continue
+			}
+			if head.Parent != nil {
+				z.s.images[*head.Parent] = struct{}{}
+			}
+			err = r.notes(ctx, id, image, records, head.SizeBytes, func(n note) error { return z.s.keepNote(ctx, n) })
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (r *Repository) journalHead(ctx context.Context, id string, image uint32, records []uint32) (h journalHead, err error) {
+	if len(records) == 0 || records[0] != 0 {
+		return h, fault.New(fault.Corrupt, "read journal", id, "image %d has no first record", image)
+	}
+	p, err := r.record(ctx, id, image, 0)
+	if err != nil {
+		return h, err
+	}
+	if err := json.Unmarshal(p, &h); err != nil || h.SizeBytes < 0 || h.Key == "" {
+		return h, fault.New(fault.Corrupt, "read journal", id, "image %d has no options: %v", image, err)
+	}
+	return h, nil
+}
+
+// notes gives everything that an image's records say to use. A record that is damaged is left out: what it names is
+// sent again.
+func (r *Repository) notes(ctx context.Context, id string, image uint32, records []uint32, size int64, use func(note) error) error {
+	chunks := (size + int64(r.config.ChunkBytes) - 1) / int64(r.config.ChunkBytes)
+	for _, record := range records[1:] {
+		p, err := r.record(ctx, id, image, record)
+		var list []note
+		if err == nil {
+			list, err = parseNotes(p, chunks)
+			if err != nil {
+				err = fault.Wrap(fault.Corrupt, "read journal", id, err)
+			}
+		}
+		if err != nil && !damaged(err) {
+			return err
+		}
+		if err != nil {
+			r.log.Warn("record of a session's journal is damaged; what it names is stored again", "session", id, "err", err)
+			continue
+		}
+		for _, n := range list {
+			if err := use(n); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// keepNote pins the packs that a chunk needs, if it is there.
+func (s *Session) keepNote(ctx context.Context, n note) error {
+	if n.id.IsZero() {
+		return nil
+	}
+	var buf [4]index.Location
+	places, err := s.r.idx.Lookup(buf[:0], n.id)
+	if err != nil {
+		return fault.Wrap(fault.Internal, "look up", n.id.Short(), err)
+	}
+	for _, at := range places {
+		packs, ok, err := s.r.sound(ctx, at)
+		if err != nil && !damaged(err) {
+			return err
+		}
+		if err == nil && ok {
+			s.pin(packs, true)
+			return nil
+		}
+	}
+	return nil
+}
+
+// Suspended lists the sessions of owners before that can be resumed, oldest first.
+func (r *Repository) Suspended() []Suspended {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var out []Suspended
+	for _, z := range r.asleep {
+		out = append(out, z.Suspended)
+	}
+	slices.SortFunc(out, func(a, b Suspended) int { return cmp.Compare(a.ID, b.ID) })
+	return out
+}
+
+// Resume goes on with a session of an owner before. Its images are those that were begun with a key: Image returns them,
+// and Durable says what they have. To give a session up, it is resumed and aborted. NotFound: it has ended, or
+// its restore point may have been published.
+func (r *Repository) Resume(ctx context.Context, id string) (*Session, error) {
+	ctx, leave, err := r.enter(ctx, "resume session")
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	if err := r.writable("resume session"); err != nil {
+		return nil, err
+	}
+	r.mu.Lock()
+	z := r.asleep[id]
+	delete(r.asleep, id)
+	r.mu.Unlock()
+	if z == nil {
+		return nil, fault.New(fault.NotFound, "resume session", id, "there is none to be resumed").Explain(
+			"The session had ended, or was about to publish, when the process before stopped.", "Look for its restore point; else begin the backup anew: what is stored is not stored again.")
+	}
+	for image, records := range z.records {
+		if err := z.s.resumeImage(ctx, image, records); err != nil {
+			return nil, errors.Join(fault.Context("resume session", id, err), z.s.stop(ctx, true)) // the next owner may try again
+		}
+	}
+	return z.s, nil
+}
+
+// resumeImage makes an image what its journal says.
+func (s *Session) resumeImage(ctx context.Context, image uint32, records []uint32) error {
+	head, err := s.r.journalHead(ctx, s.id(), image, records)
+	if err != nil {
+		return err
+	}
+	w, err := s.NewImage(ctx, ImageOptions{SizeBytes: head.SizeBytes, Parent: head.Parent})
+	if err != nil {
+		return err
+	}
+	w.key, w.ordinal, w.record = head.Key, image, records[len(records)-1]
+	w.carried()
+	var t trail
+	err = s.r.notes(ctx, s.id(), image, records, head.SizeBytes, func(n note) error {
+		if n.id.IsZero() {
+			off := n.number * int64(w.ChunkBytes())
+			if err := w.zeroRange(ctx, off, min(n.count*int64(w.ChunkBytes()), w.size-off)); err != nil {
+				return err
+			}
+			w.mark(n.number, n.number+n.count)
+			return nil
+		}
+		known, err := s.has(ctx, &t, n.id)
+		if err != nil || !known {
+			return err
+		}
+		return w.settle(ctx, n.number, n.id)
+	})
+	if err != nil {
+		return err
+	}
+	w.journal = true
+	s.keyed[head.Key] = w
+	s.ordinals = max(s.ordinals, image+1)
+	return nil
+}
