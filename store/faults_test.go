@@ -53,6 +53,8 @@ func (m *memRepo) open(t *testing.T) {
 	if m.repo, err = Open(t.Context(), m.b, Key{}, Options{}); err != nil {
 		t.Fatal(err)
 	}
+	repo := m.repo
+	t.Cleanup(func() { _ = repo.Close() }) // of one whose backend fails for ever, too
 }
 
 // TestErrorAtEveryCall lets each file operation of a backup fail, once or from then on.

@@ -303,7 +303,7 @@ func TestHealPutsRecordsBack(t *testing.T) {
 	good := f.open(f.copy())
 	defer f.shut(good)
 	r := f.open(dir)
-	defer f.shut(r)
+	defer func() { f.shut(r) }() // the one that is open then
 	records, err := filepath.Glob(filepath.Join(dir, "manifests", "*"))
 	if err != nil || len(records) != 3 {
 		t.Fatalf("%v, %v", records, err)
