@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/cairn-backup/cairn/internal/boundary"
 	"github.com/cairn-backup/cairn/internal/fault"
 )
@@ -113,16 +115,14 @@ func FuzzDevice(f *testing.F) {
 	base := device(texts(f)["linear"])
 	for _, w := range [][2]int{{sectorBytes, 200}, {areaAt, 100}} {
 		for p := range boundary.Binary(base[w[0] : w[0]+w[1]]) {
-			f.Add(bytes.Join([][]byte{base[:w[0]], p, base[w[0]+w[1]:]}, nil))
+			f.Add(uint32(w[0]), p)
 		}
 	}
-	f.Add([]byte(base))
-	f.Fuzz(func(t *testing.T, p []byte) {
-		if len(p) >= areaAt+mdaHeader {
-			p = bytes.Clone(p)
-			seal(p)
-		}
-		s, err := ScanDevices([]Device{memory(p)})
+	f.Fuzz(func(t *testing.T, at uint32, patch []byte) {
+		p := memory(bytes.Clone(base))
+		copy(p[int(at)%len(p):], patch)
+		seal(p)
+		s, err := ScanDevices([]Device{p})
 		if err != nil {
 			if fault.KindOf(err) == fault.Internal {
 				t.Errorf("an error of no kind: %v", err)
@@ -203,5 +203,70 @@ func TestBadTexts(t *testing.T) {
 	}
 	if s, err := parseText([]byte("a = \"x\\\"\\\\y\" # c\nb { c = [\"1\", 2,] }\x00\x00")); err != nil || s.text("a") != `x"\y` || len(s.child("b").words("c")) != 1 {
 		t.Errorf("%+v, %v", s, err)
+	}
+}
+
+// TestUnreadable looks at what lvm2 has written of volumes that are more than places on devices.
+func TestUnreadable(t *testing.T) {
+	g, err := parseGroup(texts(t)["types"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]string{
+		"raw": "", "base": "", "middle": "", "top": "", "other": "",
+		"shot":              "it is the store of a snapshot, whose bytes are not the snapshot's content",
+		"mirrored":          "it is a RAID volume (raid1)",
+		"old":               "it is a mirror",
+		"thinpool":          "it is a thin pool",
+		"thin":              "it is a thin volume",
+		"snapshot0":         "it is a snapshot",
+		"mirrored_rimage_0": "it is a part of another volume",
+		"thinpool_tdata":    "it is a part of another volume",
+	}
+	got := map[string]string{}
+	for _, v := range g.Volumes {
+		if _, ok := want[v.Name]; ok {
+			got[v.Name] = v.Unreadable
+		}
+		if v.Name == "raw" && cmp.Diff([]string{"shot"}, v.Snapshots) != "" {
+			t.Errorf("snapshots of raw: %v", v.Snapshots)
+		}
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// TestMoreThanPlaces changes a text so that its volumes are what a test cannot easily make.
+func TestMoreThanPlaces(t *testing.T) {
+	for _, tt := range []struct{ old, new, volume, words string }{
+		{`type = "striped"`, `type = "cache"`, "a", "cached volume"},
+		{`type = "striped"`, `type = "striped+ODD"`, "a", "unknown type"},
+		{`"pv0", 0`, `"pvmove0", 0`, "a", "being moved"},
+		{`"pv0", 0`, `"pv0", 125`, "a", "beyond the end"},
+		{`"pv0", 0`, `"pv7", 0`, "a", "no physical volume"},
+		{`status = ["READ", "WRITE", "VISIBLE"]`, `status = ["READ", "WRITE", "VISIBLE", "LOCKED"]`, "a", "being moved"},
+		{`status = ["READ", "WRITE", "VISIBLE"]`, `status = ["READ", "WRITE", "VISIBLE", "ODD"]`, "a", "not known"},
+		{`stripe_size = 128`, `stripe_size = 100`, "s", "does not divide"},
+		{`"pv1", 0`, `"pv1"`, "s", "3 values"},
+	} {
+		g, err := parseGroup(bytes.Replace(texts(t)["linear"], []byte(tt.old), []byte(tt.new), 1))
+		if err != nil {
+			t.Errorf("%s: %v", tt.new, err)
+			continue
+		}
+		for _, v := range g.Volumes {
+			if v.Name == tt.volume && !strings.Contains(v.Unreadable, tt.words) {
+				t.Errorf("%s: %q, want %q in it", tt.new, v.Unreadable, tt.words)
+			}
+		}
+	}
+	merging := bytes.Replace(texts(t)["types"], []byte("cow_store ="), []byte("merging_store ="), 1)
+	g, err := parseGroup(merging)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v := g.Volumes[0]; !strings.Contains(v.Unreadable, "merged into it") {
+		t.Errorf("the origin of a snapshot that is being merged: %+v", v)
 	}
 }

@@ -79,7 +79,7 @@ func parseGroup(text []byte) (*Group, error) {
 		return nil, fmt.Errorf("the text holds %d groups", len(top.order))
 	}
 	s := top.sections[top.order[0]]
-	g := &Group{Name: top.order[0], UUID: s.text("id"), Tags: s.words("tags")}
+	g := &Group{Name: top.order[0], UUID: s.text("id"), Tags: s.tags()}
 	if g.UUID == "" || !known(s.words("status"), "RESIZEABLE", "READ", "WRITE", "EXPORTED", "CLUSTERED", "SHARED", "PARTIAL") {
 		return nil, fmt.Errorf("group %q has the id %q and the status %v", g.Name, g.UUID, s.words("status"))
 	}
@@ -105,7 +105,7 @@ func known(words []string, list ...string) bool {
 func (g *Group) parsePhysical(s *section) error {
 	for _, name := range s.order {
 		c := s.sections[name]
-		p := Physical{Name: name, UUID: c.text("id"), Tags: c.words("tags")}
+		p := Physical{Name: name, UUID: c.text("id"), Tags: c.tags()}
 		p.Missing = slices.Contains(c.words("flags"), "MISSING") || slices.Contains(c.words("status"), "MISSING")
 		if p.UUID == "" || slices.ContainsFunc(g.Physical, func(o Physical) bool { return o.UUID == p.UUID }) {
 			return fmt.Errorf("physical volume %q has the id %q", name, p.UUID)
@@ -129,7 +129,7 @@ func (g *Group) parsePhysical(s *section) error {
 func (g *Group) parseVolumes(s *section) error {
 	for _, name := range s.order {
 		c := s.sections[name]
-		v := Volume{Name: name, UUID: c.text("id"), Tags: c.words("tags"), Status: c.words("status")}
+		v := Volume{Name: name, UUID: c.text("id"), Tags: c.tags(), Status: c.words("status")}
 		if v.UUID == "" {
 			return fmt.Errorf("logical volume %q has no id", name)
 		}

@@ -342,3 +342,36 @@ func TestDamagedCopies(t *testing.T) {
 		t.Errorf("with a damaged label: %v", err)
 	}
 }
+
+// TestOVirtDomain makes a group as oVirt's block domains are: two metadata areas of 128 MiB on each device, in use on
+// the first only, extents of 128 MiB, and all that the platform knows in tags.
+func TestOVirtDomain(t *testing.T) {
+	const domain, volume = "1c6b1a5e-0f4b-4f3e-9a59-8bdc4c0f7a11", "5b0a2c52-6f0e-4b83-a8a0-6a8f2f1f2c33"
+	l := sanlab.NewLVM(t, 3<<30, 3<<30)
+	for i, d := range l.Devices {
+		ignore := "y"
+		if i == 0 {
+			ignore = "n"
+		}
+		l.Run("pvcreate", "-q", "--metadatasize", "128m", "--metadatacopies", "2", "--metadataignore", ignore, d)
+	}
+	l.Run("vgcreate", "-q", "--physicalextentsize", "128m", "--addtag", "RHAT_storage_domain", "--addtag", "MDT_VERSION=5", domain, l.Devices[0], l.Devices[1])
+	l.Run("lvcreate", "-q", "-an", "-Zn", "-Wn", "--contiguous", "n", "-L", "2g", "-n", volume, "--addtag", "IU_0d6f1d34", "--addtag", "PU_00000000", "--addtag", "MD_7", domain)
+	l.Run("lvextend", "-q", "-L", "+2g", domain+"/"+volume)
+	s := scan(t, l.Files[1], l.Files[0])
+	g := group(t, s, domain)
+	if diff := cmp.Diff(sorted(bySelf(t, l, domain)), sorted(byUs(g))); diff != "" {
+		t.Errorf("(-lvm2 +ours):\n%s", diff)
+	}
+	v, ok := g.Volume(strings.ReplaceAll(g.Volumes[0].UUID, "-", ""))
+	if !ok || v.Size != 4<<30 || g.ExtentBytes != 128*mib || cmp.Diff([]string{"MDT_VERSION=5", "RHAT_storage_domain"}, g.Tags) != "" ||
+		cmp.Diff([]string{"IU_0d6f1d34", "MD_7", "PU_00000000"}, v.Tags) != "" {
+		t.Errorf("group %+v", g)
+	}
+	if _, err := s.Open(g, v); err != nil {
+		t.Error(err)
+	}
+	if g := scan(t, l.Files[1]).Groups; g != nil {
+		t.Errorf("the second device holds no metadata in use, and gave %+v", g)
+	}
+}

@@ -2,6 +2,7 @@ package lvm2
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 )
 
@@ -220,6 +221,13 @@ func (s *section) words(key string) []string {
 			out = append(out, w)
 		}
 	}
+	return out
+}
+
+// tags returns the tags in the order of the alphabet: lvm2 writes them in any.
+func (s *section) tags() []string {
+	out := s.words("tags")
+	slices.Sort(out)
 	return out
 }
 
