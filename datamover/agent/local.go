@@ -66,6 +66,7 @@ func (l *Local) Backup(ctx context.Context, task BackupTask, progress func(trans
 	l.started("backup of disk started", task.ID, task.Disk, disk.Size())
 	o := l.options(task.Limit, progress)
 	o.FullRead = task.Parent == nil
+	o.Afresh = task.Export.Transport == hypervisors.TransportSAN
 	out, err := transfer.Backup(ctx, disk, w, o)
 	res := BackupResult{Result: out}
 	if err == nil {

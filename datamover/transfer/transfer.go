@@ -42,6 +42,9 @@ type Options struct {
 	ProgressEvery time.Duration
 	// FullRead reads what the source says is unchanged, too.
 	FullRead bool
+	// Afresh reads what the image has already of a transfer before, too: for disks whose Confirm speaks of what was
+	// read since they were opened and of nothing earlier.
+	Afresh bool
 	// SeedZero zeroes the image's holes on the target, which otherwise is trusted to read as zeros at first.
 	SeedZero bool
 	// VerifyTarget, if set, opens the target for reading after it was written and flushed; it is then compared with the
@@ -109,7 +112,11 @@ func Backup(ctx context.Context, src hypervisors.FrozenDisk, dst ImageSink, o Op
 	m := newMeter(src.Size(), BottleneckStore, [2]string{"backup.transfer-started", "backup.transfer-middle"}, o)
 	p := pipeline{
 		segments: func(ctx context.Context) iter.Seq2[hypervisors.Extent, error] {
-			return segments(without(ctx, disk(ctx, src, o.FullRead), dst), src.Size(), chunk, o.segmentBytes(chunk))
+			extents := disk(ctx, src, o.FullRead)
+			if !o.Afresh {
+				extents = without(ctx, extents, dst)
+			}
+			return segments(extents, src.Size(), chunk, o.segmentBytes(chunk))
 		},
 		buffer: o.segmentBytes(chunk), meter: m, options: o,
 		read: func(p []byte, off int64) error { return readFull(src, p, off) },

@@ -335,6 +335,18 @@ func (changed) Confirm(context.Context) error {
 	return fault.New(fault.Transient, "confirm", "", "it has changed")
 }
 
+func TestAfreshReadsWhatTheImageHas(t *testing.T) {
+	for afresh, want := range map[bool]int64{false: 12 * mib, true: 16 * mib} {
+		disk := full(t, 16*mib)
+		sink := newPlane(16 * mib)
+		sink.had = []store.Range{{Offset: 4 * mib, Length: 4 * mib}}
+		res, err := transfer.Backup(t.Context(), disk, sink, transfer.Options{Afresh: afresh})
+		if err != nil || res.BytesRead != want {
+			t.Errorf("afresh %v: %d bytes were read, want %d; %v", afresh, res.BytesRead, want, err)
+		}
+	}
+}
+
 func TestUnconfirmedDiskFailsTheBackup(t *testing.T) {
 	sink := newPlane(16 * mib)
 	res, err := transfer.Backup(t.Context(), changed{memoryDisk{nbd.NewMemory(16*mib, nil)}}, sink, transfer.Options{})
