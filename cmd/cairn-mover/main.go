@@ -67,6 +67,8 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 		return work(ctx, slog.New(slog.NewTextHandler(os.Stderr, nil)), cfg)
 	case "config":
 		return guest.ConfigCommand(ctx, args[1:], stdout)
+	case "poweroff":
+		return guest.AskPowerOff() // the kernel's own call, on Hyper-V
 	default:
 		return fault.New(fault.Invalid, "cairn-mover", verb, "no such command\n%s", usage)
 	}

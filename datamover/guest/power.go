@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/cairn-backup/cairn/internal/fault"
 )
 
 // errPowerOff and errReboot are why a machine's work ends.
@@ -44,6 +46,15 @@ func watchPower(ctx context.Context, end context.CancelCauseFunc, log *slog.Logg
 		}
 	}()
 	go watchButtons(ctx, end)
+}
+
+// AskPowerOff asks process 1 of the small image to end its work and switch the machine off. Elsewhere it does nothing but
+// say so.
+func AskPowerOff() error {
+	if _, err := os.Stat(imageFile); err != nil {
+		return fault.New(fault.Unsupported, "switch off", "", "this is no machine of the mover's own")
+	}
+	return unix.Kill(1, unix.SIGTERM)
 }
 
 // watchButtons reads every input device that there is or comes.

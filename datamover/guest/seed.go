@@ -35,6 +35,9 @@ func (r root) readSeed(ctx context.Context) (Config, error) {
 			continue
 		}
 		p, err := readSeedFile(dev, fs)
+		if errors.Is(err, os.ErrPermission) {
+			continue // a service that may not mount; it has its configuration from one that may
+		}
 		if err != nil {
 			return Config{}, fault.Context("read NoCloud seed", dev, err)
 		}

@@ -65,10 +65,11 @@ func (c consoles) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// settings are what process 1 asks of the kernel. The kernel is not to start programs of its own accord: there are none.
+// settings are what process 1 asks of the kernel. The kernel is not to start programs of its own accord, since there are
+// none, but for the one case in which Hyper-V asks it to switch off: then it starts AskPowerOff.
 var settings = map[string]string{
 	"kernel/modprobe":              "",
-	"kernel/poweroff_cmd":          "",
+	"kernel/poweroff_cmd":          "/init poweroff",
 	"kernel/kptr_restrict":         "2",
 	"kernel/dmesg_restrict":        "1",
 	"kernel/printk":                "3",

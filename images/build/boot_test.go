@@ -155,6 +155,16 @@ func secureBoot(t *testing.T) []string {
 		"-drive", "if=pflash,unit=1,format=raw,file=" + vars}
 }
 
+// importVMDK turns a streamOptimized VMDK into one to run from, as every importer does.
+func importVMDK(t *testing.T, name string) string {
+	t.Helper()
+	out := filepath.Join(t.TempDir(), "imported.vmdk")
+	if text, err := exec.Command("qemu-img", "convert", "-f", "vmdk", "-O", "vmdk", name, out).CombinedOutput(); err != nil {
+		t.Fatalf("qemu-img convert: %v: %s", err, text)
+	}
+	return out
+}
+
 const bootPrint = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"
 
 // bootSmall starts machines from the small image: every format, both firmwares, and a configuration by each way. Two of
@@ -178,7 +188,11 @@ func bootSmall(t *testing.T, file func(string) string) {
 	bios := func(*testing.T) []string { return []string{"-machine", "q35"} }
 	i440fx := func(*testing.T) []string { return []string{"-machine", "pc"} }
 	disk := func(format, device string) []string {
-		return append([]string{"-drive", "if=none,id=disk,snapshot=on,format=" + format + ",file=" + file("."+format)}, strings.Fields(device)...)
+		name := file("." + format)
+		if format == "vmdk" {
+			name = importVMDK(t, name)
+		}
+		return append([]string{"-drive", "if=none,id=disk,snapshot=on,format=" + format + ",file=" + name}, strings.Fields(device)...)
 	}
 	for _, tt := range []struct {
 		name     string

@@ -15,7 +15,7 @@ import (
 var moverState = disk.GUID([]byte("cairn-mover-stat"))
 
 const (
-	bootMiB  = 64
+	bootMiB  = disk.MinBootMiB
 	stateMiB = 32
 )
 

@@ -77,7 +77,7 @@ func (b *builder) system(ctx context.Context, img image, r system.Recipe, rootMi
 	}
 	boot, root := filepath.Join(b.work, img.name+".esp"), filepath.Join(b.work, img.name+".root")
 	err = disk.WriteBoot(ctx, boot, disk.Boot{
-		Kernel: kernel, Initrd: initrd, Cmdline: fmt.Sprintf(systemCmdline, at.Root), Loaders: loaders, MiB: 256, Time: b.time,
+		Kernel: kernel, Initrd: initrd, Cmdline: fmt.Sprintf(systemCmdline, at.Root), Loaders: loaders, MiB: bootMiB, Time: b.time,
 	})
 	if err != nil {
 		return img, err

@@ -30,6 +30,10 @@ type Loaders struct {
 // SystemID is the serial number of the FAT file systems; nothing depends on it.
 const SystemID = "CA1B0075"
 
+// MinBootMiB is the smallest FAT32 with clusters of 4 KiB. Smaller clusters would make a smaller one, but GRUB reads one
+// cluster at a time, and from a compressed image each read costs a decompression of 64 KiB.
+const MinBootMiB = 272
+
 // WriteBoot writes a FAT file system from which a BIOS and a UEFI firmware boot the kernel.
 func WriteBoot(ctx context.Context, name string, b Boot) error {
 	work, err := os.MkdirTemp(filepath.Dir(name), "boot-")
@@ -53,7 +57,7 @@ func WriteBoot(ctx context.Context, name string, b Boot) error {
 		return err
 	}
 	t := tools{epoch: b.Time}
-	if err := t.run(ctx, "mkfs.vfat", "--invariant", "-F", "32", "-s", "1", "-i", SystemID, "-n", "CAIRNBOOT", name); err != nil {
+	if err := t.run(ctx, "mkfs.vfat", "--invariant", "-F", "32", "-s", "8", "-i", SystemID, "-n", "CAIRNBOOT", name); err != nil {
 		return err
 	}
 	if err := t.run(ctx, "mmd", "-i", name, "::/EFI", "::/EFI/BOOT", "::/EFI/debian"); err != nil {
