@@ -73,7 +73,7 @@ func (d *desk) void(ticket string) {
 
 // rig is a repository with a server before it, on loopback with TLS.
 type rig struct {
-	t     *testing.T
+	t     testing.TB
 	dir   string
 	b     *file.Store
 	key   store.Key
@@ -88,6 +88,24 @@ type rig struct {
 
 func newRig(t *testing.T) *rig {
 	t.Helper()
+	g := makeRig(t)
+	t.Cleanup(func() {
+		g.grpc.Stop()
+		if err := g.repo.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return g
+}
+
+// benchRig is a rig that its user ends.
+func benchRig(b *testing.B) *rig {
+	b.Helper()
+	return makeRig(b)
+}
+
+func makeRig(t testing.TB) *rig {
+	t.Helper()
 	g := &rig{t: t, dir: filepath.Join(t.TempDir(), "repo"), desk: &desk{tickets: map[string]Access{}, openers: map[string]string{}}}
 	g.cert, g.roots = certificate(t)
 	b, err := file.Create(g.dir)
@@ -100,12 +118,6 @@ func newRig(t *testing.T) *rig {
 	g.b = b
 	g.open()
 	g.serve("127.0.0.1:0")
-	t.Cleanup(func() {
-		g.grpc.Stop()
-		if err := g.repo.Close(); err != nil {
-			t.Error(err)
-		}
-	})
 	return g
 }
 
@@ -132,7 +144,7 @@ func (g *rig) serve(addr string) {
 	go func() { _ = s.Serve(l) }()
 }
 
-func certificate(t *testing.T) (tls.Certificate, *x509.CertPool) {
+func certificate(t testing.TB) (tls.Certificate, *x509.CertPool) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
