@@ -17,6 +17,7 @@ type Driver interface {
 	Freezer
 	Restorer
 	Attacher
+	Deployer
 	PowerSwitch
 	Cleaner
 	// Capabilities is cheap and constant for a connection. What it promises works, what it denies answers
@@ -229,6 +230,7 @@ type Capabilities struct {
 	Restore        bool         `json:"restore"`
 	RestoreInPlace bool         `json:"restore_in_place"`
 	Power          bool         `json:"power"`
+	DeployMover    bool         `json:"deploy_mover"`
 	Transports     []Transport  `json:"transports"`
 	Formats        []DiskFormat `json:"formats"`
 }

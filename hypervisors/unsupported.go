@@ -56,6 +56,20 @@ func (u Unsupported) Attach(context.Context, AttachRequest) (Attached, error) {
 	return nil, u.no("attach disk to mover")
 }
 
+// CheckMover is not supported.
+func (u Unsupported) CheckMover(context.Context, MoverRequest) error { return u.no("make a mover VM") }
+
+// DeployMover is not supported.
+func (u Unsupported) DeployMover(context.Context, MoverRequest) (VM, error) {
+	return VM{}, u.no("make a mover VM")
+}
+
+// Movers is not supported.
+func (u Unsupported) Movers(context.Context) ([]VM, error) { return nil, u.no("list mover VMs") }
+
+// RemoveMover is not supported.
+func (u Unsupported) RemoveMover(context.Context, string) error { return u.no("remove a mover VM") }
+
 // Start is not supported.
 func (u Unsupported) Start(context.Context, string) error { return u.no("start VM") }
 

@@ -129,6 +129,10 @@ func testCapabilities(e *env) {
 			_, err := e.Driver.Attach(ctx, e.attachRequest(e.tag(), hypervisors.Export{Transport: hypervisors.TransportNBD, Name: "d", SizeBytes: 512}))
 			return err
 		}},
+		{"DeployMover", e.caps.DeployMover, func() error { return e.Driver.CheckMover(ctx, hypervisors.MoverRequest{}) }},
+		{"DeployMover", e.caps.DeployMover, func() error { _, err := e.Driver.DeployMover(ctx, hypervisors.MoverRequest{}); return err }},
+		{"DeployMover", e.caps.DeployMover, func() error { _, err := e.Driver.Movers(ctx); return err }},
+		{"DeployMover", e.caps.DeployMover, func() error { return e.Driver.RemoveMover(ctx, e.Running) }},
 		{"Power", e.caps.Power, func() error { return e.Driver.Start(ctx, e.Running) }},
 		{"Power", e.caps.Power, func() error { return e.Driver.Stop(ctx, e.Running, true) }},
 	} {

@@ -33,6 +33,9 @@ type Fixture struct {
 	// Mover is a VM that is on and whose guest opens what is attached to it: OpenSource and OpenTarget reach into it
 	// for exports of TransportHotadd. It may be empty if Capabilities lacks that.
 	Mover string
+	// MoverImage says how mover VMs are made: the image as a *bytes.Reader, seed, datastore and network. It may be empty
+	// if Capabilities lacks DeployMover.
+	MoverImage hypervisors.MoverRequest
 	// Agent says that the guest of Running can be quiesced.
 	Agent bool
 	// Write makes the guest of Running write something to all its disks and returns when that is durable.
@@ -93,6 +96,10 @@ func Run(t *testing.T, open func(t *testing.T) Fixture) {
 		{"AttachOwe", testAttachOwe},
 		{"AttachCleanUpAfterCrash", testAttachCleanUp},
 		{"AttachRefused", testAttachRefused},
+		{"Deploy", testDeploy},
+		{"DeployRefused", testDeployRefused},
+		{"DeployOwe", testDeployOwe},
+		{"DeployCleanUpAfterCrash", testDeployCleanUp},
 		{"Power", testPower},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

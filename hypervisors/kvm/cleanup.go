@@ -48,6 +48,8 @@ func (d *Driver) CleanUp(ctx context.Context, o hypervisors.Owed) error {
 		return d.stopHelper(ctx, strings.TrimPrefix(o.Name, marker))
 	case kindAttached:
 		return d.unplug(ctx, o)
+	case kindMover:
+		return d.cleanMover(ctx, o)
 	case kindVolume:
 		return d.cleanVolume(ctx, o)
 	case kindNVRAM:

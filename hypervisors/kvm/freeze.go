@@ -165,7 +165,7 @@ func (d *Driver) lookAt(ctx context.Context, req hypervisors.FreezeRequest) (*st
 			return nil, err
 		}
 		if helper {
-			return nil, fault.New(fault.NotFound, "", "", "it is a helper domain")
+			return nil, fault.New(fault.NotFound, "", "", "it is a helper or a mover of this product")
 		}
 		if st.active, err = dom.IsActive(); err != nil {
 			return nil, err

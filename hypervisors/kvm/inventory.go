@@ -13,7 +13,7 @@ import (
 	"libvirt.org/go/libvirtxml"
 )
 
-// VMs lists the domains of the host, except helper domains of ours.
+// VMs lists the domains of the host, except helpers and movers of ours.
 func (d *Driver) VMs(ctx context.Context) ([]hypervisors.VM, error) {
 	return call(ctx, d.conn, "list VMs", d.cfg.URI, func(lv *libvirt.Connect) ([]hypervisors.VM, error) {
 		doms, err := lv.ListAllDomains(0)
@@ -26,10 +26,10 @@ func (d *Driver) VMs(ctx context.Context) ([]hypervisors.VM, error) {
 		}
 		vms := []hypervisors.VM{}
 		for i := range doms {
-			vm, helper, err := describe(lv, &doms[i], pools)
+			vm, ours, err := describe(lv, &doms[i], pools)
 			_ = doms[i].Free()
 			switch {
-			case number(err) == libvirt.ERR_NO_DOMAIN, helper:
+			case number(err) == libvirt.ERR_NO_DOMAIN, ours:
 			case err != nil:
 				return nil, err
 			default:
@@ -51,9 +51,9 @@ func (d *Driver) VM(ctx context.Context, id string) (hypervisors.VM, error) {
 		if err != nil {
 			return hypervisors.VM{}, err
 		}
-		vm, helper, err := describe(lv, dom, pools)
-		if err == nil && helper {
-			err = fault.New(fault.NotFound, "", "", "it is a helper domain")
+		vm, ours, err := describe(lv, dom, pools)
+		if err == nil && ours {
+			err = fault.New(fault.NotFound, "", "", "it is a helper or a mover of this product")
 		}
 		return vm, err
 	})
@@ -68,13 +68,13 @@ func checkUUID(id string) error {
 		Explain("The host has no VM with this id.", "List the VMs of the connection.")
 }
 
-// describe reads a domain and says whether it is a helper of ours.
+// describe reads a domain and says whether it is a helper or a mover of ours.
 func describe(lv *libvirt.Connect, dom *libvirt.Domain, pools []pool) (hypervisors.VM, bool, error) {
 	x, err := domainXML(dom, 0)
 	if err != nil {
 		return hypervisors.VM{}, false, err
 	}
-	if isHelper(x) {
+	if isOurs(x) {
 		return hypervisors.VM{}, true, nil
 	}
 	state, _, err := dom.GetState()

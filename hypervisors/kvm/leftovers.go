@@ -161,6 +161,11 @@ func leftoversOf(dom *libvirt.Domain, dirs map[string]bool, add func(hypervisors
 		add(hypervisors.Owed{Kind: kindHelper, Name: x.Name})
 		return nil
 	}
+	if isMover(x) {
+		if m := readMetadata(x.Metadata.XML); !m.Ready {
+			add(hypervisors.Owed{Kind: kindMover, VM: x.UUID, Name: marker + m.Mover})
+		}
+	}
 	for i := range x.Devices.Disks {
 		if name := attachedName(&x.Devices.Disks[i]); name != "" {
 			add(hypervisors.Owed{Kind: kindAttached, VM: x.UUID, Name: name})

@@ -133,6 +133,8 @@ const metadataNS = "https://cairn-backup.dev/xmlns/domain/1"
 type metadata struct {
 	Helper   string // tag of the helper domain this is
 	Restored string // tag of the restore that made this VM
+	Mover    string // tag of the deployment that made this mover
+	Ready    bool   // that deployment was completed
 	Tags     []string
 	OS       string // libosinfo's id
 }
@@ -155,6 +157,8 @@ func readMetadata(inner string) metadata {
 			m.Helper = attr(el, "tag")
 		case el.Name.Space == metadataNS && el.Name.Local == "restored":
 			m.Restored = attr(el, "tag")
+		case el.Name.Space == metadataNS && el.Name.Local == "mover":
+			m.Mover, m.Ready = attr(el, "tag"), attr(el, "ready") == "true"
 		case el.Name.Space == metadataNS && el.Name.Local == "tag":
 			var v string
 			if dec.DecodeElement(&v, &el) == nil && strings.TrimSpace(v) != "" {

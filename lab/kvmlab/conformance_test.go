@@ -1,6 +1,7 @@
 package kvmlab_test
 
 import (
+	"bytes"
 	"context"
 	"os"
 	"os/exec"
@@ -12,6 +13,7 @@ import (
 	"github.com/cairn-backup/cairn/hypervisors"
 	"github.com/cairn-backup/cairn/hypervisors/hypervisortest"
 	"github.com/cairn-backup/cairn/hypervisors/kvm"
+	"github.com/cairn-backup/cairn/internal/nocloud"
 	"github.com/cairn-backup/cairn/lab/kvmlab"
 )
 
@@ -57,7 +59,12 @@ func TestConformance(t *testing.T) {
 		t.Fatal(err)
 	}
 	d := openDriver(t, l)
-	hypervisortest.Run(t, func(*testing.T) hypervisortest.Fixture { return fixture(l, d, running, stopped, mover) })
+	image := moverImage(t, l)
+	hypervisortest.Run(t, func(*testing.T) hypervisortest.Fixture {
+		f := fixture(l, d, running, stopped, mover)
+		f.MoverImage = image
+		return f
+	})
 }
 
 func fixture(l *kvmlab.Lab, d hypervisors.Driver, running, stopped, mover *kvmlab.VM) hypervisortest.Fixture {
@@ -289,4 +296,22 @@ func nbdMap(ctx context.Context, e hypervisors.Export) (hypervisors.ExtentMap, e
 	}
 	defer d.Close()
 	return hypervisors.NewExtentMap(d.Size(), d.Extents(ctx))
+}
+
+// moverImage is a deployment whose image a VM can be made of, though nothing boots from it; TestDeployedMoverBoots has
+// the real one.
+func moverImage(t *testing.T, l *kvmlab.Lab) hypervisors.MoverRequest {
+	t.Helper()
+	file := filepath.Join(l.Dir(), "image.qcow2")
+	if out, err := exec.CommandContext(t.Context(), "qemu-img", "create", "-q", "-f", "qcow2", file, "64M").CombinedOutput(); err != nil {
+		t.Fatalf("qemu-img: %v: %s", err, out)
+	}
+	image, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return hypervisors.MoverRequest{
+		Image: bytes.NewReader(image), ImageBytes: int64(len(image)), Seed: nocloud.Seed("i", "n", []byte("cairn: {}\n")),
+		Datastore: l.Pool(), Network: "user", MemoryBytes: 128 << 20, CPUs: 1,
+	}
 }
