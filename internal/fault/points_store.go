@@ -67,7 +67,8 @@ var StorePoints = []string{
 	"store.erasure.shards-removed",    // its shards are gone, the marks are there
 	"store.erasure.shard-renamed",     // one shard has its new name
 	"store.erasure.shard-proven",      // repair: a new shard is durable and read back, the bad one has the name
-	"store.erasure.old-shard-removed", // repair: the bad one is gone, the new one has no name
+	"store.erasure.old-shard-aside",   // repair: the bad one has given up its name, the new one has not got it
+	"store.erasure.shard-exchanged",   // repair: the new one has the name, the bad one is still there
 	"store.erasure.shard-rebuilt",     // rebuild: one object has its shard on the member again
 	"store.erasure.member-enlisted",   // replace: the new member says who it is, the set does not know it
 	"store.erasure.document-placed",   // a member has a new description of the set

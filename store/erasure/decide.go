@@ -131,7 +131,8 @@ func (d *decision) count(write string) {
 	if w == nil {
 		return
 	}
-	e := &entry{part: w.part, group: w.group, at: make([]string, w.group.n()), short: make([]bool, w.group.n())}
+	n := w.group.n()
+	e := &entry{part: w.part, group: w.group, at: make([]string, n), aside: make([]string, n), short: make([]bool, n)}
 	for slot := range d.lacks {
 		if w.whole[slot] || d.waiting[write][slot] {
 			e.at[slot] = w.part.path()
@@ -210,10 +211,12 @@ func (l *listing) scatter(out map[string]*scattered, slot int, outdated map[stri
 		w := out[p.write]
 		if w == nil {
 			w = &scattered{part: p, group: l.group, files: make([][]string, n), whole: make([]bool, n)}
+			w.part.aside = false
 			out[p.write] = w
 		}
 		if p.moves > w.moves && (!l.behind[slot] || p.moves <= outdated[p.write]) {
 			w.part = p
+			w.part.aside = false
 		}
 		w.files[slot] = append(w.files[slot], info.Name)
 		w.whole[slot] = w.whole[slot] || info.Size == geometry{k: p.k, n: n, size: p.size}.fileBytes()
@@ -280,20 +283,27 @@ func (s *Store) clear(ctx context.Context, l *listing, mark string) []error {
 	})
 }
 
-// complete gives every shard of a living write its one right name.
+// complete gives every shard of a living write its one right name. What was put aside comes last: its successor, if there
+// is one, takes the name before it goes.
 func (s *Store) complete(ctx context.Context, w *scattered, waiting map[int]bool) []error {
 	return each(w.group.members, func(slot int, _ *member, b blob.Store) error {
 		p := w.part
 		p.shard = shardOf(w.write, slot, w.group.n())
 		right := p.path()
-		have := slices.Contains(w.files[slot], right)
-		for _, name := range w.files[slot] {
+		named, aside := apart(w.files[slot])
+		have := slices.Contains(named, right)
+		if len(named) == 0 && waiting[slot] {
+			named = []string{p.pending()}
+		} else if waiting[slot] {
+			aside = append(aside, p.pending())
+		}
+		for _, name := range append(named, aside...) {
 			var err error
 			switch {
 			case name == right:
 			case !have:
-				have = true
 				err = b.Rename(ctx, name, right)
+				have = err == nil
 			default:
 				err = b.Delete(ctx, name)
 			}
@@ -301,12 +311,18 @@ func (s *Store) complete(ctx context.Context, w *scattered, waiting map[int]bool
 				return err
 			}
 		}
-		if !waiting[slot] {
-			return nil
-		}
-		if have {
-			return ignoreMissing(b.Delete(ctx, p.pending()))
-		}
-		return ignoreMissing(b.Rename(ctx, p.pending(), right))
+		return nil
 	})
+}
+
+// apart sorts the files of a slot into shards and what was put aside.
+func apart(files []string) (named, aside []string) {
+	for _, name := range files {
+		if p, _ := parsePart(name); p.aside {
+			aside = append(aside, name)
+		} else {
+			named = append(named, name)
+		}
+	}
+	return named, aside
 }

@@ -99,7 +99,8 @@
 //	write, rename,    gate shared, and a stripe of locks by name: look-up and change of a name are one step. Between
 //	  delete          processes a second look after the commit makes at least one of two writers of a name give way.
 //	repair, rebuild,  The new shard is written as pending (flying keeps others off it) and proven; it takes the old
-//	  scrub           one's place under gate and name, after a look whether the object is still there.
+//	  scrub           one's place under gate and name, after a look whether the object is still there. The old one is
+//	                  put aside and goes last: something with the object's name is there at all times.
 //	settle, replace,  gate exclusively, by the owner only. A member that was replaced is read from, by this process, until its
 //	  grow            successor is whole (donor.go).
 package erasure

@@ -3,6 +3,7 @@ package erasure
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"github.com/cairn-backup/cairn/store/blob"
 )
@@ -24,7 +25,7 @@ func (s *Store) retire(ctx context.Context, old *member, successor string) error
 	}
 	d := &donor{m: old, files: map[string]string{}}
 	err = walk(ctx, b, objectFolder+"/", func(i blob.Info) {
-		if p, ok := parsePart(i.Name); ok {
+		if p, ok := parsePart(i.Name); ok && (!p.aside || d.files[p.write] == "") {
 			d.files[p.write] = i.Name
 		}
 	})
@@ -68,24 +69,37 @@ func (s *Store) unlockDonors() (err error) {
 	return err
 }
 
-// donated fills units of a shard that are nil from the donor of the member it belongs on, and counts those that are not.
+// donated fills units of a shard that are nil from the donor of the member it belongs on, or from its own successor that
+// has not got its name, and counts those that are not.
 func (r *reader) donated(ctx context.Context, shard int, first int64, units [][]byte) (good int) {
 	slot, _ := r.file(shard)
 	m := r.e.group.members[slot]
 	r.s.mu.Lock()
 	d := r.s.donors[m.id]
 	r.s.mu.Unlock()
-	var theirs [][]byte
 	if d != nil && d.files[r.e.write] != "" {
-		theirs, _ = r.from(ctx, d.m, d.files[r.e.write], shard, first, len(units), make([]byte, maxRun*(unitBytes+hashBytes)))
+		r.fill(ctx, d.m, d.files[r.e.write], shard, first, units)
+	}
+	if r.e.exchanging(slot) {
+		r.fill(ctx, m, part{write: r.e.write, shard: shard}.pending(), shard, first, units)
 	}
 	for i := range units {
-		if units[i] == nil && theirs != nil {
-			units[i] = theirs[i]
-		}
 		if units[i] != nil {
 			good++
 		}
 	}
 	return good
+}
+
+// fill reads units of a shard that are nil from a file of a member.
+func (r *reader) fill(ctx context.Context, m *member, name string, shard int, first int64, units [][]byte) {
+	if !slices.ContainsFunc(units, func(u []byte) bool { return u == nil }) {
+		return
+	}
+	theirs, _ := r.from(ctx, m, name, shard, first, len(units), make([]byte, maxRun*(unitBytes+hashBytes)))
+	for i := range units {
+		if units[i] == nil {
+			units[i] = theirs[i]
+		}
+	}
 }

@@ -28,8 +28,13 @@ type part struct {
 	size  int64  // the object's
 	k     int
 	shard int
-	moves int // how often the object was renamed; the highest number is the newest name
+	moves int  // how often the object was renamed; the highest number is the newest name
+	aside bool // it is bad, and a new one is about to have its name
 }
+
+// asideSuffix ends the name of a shard that is being exchanged, until the new one has the name durably: without it, the
+// new one would be there under a pending name alone, which says nothing of the object.
+const asideSuffix = ".old"
 
 // checkName refuses what cannot be an object's name.
 func checkName(name string) error {
@@ -58,7 +63,11 @@ func folderOf(folder string) string {
 func leafOf(name string) string { return folderOf(path.Dir(name)) + "/" + leaf + "/" }
 
 func (p part) path() string {
-	return fmt.Sprintf("%s%s~%s.%x.%d.%d.%d", leafOf(p.name), path.Base(p.name), p.write, p.size, p.k, p.shard, p.moves)
+	suffix := ""
+	if p.aside {
+		suffix = asideSuffix
+	}
+	return fmt.Sprintf("%s%s~%s.%x.%d.%d.%d%s", leafOf(p.name), path.Base(p.name), p.write, p.size, p.k, p.shard, p.moves, suffix)
 }
 
 func (p part) pending() string { return fmt.Sprintf("%s/%s.%d", pendingFolder, p.write, p.shard) }
@@ -75,6 +84,7 @@ func parsePart(file string) (p part, ok bool) {
 		return p, false
 	}
 	base, tag, ok := cutLast(comps[n-1], "~")
+	tag, p.aside = strings.CutSuffix(tag, asideSuffix)
 	if !ok || base == "" {
 		return p, false
 	}

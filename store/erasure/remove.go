@@ -136,9 +136,20 @@ func (s *Store) makeRoom(ctx context.Context, e *entry, errs []error) bool {
 	return false
 }
 
+// dropAside removes a bad shard that was put aside and is still there after its exchange.
+func dropAside(ctx context.Context, b blob.Store, e *entry, slot int) error {
+	if e.aside[slot] == "" {
+		return nil
+	}
+	return ignoreMissing(b.Delete(ctx, e.aside[slot]))
+}
+
 func (s *Store) removeShards(ctx context.Context, e *entry) []error {
 	return each(e.group.members, func(slot int, _ *member, b blob.Store) error {
-		if e.at[slot] != "" {
+		if err := dropAside(ctx, b, e, slot); err != nil {
+			return err
+		}
+		if e.at[slot] != "" && !e.exchanging(slot) {
 			return ignoreMissing(b.Delete(ctx, e.at[slot]))
 		}
 		p := e.part
@@ -201,7 +212,13 @@ func (s *Store) move(ctx context.Context, e *entry, to string) error {
 		if e.at[slot] == "" || s.memberDoc(m).Behind {
 			return nil
 		}
-		err := b.Rename(ctx, e.at[slot], target(slot))
+		var err error
+		if !e.exchanging(slot) {
+			err = dropAside(ctx, b, e, slot) // else it would show the old name
+		}
+		if err == nil {
+			err = b.Rename(ctx, e.at[slot], target(slot))
+		}
 		moved[slot] = err == nil
 		fault.Point("store.erasure.shard-renamed")
 		return err

@@ -224,6 +224,9 @@ func (s *Store) restoreShard(ctx context.Context, e *entry, slot int, take budge
 		return fault.New(fault.Conflict, "repair object", e.name, "it is being repaired already")
 	}
 	defer s.land(e.write)
+	if r.prove(ctx, b, pending, shard, take) == nil { // an earlier exchange came no further
+		return s.exchange(context.WithoutCancel(ctx), e, slot, b, pending)
+	}
 	if err := ignoreMissing(b.Delete(ctx, pending)); err != nil {
 		return m.failed(err)
 	}
@@ -302,8 +305,9 @@ func (r *reader) prove(ctx context.Context, b blob.Store, file string, shard int
 	return nil
 }
 
-// exchange puts a proven shard in the place of the bad one, unless the object is gone or has moved meanwhile. A crash
-// between the two steps leaves the new one pending, and the next owner gives it its name.
+// exchange puts a proven shard in the place of the bad one, unless the object is gone or has moved meanwhile. A name is
+// never given to another file, so the bad one is put aside first; it goes when the new one has the name durably. At no
+// time is there nothing that has the object's name; what a crash leaves the next owner puts right.
 func (s *Store) exchange(ctx context.Context, e *entry, slot int, b blob.Store, pending string) error {
 	s.gate.RLock()
 	defer s.gate.RUnlock()
@@ -319,18 +323,36 @@ func (s *Store) exchange(ctx context.Context, e *entry, slot int, b blob.Store, 
 	}
 	p := now[0].part
 	p.shard = shardOf(e.write, slot, e.group.n())
-	if old := now[0].at[slot]; old != "" {
-		if err := ignoreMissing(b.Delete(ctx, old)); err != nil {
-			return m.failed(err)
-		}
-		fault.Point("store.erasure.old-shard-removed")
-	}
-	if err := b.Rename(ctx, pending, p.path()); err != nil {
+	s.cache.forget(e.name)
+	if err := trade(ctx, b, pending, now[0].at[slot], p); err != nil {
 		return m.failed(err)
 	}
-	s.cache.forget(e.name)
 	s.counted(e.group, func(c *census) { c.restored(e, slot) })
 	return nil
+}
+
+// trade gives the name of p to a pending shard, and takes away the file old that stood for it, "" if none did.
+func trade(ctx context.Context, b blob.Store, pending, old string, p part) error {
+	aside := p
+	aside.aside = true
+	if old == p.path() {
+		if err := ignoreMissing(b.Delete(ctx, aside.path())); err != nil { // of one that was interrupted
+			return err
+		}
+		if err := ignoreMissing(b.Rename(ctx, old, aside.path())); err != nil {
+			return err
+		}
+		old = aside.path()
+		fault.Point("store.erasure.old-shard-aside")
+	}
+	if err := b.Rename(ctx, pending, p.path()); err != nil {
+		return err
+	}
+	if old == "" {
+		return nil
+	}
+	fault.Point("store.erasure.shard-exchanged")
+	return ignoreMissing(b.Delete(ctx, old))
 }
 
 // fly notes that pending shards of a write belong to somebody; false: they do already.

@@ -19,6 +19,7 @@ type entry struct {
 	part  // of the newest name; shard means nothing
 	group *group
 	at    []string // by slot: the shard's file; "" none
+	aside []string // by slot: a bad shard's file that is being exchanged, or was; "" none
 	short []bool   // by slot: the file has not the length it must have
 	seen  []bool   // by slot: the member has answered; nil: unknown
 	dead  bool     // marked as deleted
@@ -35,6 +36,10 @@ func (e *entry) whole() (n int) {
 	}
 	return n
 }
+
+// exchanging reports whether a bad shard that was put aside is all that has a name on a member. Its successor is among the
+// pending ones, and was proven.
+func (e *entry) exchanging(slot int) bool { return e.at[slot] != "" && e.at[slot] == e.aside[slot] }
 
 // missing lists the slots that have no shard.
 func (e *entry) missing() (slots []int) {
@@ -161,10 +166,17 @@ func (l *listing) writes() map[string]*entry {
 		}
 		e := out[p.write]
 		if e == nil {
-			e = &entry{part: p, group: l.group, at: make([]string, n), short: make([]bool, n), seen: l.seen, dead: l.marked(p.write)}
+			e = &entry{part: p, group: l.group, at: make([]string, n), aside: make([]string, n), short: make([]bool, n), seen: l.seen, dead: l.marked(p.write)}
+			e.part.aside = false
 			out[p.write] = e
 		}
-		if e.size != p.size || e.k != p.k || !pick(e, p) {
+		if e.size != p.size || e.k != p.k {
+			return
+		}
+		if p.aside {
+			e.aside[slot] = info.Name
+		}
+		if !pick(e, p) || p.aside && e.at[slot] != "" {
 			return
 		}
 		e.at[slot] = info.Name
@@ -181,7 +193,7 @@ func (l *listing) writes() map[string]*entry {
 					if p.moves > e.moves && (!behind || p.moves <= outdated[p.write]) {
 						e.name, e.moves = p.name, p.moves
 					}
-					return e.at[slot] == "" || p.moves >= e.moves
+					return e.at[slot] == "" || e.exchanging(slot) || p.moves >= e.moves
 				})
 			}
 		}

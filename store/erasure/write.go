@@ -290,7 +290,7 @@ func (w *writer) publish(ctx context.Context) error {
 	first := true
 	e := &entry{
 		part: part{name: w.name, write: w.write, size: w.size, k: w.k}, group: w.group,
-		at: make([]string, w.group.n()), short: make([]bool, w.group.n()),
+		at: make([]string, w.group.n()), aside: make([]string, w.group.n()), short: make([]bool, w.group.n()),
 	}
 	name := func(p *partWriter, slot int) error {
 		final := part{name: w.name, write: w.write, size: w.size, k: w.k, shard: p.shard}
