@@ -59,8 +59,8 @@ func (m *Image) Bitmaps() ([]Bitmap, error) {
 	if m.bitmaps == nil {
 		return nil, nil
 	}
-	if m.bitmaps.offset > m.file.Size() || m.bitmaps.bytes > m.file.Size()-m.bitmaps.offset {
-		return nil, corrupt("a directory of bitmaps of %d bytes at %d in a file of %d", m.bitmaps.bytes, m.bitmaps.offset, m.file.Size())
+	if m.bitmaps.offset > m.fileBytes || m.bitmaps.bytes > m.fileBytes-m.bitmaps.offset {
+		return nil, corrupt("a directory of bitmaps of %d bytes at %d in a file of %d", m.bitmaps.bytes, m.bitmaps.offset, m.fileBytes)
 	}
 	p := make([]byte, m.bitmaps.bytes)
 	if err := readFull(m.file, p, m.bitmaps.offset); err != nil {

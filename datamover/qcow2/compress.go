@@ -25,7 +25,7 @@ var pool decoders
 
 // readCompressed unpacks the cluster of a run and copies from within it.
 func (m *Image) readCompressed(p []byte, within int64, r run) error {
-	packed := make([]byte, min(r.packed, m.file.Size()-r.host))
+	packed := make([]byte, min(r.packed, m.fileBytes-r.host))
 	if n, err := m.file.ReadAt(packed, r.host); n < len(packed) {
 		if err == nil || errors.Is(err, io.EOF) {
 			return corrupt("the file ends within a compressed cluster at %d", r.host)

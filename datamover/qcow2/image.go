@@ -38,12 +38,14 @@ type Options struct {
 // Image is an open image with all its layers. Its methods may be called from several goroutines. It closes nothing.
 type Image struct {
 	Header
-	file    File
-	depth   int
-	l1      []uint64
-	l1Sum   uint32
-	cache   *cache
-	backing content // nil: what is not allocated reads as zeros
+	file File
+	// fileBytes is the file's size when it was opened: asking is a system call for some.
+	fileBytes int64
+	depth     int
+	l1        []uint64
+	l1Sum     uint32
+	cache     *cache
+	backing   content // nil: what is not allocated reads as zeros
 }
 
 // content is a layer that can be read and asked.
@@ -70,7 +72,7 @@ func open(file File, o Options, c *cache, depth int) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &Image{Header: *h, file: file, depth: depth, cache: c}
+	m := &Image{Header: *h, file: file, fileBytes: file.Size(), depth: depth, cache: c}
 	if m.l1, m.l1Sum, err = m.readL1(); err != nil {
 		return nil, err
 	}
@@ -104,8 +106,8 @@ func open(file File, o Options, c *cache, depth int) (*Image, error) {
 
 // readL1 reads as much of the L1 table as the virtual size needs.
 func (m *Image) readL1() ([]uint64, uint32, error) {
-	if m.l1Offset > m.file.Size() || m.l1Entries*8 > m.file.Size()-m.l1Offset {
-		return nil, 0, corrupt("an L1 table of %d entries at %d in a file of %d bytes", m.l1Entries, m.l1Offset, m.file.Size())
+	if m.l1Offset > m.fileBytes || m.l1Entries*8 > m.fileBytes-m.l1Offset {
+		return nil, 0, corrupt("an L1 table of %d entries at %d in a file of %d bytes", m.l1Entries, m.l1Offset, m.fileBytes)
 	}
 	l1, sum := make([]uint64, 0, m.l1Entries), uint32(0)
 	buf := make([]byte, min(64<<10, m.l1Entries*8))
@@ -150,7 +152,7 @@ func (m *Image) Unchanged() error {
 	if err != nil {
 		return err
 	}
-	now := &Image{Header: *h, file: m.file}
+	now := &Image{Header: *h, file: m.file, fileBytes: m.file.Size()}
 	if _, now.l1Sum, err = now.readL1(); err != nil {
 		return err
 	}
@@ -212,7 +214,7 @@ func (m *Image) readData(p []byte, host int64) error {
 	if n == len(p) {
 		return nil
 	}
-	if err == nil || errors.Is(err, io.EOF) && host+int64(n) >= m.file.Size() {
+	if err == nil || errors.Is(err, io.EOF) && host+int64(n) >= m.fileBytes {
 		clear(p[n:])
 		return nil
 	}

@@ -114,8 +114,8 @@ func (m *Image) entry(p []byte, within int64) (run, error) {
 	if out.kind != data {
 		return out, nil
 	}
-	if host == 0 || host >= m.file.Size() {
-		return run{}, corrupt("an L2 entry points to %d in a file of %d bytes", host, m.file.Size())
+	if host == 0 || host >= m.fileBytes {
+		return run{}, corrupt("an L2 entry points to %d in a file of %d bytes", host, m.fileBytes)
 	}
 	out.host = host + within
 	return out, nil
@@ -130,8 +130,8 @@ func (m *Image) compressedEntry(e, bitmap uint64, out run) (run, error) {
 	host := int64(e & (1<<shift - 1))
 	sectors := int64(e&(flagCompressed-1)>>shift) + 1
 	out.kind, out.host, out.packed = compressed, host, sectors*512-host&511
-	if host == 0 || host >= m.file.Size() {
-		return run{}, corrupt("a compressed cluster lies at %d in a file of %d bytes", host, m.file.Size())
+	if host == 0 || host >= m.fileBytes {
+		return run{}, corrupt("a compressed cluster lies at %d in a file of %d bytes", host, m.fileBytes)
 	}
 	return out, nil
 }
@@ -163,8 +163,8 @@ func (m *Image) slice(place, size int64) ([]byte, error) {
 	if p, ok := m.cache.get(key); ok {
 		return p, nil
 	}
-	if place >= m.file.Size() {
-		return nil, corrupt("an L2 table lies at %d in a file of %d bytes", place, m.file.Size())
+	if place >= m.fileBytes {
+		return nil, corrupt("an L2 table lies at %d in a file of %d bytes", place, m.fileBytes)
 	}
 	p := make([]byte, size)
 	if err := readFull(m.file, p, place); err != nil {
