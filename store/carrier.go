@@ -358,7 +358,11 @@ func (s *Session) Image(ctx context.Context, key string, o ImageOptions) (*Image
 	}
 	s.keying.Lock()
 	defer s.keying.Unlock()
-	if w := s.keyed[key]; w != nil {
+	if w := s.keyed[key]; w != nil && o.Anew {
+		if err := w.giveUp(ctx); err != nil {
+			return nil, err
+		}
+	} else if w != nil {
 		if o.SizeBytes != w.size || (o.Parent == nil) != (w.o.Parent == nil) || o.Parent != nil && *o.Parent != *w.o.Parent {
 			return nil, fault.New(fault.Conflict, "begin image", key, "it was begun with another size or parent").Explain(
 				"A transfer that goes on must be of the same disk at the same instant as when it began.", "Begin the backup anew.")
@@ -385,6 +389,17 @@ func (s *Session) Image(ctx context.Context, key string, o ImageOptions) (*Image
 }
 
 const maxImageKey = 256
+
+// giveUp ends who carries the image, which nobody will finish.
+func (w *ImageWriter) giveUp(ctx context.Context) error {
+	w.mu.Lock()
+	c := w.carrier
+	w.mu.Unlock()
+	if c == nil {
+		return nil
+	}
+	return c.Close(ctx)
+}
 
 // Terms are what a process that carries images of a repository has to know of it.
 type Terms struct {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"maps"
 	"slices"
 	"time"
 
@@ -195,8 +196,8 @@ func (r *Repository) Resume(ctx context.Context, id string) (*Session, error) {
 		return nil, fault.New(fault.NotFound, "resume session", id, "there is none to be resumed").Explain(
 			"The session had ended, or was about to publish, when the process before stopped.", "Look for its restore point; else begin the backup anew: what is stored is not stored again.")
 	}
-	for image, records := range z.records {
-		if err := z.s.resumeImage(ctx, image, records); err != nil {
+	for _, image := range slices.Sorted(maps.Keys(z.records)) { // of those with one key, the last counts
+		if err := z.s.resumeImage(ctx, image, z.records[image]); err != nil {
 			return nil, errors.Join(fault.Context("resume session", id, err), z.s.stop(ctx, true)) // the next owner may try again
 		}
 	}

@@ -57,6 +57,9 @@ type ImageRef struct {
 type ImageOptions struct {
 	SizeBytes int64
 	Parent    *ImageRef // ranges not written are as in it; nil: zeros. It must be in a published restore point
+	// Anew begins an image anew that was begun with the same key: none of it counts as written, though what is stored
+	// is not stored again. For a source that may have changed since.
+	Anew bool
 }
 
 // ImageStats count what an ImageWriter was given and what came of it.

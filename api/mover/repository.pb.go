@@ -213,6 +213,7 @@ type BeginRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	SizeBytes     int64                  `protobuf:"varint,1,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
 	Parent        *Root                  `protobuf:"bytes,2,opt,name=parent,proto3" json:"parent,omitempty"` // absent: ranges that are not written are zeros
+	Anew          bool                   `protobuf:"varint,3,opt,name=anew,proto3" json:"anew,omitempty"`    // nothing that was written of the image counts: its source may have changed
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -259,6 +260,13 @@ func (x *BeginRequest) GetParent() *Root {
 		return x.Parent
 	}
 	return nil
+}
+
+func (x *BeginRequest) GetAnew() bool {
+	if x != nil {
+		return x.Anew
+	}
+	return false
 }
 
 type BeginResponse struct {
@@ -2225,11 +2233,12 @@ const file_repository_proto_rawDesc = "" +
 	"\x04Root\x12\x12\n" +
 	"\x04root\x18\x01 \x01(\fR\x04root\x12\x1d\n" +
 	"\n" +
-	"size_bytes\x18\x02 \x01(\x03R\tsizeBytes\"[\n" +
+	"size_bytes\x18\x02 \x01(\x03R\tsizeBytes\"o\n" +
 	"\fBeginRequest\x12\x1d\n" +
 	"\n" +
 	"size_bytes\x18\x01 \x01(\x03R\tsizeBytes\x12,\n" +
-	"\x06parent\x18\x02 \x01(\v2\x14.cairn.mover.v1.RootR\x06parent\"#\n" +
+	"\x06parent\x18\x02 \x01(\v2\x14.cairn.mover.v1.RootR\x06parent\x12\x12\n" +
+	"\x04anew\x18\x03 \x01(\bR\x04anew\"#\n" +
 	"\rBeginResponse\x12\x12\n" +
 	"\x04turn\x18\x01 \x01(\x04R\x04turn\"8\n" +
 	"\x0eDurableRequest\x12\x12\n" +

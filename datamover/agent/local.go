@@ -59,14 +59,16 @@ func (l *Local) Backup(ctx context.Context, task BackupTask, progress func(trans
 		return BackupResult{}, fault.Context("back up disk", task.Disk, err)
 	}
 	defer closeWith(ctx, disk)()
-	w, err := access.Session.NewImage(ctx, store.ImageOptions{SizeBytes: disk.Size(), Parent: task.Parent})
+	// What another transfer read from behind the platform's back counts for nothing: nobody confirms it.
+	anew := task.Export.Transport == hypervisors.TransportSAN
+	w, err := access.Session.NewImage(ctx, store.ImageOptions{SizeBytes: disk.Size(), Parent: task.Parent, Anew: anew})
 	if err != nil {
 		return BackupResult{}, fault.Context("back up disk", task.Disk, err)
 	}
 	l.started("backup of disk started", task.ID, task.Disk, disk.Size())
 	o := l.options(task.Limit, progress)
 	o.FullRead = task.Parent == nil
-	o.Afresh = task.Export.Transport == hypervisors.TransportSAN
+	o.Afresh = anew
 	out, err := transfer.Backup(ctx, disk, w, o)
 	res := BackupResult{Result: out}
 	if err == nil {

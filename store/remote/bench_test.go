@@ -13,7 +13,7 @@ import (
 )
 
 // peak returns the most memory this process has had, in MiB.
-func peak(b *testing.B) float64 {
+func peak(b testing.TB) float64 {
 	b.Helper()
 	p, err := os.ReadFile("/proc/self/status")
 	if err != nil {

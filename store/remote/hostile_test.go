@@ -108,7 +108,7 @@ func FuzzServer(f *testing.F) {
 		if _, err := g.desk.Open(ctx, ticket, "me"); err != nil {
 			t.Fatal(err)
 		}
-		w, err := s.Image(ctx, "sda", store.ImageOptions{SizeBytes: 1 << 20})
+		w, err := s.Image(ctx, "sda", store.ImageOptions{SizeBytes: 1 << 20, Anew: true})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -34,7 +34,7 @@ func (s *Server) Begin(ctx context.Context, q *mover.BeginRequest) (_ *mover.Beg
 	if a.Session == nil {
 		return nil, mayNot("write")
 	}
-	o := store.ImageOptions{SizeBytes: q.GetSizeBytes()}
+	o := store.ImageOptions{SizeBytes: q.GetSizeBytes(), Anew: q.GetAnew()}
 	if q.GetParent() != nil {
 		ref, err := parseRoot("begin image", q.GetParent())
 		if err != nil {

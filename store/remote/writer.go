@@ -44,7 +44,7 @@ func (c *Client) NewImage(ctx context.Context, o store.ImageOptions) (*ImageWrit
 	if !c.write {
 		return nil, fault.New(fault.Denied, "begin image", "", "the ticket does not allow writing")
 	}
-	q := &mover.BeginRequest{SizeBytes: o.SizeBytes}
+	q := &mover.BeginRequest{SizeBytes: o.SizeBytes, Anew: o.Anew}
 	if o.Parent != nil {
 		q.Parent = rootOf(*o.Parent)
 	}
