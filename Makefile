@@ -12,7 +12,7 @@ GOTESTSUM   := gotest.tools/gotestsum@v1.13.0
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.7.0
 GOFUMPT     := mvdan.cc/gofumpt@v0.9.2
 
-.PHONY: demo test ci deps build check fmt vet lint generate drift unit lab race soak reliability fuzz bench bench-go bench-kvm cover images clean help
+.PHONY: demo test ci deps build check fmt vet lint generate drift unit lab race soak reliability fuzz bench bench-go bench-kvm cover images images-test clean help
 
 demo: deps build ## Back up and restore a small real VM on this machine; DEMO=once tears all down again
 	@scripts/demo.sh
@@ -82,6 +82,10 @@ cover: ## Coverage of the unit tests
 images: deps ## The mover's and the appliance's images into dist/images; IMAGES=mover makes the small mover only
 	@scripts/install-deps.sh --images
 	go run ./images/build -out dist/images -only $(or $(IMAGES),$(ALL_IMAGES))
+
+images-test: deps ## Build all images and start machines from each, without KVM: an hour
+	@scripts/install-deps.sh --images
+	CAIRN_LAB=1 CAIRN_SOAK=1 go test -count=1 -timeout 6h -v ./images/...
 
 clean: ## Remove what was built
 	rm -rf $(BIN) dist cover.out

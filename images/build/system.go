@@ -13,7 +13,7 @@ import (
 )
 
 // systemCmdline leaves alone what is on other disks: no arrays, no file systems mounted by what partitions say they are.
-const systemCmdline = "root=PARTUUID=%s ro console=tty0 console=ttyS0,115200 quiet panic=10 raid=noautodetect systemd.gpt_auto=0"
+const systemCmdline = "root=PARTUUID=%s ro console=tty0 console=ttyS0,115200 quiet panic=10 no_timer_check raid=noautodetect systemd.gpt_auto=0"
 
 func (b *builder) moverDebian(ctx context.Context) (image, error) {
 	img := image{name: "cairn-mover-debian", product: "Cairn DataMover (Debian)", cpus: 2, memory: 1536}

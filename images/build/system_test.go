@@ -168,8 +168,8 @@ func TestAppliance(t *testing.T) {
 	v.await(t, "CA fingerprint: ")
 	g := dialAgent(t, socket)
 	g.sh(t, "systemctl is-system-running --wait")
-	if got := g.sh(t, "ss -lntH | awk '{print $4}'"); got != "*:8440" {
-		t.Errorf("these listen: %q, want the API only", got)
+	if got := g.sh(t, "ss -lntH | awk '{print $4}' | sort | tr '\\n' ' '"); got != "*:8440 *:8441" {
+		t.Errorf("these listen: %q, want the API and the port for movers", got)
 	}
 	if got := g.sh(t, "ldd /usr/bin/cairnd | grep -c libvirt; test -e /usr/lib/x86_64-linux-gnu/libvirt.so.0 && echo there"); got != "0\nthere" {
 		t.Errorf("libvirt is to be opened when it is needed: %q", got)
