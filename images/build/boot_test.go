@@ -89,6 +89,36 @@ func (v *vm) await(t *testing.T, text string) string {
 	}
 }
 
+// said returns what the machine printed that nobody has looked at, and what somebody has.
+func (v *vm) said() string {
+	for {
+		select {
+		case line, ok := <-v.lines:
+			if ok {
+				v.log = append(v.log, line)
+				continue
+			}
+		default:
+		}
+		return strings.Join(v.log, "\n")
+	}
+}
+
+// awaitQMP waits until QEMU takes commands.
+func (v *vm) awaitQMP(t *testing.T) {
+	t.Helper()
+	for end := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
+		conn, err := net.Dial("unix", v.qmp)
+		if err == nil {
+			_ = conn.Close()
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("QEMU does not start: %v", err)
+		}
+	}
+}
+
 // pressPower presses the power button, and wants the machine to switch itself off.
 func (v *vm) pressPower(t *testing.T) {
 	t.Helper()

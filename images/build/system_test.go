@@ -33,26 +33,21 @@ func agentArgs(socket string) []string {
 		"-device", "virtserialport,chardev=ga,name=org.qemu.guest_agent.0"}
 }
 
-// dialAgent waits until the agent answers.
-func dialAgent(t *testing.T, socket string) *guestAgent {
+// dialAgent waits until the agent answers. What is sent before it runs waits in the port, so one question is enough and
+// its answer is no other one's.
+func dialAgent(t *testing.T, v *vm, socket string) *guestAgent {
 	t.Helper()
-	var lastErr error
-	for end := time.Now().Add(2 * bootTimeout); time.Now().Before(end); {
-		conn, err := net.Dial("unix", socket)
-		if err != nil {
-			lastErr = err
-			time.Sleep(100 * time.Millisecond) // QEMU has not made the socket yet
-			continue
-		}
-		g := &guestAgent{conn: conn, dec: json.NewDecoder(conn)}
-		if lastErr = g.call("guest-ping", nil, nil, 10*time.Second); lastErr == nil {
-			t.Cleanup(func() { _ = conn.Close() })
-			return g
-		}
-		_ = conn.Close()
+	v.awaitQMP(t) // QEMU has made its sockets
+	conn, err := net.Dial("unix", socket)
+	if err != nil {
+		t.Fatal(err)
 	}
-	t.Fatalf("the guest agent does not answer: %v", lastErr)
-	return nil
+	t.Cleanup(func() { _ = conn.Close() })
+	g := &guestAgent{conn: conn, dec: json.NewDecoder(conn)}
+	if err := g.call("guest-ping", nil, nil, 4*bootTimeout); err != nil {
+		t.Fatalf("the guest agent does not answer: %v; the machine said:\n%s", err, v.said())
+	}
+	return g
 }
 
 func (g *guestAgent) call(command string, args, result any, wait time.Duration) error {
@@ -137,7 +132,7 @@ func TestDebianMover(t *testing.T) {
 		"-drive", "if=none,id=cd,format=raw,readonly=on,file=" + seedISO(t, document), "-device", "ide-cd,drive=cd",
 		"-drive", "if=virtio,format=raw,snapshot=on,file=" + foreign.Files[0]}
 	v := startVM(t, append(args, agentArgs(socket)...)...)
-	g := dialAgent(t, socket)
+	g := dialAgent(t, v, socket)
 	g.sh(t, "systemctl is-system-running --wait")
 	for _, tt := range []struct{ name, command, want string }{
 		{"configuration", "grep -c 'manager: 10.0.2.2:8441' /run/cairn-mover/config.yaml", "1"},
@@ -166,7 +161,7 @@ func TestAppliance(t *testing.T) {
 	args := []string{"-machine", "q35", "-m", "1024", "-drive", "if=virtio,format=qcow2,snapshot=on,file=" + filepath.Join(out, "cairn-appliance.qcow2")}
 	v := startVM(t, append(args, agentArgs(socket)...)...)
 	v.await(t, "CA fingerprint: ")
-	g := dialAgent(t, socket)
+	g := dialAgent(t, v, socket)
 	g.sh(t, "systemctl is-system-running --wait")
 	if got := g.sh(t, "ss -lntH | awk '{print $4}' | sort | tr '\\n' ' '"); got != "*:8440 *:8441" {
 		t.Errorf("these listen: %q, want the API and the port for movers", got)
