@@ -23,7 +23,7 @@ var passed atomic.Int64
 // Point acts when CAIRN_FAULT_POINT is "<name>=kill" (SIGKILL to ourselves at once) or "<name>=pause" (the file
 // CAIRN_FAULT_FILE is created and the caller waits until somebody removes it). "<name>#<n>=..." acts when the point is reached for the nth time.
 func Point(name string) {
-	if !slices.Contains(Points, name) && !slices.Contains(StorePoints, name) {
+	if !slices.Contains(slices.Concat(Points, StorePoints, CarrierPoints), name) {
 		panic("fault point " + name + " is not in fault.Points")
 	}
 	want, action, _ := strings.Cut(os.Getenv("CAIRN_FAULT_POINT"), "=")

@@ -114,7 +114,7 @@ func TestPointsAreListed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, want := slices.Sorted(maps.Keys(found)), slices.Sorted(slices.Values(fault.StorePoints))
+	got, want := slices.Sorted(maps.Keys(found)), slices.Sorted(slices.Values(slices.Concat(fault.StorePoints, fault.CarrierPoints)))
 	if diff := cmp.Diff(got, want); diff != "" {
 		t.Errorf("points in the code and in fault.StorePoints (-code +list):\n%s", diff)
 	}
