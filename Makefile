@@ -25,6 +25,7 @@ deps: ## Install the Debian packages that are missing
 build: ## Build the programs into bin/
 	@mkdir -p $(BIN)
 	go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/cairnd ./cmd/cairn ./cmd/cairn-lab
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/cairn-mover
 
 check: fmt vet lint ## Formatting, vet, staticcheck
 

@@ -7,4 +7,4 @@ const ManagerName = "manager.cairn.internal"
 const IdentityPrefix = "urn:cairn:mover:"
 
 // MaxTask bounds a task or a result in bytes.
-const MaxTask = 1 << 20
+const MaxTask = 6 << 20

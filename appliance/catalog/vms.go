@@ -161,3 +161,17 @@ func (c *Catalog) CountVMs(ctx context.Context, connectionID string) (int, error
 	}
 	return int(n), nil
 }
+
+// VMOfMachine returns the VM that a platform knows by this id, which is what the VM's own firmware says; a NotFound
+// error when none has it, or more than one.
+func (c *Catalog) VMOfMachine(ctx context.Context, platformID string) (VM, error) {
+	var rows []VM
+	err := c.db.WithContext(ctx).Where("platform_id = ? AND gone_at IS NULL", platformID).Limit(2).Find(&rows).Error
+	if err != nil {
+		return VM{}, failure("look up VM of machine", platformID, err)
+	}
+	if len(rows) != 1 {
+		return VM{}, notFound("look up VM of machine", platformID)
+	}
+	return rows[0], nil
+}

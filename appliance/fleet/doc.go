@@ -12,6 +12,7 @@
 // Who writes what:
 //
 //	links       Attach adds and removes its own, Cut removes
+//	places      Find adds, Release removes
 //	transfers   run adds and removes its own; a link's reader completes them
 //	catalog     Attach and the enrolment service; the REST interface through Drain, Revoke, Remove
 package fleet
@@ -82,6 +83,7 @@ type Fleet struct {
 	links     map[string]*link                      // by mover
 	transfers map[string]*underWay                  // by transfer
 	conns     map[string]map[net.Conn]chan struct{} // by mover; the channel closes with the connection
+	places    map[*placed]struct{}                  // slots in use
 	changed   chan struct{}                         // closed, and made anew, when a mover came or went or a transfer ended
 	stopping  bool
 }
@@ -90,7 +92,7 @@ type Fleet struct {
 func New(o Options) *Fleet {
 	f := &Fleet{
 		catalog: o.Catalog, authority: o.Authority, log: o.Log, version: o.Version, timing: o.Timing.orDefault(),
-		links: map[string]*link{}, transfers: map[string]*underWay{}, changed: make(chan struct{}), conns: map[string]map[net.Conn]chan struct{}{},
+		links: map[string]*link{}, transfers: map[string]*underWay{}, changed: make(chan struct{}), places: map[*placed]struct{}{}, conns: map[string]map[net.Conn]chan struct{}{},
 	}
 	f.enrolment = &enrolment{fleet: f, limits: newLimits()}
 	return f

@@ -29,8 +29,8 @@ const (
 )
 
 // Server makes the gRPC server of the movers' listener. config has the manager's certificate. Other services may be
-// registered on it: a call reaches them only from an enrolled mover, which PeerOf names.
-func (f *Fleet) Server(config *tls.Config) *grpc.Server {
+// registered on it, which options may be for: a call reaches them only from an enrolled mover, which PeerOf names.
+func (f *Fleet) Server(config *tls.Config, options ...grpc.ServerOption) *grpc.Server {
 	config = config.Clone()
 	config.MinVersion = tls.VersionTLS13
 	config.NextProtos = []string{"h2"}
@@ -39,13 +39,13 @@ func (f *Fleet) Server(config *tls.Config) *grpc.Server {
 	config.ClientAuth = tls.RequestClientCert
 	config.ClientCAs = x509.NewCertPool()
 	config.ClientCAs.AddCert(f.authority.Certificate())
-	s := grpc.NewServer(
+	s := grpc.NewServer(append([]grpc.ServerOption{
 		grpc.Creds(cuttable{credentials.NewTLS(config), f}),
 		grpc.MaxRecvMsgSize(maxMessage), grpc.ConnectionTimeout(handshakeTime), grpc.MaxConcurrentStreams(maxStreams),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: keepaliveEvery, Timeout: keepaliveWait}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: keepaliveEvery / 4, PermitWithoutStream: true}),
 		grpc.UnaryInterceptor(f.unary), grpc.StreamInterceptor(f.stream),
-	)
+	}, options...)...)
 	pb.RegisterEnrolmentServer(s, f.enrolment)
 	pb.RegisterControlServer(s, &control{fleet: f})
 	return s

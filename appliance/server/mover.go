@@ -3,7 +3,11 @@ package server
 import (
 	"context"
 	"crypto/rand"
+	"errors"
+	"fmt"
 	"log/slog"
+	"os"
+	"strings"
 	"sync"
 
 	"github.com/cairn-backup/cairn/appliance/catalog"
@@ -13,29 +17,45 @@ import (
 	"github.com/cairn-backup/cairn/appliance/tickets"
 	"github.com/cairn-backup/cairn/datamover/agent"
 	"github.com/cairn-backup/cairn/datamover/transfer"
+	"github.com/cairn-backup/cairn/hypervisors"
 	"github.com/cairn-backup/cairn/store"
 )
 
-// mover gives transfers to the built-in mover. Each transfer has a ticket of its own, which is void when it ends.
+// mover finds a mover for each transfer and gives it the transfer. Each has a ticket of its own, which is void when it
+// ends.
 type mover struct {
-	agent   agent.Mover
+	local   agent.Mover
 	tickets *tickets.Service
 	fleet   *fleet.Fleet
+	catalog *catalog.Catalog
+	boot    string // of this machine
 
 	mu    sync.Mutex
 	rates map[string]int64 // of the built-in mover's transfers, by their ids
 }
 
-// builtInSlots is how many transfers the built-in mover has at once: the queue's tasks have two disks each.
-const builtInSlots = 8
+const (
+	// builtInSlots is how many transfers the built-in mover has at once: the queue's tasks have two disks each.
+	builtInSlots = 8
+	// attempts is how often a transfer is begun whose mover is lost.
+	attempts = 3
+)
+
+// limits keep a platform's hosts and datastores usable for what they are for.
+var limits = fleet.Limits{PerHost: 8, PerDatastore: 8}
 
 var (
 	_ protect.Reader = (*mover)(nil)
 	_ recover.Writer = (*mover)(nil)
 )
 
+func ownTransports() []string { return []string{string(hypervisors.TransportNBD)} }
+
 func newMover(f *fleet.Fleet, c *catalog.Catalog, log *slog.Logger) *mover {
-	m := &mover{fleet: f, rates: map[string]int64{}}
+	m := &mover{fleet: f, catalog: c, rates: map[string]int64{}}
+	if b, err := os.ReadFile("/proc/sys/kernel/random/boot_id"); err == nil {
+		m.boot = strings.TrimSpace(string(b))
+	}
 	m.tickets = tickets.New(func(ctx context.Context, r tickets.Refusal) {
 		err := c.Audit(ctx, catalog.AuditEntry{
 			Actor: "mover " + r.Mover, Action: "ticket.use", Subject: r.Transfer, Refused: true, Detail: r.Reason,
@@ -44,33 +64,30 @@ func newMover(f *fleet.Fleet, c *catalog.Catalog, log *slog.Logger) *mover {
 			log.ErrorContext(ctx, "audit log was not written", "action", "ticket.use", "err", err)
 		}
 	})
-	m.agent = agent.NewLocal(m.resolve)
+	m.local = agent.NewLocal(m.resolve)
 	return m
 }
 
-// busy counts a transfer of the built-in mover until done is called; tell tells of its rate.
-func (m *mover) busy(id string) (tell func(rate int64), done func()) {
-	tell = func(rate int64) {
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		m.rates[id] = rate
-	}
-	tell(0)
-	return tell, func() {
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		delete(m.rates, id)
-	}
-}
-
-// load is what the built-in mover has to do.
-func (m *mover) load() (transfers int, rate int64) {
+// rate is what the built-in mover moves now, in bytes a second.
+func (m *mover) rate() (sum int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, r := range m.rates {
-		rate += r
+		sum += r
 	}
-	return len(m.rates), rate
+	return sum
+}
+
+func (m *mover) setRate(id string, rate int64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.rates[id] = rate
+}
+
+func (m *mover) forgetRate(id string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.rates, id)
 }
 
 // resolve is the built-in mover's way to a repository: it lies in this process.
@@ -89,56 +106,138 @@ func (m *mover) resolve(ctx context.Context, ticket string) (agent.Access, error
 	return access, nil
 }
 
+// order is a transfer to give away.
+type order struct {
+	id, disk string
+	wish     fleet.Wish
+	grant    tickets.Grant
+	tell     func(ctx context.Context, message string, fields ...string)
+	progress func(catalog.DiskProgress)
+}
+
+// work does an order with a mover that was found.
+type work func(chosen agent.Mover, ticket string, show func(catalog.DiskProgress)) error
+
+// do finds a mover and has it do an order; when the mover is lost it finds one anew.
+func (m *mover) do(ctx context.Context, o order, do work) error {
+	o.wish.ExportBoot = m.boot // connections that are not local offer no sockets and no loopback addresses
+	for n := 1; ; n++ {
+		err := m.once(ctx, o, do)
+		if err == nil || n == attempts || ctx.Err() != nil || !errors.Is(err, fleet.ErrLost) {
+			return err
+		}
+		o.tell(ctx, fmt.Sprintf("Disk %s: the mover was lost, and the transfer goes on with what is stored already: %v", o.disk, err), "disk", o.disk)
+	}
+}
+
+func (m *mover) once(ctx context.Context, o order, do work) error {
+	own := fleet.Candidate{
+		ID: tickets.BuiltIn, Name: tickets.BuiltIn, BuiltIn: true, State: fleet.Online, Slots: builtInSlots, Transports: ownTransports(), BootID: m.boot,
+	}
+	place, err := m.fleet.Find(ctx, o.wish, limits, own, m.locate(ctx), func(c fleet.Choice) {
+		o.tell(ctx, fmt.Sprintf("Disk %s waits for a mover: %s.", o.disk, c.Words()), "disk", o.disk)
+	})
+	if err != nil {
+		return err
+	}
+	defer place.Release()
+	tellChoice(ctx, o, place.Choice)
+	chosen, name := m.local, place.Mover.Name
+	if !place.Mover.BuiltIn {
+		chosen = m.fleet.Mover(place.Mover.ID)
+	}
+	defer m.forgetRate(o.id)
+	show := func(p catalog.DiskProgress) {
+		p.Mover = name
+		if place.Mover.BuiltIn {
+			m.setRate(o.id, p.Rate)
+		}
+		o.progress(p)
+	}
+	show(catalog.DiskProgress{BytesTotal: o.wish.Export.SizeBytes})
+	grant := o.grant
+	grant.Mover, grant.Transfer, grant.Image = place.Mover.ID, o.id, o.id
+	ticket, void := m.tickets.Issue(grant)
+	defer void()
+	return do(chosen, ticket, show)
+}
+
+// tellChoice says who was chosen and why; where there was nobody else it goes without saying.
+func tellChoice(ctx context.Context, o order, c fleet.Choice) {
+	if len(c.Rejected) == 0 {
+		return
+	}
+	o.tell(ctx, fmt.Sprintf("Disk %s goes by %s through mover %s: %s. Not chosen: %s.", o.disk, c.Transport, c.Mover.Name, c.Reason, c.Words()),
+		"disk", o.disk, "mover", c.Mover.Name, "transport", string(c.Transport))
+}
+
+// locate finds the VM that a mover runs in.
+func (m *mover) locate(ctx context.Context) fleet.Locate {
+	return func(machineUUID string) (host, connection string) {
+		vm, err := m.catalog.VMOfMachine(ctx, machineUUID)
+		if err != nil {
+			return "", "" // it is no VM of ours, or an unknown one: then nearness is not known
+		}
+		return vm.Description.Host, vm.ConnectionID
+	}
+}
+
 // ReadDisk implements protect.Reader.
 func (m *mover) ReadDisk(
 	ctx context.Context, r protect.ReadRequest, progress func(catalog.DiskProgress),
-) (protect.ReadResult, error) {
-	ticket, void := m.tickets.Issue(tickets.Grant{Mover: tickets.BuiltIn, Transfer: r.ID, Session: r.Session, Parent: r.Parent})
-	defer void()
-	tell, done := m.busy(r.ID)
-	defer done()
-	res, err := m.agent.Backup(ctx, agent.BackupTask{
-		ID: r.ID, Disk: r.Disk, Ticket: ticket, Export: r.Export, Parent: r.Parent,
-	}, func(p transfer.Progress) {
-		tell(p.Rate)
-		progress(progressOf(p))
-	})
-	if err != nil {
-		return protect.ReadResult{}, err
+) (out protect.ReadResult, err error) {
+	o := order{
+		id: r.ID, disk: r.Disk, tell: r.Tell, progress: progress,
+		wish: fleet.Wish{
+			Mover: r.Mover, Transport: r.Transport, Export: r.Export, Connection: r.ConnectionID, Host: r.VMHost, Datastore: r.Datastore,
+		},
+		grant: tickets.Grant{RepositoryID: r.RepositoryID, Session: r.Session, Parent: r.Parent},
 	}
-	progress(catalog.DiskProgress{
-		BytesTotal: res.BytesTotal, BytesScanned: res.BytesTotal, BytesRead: res.BytesRead, BytesSkipped: res.BytesSkipped,
-		BytesNew: res.Stats.BytesNew, BytesStored: res.Stats.BytesStored, Done: true,
+	err = m.do(ctx, o, func(chosen agent.Mover, ticket string, show func(catalog.DiskProgress)) error {
+		res, err := chosen.Backup(ctx, agent.BackupTask{ID: r.ID, Disk: r.Disk, Ticket: ticket, Export: r.Export, Parent: r.Parent},
+			func(p transfer.Progress) { show(progressOf(p)) })
+		if err != nil {
+			return err
+		}
+		show(catalog.DiskProgress{
+			BytesTotal: res.BytesTotal, BytesScanned: res.BytesTotal, BytesRead: res.BytesRead, BytesSkipped: res.BytesSkipped,
+			BytesNew: res.Stats.BytesNew, BytesStored: res.Stats.BytesStored, Done: true,
+		})
+		out = protect.ReadResult{
+			Image: res.Image, BytesRead: res.BytesRead, BytesNew: res.Stats.BytesNew, BytesStored: res.Stats.BytesStored,
+		}
+		return nil
 	})
-	return protect.ReadResult{
-		Image: res.Image, BytesRead: res.BytesRead, BytesNew: res.Stats.BytesNew, BytesStored: res.Stats.BytesStored,
-	}, nil
+	return out, err
 }
 
 // WriteDisk implements recover.Writer.
 func (m *mover) WriteDisk(
 	ctx context.Context, r recover.WriteRequest, progress func(catalog.DiskProgress),
-) (recover.WriteResult, error) {
-	ticket, void := m.tickets.Issue(tickets.Grant{
-		Mover: tickets.BuiltIn, Transfer: r.ID, Repository: r.Repository, Images: []store.ImageRef{r.Image},
-	})
-	defer void()
-	tell, done := m.busy(r.ID)
-	defer done()
-	res, err := m.agent.Restore(ctx, agent.RestoreTask{
-		ID: r.ID, Disk: r.Disk, Ticket: ticket, Image: r.Image, Export: r.Export,
-	}, func(p transfer.Progress) {
-		tell(p.Rate)
-		progress(progressOf(p))
-	})
-	if err != nil {
-		return recover.WriteResult{}, err
+) (out recover.WriteResult, err error) {
+	o := order{
+		id: r.ID, disk: r.Disk, tell: r.Tell, progress: progress,
+		wish: fleet.Wish{
+			Mover: r.Mover, Transport: r.Transport, Export: r.Export, Connection: r.ConnectionID, Datastore: r.Datastore,
+		},
+		grant: tickets.Grant{RepositoryID: r.RepositoryID, Repository: r.Repository, Images: []store.ImageRef{r.Image}},
 	}
-	progress(catalog.DiskProgress{
-		BytesTotal: res.BytesTotal, BytesScanned: res.BytesTotal, BytesRead: res.BytesRead, BytesSkipped: res.BytesSkipped,
-		Done: true,
+	again := false // what a lost mover has written is not known
+	err = m.do(ctx, o, func(chosen agent.Mover, ticket string, show func(catalog.DiskProgress)) error {
+		res, err := chosen.Restore(ctx, agent.RestoreTask{
+			ID: r.ID, Disk: r.Disk, Ticket: ticket, Image: r.Image, Export: r.Export, SeedZero: again,
+		}, func(p transfer.Progress) { show(progressOf(p)) })
+		again = true
+		if err != nil {
+			return err
+		}
+		show(catalog.DiskProgress{
+			BytesTotal: res.BytesTotal, BytesScanned: res.BytesTotal, BytesRead: res.BytesRead, BytesSkipped: res.BytesSkipped, Done: true,
+		})
+		out = recover.WriteResult{BytesWritten: res.BytesRead}
+		return nil
 	})
-	return recover.WriteResult{BytesWritten: res.BytesRead}, nil
+	return out, err
 }
 
 func progressOf(p transfer.Progress) catalog.DiskProgress {

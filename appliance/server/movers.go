@@ -15,7 +15,6 @@ import (
 	"github.com/cairn-backup/cairn/appliance/httpapi"
 	"github.com/cairn-backup/cairn/appliance/identity"
 	"github.com/cairn-backup/cairn/appliance/tickets"
-	"github.com/cairn-backup/cairn/hypervisors"
 	"github.com/cairn-backup/cairn/internal/fault"
 	"github.com/cairn-backup/cairn/internal/version"
 )
@@ -23,16 +22,16 @@ import (
 // builtIn shows the mover in this process as the others are shown.
 func (a *Appliance) builtIn() fleet.Info {
 	host, _ := os.Hostname() //nolint:errcheck // "" says that it is not known
-	busy, rate := a.mover.load()
+	rate := a.mover.rate()
 	now := time.Now().UTC()
 	return fleet.Info{
 		Mover: catalog.Mover{
 			ID: tickets.BuiltIn, Name: tickets.BuiltIn, Slots: builtInSlots, LastSeen: &now,
 			Facts: catalog.MoverFacts{
-				Version: version.Version, Hostname: host, CPUs: runtime.NumCPU(), Transports: []string{string(hypervisors.TransportNBD)},
+				Version: version.Version, Hostname: host, CPUs: runtime.NumCPU(), Transports: ownTransports(),
 			},
 		},
-		State: fleet.Online, Transfers: busy, Rate: rate,
+		State: fleet.Online, Transfers: a.fleet.BusyOf(tickets.BuiltIn), Rate: rate,
 	}
 }
 

@@ -136,7 +136,7 @@ func (a *Appliance) answer(ctx context.Context, api *httpapi.Server, people, mov
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return api.Serve(ctx, people, a.authority.TLSConfig()) })
 	if movers != nil {
-		g.Go(func() error { return a.fleet.Serve(ctx, movers, a.fleet.Server(a.authority.TLSConfig())) })
+		g.Go(func() error { return a.fleet.Serve(ctx, movers, a.moverServer()) })
 	}
 	return g.Wait()
 }

@@ -30,6 +30,7 @@ type Grant struct {
 	// Session may be given images and asked which chunks there are; nothing else of its repository may be read, except
 	// Parent where it is set.
 	Session *store.Session
+	Image   string // key of the one image that may be written; a transfer that is begun anew has the same
 	Parent  *store.ImageRef
 	// Repository may be read, but only the Images.
 	Repository *store.Repository

@@ -59,7 +59,7 @@ var homes = map[string][]string{
 	"github.com/vmware/govmomi":           {"hypervisors/vsphere", "lab"},
 	"github.com/ovirt/go-ovirt":           {"hypervisors/ovirt"},
 	"github.com/spf13/cobra":              {"cmd"},
-	"google.golang.org/grpc":              {"api/mover", "appliance/fleet", "datamover/control", "datamover/program", "store/remote"},
+	"google.golang.org/grpc":              {"api/mover", "appliance/fleet", "appliance/server", "datamover/control", "datamover/program", "store/remote"},
 	"google.golang.org/protobuf":          {"api/mover", "appliance/fleet", "datamover/control", "datamover/program", "store/remote"},
 	"github.com/cairn-backup/cairn/lab":   {"lab", "cmd/cairn-lab"},
 	"github.com/cairn-backup/cairn/cmd/":  {"cmd"},

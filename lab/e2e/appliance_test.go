@@ -25,7 +25,8 @@ import (
 // patience is far more than any single step takes here; it only bounds a test that hangs.
 const patience = 3 * time.Minute
 
-var cairndBinary string // built once by TestMain with the tag faultpoints
+// Built once by TestMain, cairnd with the tag faultpoints.
+var cairndBinary, moverBinary string
 
 func TestMain(m *testing.M) {
 	if os.Getenv("CAIRN_LAB") != "1" {
@@ -45,6 +46,13 @@ func runWithBinary(m *testing.M) int {
 	build := exec.Command("go", "build", "-tags", "faultpoints", "-o", cairndBinary, "github.com/cairn-backup/cairn/cmd/cairnd")
 	if out, err := build.CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "build cairnd: %v\n%s", err, out)
+		return 1
+	}
+	moverBinary = filepath.Join(dir, "cairn-mover")
+	build = exec.Command("go", "build", "-o", moverBinary, "github.com/cairn-backup/cairn/cmd/cairn-mover")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "build cairn-mover: %v\n%s", err, out)
 		return 1
 	}
 	return m.Run()

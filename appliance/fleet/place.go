@@ -1,0 +1,130 @@
+package fleet
+
+import (
+	"context"
+
+	"github.com/cairn-backup/cairn/appliance/catalog"
+)
+
+// Place is a transfer's place on a mover. Release gives it back.
+type Place struct {
+	Choice
+	Release func()
+}
+
+// Limits of transfers at once; 0 is no limit.
+type Limits struct{ PerHost, PerDatastore int }
+
+// placed is what a place takes.
+type placed struct{ mover, host, datastore string }
+
+// Locate says on which host and connection the VM of a mover runs, by its machine's UUID; "" where it is not known.
+type Locate func(machineUUID string) (host, connection string)
+
+// Find waits for a mover that can do a transfer now, and takes a slot of it. own is the appliance's own mover. waiting,
+// which may be nil, is told once why it has to wait. The error says who was rejected and why.
+func (f *Fleet) Find(ctx context.Context, w Wish, l Limits, own Candidate, locate Locate, waiting func(Choice)) (Place, error) {
+	for {
+		rows, err := f.catalog.Movers(ctx)
+		if err != nil {
+			return Place{}, err
+		}
+		p, changed := f.try(w, l, own, rows, located(rows, locate))
+		if p.Mover != nil {
+			return p, nil
+		}
+		if !p.Wait {
+			return Place{}, p.none(w)
+		}
+		if waiting != nil {
+			waiting(p.Choice)
+			waiting = nil
+		}
+		select {
+		case <-ctx.Done():
+			return Place{}, ctx.Err()
+		case <-changed:
+		}
+	}
+}
+
+// try chooses once; changed closes when another attempt may come out otherwise.
+func (f *Fleet) try(w Wish, l Limits, own Candidate, rows []catalog.Mover, where map[string]location) (p Place, changed <-chan struct{}) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	busy := map[string]int{}
+	w.HostSlots, w.DatastoreSlots = l.PerHost, l.PerDatastore
+	for at := range f.places {
+		busy[at.mover]++
+		if w.Host != "" && at.host == w.Connection+"/"+w.Host {
+			w.HostBusy++
+		}
+		if w.Datastore != "" && at.datastore == w.Connection+"/"+w.Datastore {
+			w.DatastoreBusy++
+		}
+	}
+	own.Busy = busy[own.ID]
+	candidates := []Candidate{own}
+	for _, m := range rows {
+		candidates = append(candidates, f.candidate(m, busy[m.ID], where[m.ID]))
+	}
+	p.Choice = Choose(w, candidates)
+	if p.Mover != nil {
+		at := &placed{mover: p.Mover.ID, host: w.Connection + "/" + w.Host, datastore: w.Connection + "/" + w.Datastore}
+		f.places[at] = struct{}{}
+		p.Release = func() {
+			f.mu.Lock()
+			delete(f.places, at)
+			f.mu.Unlock()
+			f.poke()
+		}
+	}
+	return p, f.changed
+}
+
+type location struct{ host, connection string }
+
+func located(rows []catalog.Mover, locate Locate) map[string]location {
+	where := map[string]location{}
+	for _, m := range rows {
+		if locate != nil && m.Facts.MachineUUID != "" {
+			var at location
+			at.host, at.connection = locate(m.Facts.MachineUUID)
+			where[m.ID] = at
+		}
+	}
+	return where
+}
+
+// candidate is an enrolled mover for the choice. f.mu is held.
+func (f *Fleet) candidate(m catalog.Mover, busy int, at location) Candidate {
+	c := Candidate{
+		ID: m.ID, Name: m.Name, State: Offline, Slots: max(1, m.Slots), Busy: busy, Transports: m.Facts.Transports, BootID: m.Facts.BootID,
+	}
+	if f.links[m.ID] != nil {
+		c.State = Online
+	}
+	if m.Drained {
+		c.State = Drained
+	}
+	if m.RevokedAt != nil {
+		c.State = Revoked
+	}
+	for _, mount := range m.Facts.Mounts {
+		c.StoreIDs = append(c.StoreIDs, mount.StoreID)
+	}
+	c.Host, c.Connection = at.host, at.connection
+	return c
+}
+
+// BusyOf is how many transfers a mover has, for the appliance's own.
+func (f *Fleet) BusyOf(id string) (n int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for at := range f.places {
+		if at.mover == id {
+			n++
+		}
+	}
+	return n
+}

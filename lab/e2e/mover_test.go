@@ -1,0 +1,237 @@
+package e2e
+
+import (
+	"debug/elf"
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/cairn-backup/cairn/api/client"
+	"github.com/cairn-backup/cairn/lab/kvmlab"
+	"github.com/cairn-backup/cairn/lab/netfault"
+)
+
+// mover is a cairn-mover process that reaches its manager through a proxy.
+type mover struct {
+	t     *testing.T
+	proxy *netfault.Proxy
+	state string
+	name  string
+	cmd   *exec.Cmd
+	log   *lockedBuffer
+	gone  chan struct{}
+}
+
+// moversAddress is where the appliance listens for movers.
+func (a *appliance) moversAddress() string {
+	a.t.Helper()
+	all := regexp.MustCompile(`(?m)^movers:\s+(\S+)$`).FindAllStringSubmatch(a.log.String(), -1)
+	if all == nil {
+		a.t.Fatal("cairnd printed no address for movers")
+	}
+	return all[len(all)-1][1]
+}
+
+func (a *appliance) movers() map[string]client.Mover {
+	a.t.Helper()
+	var list client.MoverList
+	a.must("GET", "/movers", nil, &list)
+	out := map[string]client.Mover{}
+	for _, m := range list.Items {
+		out[m.Name] = m
+	}
+	return out
+}
+
+// enrol starts a mover with a token of its own and waits until it is online.
+func (s *scene) enrol(name string) *mover {
+	s.t.Helper()
+	proxy, err := netfault.New(s.moversAddress())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	m := &mover{t: s.t, proxy: proxy, state: filepath.Join(s.t.TempDir(), "state"), name: name, log: &lockedBuffer{}}
+	s.t.Cleanup(func() {
+		m.kill()
+		proxy.Close()
+		if s.t.Failed() {
+			s.t.Logf("cairn-mover's log:\n%s", tail(m.log.String(), 4000))
+		}
+	})
+	var token client.MoverToken
+	s.must("POST", "/mover-tokens", map[string]any{"name": name}, &token)
+	m.start("--fingerprint", token.Fingerprint, "--token", token.Token)
+	s.online(m)
+	return m
+}
+
+func (m *mover) start(flags ...string) {
+	m.t.Helper()
+	m.cmd = exec.Command(moverBinary, append([]string{"run", "--manager", m.proxy.Address(), "--state", m.state, "--log-level", "debug"}, flags...)...)
+	m.cmd.Stdout, m.cmd.Stderr = m.log, m.log
+	m.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := m.cmd.Start(); err != nil {
+		m.t.Fatal(err)
+	}
+	m.gone = make(chan struct{})
+	go func(cmd *exec.Cmd, gone chan struct{}) {
+		_ = cmd.Wait()
+		close(gone)
+	}(m.cmd, m.gone)
+}
+
+func (m *mover) kill() {
+	if m.cmd == nil {
+		return
+	}
+	_ = m.cmd.Process.Kill()
+	<-m.gone
+	m.cmd = nil
+}
+
+// online waits until the manager has a mover's stream.
+func (s *scene) online(m *mover) {
+	s.t.Helper()
+	s.wait("mover "+m.name, func() bool { return s.movers()[m.name].State == client.MoverOnline })
+}
+
+// restarted tells the mover's network where the appliance is now, and waits for the mover.
+func (s *scene) restarted(m *mover) {
+	s.t.Helper()
+	m.proxy.Retarget(s.moversAddress())
+	s.online(m)
+}
+
+// TestMoverIsStatic: the program runs in an image that has nothing else.
+func TestMoverIsStatic(t *testing.T) {
+	needLab(t)
+	f, err := elf.Open(moverBinary)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for _, p := range f.Progs {
+		if p.Type == elf.PT_INTERP || p.Type == elf.PT_DYNAMIC {
+			t.Errorf("cairn-mover has a segment %v", p.Type)
+		}
+	}
+}
+
+// TestBackupThroughAMover: a mover in a process of its own backs a running VM up, in full and incrementally, and
+// restores it, bit for bit.
+func TestBackupThroughAMover(t *testing.T) {
+	s := newScene(t, kvmlab.Options{}, smallVM)
+	m := s.enrol("m1")
+	by := map[string]any{"mover": "m1"}
+	s.write(20)
+	dir := t.TempDir()
+	for round := range 2 {
+		p := s.pauseAt("backup.transferred")
+		s.restarted(m)
+		up, down := m.proxy.Bytes()
+		run, err := s.startBackup(s.vmID, s.repo.ID, by)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.reached()
+		for _, e := range s.exports() {
+			s.nbdcopy(e, frozenFile(dir, round, e.disk))
+		}
+		p.release()
+		ended := s.ended(run.ID, client.StateSucceeded, client.StateWarning)
+		upNow, downNow := m.proxy.Bytes()
+		point := s.point(ended)
+		for _, x := range ended.Tasks[0].Transfers {
+			if x.Mover != "m1" {
+				t.Errorf("disk %s went through %q", x.Disk, x.Mover)
+			}
+		}
+		t.Logf("round %d: read %d bytes, stored %d; LAN: %d bytes to the manager, %d from it", round, point.ReadBytes, point.StoredBytes, upNow-up, downNow-down)
+		var events client.RunEventList
+		s.must("GET", "/runs/"+run.ID+"/events?limit=1000", nil, &events)
+		if !strings.Contains(fmt.Sprint(events.Items), "through mover m1: it runs on the machine that offers the disk") ||
+			!strings.Contains(fmt.Sprint(events.Items), "built-in: another mover was asked for") {
+			t.Errorf("the choice is not in the run's events: %v", events.Items)
+		}
+		name := fmt.Sprintf("%s-m%d", s.guest.Name, round)
+		restored := s.restore(map[string]any{"restore_point": point.ID, "mode": "new", "name": name, "mover": "m1"})
+		if x := restored.Tasks[0].Transfers; len(x) == 0 || x[0].Mover != "m1" {
+			t.Errorf("the restore's transfers: %+v", x)
+		}
+		for target, raw := range s.restoredDisks(name) {
+			sameContent(t, fmt.Sprintf("round %d %s", round, target), raw, frozenFile(dir, round, target))
+		}
+		s.remove(name)
+		s.write(10)
+	}
+	s.noLeftovers()
+	s.verifyAll()
+}
+
+// TestKilledMover: a mover that is killed during a transfer fails nothing: another one goes on.
+func TestKilledMover(t *testing.T) {
+	s := newScene(t, kvmlab.Options{}, smallVM)
+	m := s.enrol("m1")
+	m.proxy.Set(netfault.Fault{Rate: 64 << 10}) // so that the transfer takes its time
+	s.write(20)
+	run, err := s.startBackup(s.vmID, s.repo.ID, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.wait("the transfer on m1", func() bool {
+		return s.movers()["m1"].Transfers > 0 && strings.Contains(m.log.String(), "transfer begun")
+	})
+	m.kill()
+	if m.proxy.Fired() == 0 {
+		t.Error("the link was not narrow")
+	}
+	m.proxy.Heal()
+	m.start("--fingerprint", s.fingerprint()) // another process, which knows nothing of it
+	ended := s.ended(run.ID, client.StateSucceeded, client.StateWarning)
+	var events client.RunEventList
+	s.must("GET", "/runs/"+run.ID+"/events?limit=1000", nil, &events)
+	if !strings.Contains(fmt.Sprint(events.Items), "the mover was lost, and the transfer goes on") {
+		t.Errorf("the loss is not in the run's events: %v", events.Items)
+	}
+	s.point(ended)
+	s.verifyAll()
+	s.noLeftovers()
+}
+
+// TestKilledManager: the mover comes back by itself and has ended what the manager does not know any more.
+func TestKilledManager(t *testing.T) {
+	s := newScene(t, kvmlab.Options{}, smallVM)
+	m := s.enrol("m1")
+	m.proxy.Set(netfault.Fault{Rate: 64 << 10})
+	s.write(20)
+	run, err := s.startBackup(s.vmID, s.repo.ID, map[string]any{"mover": "m1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.wait("the transfer on m1", func() bool { return strings.Contains(m.log.String(), "transfer begun") })
+	s.kill()
+	m.proxy.Heal()
+	s.start()
+	s.restarted(m)
+	s.ended(run.ID, client.StateFailed)
+	s.wait("the mover to end it", func() bool {
+		log := m.log.String()
+		return strings.Count(log, "transfer ended") == strings.Count(log, "transfer begun")
+	})
+	s.backup(s.vmID, s.repo.ID, map[string]any{"mover": "m1"})
+	s.verifyAll()
+	s.noLeftovers()
+}
+
+func (s *scene) fingerprint() string {
+	s.t.Helper()
+	f := regexp.MustCompile(`CA fingerprint:\s+([0-9a-f]{64})`).FindStringSubmatch(s.log.String())
+	if f == nil {
+		s.t.Fatal("cairnd printed no fingerprint")
+	}
+	return f[1]
+}
