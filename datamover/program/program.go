@@ -18,7 +18,6 @@ import (
 	pb "github.com/cairn-backup/cairn/api/mover"
 	"github.com/cairn-backup/cairn/datamover/agent"
 	"github.com/cairn-backup/cairn/datamover/control"
-	"github.com/cairn-backup/cairn/hypervisors"
 	"github.com/cairn-backup/cairn/internal/fault"
 )
 
@@ -40,10 +39,9 @@ func Run(ctx context.Context, log *slog.Logger, s Settings) error {
 	if s.StateDir == "" {
 		s.StateDir = DefaultStateDir
 	}
-	transports := []string{string(hypervisors.TransportNBD)}
 	return control.Run(ctx, control.Config{
 		Manager: s.Manager, Fingerprint: s.Fingerprint, Token: s.Token, Name: s.Name, StateDir: s.StateDir, Slots: s.Slots, Log: log,
-		Facts: func() *pb.Facts { return control.FactsOf(transports, nil) },
+		Facts: func() *pb.Facts { return control.FactsOf(transports(), nil) },
 		Open:  func(conn *grpc.ClientConn) agent.Mover { return open(conn, log) },
 	})
 }

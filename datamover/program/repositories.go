@@ -20,7 +20,7 @@ func open(conn *grpc.ClientConn, log *slog.Logger) agent.Mover {
 		}
 		return agent.Access{Session: session{c}, Repository: repository{c}, Close: c.Close}, nil
 	})
-	m.Log = log
+	m.Transports, m.Log = openers(), log
 	return m
 }
 

@@ -1,0 +1,171 @@
+package kvmlab_test
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	pb "github.com/cairn-backup/cairn/api/mover"
+	"github.com/cairn-backup/cairn/appliance/catalog"
+	"github.com/cairn-backup/cairn/appliance/fleet"
+	"github.com/cairn-backup/cairn/appliance/identity"
+	"github.com/cairn-backup/cairn/datamover/guest"
+	"github.com/cairn-backup/cairn/hypervisors"
+	"github.com/cairn-backup/cairn/internal/nocloud"
+	"github.com/cairn-backup/cairn/lab/kvmlab"
+)
+
+// realMoverImage returns the small mover image: that of CAIRN_MOVER_IMAGE, or one made now.
+func realMoverImage(t *testing.T) []byte {
+	t.Helper()
+	file := os.Getenv("CAIRN_MOVER_IMAGE")
+	if file == "" {
+		dir := t.TempDir()
+		cmd := exec.CommandContext(t.Context(), "go", "run", "./images/build", "-only", "mover", "-out", dir)
+		cmd.Dir = filepath.Join("..", "..")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("make the mover image: %v: %s", err, out)
+		}
+		file = filepath.Join(dir, "cairn-mover.qcow2")
+	}
+	image, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return image
+}
+
+// manager is as much of an appliance as a mover enrols with.
+func manager(t *testing.T) (f *fleet.Fleet, fingerprint, port string) {
+	t.Helper()
+	dir := t.TempDir()
+	c, err := catalog.Open(t.Context(), catalog.Options{Path: filepath.Join(dir, "c.db"), KeyFile: filepath.Join(dir, "key")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	authority, err := identity.OpenAuthority(filepath.Join(dir, "tls"), []string{pb.ManagerName})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f = fleet.New(fleet.Options{Catalog: c, Authority: authority, Log: slog.New(slog.DiscardHandler), Version: "test"})
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	server := f.Server(authority.TLSConfig())
+	go func() { done <- f.Serve(ctx, l, server) }()
+	t.Cleanup(func() {
+		stop()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	_, port, err = net.SplitHostPort(l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f, authority.Fingerprint(), port
+}
+
+// TestDeployedMoverEnrols makes a mover VM of the real image. It finds its manager by the seed, enrols by itself, and
+// is the VM to which disks can be plugged.
+func TestDeployedMoverEnrols(t *testing.T) {
+	l := kvmlab.New(t, kvmlab.Options{Private: true})
+	ctx := t.Context()
+	f, fingerprint, port := manager(t)
+	_, token, err := f.IssueToken(ctx, fleet.NewToken{Name: "mover1", Life: time.Hour, By: "test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	document, err := guest.Config{Manager: net.JoinHostPort("10.0.2.2", port), Fingerprint: fingerprint, Token: token, Name: "mover1"}.Document()
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := openDriver(t, l)
+	image := realMoverImage(t)
+	owe := func(context.Context, hypervisors.Owed) error { return nil }
+	vm, err := d.DeployMover(ctx, hypervisors.MoverRequest{
+		Tag: "deploy", Name: "mover1", Image: bytes.NewReader(image), ImageBytes: int64(len(image)),
+		Seed: nocloud.Seed("deploy", "mover1", document), Datastore: l.Pool(), Network: "user", MemoryBytes: 512 << 20, CPUs: 1, Owe: owe,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	removed := false
+	defer func() {
+		if err := d.RemoveMover(context.WithoutCancel(ctx), vm.ID); err != nil && !removed {
+			t.Error(err)
+		}
+	}()
+	mover := online(ctx, t, f)
+	if mover.Name != "mover1" || mover.Facts.MachineUUID != vm.ID || !slices.Contains(mover.Facts.Transports, string(hypervisors.TransportHotadd)) {
+		t.Errorf("mover %q enrolled: %+v, want that in VM %s, with hotadd", mover.Name, mover.Facts, vm.ID)
+	}
+
+	source, err := l.Run(ctx, kvmlab.Spec{Name: "source", Rate: -1, AreaBytes: 2 << 20, Disks: []kvmlab.Disk{{MiB: 8}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	frozen, err := d.Freeze(ctx, hypervisors.FreezeRequest{VM: source.UUID, Tag: "frozen", Quiesce: hypervisors.QuiesceNever, Owe: owe})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := d.Attach(ctx, hypervisors.AttachRequest{
+		Mover: mover.Facts.MachineUUID, Tag: "frozen", Export: frozen.Info().Disks[0].Export, Serial: hypervisors.NewSerial(), Owe: owe,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.RemoveMover(ctx, vm.ID); err == nil || !strings.Contains(err.Error(), "plugged into it") {
+		t.Errorf("remove a mover at work: %v", err)
+	}
+	if err := a.Detach(ctx); err != nil {
+		t.Error(err)
+	}
+	if err := frozen.Release(ctx); err != nil {
+		t.Error(err)
+	}
+	if err := d.RemoveMover(ctx, vm.ID); err != nil {
+		t.Error(err)
+	}
+	removed = true
+	if left, err := d.Leftovers(ctx); err != nil || len(left) > 0 {
+		t.Errorf("left: %+v, %v", left, err)
+	}
+}
+
+// online waits for the first mover that is.
+func online(ctx context.Context, t *testing.T, f *fleet.Fleet) fleet.Info {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
+	defer cancel()
+	for {
+		all, err := f.List(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range all {
+			if m.State == fleet.Online {
+				return m
+			}
+		}
+		select {
+		case <-time.After(200 * time.Millisecond):
+		case <-ctx.Done():
+			t.Fatalf("no mover is online: %+v", all)
+		}
+	}
+}
