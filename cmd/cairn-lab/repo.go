@@ -68,7 +68,14 @@ func repoCommand() *cobra.Command {
 			return repo.Result{Collect: &report}, err
 		})
 	prune.Flags().IntVar(&f.keep, "keep-last", 1, "how many restore points of each series stay")
-	c.AddCommand(create, backup, restore, prune,
+	anatomy := &cobra.Command{Use: "anatomy", Short: "Say what the bytes of a repository are; needs no key", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+		a, err := repo.Dissect(cmd.Context(), f.place.Dir)
+		if err != nil {
+			return err
+		}
+		return json.NewEncoder(cmd.OutOrStdout()).Encode(a)
+	}}
+	c.AddCommand(create, backup, restore, prune, anatomy,
 		f.on("points", "List restore points", cobra.NoArgs, func(ctx context.Context, r *store.Repository, _ []string) (repo.Result, error) {
 			points, err := repo.Points(ctx, r)
 			return repo.Result{Points: points}, err

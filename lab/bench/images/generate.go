@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 )
 
 // First returns the path of a machine's image on day 1.
@@ -43,10 +44,13 @@ type Generator struct {
 	Say     func(string) // is told what is being done
 }
 
-// Generate makes a set, unless it is there already. It needs root, for mounting.
+// Generate makes a set, unless it is there already; one that was made otherwise is replaced. It needs root, for mounting.
 func (g Generator) Generate(ctx context.Context, s Set) error {
-	if _, err := Load(g.Dir); err == nil {
+	if there, err := Load(g.Dir); err == nil && reflect.DeepEqual(there, s) {
 		return nil
+	}
+	if err := os.RemoveAll(g.Dir); err != nil {
+		return err
 	}
 	for _, m := range s.Machines {
 		if err := g.machine(ctx, m, s.Seed); err != nil {

@@ -2,7 +2,9 @@ package images
 
 import (
 	"archive/tar"
+	"bytes"
 	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -19,9 +21,9 @@ import (
 )
 
 var (
-	testContent = Content{DatabaseMiB: 2, SQLiteRows: 500, MediaMiB: 1, Messages: 40, Sources: 60, LogMiB: 1}
+	testContent = Content{DatabaseMiB: 2, Metrics: 2, SQLiteRows: 500, MediaMiB: 1, Messages: 40, Sources: 60, LogMiB: 1}
 	testDay     = Day{
-		PageShare: 0.1, WALs: 1, SQLiteRows: 100, UpgradeMiB: 1, ListsMiB: 1, MediaMiB: 1, Messages: 20, Edits: 20, LogMiB: 1, Touched: 10,
+		PageShare: 0.1, Uniform: true, WALs: 1, SQLiteRows: 100, UpgradeMiB: 1, ListsMiB: 1, MediaMiB: 1, Messages: 20, Edits: 20, LogMiB: 1, Touched: 10,
 	}
 )
 
@@ -119,7 +121,7 @@ func TestDaysDependOnTheSeedOnly(t *testing.T) {
 			t.Errorf("nothing happens on day %d", day+1)
 		}
 	}
-	for _, name := range []string{"var/lib/appdb/base/16384", "var/lib/app/app.db"} {
+	for _, name := range []string{"var/lib/appdb/base/16384", "var/lib/app/app.db", metricName(1)} {
 		if a[0][name] == "" || a[0][name] == a[1][name] {
 			t.Errorf("%s is %q on day 1 and %q on day 2", name, a[0][name], a[1][name])
 		}
@@ -342,5 +344,67 @@ func TestCompare(t *testing.T) {
 	}
 	if back, err := LoadChanges(record); err != nil || !slices.Equal(back.Changed, got.Changed) {
 		t.Errorf("record read back: %+v, %v", back, err)
+	}
+}
+
+// TestMetricsChangeInPlace reads every point of a metric back, on a day on which both rings begin anew.
+func TestMetricsChangeInPlace(t *testing.T) {
+	dir := t.TempDir()
+	on := func(day int) []byte {
+		w, err := openWorld(dir, "m", Content{Metrics: 1}, 5, day)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if day == 1 {
+			err = w.makeMetrics(1)
+		} else {
+			err = w.updateMetric(metricName(0))
+		}
+		data, readErr := w.root.ReadFile(metricName(0))
+		if err := errors.Join(err, readErr, w.close()); err != nil {
+			t.Fatal(err)
+		}
+		return data
+	}
+	data := on(1)
+	for day := 2; day <= 9; day++ {
+		before := data
+		data = on(day)
+		if len(data) != len(before) {
+			t.Fatalf("day %d: %d bytes, before %d", day, len(data), len(before))
+		}
+		at, changed := int64(metricHead), 0
+		for _, r := range metricRings {
+			now := int64(metricEpoch + day*secondsPerDay)
+			for slot := range r.points {
+				p := at + slot*metricPoint
+				when := int64(binary.BigEndian.Uint32(data[p:]))
+				if when <= now-r.step*r.points || when > now || when/r.step%r.points != slot {
+					t.Fatalf("day %d, ring of %d s: the point in slot %d is of %d, now is %d", day, r.step, slot, when, now)
+				}
+				if !bytes.Equal(before[p:p+metricPoint], data[p:p+metricPoint]) {
+					changed++
+				}
+			}
+			at += r.points * metricPoint
+		}
+		if want := 1440 + 144; changed != want || !bytes.Equal(before[:metricHead], data[:metricHead]) {
+			t.Errorf("day %d: %d points changed, want %d", day, changed, want)
+		}
+	}
+}
+
+// TestSetsHaveBothKinds: results are told apart by kind, so there have to be machines of each.
+func TestSetsHaveBothKinds(t *testing.T) {
+	for _, name := range []string{"default", "small"} {
+		s, err := NewSet(name, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, k := range Kinds {
+			if !slices.ContainsFunc(s.Machines, func(m Machine) bool { return m.Kind == k && m.Days >= 4 }) {
+				t.Errorf("set %s has no %s machine of four days", name, k)
+			}
+		}
 	}
 }

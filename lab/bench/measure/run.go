@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/cairn-backup/cairn/lab/bench/engines"
@@ -21,14 +22,16 @@ import (
 
 // Row is one engine's usage in one step of one round.
 type Row struct {
-	Step   string  `json:"step"`
-	Engine string  `json:"engine"`
-	Round  int     `json:"round"`
-	Wall   float64 `json:"wall_s"`
-	CPU    float64 `json:"cpu_s"`
-	RSS    int64   `json:"rss_bytes"`
-	Bytes  int64   `json:"repository_bytes"` // after the step
-	Added  int64   `json:"added_bytes"`      // by it; negative if it freed
+	Step string `json:"step"`
+	// Kind is that of the machines whose images were backed up, if they are of one kind.
+	Kind   images.Kind `json:"kind,omitempty"`
+	Engine string      `json:"engine"`
+	Round  int         `json:"round"`
+	Wall   float64     `json:"wall_s"`
+	CPU    float64     `json:"cpu_s"`
+	RSS    int64       `json:"rss_bytes"`
+	Bytes  int64       `json:"repository_bytes"` // after the step
+	Added  int64       `json:"added_bytes"`      // by it; negative if it freed
 }
 
 // The steps, in their order.
@@ -36,9 +39,11 @@ const (
 	Full        = "full"
 	Second      = "second VM"
 	Third       = "third VM"
+	Fourth      = "fourth VM"
 	ReRead      = "re-read of known data"
 	NextDay     = "next day of all VMs"
 	LaterDays   = "later days of all VMs"
+	RestoreBusy = "restore of the last day, scattered VM"
 	RestoreOld  = "restore of the first day"
 	RestoreNew  = "restore of the last day"
 	Verify      = "verify everything"
@@ -56,9 +61,16 @@ const (
 
 // Steps lists all of them.
 var Steps = []string{
-	BareRead, BareZstd, BareS2, BareRestore, BareBackS2, Full, Second, Third, ReRead, NextDay, LaterDays, RestoreOld, RestoreNew, Verify, Prune,
-	LongFull, LongDays, LongOldest, LongNewest,
+	BareRead, BareZstd, BareS2, BareRestore, BareBackS2, Full, Second, Third, Fourth, ReRead,
+	NextDay, Of(NextDay, images.Quiet), Of(NextDay, images.Scattered), LaterDays, Of(LaterDays, images.Quiet), Of(LaterDays, images.Scattered),
+	RestoreOld, RestoreNew, RestoreBusy, Verify, Prune, LongFull, LongDays, LongOldest, LongNewest,
 }
+
+// firsts are the first backups of the machines, in their order.
+var firsts = []string{Full, Second, Third, Fourth}
+
+// Of is the part of a step over all machines that those of one kind have in it.
+func Of(step string, k images.Kind) string { return strings.Replace(step, "all", string(k), 1) }
 
 // Run says what is to be measured.
 type Run struct {
@@ -97,8 +109,8 @@ func (r *Run) Do(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if len(set.Machines) != 3 {
-		return fmt.Errorf("the set in %s has %d machines, not three", r.Images, len(set.Machines))
+	if n := len(set.Machines); n < 3 || n > len(firsts) {
+		return fmt.Errorf("the set in %s has %d machines, not 3 to %d", r.Images, n, len(firsts))
 	}
 	for i := range set.Machines {
 		if m := &set.Machines[i]; r.Days > 0 {
@@ -146,8 +158,8 @@ func (x *round) open(ctx context.Context, part string) error {
 	return nil
 }
 
-// each lets the engines do a step in turn.
-func (x *round) each(ctx context.Context, step string, do func(c *contestant) (engines.Usage, error)) error {
+// each lets the engines do a step in turn, on machines of a kind, or of no one kind.
+func (x *round) each(ctx context.Context, step string, k images.Kind, do func(c *contestant) (engines.Usage, error)) error {
 	for _, c := range x.field {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -161,6 +173,7 @@ func (x *round) each(ctx context.Context, step string, do func(c *contestant) (e
 			return err
 		}
 		row := x.row(step, c.name, u)
+		row.Kind = k
 		row.Bytes, row.Added, c.bytes = now, now-c.bytes, now
 		if err := x.write(row); err != nil {
 			return err
@@ -203,30 +216,70 @@ func (x *round) backup(ctx context.Context, c *contestant, machine, image, recor
 // live is where the image of a machine is on the day that it has come to.
 func (x *round) live(machine string) string { return filepath.Join(x.dir, machine+".img") }
 
-// days lets days pass and has all machines backed up on each of them.
+// tally is what an engine used and added.
+type tally struct {
+	engines.Usage
+	added int64
+}
+
+// days lets days pass and has all machines backed up on each of them. There is a row for all and one for each kind.
 func (x *round) days(ctx context.Context, step string, machines []images.Machine, from, to int) error {
-	sums := map[string]engines.Usage{}
+	sums := map[images.Kind]map[string]tally{}
+	all := map[string]tally{}
 	for day := from; day <= to; day++ {
 		for _, m := range machines {
 			if day > m.Days {
 				continue
 			}
-			if err := images.Advance(x.Images, m.Name, day, x.live(m.Name)); err != nil {
-				return err
+			if sums[m.Kind] == nil {
+				sums[m.Kind] = map[string]tally{}
 			}
-			for _, c := range x.field {
-				u, err := x.backup(ctx, c, m.Name, x.live(m.Name), images.Record(x.Images, m.Name, day))
-				if err != nil {
-					return fmt.Errorf("%s, day %d of %s: %w", c.name, day, m.Name, err)
-				}
-				sums[c.name] = sums[c.name].Plus(u)
+			if err := x.day(ctx, m, day, sums[m.Kind], all); err != nil {
+				return err
 			}
 		}
 	}
-	if len(sums) == 0 {
+	if len(all) == 0 {
 		return nil
 	}
-	return x.each(ctx, step, func(c *contestant) (engines.Usage, error) { return sums[c.name], nil })
+	for _, k := range images.Kinds {
+		if len(sums) < 2 || sums[k] == nil {
+			continue
+		}
+		for _, c := range x.field {
+			row := x.row(Of(step, k), c.name, sums[k][c.name].Usage)
+			row.Kind, row.Added = k, sums[k][c.name].added
+			if err := x.write(row); err != nil {
+				return err
+			}
+		}
+	}
+	return x.each(ctx, step, "", func(c *contestant) (engines.Usage, error) {
+		c.bytes -= all[c.name].added
+		return all[c.name].Usage, nil
+	})
+}
+
+// day lets a day pass on one machine and has it backed up.
+func (x *round) day(ctx context.Context, m images.Machine, day int, sums ...map[string]tally) error {
+	if err := images.Advance(x.Images, m.Name, day, x.live(m.Name)); err != nil {
+		return err
+	}
+	for _, c := range x.field {
+		u, err := x.backup(ctx, c, m.Name, x.live(m.Name), images.Record(x.Images, m.Name, day))
+		if err != nil {
+			return fmt.Errorf("%s, day %d of %s: %w", c.name, day, m.Name, err)
+		}
+		now, err := c.Bytes()
+		if err != nil {
+			return err
+		}
+		for _, s := range sums {
+			s[c.name] = tally{s[c.name].Plus(u), s[c.name].added + now - c.bytes}
+		}
+		c.bytes = now
+	}
+	return nil
 }
 
 // begin puts the first images where they change.
@@ -285,12 +338,12 @@ func (x *round) main(ctx context.Context) error {
 	whole := func(m images.Machine) func(c *contestant) (engines.Usage, error) {
 		return func(c *contestant) (engines.Usage, error) { return x.backup(ctx, c, m.Name, x.live(m.Name), "") }
 	}
-	for i, name := range []string{Full, Second, Third} {
-		if err := x.each(ctx, name, whole(machines[i])); err != nil {
+	for i, m := range machines {
+		if err := x.each(ctx, firsts[i], m.Kind, whole(m)); err != nil {
 			return err
 		}
 	}
-	err := x.each(ctx, ReRead, whole(first))
+	err := x.each(ctx, ReRead, first.Kind, whole(first))
 	if err == nil {
 		err = x.days(ctx, NextDay, machines, 2, 2)
 	}
@@ -300,24 +353,32 @@ func (x *round) main(ctx context.Context) error {
 	if err == nil {
 		err = x.back(ctx, first, RestoreOld, RestoreNew)
 	}
-	if err == nil {
-		err = x.each(ctx, Verify, func(c *contestant) (engines.Usage, error) { return c.Verify(ctx) })
+	if at := slices.IndexFunc(machines, func(m images.Machine) bool { return m.Kind == images.Scattered }); err == nil && at >= 0 {
+		err = x.newest(ctx, machines[at], RestoreBusy)
 	}
 	if err == nil {
-		err = x.each(ctx, Prune, func(c *contestant) (engines.Usage, error) { return c.Prune(ctx, names, 2) })
+		err = x.each(ctx, Verify, "", func(c *contestant) (engines.Usage, error) { return c.Verify(ctx) })
+	}
+	if err == nil {
+		err = x.each(ctx, Prune, "", func(c *contestant) (engines.Usage, error) { return c.Prune(ctx, names, 2) })
 	}
 	return errors.Join(err, x.end("main", machines...))
 }
 
 // back restores a machine's first and last day.
 func (x *round) back(ctx context.Context, m images.Machine, oldest, newest string) error {
-	err := x.each(ctx, oldest, func(c *contestant) (engines.Usage, error) {
+	err := x.each(ctx, oldest, m.Kind, func(c *contestant) (engines.Usage, error) {
 		return x.restore(ctx, c, c.points[m.Name][0], images.First(x.Images, m.Name))
 	})
 	if err != nil {
 		return err
 	}
-	return x.each(ctx, newest, func(c *contestant) (engines.Usage, error) {
+	return x.newest(ctx, m, newest)
+}
+
+// newest restores a machine's last day.
+func (x *round) newest(ctx context.Context, m images.Machine, step string) error {
+	return x.each(ctx, step, m.Kind, func(c *contestant) (engines.Usage, error) {
 		points := c.points[m.Name]
 		return x.restore(ctx, c, points[len(points)-1], x.live(m.Name))
 	})
@@ -338,7 +399,7 @@ func (x *round) long(ctx context.Context) error {
 	if err := errors.Join(x.open(ctx, "long"), x.begin(ctx, m)); err != nil {
 		return err
 	}
-	err := x.each(ctx, LongFull, func(c *contestant) (engines.Usage, error) { return x.backup(ctx, c, m.Name, x.live(m.Name), "") })
+	err := x.each(ctx, LongFull, m.Kind, func(c *contestant) (engines.Usage, error) { return x.backup(ctx, c, m.Name, x.live(m.Name), "") })
 	if err == nil {
 		err = x.days(ctx, LongDays, []images.Machine{m}, 2, m.Days)
 	}
