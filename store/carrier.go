@@ -414,7 +414,7 @@ type Terms struct {
 // Terms returns the terms of the repository.
 func (r *Repository) Terms() Terms {
 	return Terms{
-		Repository: r.id, ChunkBytes: r.config.ChunkBytes, FrameBytes: frameTarget, PackBytes: r.o.packBytes, Codec: r.o.Codec,
+		Repository: r.id, ChunkBytes: r.config.ChunkBytes, FrameBytes: runTarget, PackBytes: r.o.packBytes, Codec: r.o.Codec,
 		Keys: chunk.NewKeys(r.keys.IDs),
 	}
 }

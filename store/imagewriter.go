@@ -62,7 +62,7 @@ func (s *Session) NewImage(ctx context.Context, o ImageOptions) (*ImageWriter, e
 	}
 	// Chunks are decided about one by one: asking costs nothing here, and what was hashed is in the cache still.
 	w.carry = carry.New(carry.Options{
-		Hasher: s.r.hasher.Content, ChunkBytes: s.r.config.ChunkBytes, FrameBytes: frameTarget, Group: 1, Store: w.storeFrame,
+		Hasher: s.r.hasher.Content, ChunkBytes: s.r.config.ChunkBytes, FrameBytes: runTarget, Group: 1, Store: w.storeFrame,
 	})
 	if o.Parent == nil {
 		return w, nil

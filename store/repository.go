@@ -112,7 +112,7 @@ func Open(ctx context.Context, b blob.Store, by Opener, o Options) (*Repository,
 	}
 	r := &Repository{
 		b: b, log: o.Log.With("repository", b.Location()), o: o, config: config, id: id, keys: keys,
-		hasher: chunk.NewHasher(keys.IDs), coder: coder, bufs: pack.NewBufferPool(frameTarget), blocks: config.ChunkBytes / chunk.BlockBytes, sparse: true,
+		hasher: chunk.NewHasher(keys.IDs), coder: coder, bufs: pack.NewBufferPool(runTarget), blocks: config.ChunkBytes / chunk.BlockBytes, sparse: true,
 		directories: cache.New[seal.ID, *pack.Reader](directoryCache), prints: cache.New[seal.ID, *pack.Blocks](printCache),
 		frames: cache.New[frameKey, []byte](frameCache), nodes: cache.New[Hash, *tree.Node](nodeCache),
 		points: map[string]*point{}, sessions: map[*Session]struct{}{}, reading: map[ImageRef]int{},

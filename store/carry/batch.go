@@ -114,7 +114,7 @@ func (b *batch) add(item *pack.Item, p []byte, at int) error {
 func (b *batch) flushRun() error {
 	items, plain := b.run, b.src[b.start:b.end]
 	b.run, b.start, b.end = nil, 0, 0
-	if len(plain) >= b.w.o.FrameBytes/2 {
+	if len(plain) >= b.w.o.restBytes()/2 {
 		return b.w.o.Store(b.ctx, plain, items)
 	}
 	for i := range items {
@@ -131,7 +131,7 @@ func (b *batch) addRest(item *pack.Item, p []byte) error {
 	if b.rest == nil {
 		b.rest = b.w.takePartial()
 	}
-	if len(b.rest.plain)+int(item.Length) > b.w.o.FrameBytes && len(b.rest.items) > 0 {
+	if len(b.rest.plain)+int(item.Length) > b.w.o.restBytes() && len(b.rest.items) > 0 {
 		if err := b.w.o.Store(b.ctx, b.rest.plain, b.rest.items); err != nil {
 			return err
 		}

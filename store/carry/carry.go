@@ -47,10 +47,16 @@ type Writer struct {
 type Options struct {
 	Hasher     *chunk.Content
 	ChunkBytes int
-	FrameBytes int // plaintext that a frame is filled up to
+	FrameBytes int // plaintext that a frame of chunks that follow each other is filled up to
 	Group      int // chunks asked about at once; 0 is all of a Write
 	Store      Store
 }
+
+// restFrame is what a frame of chunks and blocks from here and there is filled up to. What lies in it is scattered over a
+// disk, so parts of a restore that are far from each other decode it anew.
+const restFrame = 256 << 10
+
+func (o *Options) restBytes() int { return min(o.FrameBytes, restFrame) }
 
 // New returns a writer.
 func New(o Options) *Writer { return &Writer{o: o} }
@@ -100,7 +106,7 @@ func (w *Writer) takePartial() *frame {
 	defer w.mu.Unlock()
 	n := len(w.partial)
 	if n == 0 {
-		return &frame{plain: make([]byte, 0, w.o.FrameBytes)}
+		return &frame{plain: make([]byte, 0, w.o.restBytes())}
 	}
 	f := w.partial[n-1]
 	w.partial = w.partial[:n-1]

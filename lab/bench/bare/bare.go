@@ -2,7 +2,7 @@
 // index, no deduplication, no tree, no promise. It is the ceiling that engines are compared with.
 //
 // Writing is: read what is not a hole, keyed BLAKE3 of each chunk of 64 KiB, GMAC and one AES block of each block of 4 KiB,
-// compress frames of 256 KiB, AES-256-GCM, write to one file. Restoring is the way back, with the hashes of chunks. It is
+// compress frames of 1 MiB, AES-256-GCM, write to one file. Restoring is the way back, with the hashes of chunks. It is
 // no backup format; its invariant is only that Restore undoes Write.
 package bare
 
@@ -28,7 +28,7 @@ import (
 
 const (
 	workers    = 2
-	frameBytes = 256 << 10
+	frameBytes = 1 << 20
 	chunkBytes = 64 << 10
 	blockBytes = 4 << 10
 )

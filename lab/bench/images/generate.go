@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 )
 
 // First returns the path of a machine's image on day 1.
@@ -44,22 +45,42 @@ type Generator struct {
 	Say     func(string) // is told what is being done
 }
 
-// Generate makes a set, unless it is there already; one that was made otherwise is replaced. It needs root, for mounting.
+// Generate makes a set. Machines that are there already stay, if they are to be as they are. It needs root, for mounting.
 func (g Generator) Generate(ctx context.Context, s Set) error {
-	if there, err := Load(g.Dir); err == nil && reflect.DeepEqual(there, s) {
-		return nil
-	}
-	if err := os.RemoveAll(g.Dir); err != nil {
+	if err := os.MkdirAll(g.Dir, 0o755); err != nil {
 		return err
 	}
-	for _, m := range s.Machines {
+	there, err := Load(g.Dir)
+	if err == nil && reflect.DeepEqual(there, s) {
+		return nil
+	}
+	if err != nil || there.Seed != s.Seed {
+		there = Set{}
+	}
+	all := append(slices.Clone(s.Machines), s.Long)
+	var done []Machine
+	for _, m := range append(there.Machines, there.Long) {
+		if slices.ContainsFunc(all, func(want Machine) bool { return reflect.DeepEqual(m, want) }) {
+			done = append(done, m)
+		}
+	}
+	for _, m := range all {
+		if slices.ContainsFunc(done, func(d Machine) bool { return reflect.DeepEqual(d, m) }) {
+			continue
+		}
+		// What is recorded is what is whole: the machine that is being made is not.
+		if err := g.record(Set{Name: s.Name, Seed: s.Seed, Machines: done}); err != nil {
+			return err
+		}
 		if err := g.machine(ctx, m, s.Seed); err != nil {
 			return err
 		}
+		done = append(done, m)
 	}
-	if err := g.machine(ctx, s.Long, s.Seed); err != nil {
-		return err
-	}
+	return g.record(s)
+}
+
+func (g Generator) record(s Set) error {
 	p, err := json.MarshalIndent(s, "", "  ")
 	if err != nil {
 		return err

@@ -96,11 +96,10 @@ func NewSet(name string, seed uint64) (Set, error) {
 				Day:     Day{PageShare: 0.05, SQLiteRows: 2000, UpgradeMiB: 40, ListsMiB: 20, MediaMiB: 8, Edits: 200, LogMiB: 12, Touched: 3000},
 			},
 			{
-				Name: "database", Kind: Scattered, Root: "database", SizeBytes: 4 * gib, Days: 4,
-				Packages: with(fullBase, "postgresql", "postgresql-contrib", "postgresql-doc-15", "mariadb-server", "pgbouncer",
-					"python3-psycopg2", "sqlite3"),
-				Content: Content{DatabaseMiB: 768, SQLiteRows: 50000, LogMiB: 32},
-				Day:     Day{PageShare: 0.04, Uniform: true, WALs: 2, SQLiteRows: 3000, UpgradeMiB: 30, ListsMiB: 20, LogMiB: 6, Touched: 2000},
+				Name: "database", Kind: Scattered, Root: "small-database", SizeBytes: 4 * gib, Days: 4,
+				Packages: with(smallBase, "postgresql", "sqlite3"),
+				Content:  Content{DatabaseMiB: 1200, SQLiteRows: 50000, LogMiB: 32},
+				Day:      Day{PageShare: 0.03, Uniform: true, WALs: 2, SQLiteRows: 3000, UpgradeMiB: 30, ListsMiB: 20, LogMiB: 6, Touched: 2000},
 			},
 			{
 				Name: "development", Kind: Quiet, Root: "development", SizeBytes: 4 * gib, Days: 4,
