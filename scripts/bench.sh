@@ -3,6 +3,7 @@
 #   SMALL=1    small images: minutes instead of hours     SEED=1    of everything that is made up
 #   ROUNDS=3   the tables have medians                    ENGINES=  a comma-separated choice
 #   DAYS=      of all machines, fewer than there are      CAIRN_BENCH_CACHE=  what is kept: packages, images, programs
+#   NO_LONG=1  without the 30 days of one machine         WORK=  where repositories go, such as a file system in memory
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -28,6 +29,8 @@ lab=(bin/cairn-lab bench --cache "$cache" --set "$set" --seed "$seed")
 more=()
 [ -z "${ENGINES:-}" ] || more+=(--engines "$ENGINES")
 [ -z "${DAYS:-}" ] || more+=(--days "$DAYS")
+[ -z "${NO_LONG:-}" ] || more+=(--no-long)
+[ -z "${WORK:-}" ] || more+=(--work "$WORK")
 table=$cache/table-$set-$seed.md
 {
 	echo "Set $set, seed $seed, $(nproc) cores, load $(cut -d' ' -f1-3 /proc/loadavg) at the start, $(git describe --tags --always --dirty)."

@@ -98,3 +98,40 @@ func TestRepository(t *testing.T) {
 		t.Errorf("bare prints %q", out)
 	}
 }
+
+// TestAnatomy: every byte of a repository is counted once, and content where content is.
+func TestAnatomy(t *testing.T) {
+	dir := t.TempDir()
+	image := filepath.Join(dir, "image")
+	rng := rand.New(rand.NewPCG(2, 2))
+	noise := make([]byte, 3<<20)
+	for i := range noise {
+		noise[i] = byte(rng.Uint32())
+	}
+	if err := os.WriteFile(image, noise, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	result(t, dir, "create")
+	result(t, dir, "backup", "--series=a", image)
+	var a repo.Anatomy
+	if err := json.Unmarshal([]byte(lab(t, "repo", "--repo", filepath.Join(dir, "r"), "anatomy")), &a); err != nil {
+		t.Fatal(err)
+	}
+	var size int64
+	err := filepath.WalkDir(filepath.Join(dir, "r"), func(_ string, d os.DirEntry, err error) error {
+		if err == nil && d.Type().IsRegular() {
+			info, statErr := d.Info()
+			size, err = size+info.Size(), statErr
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if sum := a.Content + a.Fingerprints + a.Directories + a.Trees + a.TreePacks + a.Manifests + a.Rest; sum != size {
+		t.Errorf("the parts are %d bytes, all files %d: %+v", sum, size, a)
+	}
+	if a.Packs != 2 || a.Content < 3<<20 || a.Content > 3<<20+4096 || a.Fingerprints != 3<<20/4096*16+16 || a.Manifests == 0 || a.Trees == 0 {
+		t.Errorf("of 3 MiB of noise: %+v", a)
+	}
+}
