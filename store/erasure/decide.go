@@ -116,10 +116,14 @@ func (d *decision) all(ctx context.Context) error {
 	return nil
 }
 
-// isDead: a member whose word counts says so, or all that is left of a write nobody else knows is a mark on a member
-// that was away.
+// isDead: a member whose word counts says so, an older copy alone has it, or all that is left of a write nobody else knows
+// is a mark on a member that was away.
 func (d *decision) isDead(write string) bool {
 	if d.l.marked(write) {
+		return true
+	}
+	if w := d.writes[write]; w != nil && d.l.revived(func(slot int) bool { return len(w.files[slot]) > 0 || d.waiting[write][slot] }) {
+		d.s.log.Warn("deleted object that an older copy of a member brought back goes again", "object", w.name)
 		return true
 	}
 	return d.writes[write] == nil && len(d.waiting[write]) == 0 && d.l.markedAnywhere(write)

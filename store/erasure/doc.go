@@ -39,7 +39,7 @@
 //     their hashes. It catches up at an Acquire or Scrub, if somebody is there who is not behind.
 //   - incomplete: writes went on without it, because it was away or failed. That it has not got something says nothing.
 //   - filling: the same, and shards that were once written to its place may be gone, too: it is new, or an older copy of
-//     itself that was put back.
+//     itself that was put back. What only older copies have, and a complete member has not, was deleted.
 //   - complete: none of these.
 //
 // Settling, at each Acquire and at the end of a Scrub or Rebuild, lists all members and counts: who has a shard of
@@ -61,10 +61,10 @@
 // slots of filling members can be gone, so at most m of the others lack one. TestEveryOrderOfEvents tries it out.
 //
 // Where (1) does not hold every answer is Transient, where (2) does not that nothing is there: NotFound becomes Transient,
-// List fails, Acquire and Replace refuse, in words. The way out is to bring back who knows, or Options.Trust, an admin's
+// List fails, Acquire and Replace refuse, in words. The way out is to bring back who knows, or Trust, an admin's
 // word. Told are all members that were there; where k > m or need > m, any k that are there have one of the last change
 // among them. A mirror's half that is alone, after the other was used alone, has no way to know: it shows what it has,
-// and two histories are found out when they meet (Options.Trust).
+// and two histories are found out when they meet (Trust).
 //
 // Sessions of owners are numbered, and every member has the number of the last it took part in: who has an older one
 // than the description says is an older copy of itself, and is behind and filling.

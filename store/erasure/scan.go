@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"iter"
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -60,6 +61,8 @@ type listing struct {
 	wait   [][]string        // by slot: pending files; only if asked for
 	errs   []error
 	behind []bool // by slot: what it says about deletes does not count
+	whole  []bool // by slot: it has a shard of everything
+	copies []bool // by slot: it is an older copy of itself
 	proof  error  // why objects that nobody shows may be there all the same; nil: they are not
 }
 
@@ -68,10 +71,11 @@ func (s *Store) look(ctx context.Context, g *group, folder string, pending bool)
 	n := g.n()
 	l := &listing{
 		group: g, seen: make([]bool, n), files: make([][]blob.Info, n), dead: make([]map[string]bool, n),
-		wait: make([][]string, n), behind: make([]bool, n),
+		wait: make([][]string, n), behind: make([]bool, n), whole: make([]bool, n), copies: make([]bool, n),
 	}
 	for slot, m := range g.members {
-		l.behind[slot] = s.memberDoc(m).Behind
+		md := s.memberDoc(m)
+		l.behind[slot], l.whole[slot], l.copies[slot] = md.Behind, md.complete(), md.Behind && md.Why == whyCopy
 	}
 	l.errs = each(g.members, func(slot int, _ *member, b blob.Store) error {
 		// Marks first: a delete that begins later takes shards away, which looks the same.
@@ -203,7 +207,22 @@ func (l *listing) writes() map[string]*entry {
 			delete(out, write) // it has another name since
 		}
 	}
+	maps.DeleteFunc(out, func(_ string, e *entry) bool { return l.revived(func(slot int) bool { return e.at[slot] != "" }) })
 	return out
+}
+
+// revived reports whether what some members have of a write was brought back by older copies of members: somebody is there
+// who has a shard of every object, and has none of this. It was deleted when nobody could know that a copy would come
+// back, so no mark of it is left.
+func (l *listing) revived(has func(slot int) bool) bool {
+	whole := false
+	for slot := range l.seen {
+		if l.seen[slot] && has(slot) && !l.copies[slot] {
+			return false
+		}
+		whole = whole || l.seen[slot] && l.whole[slot]
+	}
+	return whole
 }
 
 // better orders writes of one name: the one that counts comes first. Two are there only for a moment, between a
