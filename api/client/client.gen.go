@@ -353,6 +353,21 @@ func (e Topic) Valid() bool {
 	}
 }
 
+// Defines values for TrustRequestAcceptLoss.
+const (
+	True TrustRequestAcceptLoss = true
+)
+
+// Valid indicates whether the value is a known member of the TrustRequestAcceptLoss enum.
+func (e TrustRequestAcceptLoss) Valid() bool {
+	switch e {
+	case True:
+		return true
+	default:
+		return false
+	}
+}
+
 // AddKeyRequest defines model for AddKeyRequest.
 type AddKeyRequest struct {
 	// By One key, of whatever kind; exactly one of the members is there. It is neither kept nor logged.
@@ -1530,6 +1545,18 @@ type Transfer struct {
 	Transport string   `json:"transport,omitempty,omitzero"`
 }
 
+// TrustRequest defines model for TrustRequest.
+type TrustRequest struct {
+	// AcceptLoss That what only lost members have may be gone.
+	AcceptLoss TrustRequestAcceptLoss `json:"accept_loss"`
+
+	// Members Ids or paths of members that are there, one of each group that cannot be used.
+	Members []string `json:"members"`
+}
+
+// TrustRequestAcceptLoss That what only lost members have may be gone.
+type TrustRequestAcceptLoss bool
+
 // Unprotectable defines model for Unprotectable.
 type Unprotectable struct {
 	Disk   string `json:"disk"`
@@ -1961,6 +1988,9 @@ type StartRebuildJSONRequestBody = RebuildRequest
 
 // StartScrubJSONRequestBody defines body for StartScrub for application/json ContentType.
 type StartScrubJSONRequestBody = ScrubRequest
+
+// TrustMembersJSONRequestBody defines body for TrustMembers for application/json ContentType.
+type TrustMembersJSONRequestBody = TrustRequest
 
 // StartRepositoryVerifyJSONRequestBody defines body for StartRepositoryVerify for application/json ContentType.
 type StartRepositoryVerifyJSONRequestBody = RepositoryVerifyRequest
@@ -2429,6 +2459,30 @@ type ClientInterface interface {
 	//
 	// Corresponds with GET /repositories/{repository_id}/space (the `GetRepositorySpace` operationId).
 	GetRepositorySpace(ctx context.Context, repositoryID RepositoryID, params *GetRepositorySpaceParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// TrustMembersWithBody Use a set without the members that know more
+	//
+	// For an erasure-coded repository that cannot be used any more because members are lost that have what the others may
+	// lack, or because two halves of a mirror were used apart. What the named members have counts from then on as all there
+	// is: what only the lost ones had is gone, and what was deleted while the named ones were away may be back. The word
+	// counts once, is in the audit log, and is refused where it is not needed, and while tasks use the repository.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /repositories/{repository_id}/trust (the `TrustMembers` operationId).
+	TrustMembersWithBody(ctx context.Context, repositoryID RepositoryID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// TrustMembers Use a set without the members that know more
+	//
+	// For an erasure-coded repository that cannot be used any more because members are lost that have what the others may
+	// lack, or because two halves of a mirror were used apart. What the named members have counts from then on as all there
+	// is: what only the lost ones had is gone, and what was deleted while the named ones were away may be back. The word
+	// counts once, is in the audit log, and is refused where it is not needed, and while tasks use the repository.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /repositories/{repository_id}/trust (the `TrustMembers` operationId).
+	TrustMembers(ctx context.Context, repositoryID RepositoryID, body TrustMembersJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// StartRepositoryVerifyWithBody Read a repository back
 	//
@@ -3468,6 +3522,50 @@ func (c *Client) StartScrub(ctx context.Context, repositoryID RepositoryID, para
 // Corresponds with GET /repositories/{repository_id}/space (the `GetRepositorySpace` operationId).
 func (c *Client) GetRepositorySpace(ctx context.Context, repositoryID RepositoryID, params *GetRepositorySpaceParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewGetRepositorySpaceRequest(c.Server, repositoryID, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// TrustMembersWithBody Use a set without the members that know more
+//
+// For an erasure-coded repository that cannot be used any more because members are lost that have what the others may
+// lack, or because two halves of a mirror were used apart. What the named members have counts from then on as all there
+// is: what only the lost ones had is gone, and what was deleted while the named ones were away may be back. The word
+// counts once, is in the audit log, and is refused where it is not needed, and while tasks use the repository.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /repositories/{repository_id}/trust (the `TrustMembers` operationId).
+func (c *Client) TrustMembersWithBody(ctx context.Context, repositoryID RepositoryID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewTrustMembersRequestWithBody(c.Server, repositoryID, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// TrustMembers Use a set without the members that know more
+//
+// For an erasure-coded repository that cannot be used any more because members are lost that have what the others may
+// lack, or because two halves of a mirror were used apart. What the named members have counts from then on as all there
+// is: what only the lost ones had is gone, and what was deleted while the named ones were away may be back. The word
+// counts once, is in the audit log, and is refused where it is not needed, and while tasks use the repository.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /repositories/{repository_id}/trust (the `TrustMembers` operationId).
+func (c *Client) TrustMembers(ctx context.Context, repositoryID RepositoryID, body TrustMembersJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewTrustMembersRequest(c.Server, repositoryID, body)
 	if err != nil {
 		return nil, err
 	}
@@ -5557,6 +5655,53 @@ func NewGetRepositorySpaceRequest(server string, repositoryID RepositoryID, para
 	return req, nil
 }
 
+// NewTrustMembersRequest calls the generic TrustMembers builder with application/json body
+func NewTrustMembersRequest(server string, repositoryID RepositoryID, body TrustMembersJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewTrustMembersRequestWithBody(server, repositoryID, "application/json", bodyReader)
+}
+
+// NewTrustMembersRequestWithBody constructs an http.Request for the TrustMembers method, with any body, and a specified content type
+func NewTrustMembersRequestWithBody(server string, repositoryID RepositoryID, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "repository_id", repositoryID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/repositories/%s/trust", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
 // NewStartRepositoryVerifyRequest calls the generic StartRepositoryVerify builder with application/json body
 func NewStartRepositoryVerifyRequest(server string, repositoryID RepositoryID, params *StartRepositoryVerifyParams, body StartRepositoryVerifyJSONRequestBody) (*http.Request, error) {
 	var bodyReader io.Reader
@@ -7227,6 +7372,30 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with GET /repositories/{repository_id}/space (the `GetRepositorySpace` operationId).
 	GetRepositorySpaceWithResponse(ctx context.Context, repositoryID RepositoryID, params *GetRepositorySpaceParams, reqEditors ...RequestEditorFn) (*GetRepositorySpaceResponse, error)
+
+	// TrustMembersWithBodyWithResponse Use a set without the members that know more
+	//
+	// For an erasure-coded repository that cannot be used any more because members are lost that have what the others may
+	// lack, or because two halves of a mirror were used apart. What the named members have counts from then on as all there
+	// is: what only the lost ones had is gone, and what was deleted while the named ones were away may be back. The word
+	// counts once, is in the audit log, and is refused where it is not needed, and while tasks use the repository.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /repositories/{repository_id}/trust (the `TrustMembers` operationId).
+	TrustMembersWithBodyWithResponse(ctx context.Context, repositoryID RepositoryID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*TrustMembersResponse, error)
+
+	// TrustMembersWithResponse Use a set without the members that know more
+	//
+	// For an erasure-coded repository that cannot be used any more because members are lost that have what the others may
+	// lack, or because two halves of a mirror were used apart. What the named members have counts from then on as all there
+	// is: what only the lost ones had is gone, and what was deleted while the named ones were away may be back. The word
+	// counts once, is in the audit log, and is refused where it is not needed, and while tasks use the repository.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /repositories/{repository_id}/trust (the `TrustMembers` operationId).
+	TrustMembersWithResponse(ctx context.Context, repositoryID RepositoryID, body TrustMembersJSONRequestBody, reqEditors ...RequestEditorFn) (*TrustMembersResponse, error)
 
 	// StartRepositoryVerifyWithBodyWithResponse Read a repository back
 	//
@@ -9285,6 +9454,54 @@ func (r GetRepositorySpaceResponse) ContentType() string {
 	return ""
 }
 
+type TrustMembersResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Repository
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r TrustMembersResponse) GetJSON200() *Repository {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r TrustMembersResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r TrustMembersResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r TrustMembersResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r TrustMembersResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r TrustMembersResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 // StartRepositoryVerifyResponse200Headers the declared response headers of an HTTP 200 response for StartRepositoryVerify
 type StartRepositoryVerifyResponse200Headers struct {
 	Location string
@@ -11086,6 +11303,42 @@ func (c *ClientWithResponses) GetRepositorySpaceWithResponse(ctx context.Context
 	return ParseGetRepositorySpaceResponse(rsp)
 }
 
+// TrustMembersWithBodyWithResponse Use a set without the members that know more
+//
+// For an erasure-coded repository that cannot be used any more because members are lost that have what the others may
+// lack, or because two halves of a mirror were used apart. What the named members have counts from then on as all there
+// is: what only the lost ones had is gone, and what was deleted while the named ones were away may be back. The word
+// counts once, is in the audit log, and is refused where it is not needed, and while tasks use the repository.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /repositories/{repository_id}/trust (the `TrustMembers` operationId).
+func (c *ClientWithResponses) TrustMembersWithBodyWithResponse(ctx context.Context, repositoryID RepositoryID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*TrustMembersResponse, error) {
+	rsp, err := c.TrustMembersWithBody(ctx, repositoryID, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseTrustMembersResponse(rsp)
+}
+
+// TrustMembersWithResponse Use a set without the members that know more
+//
+// For an erasure-coded repository that cannot be used any more because members are lost that have what the others may
+// lack, or because two halves of a mirror were used apart. What the named members have counts from then on as all there
+// is: what only the lost ones had is gone, and what was deleted while the named ones were away may be back. The word
+// counts once, is in the audit log, and is refused where it is not needed, and while tasks use the repository.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /repositories/{repository_id}/trust (the `TrustMembers` operationId).
+func (c *ClientWithResponses) TrustMembersWithResponse(ctx context.Context, repositoryID RepositoryID, body TrustMembersJSONRequestBody, reqEditors ...RequestEditorFn) (*TrustMembersResponse, error) {
+	rsp, err := c.TrustMembers(ctx, repositoryID, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseTrustMembersResponse(rsp)
+}
+
 // StartRepositoryVerifyWithBodyWithResponse Read a repository back
 //
 // Reads every pack once, however many restore points share it, and proves everything in it; with `budget_bytes` so
@@ -12786,6 +13039,39 @@ func ParseGetRepositorySpaceResponse(rsp *http.Response) (*GetRepositorySpaceRes
 	switch {
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
 		var dest RepositorySpace
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseTrustMembersResponse parses an HTTP response from a TrustMembersWithResponse call
+func ParseTrustMembersResponse(rsp *http.Response) (*TrustMembersResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &TrustMembersResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Repository
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}

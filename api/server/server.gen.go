@@ -352,6 +352,21 @@ func (e Topic) Valid() bool {
 	}
 }
 
+// Defines values for TrustRequestAcceptLoss.
+const (
+	True TrustRequestAcceptLoss = true
+)
+
+// Valid indicates whether the value is a known member of the TrustRequestAcceptLoss enum.
+func (e TrustRequestAcceptLoss) Valid() bool {
+	switch e {
+	case True:
+		return true
+	default:
+		return false
+	}
+}
+
 // AddKeyRequest defines model for AddKeyRequest.
 type AddKeyRequest struct {
 	// By One key, of whatever kind; exactly one of the members is there. It is neither kept nor logged.
@@ -1529,6 +1544,18 @@ type Transfer struct {
 	Transport string   `json:"transport,omitempty,omitzero"`
 }
 
+// TrustRequest defines model for TrustRequest.
+type TrustRequest struct {
+	// AcceptLoss That what only lost members have may be gone.
+	AcceptLoss TrustRequestAcceptLoss `json:"accept_loss"`
+
+	// Members Ids or paths of members that are there, one of each group that cannot be used.
+	Members []string `json:"members"`
+}
+
+// TrustRequestAcceptLoss That what only lost members have may be gone.
+type TrustRequestAcceptLoss bool
+
 // Unprotectable defines model for Unprotectable.
 type Unprotectable struct {
 	Disk   string `json:"disk"`
@@ -1961,6 +1988,9 @@ type StartRebuildJSONRequestBody = RebuildRequest
 // StartScrubJSONRequestBody defines body for StartScrub for application/json ContentType.
 type StartScrubJSONRequestBody = ScrubRequest
 
+// TrustMembersJSONRequestBody defines body for TrustMembers for application/json ContentType.
+type TrustMembersJSONRequestBody = TrustRequest
+
 // StartRepositoryVerifyJSONRequestBody defines body for StartRepositoryVerify for application/json ContentType.
 type StartRepositoryVerifyJSONRequestBody = RepositoryVerifyRequest
 
@@ -2089,6 +2119,9 @@ type ServerInterface interface {
 	// GetRepositorySpace Show who takes the space of a repository
 	// (GET /repositories/{repository_id}/space)
 	GetRepositorySpace(ctx echo.Context, repositoryID RepositoryID, params GetRepositorySpaceParams) error
+	// TrustMembers Use a set without the members that know more
+	// (POST /repositories/{repository_id}/trust)
+	TrustMembers(ctx echo.Context, repositoryID RepositoryID) error
 	// StartRepositoryVerify Read a repository back
 	// (POST /repositories/{repository_id}/verify)
 	StartRepositoryVerify(ctx echo.Context, repositoryID RepositoryID, params StartRepositoryVerifyParams) error
@@ -2913,6 +2946,22 @@ func (w *ServerInterfaceWrapper) GetRepositorySpace(ctx echo.Context) error {
 	return err
 }
 
+// TrustMembers converts echo context to params.
+func (w *ServerInterfaceWrapper) TrustMembers(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "repository_id" -------------
+	var repositoryID RepositoryID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "repository_id", ctx.Param("repository_id"), &repositoryID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter repository_id: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.TrustMembers(ctx, repositoryID)
+	return err
+}
+
 // StartRepositoryVerify converts echo context to params.
 func (w *ServerInterfaceWrapper) StartRepositoryVerify(ctx echo.Context) error {
 	var err error
@@ -3590,6 +3639,7 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 	router.POST(options.BaseURL+"/repositories/:repository_id/members/:member_id/rebuild", wrapper.StartRebuild, options.OperationMiddlewares["startRebuild"]...)
 	router.POST(options.BaseURL+"/repositories/:repository_id/scrub", wrapper.StartScrub, options.OperationMiddlewares["startScrub"]...)
 	router.GET(options.BaseURL+"/repositories/:repository_id/space", wrapper.GetRepositorySpace, options.OperationMiddlewares["getRepositorySpace"]...)
+	router.POST(options.BaseURL+"/repositories/:repository_id/trust", wrapper.TrustMembers, options.OperationMiddlewares["trustMembers"]...)
 	router.POST(options.BaseURL+"/repositories/:repository_id/verify", wrapper.StartRepositoryVerify, options.OperationMiddlewares["startRepositoryVerify"]...)
 	router.GET(options.BaseURL+"/restore-points", wrapper.ListRestorePoints, options.OperationMiddlewares["listRestorePoints"]...)
 	router.DELETE(options.BaseURL+"/restore-points/:restore_point_id", wrapper.PruneRestorePoint, options.OperationMiddlewares["pruneRestorePoint"]...)
@@ -5188,6 +5238,46 @@ func (response GetRepositorySpacedefaultApplicationProblemPlusJSONResponse) Visi
 	return err
 }
 
+type TrustMembersRequestObject struct {
+	RepositoryID RepositoryID `json:"repository_id"`
+	Body         *TrustMembersJSONRequestBody
+}
+
+type TrustMembersResponseObject interface {
+	VisitTrustMembersResponse(w http.ResponseWriter) error
+}
+
+type TrustMembers200JSONResponse Repository
+
+func (response TrustMembers200JSONResponse) VisitTrustMembersResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type TrustMembersdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response TrustMembersdefaultApplicationProblemPlusJSONResponse) VisitTrustMembersResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type StartRepositoryVerifyRequestObject struct {
 	RepositoryID RepositoryID `json:"repository_id"`
 	Params       StartRepositoryVerifyParams
@@ -6178,6 +6268,9 @@ type StrictServerInterface interface {
 	// GetRepositorySpace Show who takes the space of a repository
 	// (GET /repositories/{repository_id}/space)
 	GetRepositorySpace(ctx context.Context, request GetRepositorySpaceRequestObject) (GetRepositorySpaceResponseObject, error)
+	// TrustMembers Use a set without the members that know more
+	// (POST /repositories/{repository_id}/trust)
+	TrustMembers(ctx context.Context, request TrustMembersRequestObject) (TrustMembersResponseObject, error)
 	// StartRepositoryVerify Read a repository back
 	// (POST /repositories/{repository_id}/verify)
 	StartRepositoryVerify(ctx context.Context, request StartRepositoryVerifyRequestObject) (StartRepositoryVerifyResponseObject, error)
@@ -7443,6 +7536,54 @@ func (sh *strictHandler) GetRepositorySpace(ctx echo.Context, repositoryID Repos
 		return err
 	} else if validResponse, ok := response.(GetRepositorySpaceResponseObject); ok {
 		return validResponse.VisitGetRepositorySpaceResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// TrustMembers operation middleware
+func (sh *strictHandler) TrustMembers(ctx echo.Context, repositoryID RepositoryID) error {
+	var request TrustMembersRequestObject
+
+	request.RepositoryID = repositoryID
+
+	var body TrustMembersJSONRequestBody
+	var err error
+	if binder, ok := ctx.Echo().Binder.(*echo.DefaultBinder); ok {
+		// A request validator built on kin-openapi's openapi3filter with
+		// KeepValidatedValue leaves the value it validated on the body. Bind
+		// that value, matching member names exactly, so the handler receives
+		// what was validated instead of a second, case-insensitive decode.
+		// Otherwise bind only the request body, so that path and query
+		// parameters are not also bound into the body struct.
+		if vb, ok := ctx.Request().Body.(interface{ ValidatedValue() any }); !ok || runtime.BindJSONValue(vb.ValidatedValue(), &body) != nil {
+			err = binder.BindBody(ctx, &body)
+		}
+	} else {
+		// A custom binder is installed on the Echo instance; defer to it
+		// entirely, since echo.Binder does not expose body-only binding and
+		// the binder may do more than decode (for example call ctx.Validate).
+		err = ctx.Bind(&body)
+	}
+	if err != nil {
+		return err
+	}
+	request.Body = &body
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.TrustMembers(ctx.Request().Context(), request.(TrustMembersRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "TrustMembers")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(TrustMembersResponseObject); ok {
+		return validResponse.VisitTrustMembersResponse(ctx.Response())
 	} else if response != nil {
 		return fmt.Errorf("unexpected response type: %T", response)
 	}

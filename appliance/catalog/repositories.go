@@ -52,6 +52,14 @@ func (c *Catalog) UpdateRepository(ctx context.Context, id string, change func(*
 	return r, nil
 }
 
+// RepositoryIdle is a Conflict error while tasks use a repository.
+func (c *Catalog) RepositoryIdle(ctx context.Context, id string) error {
+	if err := busy(c.db.WithContext(ctx), "repository_id", id); err != nil {
+		return failure("wait for repository", id, err)
+	}
+	return nil
+}
+
 // DeleteRepository forgets a repository and its restore points; its data is not touched. While tasks use it, it
 // answers Conflict.
 func (c *Catalog) DeleteRepository(ctx context.Context, id string) error {

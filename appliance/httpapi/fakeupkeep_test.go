@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/cairn-backup/cairn/appliance/catalog"
+	"github.com/cairn-backup/cairn/appliance/fleet"
 	"github.com/cairn-backup/cairn/store"
 )
 
@@ -47,6 +48,11 @@ func (f *fakeCore) UpdateVerification(_ context.Context, id string, v Verificati
 
 func (f *fakeCore) GrowRepository(_ context.Context, id string, members []NewMember, force bool) (RepositoryInfo, error) {
 	f.note([]any{members, force})
+	return one(f, id, "repo_1", someRepo)
+}
+
+func (f *fakeCore) TrustMembers(_ context.Context, who fleet.Who, id string, members []string) (RepositoryInfo, error) {
+	f.note([]any{who.User, members})
 	return one(f, id, "repo_1", someRepo)
 }
 

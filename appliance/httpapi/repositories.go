@@ -115,6 +115,17 @@ func (h *handlers) GrowRepository(ctx context.Context, r server.GrowRepositoryRe
 	return server.GrowRepository200JSONResponse(repositoryOf(repo)), nil
 }
 
+func (h *handlers) TrustMembers(ctx context.Context, r server.TrustMembersRequestObject) (server.TrustMembersResponseObject, error) {
+	who := whoAsks(ctx)
+	ctx, cancel := patiently(ctx)
+	defer cancel()
+	repo, err := h.s.core.TrustMembers(ctx, who, r.RepositoryID, r.Body.Members)
+	if err != nil {
+		return nil, err
+	}
+	return server.TrustMembers200JSONResponse(repositoryOf(repo)), nil
+}
+
 func (h *handlers) GetRepositoryDamage(ctx context.Context, r server.GetRepositoryDamageRequestObject) (server.GetRepositoryDamageResponseObject, error) {
 	ctx, cancel := patiently(ctx)
 	defer cancel()

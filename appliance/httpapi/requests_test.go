@@ -313,6 +313,7 @@ func TestUnknownIDs(t *testing.T) {
 	ts := ready(t)
 	bodies := map[string]string{
 		"startBackup": `{"repository":"repo_1"}`, "updateRepository": `{"verification":{"every_days":1,"bytes_per_second":0}}`,
+		"trustMembers":   `{"members":["m1"],"accept_loss":true}`,
 		"growRepository": `{"members":[{"path":"/a"},{"path":"/b"}]}`, "addKey": `{"kind":"paper"}`, "drillKey": `{"key":"k"}`,
 	}
 	for key, op := range ts.contract.operations {

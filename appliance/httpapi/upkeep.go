@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/cairn-backup/cairn/appliance/catalog"
+	"github.com/cairn-backup/cairn/appliance/fleet"
 	"github.com/cairn-backup/cairn/store"
 	"github.com/cairn-backup/cairn/store/erasure"
 )
@@ -25,6 +26,9 @@ type Upkeep interface {
 	// StartRebuild first puts the directory path in the place of the member, unless it is "".
 	StartRebuild(ctx context.Context, s Start, repository, member, path string) (Started, error)
 	GrowRepository(ctx context.Context, repository string, members []NewMember, force bool) (RepositoryInfo, error)
+	// TrustMembers makes a set usable with what members have, by id or path, although others may have more; a Conflict
+	// error while tasks use it, or if it can be used without that. It is audited.
+	TrustMembers(ctx context.Context, who fleet.Who, repository string, members []string) (RepositoryInfo, error)
 }
 
 // Keys is the part of Core about the keys that open a repository.

@@ -32,8 +32,12 @@ func setMembers(members []catalog.RepositoryMember) []erasure.Member {
 	return out
 }
 
+func (a *Appliance) setOptions(row catalog.Repository) erasure.Options {
+	return erasure.Options{Log: a.log.With("repository", row.Name), Name: row.Name}
+}
+
 func (a *Appliance) openSet(ctx context.Context, row catalog.Repository) (*erasure.Store, error) {
-	return erasure.Open(ctx, setMembers(row.Members), erasure.Options{Log: a.log.With("repository", row.Name)})
+	return erasure.Open(ctx, setMembers(row.Members), a.setOptions(row))
 }
 
 // set returns the open set of a repository.

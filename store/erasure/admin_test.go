@@ -126,7 +126,7 @@ func TestTwoHistoriesOfAMirror(t *testing.T) {
 	alone(1, "right")
 	_, err := OpenPaths(t.Context(), Options{}, d.paths...)
 	wantRefused(t, "two histories", err, fault.Conflict)
-	s := d.openWith(Options{Trust: "d0"}, d.paths...)
+	s := d.openWith(Options{Trust: []string{"d0"}}, d.paths...)
 	release := d.own(s)
 	mustScrub(t, s)
 	mustRead(t, s, "left", []byte("left"))

@@ -96,9 +96,7 @@ func (s *Store) open(ctx context.Context, members []Member) error {
 	if err := s.compareSessions(ctx); err != nil {
 		return err
 	}
-	if s.o.Trust != "" {
-		s.trust()
-	}
+	s.trust()
 	return nil
 }
 
@@ -224,33 +222,6 @@ func (s *Store) readDocuments(ctx context.Context, set string, open map[string]*
 			"If more members exist, make them available. A set whose creation was interrupted holds nothing: empty its directories and create it again.")
 	case apart == nil:
 		return newest, nil
-	case s.o.Trust == "" || docs[s.o.Trust] == nil:
-		return nil, fault.New(fault.Conflict, "open erasure set", set, "members were written to apart from each other").Explain(
-			"Some members of the set were used without the others, and those without them: there are two histories. Nothing was changed.",
-			"Open it once with the members of only one side and look which is right, then open it with all and name a member of that side as the trusted one.")
 	}
-	return trusting(docs, s.o.Trust), nil
-}
-
-// trusting makes the history that one member knows the one that counts: members with another are behind.
-func trusting(docs map[string][]*setDocument, trust string) *setDocument {
-	trusted, _ := choose(map[string][]*setDocument{trust: docs[trust]}, func(groupDoc) int { return 0 })
-	d := trusted.next()
-	for name, all := range docs {
-		for _, other := range all {
-			d.Version = max(d.Version, other.Version+1)
-			if trusted.descends(other) {
-				continue
-			}
-			d.Ancestors = append(d.Ancestors, other.ID)
-			for g := range d.Groups {
-				for slot := range d.Groups[g].Members {
-					if m := &d.Groups[g].Members[slot]; m.ID == name {
-						*m = m.fell(whyDistrusted, 0)
-					}
-				}
-			}
-		}
-	}
-	return d
+	return s.trusting(docs, newest, apart)
 }

@@ -292,9 +292,7 @@ func (s *Store) conclude(ctx context.Context, settled, failed map[string]bool) e
 // accountable is an error if the members that are there could not answer for what is in the set, unless the admin has
 // named one that does.
 func (s *Store) accountable() error {
-	if s.o.Trust != "" {
-		s.trust()
-	}
+	s.trust()
 	_, groups := s.snapshot()
 	for _, g := range groups {
 		if err := s.standing(g, present(g)).check("open erasure set", s.Location()); err != nil {

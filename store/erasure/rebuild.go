@@ -185,7 +185,7 @@ func (s *Store) replaceable(old *member) error {
 	}
 	return fault.New(fault.Conflict, "replace member", old.id, "the others may lack objects that it has").Explain(
 		"Other members of its group were away, failed or are new, and have not been rebuilt since: this member is the only one left that has everything. Nothing was changed.",
-		"Rebuild the others or scrub first, then replace it. If it is lost, open the set with one of the others as the trusted one.")
+		"Rebuild the others or scrub first, then replace it. If it is lost, take it away, then say that what the others have counts: "+st.command())
 }
 
 // enlist makes an empty place a member and takes its lock.

@@ -13,10 +13,11 @@ type standing struct {
 	layout Layout
 	docs   []memberDoc // by slot
 	there  []bool      // by slot: the member answers
+	name   string      // Options.Name
 }
 
 func (s *Store) standing(g *group, there []bool) standing {
-	st := standing{layout: g.layout, there: there}
+	st := standing{layout: g.layout, there: there, name: s.o.Name}
 	for _, m := range g.members {
 		st.docs = append(st.docs, s.memberDoc(m))
 	}
@@ -89,16 +90,16 @@ func (st standing) wanted(help func(memberDoc) bool) string {
 func (st standing) unknowing(op, subject string) error {
 	return fault.New(fault.Transient, op, subject, "the members that are there were away while others were used").Explain(
 		"Objects may have been deleted or renamed by members that are not there now, and those that are would bring them back. Nothing was changed.",
-		fmt.Sprintf("Bring a member back that knows of it: %s. If they are lost for good, open the set with one that is there as the trusted one: what it has counts then.",
-			st.wanted(memberDoc.knows)))
+		fmt.Sprintf("Bring a member back that knows of it: %s. If they are lost for good, say that what is there counts: %s",
+			st.wanted(memberDoc.knows), st.command()))
 }
 
 // unproven is the error for members that may all lack an object.
 func (st standing) unproven(op, subject string) error {
 	return fault.New(fault.Transient, op, subject, "the members that are there may lack objects that others have").Explain(
 		"Objects were written while these members were away, failed or were new, and they have not been rebuilt since. What they do not have may still be on members that are not there. Nothing was changed.",
-		fmt.Sprintf("Bring a member back that has everything (%s), then rebuild or scrub. If they are lost for good, open the set with one that is there as the trusted one: what only the lost ones had is gone then.",
-			st.wanted(func(memberDoc) bool { return true })))
+		fmt.Sprintf("Bring a member back that has everything (%s), then rebuild or scrub. If they are lost for good, what only they had is, too; say so: %s",
+			st.wanted(func(memberDoc) bool { return true }), st.command()))
 }
 
 // check is an error if an owner could take what is there for all there is.
@@ -110,31 +111,6 @@ func (st standing) check(op, subject string) error {
 		return st.unproven(op, subject)
 	}
 	return nil
-}
-
-// trust applies the admin's word: the member named by Options.Trust knows everything and has all there is.
-func (s *Store) trust() {
-	d, groups := s.snapshot()
-	for _, g := range groups {
-		st := s.standing(g, present(g))
-		if st.check("", "") == nil {
-			continue
-		}
-		for slot, m := range g.members {
-			if m.id != s.o.Trust || !m.up() {
-				continue
-			}
-			next := d.next()
-			md := &next.Groups[g.number].Members[slot]
-			*md = memberDoc{ID: md.ID, Domain: md.Domain}
-			s.log.Warn("member of erasure set is trusted with all there is", "member", m.id)
-			s.mu.Lock()
-			s.doc = next // install makes it count, with what else is recorded
-			delete(s.doubts, m.id)
-			s.mu.Unlock()
-			d = next
-		}
-	}
 }
 
 // reputation applies f to what the set knows of some members and makes that count before anything is acknowledged that

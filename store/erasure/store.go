@@ -20,9 +20,12 @@ type Options struct {
 	// Spare is how many shards beyond Layout.Data must be durable before a write is acknowledged. 0: writes go on as
 	// long as the object can be read back; it is below full redundancy until a Scrub or Rebuild.
 	Spare int
-	// Trust is the id of the member whose view counts if members were written to apart from each other. What the
-	// others have that it does not know stays; what it knows as deleted is deleted.
-	Trust string
+	// Trust has the ids of members whose view counts, one of each group, if members were written to apart from each other
+	// or if those that know more are lost. What the others have that they do not know stays; what they know as deleted is
+	// deleted. See the function Trust.
+	Trust []string
+	// Name is what the admin calls it, for commands in advice; "" is "NAME".
+	Name string
 }
 
 // Store is an open erasure set. It implements blob.Store and blob.Repairer.
@@ -45,6 +48,7 @@ type Store struct {
 	groups   []*group
 	unopened []*member // given to Open, but not to be used: foreign, empty or not there
 	owner    bool
+	trusted  []string // of Options.Trust: those without which the set could not be used
 	// session is the owner's, or the last one that was begun; a higher one may be announced.
 	session, announced uint64
 	flying             map[string]bool // writes of this process that are not committed

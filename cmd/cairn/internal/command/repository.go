@@ -17,7 +17,7 @@ func (a *App) repositories() *cobra.Command {
 	group := a.group("repository", "Where backups are kept", "")
 	group.Aliases = []string{"repo"}
 	group.AddCommand(a.repositoryCreate(), a.repositoryList(), a.repositoryShow(), a.repositorySet(), a.repositoryVerify(), a.repositoryDamage(),
-		a.repositoryHeal(), a.repositorySpace(), a.repositoryCollect(), a.repositoryScrub(), a.repositoryRebuild(), a.repositoryGrow(), a.repositoryDetach())
+		a.repositoryHeal(), a.repositorySpace(), a.repositoryCollect(), a.repositoryScrub(), a.repositoryRebuild(), a.repositoryGrow(), a.repositoryTrust(), a.repositoryDetach())
 	return group
 }
 
