@@ -102,7 +102,7 @@ func (s Spec) cmdline(group [16]byte) string {
 		}
 	}
 	if s.Mover {
-		return "console=ttyS0 panic=-1 quiet mitigations=off cairn.mover=1 cairn.rate=0"
+		return "console=ttyS0 panic=-1 quiet mitigations=off no_timer_check cairn.mover=1 cairn.rate=0"
 	}
 	return fmt.Sprintf("console=ttyS0 panic=-1 quiet mitigations=off no_timer_check cairn.rate=%g cairn.area=%d cairn.disks=%d cairn.group=%s",
 		max(s.Rate, 0), s.AreaBytes, written, hex.EncodeToString(group[:]))

@@ -73,7 +73,7 @@ func (g *Guest) boot(dir, kernel, initrd string) error {
 	}
 	defer func() { _ = l.Close() }()
 	cmd := exec.Command("qemu-system-x86_64", "-machine", "q35,accel=tcg", "-cpu", "max", "-m", "768", "-nodefaults", "-no-user-config",
-		"-display", "none", "-no-reboot", "-kernel", kernel, "-initrd", initrd, "-append", "console=ttyS0 quiet panic=-1 mitigations=off",
+		"-display", "none", "-no-reboot", "-kernel", kernel, "-initrd", initrd, "-append", "console=ttyS0 quiet panic=-1 mitigations=off no_timer_check",
 		"-serial", "file:"+g.console, "-netdev", "user,id=n0", "-device", "virtio-net-pci,netdev=n0,romfile=",
 		"-device", "virtio-serial-pci", "-chardev", "socket,id=c0,path="+socket, "-device", "virtserialport,chardev=c0,name=cairn.lab.0")
 	var problems strings.Builder
