@@ -58,23 +58,23 @@ var StorePoints = []string{
 	"store.heal.packs-durable",       // what is healed is in new packs, durable, not indexed nor read back
 	"store.heal.quarantined",         // damaged packs are put aside, the index is not swept
 
-	"store.erasure.absence-recorded",  // an owner has noted who is away, nothing is settled
-	"store.erasure.session-placed",    // an owner's number is announced, or begun, on all members of a set
-	"store.erasure.shards-pending",    // enough shards of an object are durable, none has its name
-	"store.erasure.first-named",       // one shard has its name: the object is there
-	"store.erasure.need-reached",      // enough have it, nobody was told
-	"store.erasure.delete-marked",     // enough members know that the object is gone, its shards are there
-	"store.erasure.shards-removed",    // its shards are gone, the marks are there
-	"store.erasure.shard-renamed",     // one shard has its new name
-	"store.erasure.shard-proven",      // repair: a new shard is durable and read back, the bad one has the name
-	"store.erasure.old-shard-aside",   // repair: the bad one has given up its name, the new one has not got it
-	"store.erasure.shard-exchanged",   // repair: the new one has the name, the bad one is still there
-	"store.erasure.shard-rebuilt",     // rebuild: one object has its shard on the member again
-	"store.erasure.member-enlisted",   // replace: the new member says who it is, the set does not know it
-	"store.erasure.document-placed",   // a member has a new description of the set
-	"store.erasure.member-replaced",   // replace: enough have the description, nothing is filled
-	"store.erasure.group-described",   // grow: the new members have the description, the others do not
-	"store.erasure.group-added",       // grow: enough have it
+	"store.erasure.absence-recorded", // an owner has noted who is away, nothing is settled
+	"store.erasure.session-placed",   // an owner's number is announced, or begun, on all members of a set
+	"store.erasure.shards-pending",   // enough shards of an object are durable, none has its name
+	"store.erasure.first-named",      // one shard has its name: the object is there
+	"store.erasure.need-reached",     // enough have it, nobody was told
+	"store.erasure.delete-marked",    // enough members know that the object is gone, its shards are there
+	"store.erasure.shards-removed",   // its shards are gone, the marks are there
+	"store.erasure.shard-renamed",    // one shard has its new name
+	"store.erasure.shard-proven",     // repair: a new shard is durable and read back, the bad one has the name
+	"store.erasure.old-shard-aside",  // repair: the bad one has given up its name, the new one has not got it
+	"store.erasure.shard-exchanged",  // repair: the new one has the name, the bad one is still there
+	"store.erasure.shard-rebuilt",    // rebuild: one object has its shard on the member again
+	"store.erasure.member-enlisted",  // replace: the new member says who it is, the set does not know it
+	"store.erasure.document-placed",  // a member has a new description of the set
+	"store.erasure.member-replaced",  // replace: enough have the description, nothing is filled
+	"store.erasure.group-described",  // grow: the new members have the description, the others do not
+	"store.erasure.group-added",      // grow: enough have it
 
 	"store.index.flushed", // index: written to its directory
 }
