@@ -42,11 +42,14 @@ func TestRealUpkeepOfAMirror(t *testing.T) {
 	check(t, r.platform.Write(r.vm.ID, "disk0", []byte(strings.Repeat("mirrored ", 9000)), 0))
 	point := r.backup(vm, made.ID)
 
-	emptyFolders(t, filepath.Join(dir, "b", "objects"))
+	disk, away := filepath.Join(dir, "b"), filepath.Join(dir, "away")
+	check(t, os.Rename(disk, away))
 	shown := r.repository(made.ID)
 	if shown.Status != client.StatusProblem || shown.Redundancy.CanLose != 0 || shown.Error.Advice == "" || shown.Usage.RestorePoints != 1 {
 		t.Errorf("repository that lost a directory %+v", shown)
 	}
+	check(t, os.Rename(away, disk))
+	emptyFolders(t, filepath.Join(disk, "objects"))
 	member := shown.Members[1].ID
 	rebuilt, err := r.StartRebuildWithResponse(r.ctx, made.ID, member, &client.StartRebuildParams{Prefer: &wait}, client.RebuildRequest{})
 	check(t, err)
