@@ -1,6 +1,7 @@
 package store
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"testing"
 
@@ -25,6 +26,11 @@ func TestCodecsSideBySide(t *testing.T) {
 			before[pack.Name(p.ID)] = true
 		}
 		disks[name] = randomDisk(rnd, 3<<20)
+		var text []byte // long enough for a frame of its own, which every codec shrinks
+		for n := 0; len(text) < 2<<20; n++ {
+			text = fmt.Appendf(text, "line %d, written with codec %q\n", n, name)
+		}
+		disks[name] = append(disks[name], text[:2<<20]...)
 		points[name] = g.backup(disks[name], nil, nil)
 		seen := map[pack.Codec]int{}
 		for _, p := range g.repo.idx.Packs() {
