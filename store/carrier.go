@@ -38,6 +38,9 @@ type Carrier struct {
 	life sync.RWMutex
 	over bool
 
+	// taking is held while a pack is compared with the claims and taken: each claim is satisfied once.
+	taking sync.Mutex
+
 	mu      sync.Mutex
 	claims  map[Hash]*claim
 	waiting int // places of claims
@@ -168,7 +171,20 @@ func (c *Carrier) look(ctx context.Context, t *trail, k *carry.Chunk) error {
 			c.w.given.Add(1)
 			return nil
 		}
+		if err := c.crowded(); err != nil {
+			return err
+		}
 	}
+}
+
+// crowded refuses to ask for more than fits into memory; whoever finishes packs, as Flush says, does not come to it.
+func (c *Carrier) crowded() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.claims) < hardClaims {
+		return nil
+	}
+	return fault.New(fault.Transient, "write image", c.w.s.o.Series, "%d chunks that were asked for have not come", len(c.claims))
 }
 
 func (c *Carrier) inImage(number int64) error {

@@ -165,10 +165,12 @@ func (c *Carrier) PackDone(ctx context.Context, id seal.ID, size int64) error {
 	if done || err != nil {
 		return err
 	}
+	c.taking.Lock()
 	d, err := c.inspect(ctx, g, size)
 	if err == nil {
 		err = c.take(ctx, g, d)
 	}
+	c.taking.Unlock()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	g.busy = false
@@ -190,7 +192,7 @@ func (c *Carrier) inspect(ctx context.Context, g *grant, size int64) (*pack.Dire
 	if err == nil {
 		prints, err = rd.Prints(ctx)
 	}
-	if f, ok := errors.AsType[*fault.Error](err); ok && f.Kind != fault.Corrupt || ctx.Err() != nil {
+	if f, ok := errors.AsType[*fault.Error](err); err != nil && (ok && f.Kind != fault.Corrupt || ctx.Err() != nil) {
 		return nil, err // of reading, and says nothing of the pack
 	}
 	var d *pack.Directory
