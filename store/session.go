@@ -104,6 +104,14 @@ func (r *Repository) newSession(o SessionOptions, lease string) *Session {
 	}
 }
 
+// Wrote reports whether an image was written in this session, to its end.
+func (s *Session) Wrote(ref ImageRef) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, ok := s.finished[ref]
+	return ok
+}
+
 // enter lets a write in, unless the session is over or has failed. leave must follow.
 func (s *Session) enter() error {
 	s.life.RLock()

@@ -18,7 +18,9 @@ import (
 	"github.com/cairn-backup/cairn/datamover/agent"
 	"github.com/cairn-backup/cairn/datamover/transfer"
 	"github.com/cairn-backup/cairn/hypervisors"
+	"github.com/cairn-backup/cairn/internal/fault"
 	"github.com/cairn-backup/cairn/store"
+	"github.com/cairn-backup/cairn/store/remote"
 )
 
 // mover finds a mover for each transfer and gives it the transfer. Each has a ticket of its own, which is void when it
@@ -26,6 +28,7 @@ import (
 type mover struct {
 	local   agent.Mover
 	tickets *tickets.Service
+	data    *remote.Server // of movers in other processes
 	fleet   *fleet.Fleet
 	catalog *catalog.Catalog
 	boot    string // of this machine
@@ -64,6 +67,7 @@ func newMover(f *fleet.Fleet, c *catalog.Catalog, log *slog.Logger) *mover {
 			log.ErrorContext(ctx, "audit log was not written", "action", "ticket.use", "err", err)
 		}
 	})
+	m.data = remote.NewServer(remote.Options{Authorizer: desk{m.tickets}, Log: log})
 	m.local = agent.NewLocal(m.resolve)
 	return m
 }
@@ -158,6 +162,7 @@ func (m *mover) once(ctx context.Context, o order, do work) error {
 	grant := o.grant
 	grant.Mover, grant.Transfer, grant.Image = place.Mover.ID, o.id, o.id
 	ticket, void := m.tickets.Issue(grant)
+	defer m.data.End(ticket) // once it is void
 	defer void()
 	return do(chosen, ticket, show)
 }
@@ -198,6 +203,11 @@ func (m *mover) ReadDisk(
 			func(p transfer.Progress) { show(progressOf(p)) })
 		if err != nil {
 			return err
+		}
+		if !r.Session.Wrote(res.Image) {
+			return fault.New(fault.Denied, "back up disk", r.Disk, "the mover answers with an image that it did not write").Explain(
+				"A mover's answer must name what it was asked to write. Nothing of it is used.",
+				"Look at the mover's machine, and revoke the mover if you do not know why it does this.")
 		}
 		show(catalog.DiskProgress{
 			BytesTotal: res.BytesTotal, BytesScanned: res.BytesTotal, BytesRead: res.BytesRead, BytesSkipped: res.BytesSkipped,

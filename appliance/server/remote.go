@@ -14,7 +14,7 @@ import (
 // moverServer makes the server for movers: control, enrolment, and the repositories as far as a ticket goes.
 func (a *Appliance) moverServer() *grpc.Server {
 	s := a.fleet.Server(a.authority.TLSConfig(), remote.GRPC()...)
-	pb.RegisterRepositoryServer(s, remote.NewServer(remote.Options{Authorizer: desk{a.mover.tickets}, Log: a.log}))
+	pb.RegisterRepositoryServer(s, a.mover.data)
 	return s
 }
 

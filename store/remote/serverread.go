@@ -41,12 +41,17 @@ func (s *Server) image(ctx context.Context, root *mover.Root) (*store.ImageReade
 		return nil, err
 	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	if other := s.reading[k]; other != nil {
+		s.mu.Unlock()
 		_ = r.Close()
 		return other, nil
 	}
 	s.reading[k] = r
+	s.mu.Unlock()
+	if _, err := s.check(ctx); err != nil { // the ticket has ended meanwhile, and End may have been called before
+		s.End(ticket)
+		return nil, err
+	}
 	return r, nil
 }
 
