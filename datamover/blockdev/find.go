@@ -18,7 +18,8 @@ const op = "find LUN"
 // System is where the kernel shows what it knows. The zero value is this machine; tests put trees of their own there.
 type System struct{ Sys, Dev, Proc string }
 
-func (s System) withDefaults() System {
+// WithDefaults puts the real places where none are given.
+func (s System) WithDefaults() System {
 	for _, f := range []struct {
 		at   *string
 		real string
@@ -43,7 +44,7 @@ func (s System) dir(name string) string { return filepath.Join(s.Sys, "block", n
 
 // WWNs lists the LUNs that this machine sees, by all their names; for messages and for choosing a mover.
 func (s System) WWNs() ([]string, error) {
-	s = s.withDefaults()
+	s = s.WithDefaults()
 	names, err := s.names()
 	var out []string
 	for _, n := range names {
@@ -64,7 +65,7 @@ func (s System) names() ([]string, error) {
 	}
 	var out []string
 	for _, e := range entries {
-		if attr(s.dir(e.Name()), "hidden") != "1" && attr(s.dir(e.Name()), "dm/uuid") == "" {
+		if Attr(s.dir(e.Name()), "hidden") != "1" && Attr(s.dir(e.Name()), "dm/uuid") == "" {
 			out = append(out, e.Name())
 		}
 	}
@@ -129,24 +130,29 @@ func notOne(wwn, a, b string) error {
 // look reads what sysfs says of a device.
 func (s System) look(name string) (device, error) {
 	dir := s.dir(name)
-	d := device{name: name, number: attr(dir, "dev"), block: 512}
-	sectors, err := strconv.ParseInt(attr(dir, "size"), 10, 54)
+	d := device{name: name, number: Attr(dir, "dev"), block: 512}
+	sectors, err := strconv.ParseInt(Attr(dir, "size"), 10, 54)
 	if err != nil || sectors <= 0 || d.number == "" {
 		return d, fault.New(fault.NotFound, "look at device", name, "it is going away, or empty")
 	}
 	d.size = sectors * 512
-	if n, err := strconv.ParseInt(attr(dir, "queue/logical_block_size"), 10, 32); err == nil && n >= 512 && n <= bufferAlign && n&(n-1) == 0 {
+	if n, err := strconv.ParseInt(Attr(dir, "queue/logical_block_size"), 10, 32); err == nil && n >= 512 && n <= bufferAlign && n&(n-1) == 0 {
 		d.block = n
 	}
 	serial, _ := os.ReadFile(filepath.Join(dir, "device", "vpd_pg80"))
-	d.identity = fmt.Sprintf("%q %q %x", attr(dir, "device/vendor"), attr(dir, "device/model"), serial)
+	d.identity = fmt.Sprintf("%q %q %x", Attr(dir, "device/vendor"), Attr(dir, "device/model"), serial)
 	return d, nil
 }
 
 // use says in words what of this machine's own lies on a device: mounts and swap space on it, its partitions and all
 // that is built on them. That a multipath map or a volume is built on it is no use by itself.
 func (s System) use(d device) string {
-	names, numbers := s.family(d.name, nil, nil)
+	return s.Occupant(s.family(d.name, nil, nil))
+}
+
+// Occupant says in words how this machine uses one of the devices with these names ("sda1") and numbers ("8:1"): as a
+// file system or as swap space; "" if it does not.
+func (s System) Occupant(names, numbers []string) string {
 	mounts, _ := os.ReadFile(filepath.Join(s.Proc, "self", "mountinfo"))
 	for line := range strings.Lines(string(mounts)) {
 		f := strings.Fields(line)
@@ -182,12 +188,12 @@ func (s System) family(name string, names, numbers []string) ([]string, []string
 		return names, numbers
 	}
 	dir := s.dir(name)
-	names, numbers = append(names, name), append(numbers, attr(dir, "dev"))
+	names, numbers = append(names, name), append(numbers, Attr(dir, "dev"))
 	above, _ := filepath.Glob(filepath.Join(dir, "holders", "*"))
 	parts, _ := filepath.Glob(filepath.Join(dir, "*", "partition"))
 	for _, p := range parts {
 		part := filepath.Dir(p)
-		names, numbers = append(names, filepath.Base(part)), append(numbers, attr(part, "dev"))
+		names, numbers = append(names, filepath.Base(part)), append(numbers, Attr(part, "dev"))
 		more, _ := filepath.Glob(filepath.Join(part, "holders", "*"))
 		above = append(above, more...)
 	}

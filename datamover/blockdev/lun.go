@@ -57,7 +57,7 @@ type LUN struct {
 // Open finds a LUN by its WWN and opens all its paths for reading. size is what the platform says it has, 0 if that is
 // not known.
 func (o Options) Open(wwn string, size int64) (*LUN, error) {
-	s := o.System.withDefaults()
+	s := o.System.WithDefaults()
 	devices, err := s.find(wwn, size)
 	if err != nil {
 		return nil, err
@@ -91,7 +91,7 @@ func (l *LUN) openPaths(s System, devices []device) error {
 		if err == nil {
 			err = s.verify(f, d, l.wwn)
 		}
-		mine := aligned(int(min(headBytes, l.size) / l.block * l.block))
+		mine := Aligned(int(min(headBytes, l.size) / l.block * l.block))
 		if err == nil {
 			_, err = f.ReadAt(mine, 0)
 		}
@@ -204,7 +204,7 @@ func (l *LUN) piece(p []byte, off int64) (int, error) {
 	case buf = <-l.buffers:
 	}
 	if buf == nil {
-		buf = aligned(pieceBytes)
+		buf = Aligned(pieceBytes)
 	}
 	start := off / l.block * l.block
 	end := min((off+int64(len(p))+l.block-1)/l.block*l.block, start+pieceBytes)
@@ -258,8 +258,8 @@ func (l *LUN) read(p []byte, off int64) error {
 	return l.unreadable(last)
 }
 
-// aligned returns memory that direct I/O can be done with.
-func aligned(n int) []byte {
+// Aligned returns memory that direct I/O can be done with.
+func Aligned(n int) []byte {
 	b := make([]byte, n+bufferAlign)
 	skip := -int(uintptr(unsafe.Pointer(&b[0]))) & (bufferAlign - 1)
 	return b[skip : skip+n : skip+n]

@@ -40,8 +40,8 @@ func wwns(dir string) (out []string) {
 			out = append(out, c)
 		}
 	}
-	add(attr(dir, "wwid"))
-	add(attr(dir, "device/wwid"))
+	add(Attr(dir, "wwid"))
+	add(Attr(dir, "device/wwid"))
 	page, _ := os.ReadFile(filepath.Join(dir, "device", "vpd_pg83"))
 	for _, d := range designators(page) {
 		add(d)
@@ -72,8 +72,8 @@ func designators(p []byte) (out []string) {
 	return out
 }
 
-// attr returns an attribute of sysfs without the white space around it; "" when there is none.
-func attr(dir, name string) string {
+// Attr returns an attribute of sysfs without the white space around it; "" when there is none.
+func Attr(dir, name string) string {
 	b, _ := os.ReadFile(filepath.Join(dir, name))
 	return strings.TrimSpace(strings.TrimRight(string(b), "\x00"))
 }

@@ -174,6 +174,11 @@ func deleteVolume(p *libvirt.StoragePool, name string) error {
 		}
 		v, err = p.LookupStorageVolByName(name)
 	}
+	return deleteFound(v, err)
+}
+
+// deleteFound deletes what a look-up of a volume answered; one that is not there is fine.
+func deleteFound(v *libvirt.StorageVol, err error) error {
 	if number(err) == libvirt.ERR_NO_STORAGE_VOL {
 		return nil
 	}

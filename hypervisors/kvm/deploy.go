@@ -467,13 +467,5 @@ func (d *Driver) cleanMover(ctx context.Context, o hypervisors.Owed) error {
 
 // deleteByPath deletes the volume at a path; one that is not there is fine.
 func deleteByPath(lv *libvirt.Connect, path string) error {
-	v, err := lv.LookupStorageVolByPath(path)
-	if number(err) == libvirt.ERR_NO_STORAGE_VOL {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	defer v.Free()
-	return v.Delete(libvirt.STORAGE_VOL_DELETE_NORMAL)
+	return deleteFound(lv.LookupStorageVolByPath(path))
 }

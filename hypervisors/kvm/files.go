@@ -30,15 +30,7 @@ func (d *Driver) removeFile(ctx context.Context, path string) error {
 	}
 	_, err := call(ctx, d.conn, "remove", path, func(lv *libvirt.Connect) (none, error) {
 		return none{}, withDirPool(lv, filepath.Dir(path), func(p *libvirt.StoragePool) error {
-			v, err := p.LookupStorageVolByName(filepath.Base(path))
-			if number(err) == libvirt.ERR_NO_STORAGE_VOL {
-				return nil
-			}
-			if err != nil {
-				return err
-			}
-			defer v.Free()
-			return v.Delete(libvirt.STORAGE_VOL_DELETE_NORMAL)
+			return deleteFound(p.LookupStorageVolByName(filepath.Base(path)))
 		})
 	})
 	return err

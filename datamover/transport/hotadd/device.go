@@ -15,15 +15,13 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cairn-backup/cairn/datamover/blockdev"
 	"github.com/cairn-backup/cairn/hypervisors"
 	"github.com/cairn-backup/cairn/internal/fault"
 )
 
 // pieceBytes is the largest request and the size of a buffer.
 const pieceBytes = 1 << 20
-
-// bufferAlign is enough for every disk's direct I/O.
-const bufferAlign = 4096
 
 var errClosed = fault.Wrap(fault.Canceled, "use disk", "", fs.ErrClosed)
 
@@ -52,7 +50,7 @@ func openDevice(g guest, found disk, e hypervisors.Export, writing bool, depth i
 	if writing || !e.Writable {
 		flags |= unix.O_EXCL
 	}
-	fd, err := unix.Open(filepath.Join(g.dev, found.name), flags, 0)
+	fd, err := unix.Open(filepath.Join(g.Dev, found.name), flags, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -175,7 +173,7 @@ func (d *device) begin(ctx context.Context) ([]byte, error) {
 	}
 	d.using++
 	if buf == nil {
-		buf = aligned(pieceBytes)
+		buf = blockdev.Aligned(pieceBytes)
 	}
 	return buf, nil
 }
@@ -186,12 +184,6 @@ func (d *device) end(buf []byte) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.release()
-}
-
-func aligned(n int) []byte {
-	b := make([]byte, n+bufferAlign)
-	skip := -int(uintptr(unsafe.Pointer(&b[0]))) & (bufferAlign - 1)
-	return b[skip : skip+n : skip+n]
 }
 
 // pread fills p, whose place on the disk and length are whole blocks.

@@ -28,18 +28,7 @@ type Options struct {
 	guest guest // for tests; empty fields are the real places
 }
 
-func (o Options) where() guest {
-	g := o.guest
-	for _, f := range []struct {
-		at   *string
-		real string
-	}{{&g.sys, "/sys"}, {&g.dev, "/dev"}, {&g.proc, "/proc"}} {
-		if *f.at == "" {
-			*f.at = f.real
-		}
-	}
-	return g
-}
+func (o Options) where() guest { return guest{o.guest.WithDefaults()} }
 
 // again is how often sysfs is looked at although the kernel has told of nothing: its messages get lost when there are
 // many, and do not reach every network namespace.

@@ -20,6 +20,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"github.com/cairn-backup/cairn/datamover/blockdev"
 	"github.com/cairn-backup/cairn/hypervisors"
 	"github.com/cairn-backup/cairn/internal/fault"
 )
@@ -53,7 +54,7 @@ func newLoop(t *testing.T, content []byte) *loop {
 			t.Errorf("losetup: %v: %s", err, out)
 		}
 	})
-	l.options = Options{Wait: 10 * time.Second, Depth: 3, guest: guest{sys: filepath.Join(l.root, "sys"), dev: "/dev", proc: "/proc"}}
+	l.options = Options{Wait: 10 * time.Second, Depth: 3, guest: guest{blockdev.System{Sys: filepath.Join(l.root, "sys"), Dev: "/dev", Proc: "/proc"}}}
 	if err := os.MkdirAll(filepath.Join(l.root, "sys/block"), 0o755); err != nil {
 		t.Fatal(err)
 	}

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/cairn-backup/cairn/datamover/blockdev"
 	"github.com/cairn-backup/cairn/hypervisors"
 	"github.com/cairn-backup/cairn/internal/fault"
 )
@@ -21,7 +22,7 @@ const sectorBytes = 512
 const virtioSerial = 20
 
 // guest is where the kernel shows what it knows; tests put a tree of their own there.
-type guest struct{ sys, dev, proc string }
+type guest struct{ blockdev.System }
 
 // disk is what sysfs says of a whole disk.
 type disk struct {
@@ -32,23 +33,17 @@ type disk struct {
 	readOnly bool
 }
 
-func (g guest) dir(name string) string { return filepath.Join(g.sys, "block", name) }
-
-// attr returns an attribute without the white space around it; "" when there is none.
-func attr(dir, name string) string {
-	b, _ := os.ReadFile(filepath.Join(dir, name))
-	return strings.TrimSpace(strings.TrimRight(string(b), "\x00"))
-}
+func (g guest) dir(name string) string { return filepath.Join(g.Sys, "block", name) }
 
 // named returns the disks with a serial.
 func (g guest) named(serial string) ([]string, error) {
-	entries, err := os.ReadDir(filepath.Join(g.sys, "block"))
+	entries, err := os.ReadDir(filepath.Join(g.Sys, "block"))
 	if err != nil {
 		return nil, fault.Context("list disks", "", err)
 	}
 	var out []string
 	for _, e := range entries {
-		if dir := g.dir(e.Name()); attr(dir, "hidden") != "1" && hasSerial(dir, serial) {
+		if dir := g.dir(e.Name()); blockdev.Attr(dir, "hidden") != "1" && hasSerial(dir, serial) {
 			out = append(out, e.Name())
 		}
 	}
@@ -58,11 +53,11 @@ func (g guest) named(serial string) ([]string, error) {
 // hasSerial says whether a disk is known by a serial: that of a virtio disk or NVMe controller, or a SCSI disk's unit
 // serial number, designator or world-wide name.
 func hasSerial(dir, serial string) bool {
-	if virtio := attr(dir, "serial"); virtio != "" && virtio == serial[:min(len(serial), virtioSerial)] {
+	if virtio := blockdev.Attr(dir, "serial"); virtio != "" && virtio == serial[:min(len(serial), virtioSerial)] {
 		return true
 	}
 	for _, name := range []string{"serial", "device/serial", "device/wwid", "wwid"} {
-		if got := attr(dir, name); got != "" && got == serial {
+		if got := blockdev.Attr(dir, name); got != "" && got == serial {
 			return true
 		}
 	}
@@ -102,13 +97,13 @@ func vpdSerials(dir string) []string {
 // look reads what sysfs says of a disk.
 func (g guest) look(name string) (disk, error) {
 	dir := g.dir(name)
-	d := disk{name: name, number: attr(dir, "dev"), readOnly: attr(dir, "ro") == "1", block: sectorBytes}
-	sectors, err := strconv.ParseInt(attr(dir, "size"), 10, 54)
+	d := disk{name: name, number: blockdev.Attr(dir, "dev"), readOnly: blockdev.Attr(dir, "ro") == "1", block: sectorBytes}
+	sectors, err := strconv.ParseInt(blockdev.Attr(dir, "size"), 10, 54)
 	if err != nil || sectors < 0 || d.number == "" {
 		return d, fault.New(fault.NotFound, "look at disk", name, "it is going away")
 	}
 	d.size = sectors * sectorBytes
-	if n, err := strconv.Atoi(attr(dir, "queue/logical_block_size")); err == nil && n >= sectorBytes && n&(n-1) == 0 {
+	if n, err := strconv.Atoi(blockdev.Attr(dir, "queue/logical_block_size")); err == nil && n >= sectorBytes && n&(n-1) == 0 {
 		d.block = n
 	}
 	return d, nil
@@ -143,38 +138,14 @@ func (g guest) use(d disk) string {
 	parts, _ := filepath.Glob(filepath.Join(g.dir(d.name), "*", "partition"))
 	for _, p := range parts {
 		dir := filepath.Dir(p)
-		names, numbers, holders = append(names, filepath.Base(dir)), append(numbers, attr(dir, "dev")), append(holders, dir)
+		names, numbers, holders = append(names, filepath.Base(dir)), append(numbers, blockdev.Attr(dir, "dev")), append(holders, dir)
 	}
 	for _, dir := range holders {
 		if h, _ := os.ReadDir(filepath.Join(dir, "holders")); len(h) > 0 {
 			return "is in use by " + h[0].Name()
 		}
 	}
-	mounts, _ := os.ReadFile(filepath.Join(g.proc, "self", "mountinfo"))
-	for line := range strings.Lines(string(mounts)) {
-		f := strings.Fields(line)
-		// Some file systems have a number of their own there; then the source after the dash names the device.
-		dash := slices.Index(f, "-")
-		if len(f) > 4 && (slices.Contains(numbers, f[2]) || dash > 0 && dash+2 < len(f) && slices.Contains(names, deviceName(f[dash+2]))) {
-			return "is mounted at " + f[4]
-		}
-	}
-	swaps, _ := os.ReadFile(filepath.Join(g.proc, "swaps"))
-	for line := range strings.Lines(string(swaps)) {
-		if f := strings.Fields(line); len(f) > 0 && slices.Contains(names, deviceName(f[0])) {
-			return "is used as swap space"
-		}
-	}
-	return ""
-}
-
-// deviceName returns "sda1" for "/dev/sda1"; "" for what is no path of a device.
-func deviceName(path string) string {
-	name, _ := strings.CutPrefix(path, "/dev/")
-	if name == path {
-		return ""
-	}
-	return name
+	return g.Occupant(names, numbers)
 }
 
 func roundUp(n, unit int64) int64 { return (n + unit - 1) / unit * unit }

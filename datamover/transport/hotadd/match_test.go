@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
 
+	"github.com/cairn-backup/cairn/datamover/blockdev"
 	"github.com/cairn-backup/cairn/hypervisors"
 	"github.com/cairn-backup/cairn/internal/fault"
 )
@@ -30,8 +31,8 @@ type tree map[string]string
 func guestWith(t *testing.T, files tree) guest {
 	t.Helper()
 	root := t.TempDir()
-	g := guest{sys: filepath.Join(root, "sys"), dev: filepath.Join(root, "dev"), proc: filepath.Join(root, "proc")}
-	for _, dir := range []string{filepath.Join(g.sys, "block"), g.dev, g.proc} {
+	g := guest{blockdev.System{Sys: filepath.Join(root, "sys"), Dev: filepath.Join(root, "dev"), Proc: filepath.Join(root, "proc")}}
+	for _, dir := range []string{filepath.Join(g.Sys, "block"), g.Dev, g.Proc} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -100,7 +101,7 @@ func TestNamed(t *testing.T) {
 			t.Errorf("disks with the serial %q (-want +got), %v:\n%s", want, err, diff)
 		}
 	}
-	if _, err := (guest{sys: "/nowhere"}).named(serial); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := (guest{blockdev.System{Sys: "/nowhere"}}).named(serial); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("without sysfs: %v", err)
 	}
 }
