@@ -18,7 +18,8 @@ type Attacher interface {
 
 // AttachRequest asks for a disk to be attached.
 type AttachRequest struct {
-	Mover string // stable id of the mover's VM
+	// Mover is the stable id of the mover's VM, one of Deployer.Movers; any other VM is refused as Denied.
+	Mover string
 	Tag   string // of the freeze or the restore that the disk is of
 	// Export is the disk as Freeze or BeginRestore described it. It is writable in the mover if it is writable here.
 	Export Export
@@ -42,11 +43,15 @@ type Attached interface {
 // serialLetters are lower-case, because some platforms change the case of others.
 var serialLetters = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)
 
-// NewSerial returns a serial number that no other disk has: "cairn-" and 70 random bits.
+// SerialPrefix begins the serial numbers of the disks that are plugged into movers. A mover looks for nothing of its own
+// on such a disk.
+const SerialPrefix = "cairn-"
+
+// NewSerial returns a serial number that no other disk has: SerialPrefix and 70 random bits.
 func NewSerial() string {
 	b := make([]byte, 9)
 	_, _ = rand.Read(b) // never fails
-	return "cairn-" + serialLetters.EncodeToString(b)[:14]
+	return SerialPrefix + serialLetters.EncodeToString(b)[:14]
 }
 
 // GoodSerial says whether a serial can be given to a disk: 1 to 20 letters, digits and "-".

@@ -10,10 +10,11 @@ type Deployer interface {
 	// CheckMover says whether the request could be carried out now, and changes nothing. It does not read the image.
 	CheckMover(ctx context.Context, req MoverRequest) error
 	// DeployMover uploads an image, makes a VM of it and starts it; it does not wait for the mover in it. On an error
-	// nothing of it is left, except what was owed and could not be removed. On success everything that was owed belongs
-	// to the VM.
+	// nothing of it is left, except what was owed and could not be removed. On success what was owed is still good for
+	// removing the VM, until the caller strikes it off.
 	DeployMover(ctx context.Context, req MoverRequest) (VM, error)
-	// Movers returns the VMs that DeployMover has made, by whomever, sorted by name.
+	// Movers returns the VMs that are marked as movers on the platform, as those are that DeployMover has made, by whomever,
+	// sorted by name. Attach takes these only.
 	Movers(ctx context.Context) ([]VM, error)
 	// RemoveMover switches a VM off that DeployMover has made and removes it with its disks. One that is gone is fine, one
 	// to which disks are attached is a Conflict.

@@ -202,6 +202,10 @@ const OwedCheckpoint OwedKind = "checkpoint"
 // finished, when all else that was owed for it belongs to the VM; CleanUp leaves it alone while the VM still uses it.
 const OwedReplaced OwedKind = "replaced-disk"
 
+// OwedAttached is a disk that was plugged into a mover, which is the VM of the Owed. It goes before all else that the task
+// owes, and nothing but its unplugging ends it.
+const OwedAttached OwedKind = "attached-disk"
+
 // Owed is a clean-up we owe: a thing made on a platform that must be removed. It is durable before the thing exists.
 type Owed struct {
 	Kind OwedKind          `json:"kind"` // the driver's own word: "checkpoint", "backup-job", "volume", …

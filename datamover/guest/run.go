@@ -36,6 +36,9 @@ type machine struct {
 	log     *slog.Logger
 	modules *modules
 	changed chan struct{} // a block device came or went
+
+	readConfig func(context.Context) (Config, error)
+	config     Config // as it was when it named a manager for the first time
 }
 
 // Run is the whole life of process 1: it makes the machine ready, runs the mover until the machine is to stop, and
@@ -57,7 +60,7 @@ func Run(ctx context.Context, mover Mover) {
 				pause(context.Background(), 10*time.Second) // do not spin, and leave time to read it
 			}
 		}()
-		m := &machine{log: log, changed: make(chan struct{}, 1)}
+		m := &machine{log: log, changed: make(chan struct{}, 1), readConfig: ReadConfig}
 		m.start(ctx, end)
 		m.work(ctx, mover)
 	}()
@@ -161,13 +164,17 @@ func (m *machine) once(ctx context.Context, mover Mover, cfg Config) error {
 	}
 }
 
-// configure waits for a configuration that names a manager. After the wait it takes what there is: a mover that has
-// enrolled may need none.
+// configure waits for a configuration that names a manager, and then keeps to it: what is attached later does not change
+// it. After the wait it takes what there is: a mover that has enrolled may need none.
 func (m *machine) configure(ctx context.Context, wait time.Duration) Config {
+	if m.config.Manager != "" {
+		return m.config
+	}
 	end := time.After(wait)
 	for {
-		cfg, err := ReadConfig(ctx)
+		cfg, err := m.readConfig(ctx)
 		if err == nil && cfg.Manager != "" {
+			m.config = cfg
 			return cfg
 		}
 		select {

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cairn-backup/cairn/datamover/transport/hotadd"
 	"github.com/cairn-backup/cairn/internal/fault"
 )
 
@@ -21,8 +22,8 @@ import (
 const seedLabel = "cidata"
 
 // readSeed finds the NoCloud seed: a whole device or a partition whose ISO 9660 or FAT file system is labelled cidata
-// and whose user-data has our key. Seeds of other machines, which a mover can have attached while it backs them up,
-// have no such key.
+// and whose user-data has our key. Disks that are plugged in for a transfer are not looked at, whatever is on them: they
+// are other machines', whose owners must not be able to send a mover to a manager of their own.
 func (r root) readSeed(ctx context.Context) (Config, error) {
 	var found Config
 	var document []byte
@@ -61,13 +62,14 @@ func (r root) readSeed(ctx context.Context) (Config, error) {
 	return found, nil
 }
 
-// blockDevices returns the device files of all disks and partitions, in the kernel's order.
+// blockDevices returns the device files of the machine's own disks and partitions, in the kernel's order.
 func (r root) blockDevices() []string {
 	names, _ := filepath.Glob(r.path("sys/class/block/*")) // the pattern is good
 	var out []string
 	for _, n := range names {
 		size, err := os.ReadFile(filepath.Join(n, "size"))
-		if err == nil && strings.TrimSpace(string(size)) != "0" {
+		disk := r.diskOf(filepath.Base(n))
+		if err == nil && strings.TrimSpace(string(size)) != "0" && disk != "" && !hotadd.Plugged(r.path("sys/class/block/"+disk)) {
 			out = append(out, r.path("dev/"+filepath.Base(n)))
 		}
 	}

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cairn-backup/cairn/datamover/transport/hotadd"
 	"github.com/cairn-backup/cairn/internal/fault"
 )
 
@@ -26,8 +27,8 @@ const StateUUID = "63616972-6e2d-6d6f-7665-722d73746174"
 // errNoState says that the image has no partition for state.
 var errNoState = errors.New("there is no partition for the mover's state")
 
-// mountState mounts the state partition. Frozen disks of other movers, attached to this one while it backs them up,
-// carry the same mark; two that match are refused, never guessed at.
+// mountState mounts the state partition, once in the machine's life. Disks that are plugged in for a transfer are not looked
+// at; other disks of movers carry the same mark, and two that match are refused, never guessed at.
 func (r root) mountState(m *modules) (device string, err error) {
 	found, err := r.findState()
 	if err != nil {
@@ -66,17 +67,29 @@ func (r root) findState() (out []string, err error) {
 		if err != nil {
 			continue // a whole disk
 		}
-		dir, err := filepath.EvalSymlinks(n)
-		if err != nil {
-			continue // it is gone
+		name := r.diskOf(filepath.Base(n))
+		if name == "" || hotadd.Plugged(r.path("sys/class/block/"+name)) {
+			continue // it is gone, or somebody else's
 		}
-		disk := r.path("dev/" + filepath.Base(filepath.Dir(dir)))
+		disk := r.path("dev/" + name)
 		uuid, err := partitionUUID(disk, strings.TrimSpace(string(p)))
 		if err == nil && uuid == StateUUID {
 			out = append(out, r.path("dev/"+filepath.Base(n)))
 		}
 	}
 	return out, nil
+}
+
+// diskOf returns the disk that a device is, or is a partition of; "" if it is gone.
+func (r root) diskOf(name string) string {
+	dir, err := filepath.EvalSymlinks(r.path("sys/class/block/" + name))
+	if err != nil {
+		return ""
+	}
+	if _, err := os.Stat(filepath.Join(dir, "partition")); err == nil {
+		dir = filepath.Dir(dir)
+	}
+	return filepath.Base(dir)
 }
 
 // partitionUUID reads the unique GUID of a partition from a disk's GUID partition table (UEFI 2.10, 5.3).

@@ -206,23 +206,7 @@ func TestClockOffset(t *testing.T) {
 // TestFindState lays out disks as sysfs shows them, with partition tables that hold the state's mark.
 func TestFindState(t *testing.T) {
 	r := root(t.TempDir())
-	disk := func(name string, uuid []byte) {
-		t.Helper()
-		p := make([]byte, 34*512)
-		copy(p[512:], "EFI PART")
-		binary.LittleEndian.PutUint64(p[512+72:], 2)
-		binary.LittleEndian.PutUint32(p[512+80:], 128)
-		binary.LittleEndian.PutUint32(p[512+84:], 128)
-		copy(p[1024+128+16:], uuid)
-		write(t, r.path("dev/"+name), string(p))
-		write(t, r.path("sys/devices/"+name+"/"+name+"2/partition"), "2\n")
-		if err := os.MkdirAll(r.path("sys/class/block"), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Symlink(r.path("sys/devices/"+name+"/"+name+"2"), r.path("sys/class/block/"+name+"2")); err != nil {
-			t.Fatal(err)
-		}
-	}
+	disk := func(name string, uuid []byte) { gptDisk(t, r, name, uuid) }
 	disk("sda", make([]byte, 16))
 	if found, err := r.findState(); err != nil || len(found) != 0 {
 		t.Errorf("no state: %v, %v", found, err)
@@ -242,6 +226,25 @@ func TestFindState(t *testing.T) {
 	disk("sdc", id[:])
 	if _, err := r.mountState(m); err == nil || !strings.Contains(err.Error(), "sdc2 all look like it") {
 		t.Errorf("two states: %v", err)
+	}
+}
+
+// gptDisk lays out a disk whose second partition has a UUID.
+func gptDisk(t *testing.T, r root, name string, uuid []byte) {
+	t.Helper()
+	p := make([]byte, 34*512)
+	copy(p[512:], "EFI PART")
+	binary.LittleEndian.PutUint64(p[512+72:], 2)
+	binary.LittleEndian.PutUint32(p[512+80:], 128)
+	binary.LittleEndian.PutUint32(p[512+84:], 128)
+	copy(p[1024+128+16:], uuid)
+	write(t, r.path("dev/"+name), string(p))
+	write(t, r.path("sys/devices/"+name+"/"+name+"2/partition"), "2\n")
+	if err := os.MkdirAll(r.path("sys/class/block"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(r.path("sys/devices/"+name+"/"+name+"2"), r.path("sys/class/block/"+name+"2")); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -45,7 +45,7 @@ func (e *env) detach(a hypervisors.Attached) {
 func testAttach(e *env) {
 	e.hotadd()
 	e.Write(e.T)
-	before := e.vm(e.Mover)
+	before := e.mover()
 	for _, vm := range []string{e.Running, e.Stopped} {
 		if vm == e.Stopped && !e.caps.StoppedBackup {
 			continue
@@ -56,7 +56,7 @@ func testAttach(e *env) {
 		for _, d := range f.Info().Disks {
 			plugged = append(plugged, e.attach(req.Tag, d.Export))
 		}
-		if now := e.vm(e.Mover); len(now.Disks) != len(before.Disks) {
+		if now := e.mover(); len(now.Disks) != len(before.Disks) {
 			e.Errorf("what is plugged into the mover shows as its own: %+v", now.Disks)
 		}
 		for i, d := range f.Info().Disks {
@@ -70,6 +70,20 @@ func testAttach(e *env) {
 		e.release(f)
 		e.clean("after detach and release")
 	}
+}
+
+// mover is the fixture's as the driver shows it.
+func (e *env) mover() hypervisors.VM {
+	e.Helper()
+	all, err := e.Driver.Movers(e.Context())
+	e.ok(err, "list movers")
+	for _, vm := range all {
+		if vm.ID == e.Mover {
+			return vm
+		}
+	}
+	e.Fatalf("the mover %s is not among the driver's movers", e.Mover)
+	return hypervisors.VM{}
 }
 
 // gone looks into the mover: a disk that is not there does not appear.
@@ -246,7 +260,8 @@ func testAttachRefused(e *env) {
 		want   fault.Kind
 	}{
 		"no such mover":      {func(r *hypervisors.AttachRequest) { r.Mover = e.NoSuchVM }, fault.NotFound},
-		"a VM that is off":   {func(r *hypervisors.AttachRequest) { r.Mover = e.Stopped }, fault.Conflict},
+		"a user's VM":        {func(r *hypervisors.AttachRequest) { r.Mover = e.Running }, fault.Denied},
+		"one that is off":    {func(r *hypervisors.AttachRequest) { r.Mover = e.Stopped }, fault.Denied},
 		"no serial":          {func(r *hypervisors.AttachRequest) { r.Serial = "" }, fault.Invalid},
 		"a long serial":      {func(r *hypervisors.AttachRequest) { r.Serial += "x" }, fault.Invalid},
 		"a serial with <":    {func(r *hypervisors.AttachRequest) { r.Serial = "a<b" }, fault.Invalid},

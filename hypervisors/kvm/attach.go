@@ -19,8 +19,6 @@ import (
 // open, and nothing has to be merged or switched when the mover lets go. Tried and refused by QEMU's locks: the active
 // image itself, in any combination of read-only and shareable.
 
-const kindAttached hypervisors.OwedKind = "attached-disk"
-
 // detachLimit is how long a guest may take to let go of a disk.
 const detachLimit = time.Minute
 
@@ -53,7 +51,7 @@ func (d *Driver) Attach(ctx context.Context, req hypervisors.AttachRequest) (_ h
 	}
 	a := &attached{d: d,
 		owed: hypervisors.Owed{
-			Kind: kindAttached, VM: req.Mover, Name: marker + req.Tag + "-" + req.Export.Name, Args: map[string]string{"serial": req.Serial},
+			Kind: hypervisors.OwedAttached, VM: req.Mover, Name: marker + req.Tag + "-" + req.Export.Name, Args: map[string]string{"serial": req.Serial},
 		},
 		export: hypervisors.Export{
 			Transport: hypervisors.TransportHotadd, Name: req.Export.Name, Serial: req.Serial,
@@ -99,7 +97,7 @@ func (d *Driver) plug(ctx context.Context, req hypervisors.AttachRequest, name s
 		}
 		defer dom.Free()
 		for try := 1; ; try++ {
-			doc, err := attachXML(dom, req, name, d.socketPath(req.Tag))
+			doc, err := attachXML(dom, &d.addresses, req, name, d.socketPath(req.Tag))
 			if err != nil {
 				return none{}, err
 			}
@@ -113,7 +111,7 @@ func (d *Driver) plug(ctx context.Context, req hypervisors.AttachRequest, name s
 }
 
 // attachXML describes the disk in a free place of the mover as it is now.
-func attachXML(dom *libvirt.Domain, req hypervisors.AttachRequest, name, socket string) (string, error) {
+func attachXML(dom *libvirt.Domain, addresses *scsiAddresses, req hypervisors.AttachRequest, name, socket string) (string, error) {
 	active, err := dom.IsActive()
 	if err != nil {
 		return "", err
@@ -122,7 +120,12 @@ func attachXML(dom *libvirt.Domain, req hypervisors.AttachRequest, name, socket 
 	if err != nil {
 		return "", err
 	}
-	if !active || isHelper(x) {
+	if !isMover(x) {
+		return "", fault.New(fault.Denied, "", "", "the VM %s is not marked as a mover", x.Name).Explain(
+			"Disks of other VMs are plugged only into VMs that Cairn itself has made as movers.",
+			"Deploy a mover on this host with `cairn mover deploy`, or let the transfer go over the network.")
+	}
+	if !active {
 		return "", fault.New(fault.Conflict, "", "", "the mover's VM is not running").
 			Explain("Disks can be plugged only into a mover that runs.", "Start the mover's VM, or let the transfer go over the network.")
 	}
@@ -144,13 +147,13 @@ func attachXML(dom *libvirt.Domain, req hypervisors.AttachRequest, name, socket 
 	} else {
 		disk.ReadOnly = &libvirtxml.DomainDiskReadOnly{}
 	}
-	place(x, &disk)
+	place(addresses, x, &disk)
 	return disk.Marshal()
 }
 
-// place gives the disk a target and, on a virtio-scsi controller, an address of its own: libvirt's choice would be on
-// another controller for every eighth name. Without such a controller it becomes a PCI device, if there is a slot.
-func place(x *libvirtxml.Domain, disk *libvirtxml.DomainDisk) {
+// place gives the disk a target and, on a virtio-scsi controller, an address of its own: libvirt's choice would be the
+// one that has just become free, and on another controller for every eighth name. Without such a controller it becomes a PCI device, if there is a slot.
+func place(addresses *scsiAddresses, x *libvirtxml.Domain, disk *libvirtxml.DomainDisk) {
 	taken := map[string]bool{}
 	for i := range x.Devices.Disks {
 		if t := x.Devices.Disks[i].Target; t != nil {
@@ -168,31 +171,14 @@ func place(x *libvirtxml.Domain, disk *libvirtxml.DomainDisk) {
 		if c.Type != "scsi" || !strings.HasPrefix(c.Model, "virtio") || c.Index == nil {
 			continue
 		}
-		if unit, ok := freeTarget(x, *c.Index); ok {
+		if at, ok := addresses.next(x.UUID, takenAddresses(x, *c.Index)); ok {
 			zero := uint(0)
 			disk.Target = &libvirtxml.DomainDiskTarget{Dev: free("sd"), Bus: "scsi"}
-			disk.Address = &libvirtxml.DomainAddress{Drive: &libvirtxml.DomainAddressDrive{Controller: c.Index, Bus: &zero, Target: &unit, Unit: &zero}}
+			disk.Address = &libvirtxml.DomainAddress{Drive: &libvirtxml.DomainAddressDrive{Controller: c.Index, Bus: &zero, Target: &at.target, Unit: &at.unit}}
 			return
 		}
 	}
 	disk.Target = &libvirtxml.DomainDiskTarget{Dev: free("vd"), Bus: "virtio"}
-}
-
-// freeTarget finds a SCSI target that no disk of a controller has.
-func freeTarget(x *libvirtxml.Domain, controller uint) (uint, bool) {
-	taken := map[uint]bool{}
-	for i := range x.Devices.Disks {
-		a := x.Devices.Disks[i].Address
-		if a != nil && a.Drive != nil && a.Drive.Controller != nil && *a.Drive.Controller == controller && a.Drive.Target != nil {
-			taken[*a.Drive.Target] = true
-		}
-	}
-	for n := range uint(256) {
-		if !taken[n] {
-			return n, true
-		}
-	}
-	return 0, false
 }
 
 func explainAttach(err error) error {

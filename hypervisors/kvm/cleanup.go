@@ -46,7 +46,7 @@ func (d *Driver) CleanUp(ctx context.Context, o hypervisors.Owed) error {
 		return d.cleanCheckpoint(ctx, o)
 	case kindHelper:
 		return d.stopHelper(ctx, strings.TrimPrefix(o.Name, marker))
-	case kindAttached:
+	case hypervisors.OwedAttached:
 		return d.unplug(ctx, o)
 	case kindMover:
 		return d.cleanMover(ctx, o)

@@ -9,9 +9,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/cairn-backup/cairn/hypervisors"
 	"github.com/cairn-backup/cairn/internal/fault"
@@ -25,8 +27,8 @@ const kindMover hypervisors.OwedKind = "mover-domain"
 // maxSeed bounds a seed; a mover's is a few hundred KiB at most.
 const maxSeed = 16 << 20
 
-// qcow2Header is as much of an image as has to be looked at: magic, version and virtual size.
-const qcow2Header = 32
+// qcow2Header is as much of an image as has to be looked at; see checkImage.
+const qcow2Header = 80
 
 var goodMover = regexp.MustCompile(`^[a-zA-Z0-9]([a-zA-Z0-9-]{0,47}[a-zA-Z0-9])?$`)
 
@@ -122,15 +124,16 @@ func (d *Driver) DeployMover(ctx context.Context, req hypervisors.MoverRequest) 
 	if err != nil {
 		return hypervisors.VM{}, err
 	}
-	image := bufio.NewReader(req.Image)
+	lent := &lentReader{r: req.Image} // a call that outlives ctx must not read on when we have returned
+	defer lent.giveBack()
+	image := bufio.NewReader(lent)
 	head, err := image.Peek(qcow2Header)
 	if err != nil {
 		return hypervisors.VM{}, fault.Context("read image of mover", req.Name, err)
 	}
-	capacity := binary.BigEndian.Uint64(head[24:])
-	if !bytes.HasPrefix(head, []byte("QFI\xfb")) || capacity == 0 || capacity > 1<<40 {
-		return hypervisors.VM{}, fault.New(fault.Invalid, "deploy mover", req.Name, "the image is not qcow2").
-			Explain("This file is no mover image for KVM.", "Take the file that ends in .qcow2.")
+	capacity, err := checkImage(head)
+	if err != nil {
+		return hypervisors.VM{}, fault.Context("deploy mover", req.Name, err)
 	}
 	var owed []hypervisors.Owed
 	owe := func(o hypervisors.Owed) error {
@@ -177,6 +180,44 @@ func (d *Driver) DeployMover(ctx context.Context, req hypervisors.MoverRequest) 
 		return hypervisors.VM{}, err
 	}
 	return d.startMover(ctx, p)
+}
+
+// checkImage reads the header of a qcow2 image (docs/interop/qcow2.txt of QEMU) and returns its virtual size. An image that
+// names another file would make the host's QEMU open that.
+func checkImage(head []byte) (capacity uint64, err error) {
+	const maxCapacity, externalData = 1 << 40, 1 << 2
+	version, backing := binary.BigEndian.Uint32(head[4:]), binary.BigEndian.Uint64(head[8:])
+	capacity = binary.BigEndian.Uint64(head[24:])
+	switch {
+	case !bytes.HasPrefix(head, []byte("QFI\xfb")), version != 2 && version != 3, capacity == 0, capacity > maxCapacity:
+		return 0, fault.New(fault.Invalid, "", "", "the image is not qcow2").
+			Explain("This file is no mover image for KVM.", "Take the file that ends in .qcow2.")
+	case backing != 0, version == 3 && binary.BigEndian.Uint64(head[72:])&externalData != 0:
+		return 0, fault.New(fault.Invalid, "", "", "the image keeps its data, or a part of it, in another file").
+			Explain("A mover image is one file; this one would make the host open another one.", "Take the image as `make images` makes it.")
+	}
+	return capacity, nil
+}
+
+// lentReader is a reader that can be taken back: no Read of the original begins after giveBack, and none is under way.
+type lentReader struct {
+	mu sync.Mutex
+	r  io.Reader
+}
+
+func (l *lentReader) Read(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.r == nil {
+		return 0, fs.ErrClosed
+	}
+	return l.r.Read(p)
+}
+
+func (l *lentReader) giveBack() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.r = nil
 }
 
 // uploadVolume makes a volume and fills it from a reader, which must give exactly size bytes. It returns its path.
@@ -259,7 +300,7 @@ func (d *Driver) startMover(ctx context.Context, p *moverPlan) (hypervisors.VM, 
 		if err != nil {
 			return hypervisors.VM{}, err
 		}
-		vm, err := describeMover(dom)
+		vm, err := describeMover(lv, dom)
 		if note != "" {
 			vm.Notes = append(vm.Notes, note)
 		}
@@ -290,20 +331,29 @@ func (p *moverPlan) start(lv *libvirt.Connect) (dom *libvirt.Domain, note string
 	}
 }
 
-func describeMover(dom *libvirt.Domain) (hypervisors.VM, error) {
+func describeMover(lv *libvirt.Connect, dom *libvirt.Domain) (hypervisors.VM, error) {
 	x, err := domainXML(dom, 0)
 	if err != nil {
 		return hypervisors.VM{}, err
 	}
 	state, _, err := dom.GetState()
+	if err != nil {
+		return hypervisors.VM{}, err
+	}
 	vm := describeXML(x)
 	vm.Power = powerOf(state)
+	vm.Host, err = lv.GetHostname()
 	return vm, err
 }
 
 // moverElement marks a domain as a mover of ours; one that is not ready is one whose deployment was not completed.
 func moverElement(tag string, ready bool) string {
 	return fmt.Sprintf(`<mover tag=%q ready="%v"/>`, tag, ready)
+}
+
+// moverMetadata is moverElement as it stands in a whole domain.
+func moverMetadata(tag string, ready bool) string {
+	return strings.Replace(moverElement(tag, ready), "<mover ", fmt.Sprintf("<cairn:mover xmlns:cairn=%q ", metadataNS), 1)
 }
 
 // xml describes the VM: a virtio-scsi controller to plug disks into, and nothing that a mover does not need.
@@ -322,11 +372,9 @@ func (p *moverPlan) xml() (string, error) {
 	}
 	x := libvirtxml.Domain{
 		Type: p.virtual, Name: moverName(p.Name), UUID: p.uuid, Title: "Cairn mover " + p.Name,
-		Metadata: &libvirtxml.DomainMetadata{
-			XML: strings.Replace(moverElement(p.Tag, false), "<mover ", fmt.Sprintf("<cairn:mover xmlns:cairn=%q ", metadataNS), 1),
-		},
-		Memory: &libvirtxml.DomainMemory{Value: uint(p.MemoryBytes >> 10), Unit: "KiB"},
-		VCPU:   &libvirtxml.DomainVCPU{Value: uint(p.CPUs)},
+		Metadata: &libvirtxml.DomainMetadata{XML: moverMetadata(p.Tag, false)},
+		Memory:   &libvirtxml.DomainMemory{Value: uint(p.MemoryBytes >> 10), Unit: "KiB"},
+		VCPU:     &libvirtxml.DomainVCPU{Value: uint(p.CPUs)},
 		OS: &libvirtxml.DomainOS{
 			Type: &libvirtxml.DomainOSType{Type: "hvm", Arch: "x86_64", Machine: "q35"}, BootDevices: []libvirtxml.DomainBootDevice{{Dev: "hd"}},
 		},
@@ -359,10 +407,13 @@ func (p *moverPlan) xml() (string, error) {
 	return x.Marshal()
 }
 
-// isMover says whether a domain is a mover of ours.
+// isMover says whether a domain has our mark of a mover: only such a VM gets disks of others plugged in.
 func isMover(x *libvirtxml.Domain) bool {
-	return strings.HasPrefix(x.Name, marker) && x.Metadata != nil && readMetadata(x.Metadata.XML).Mover != ""
+	return x.Metadata != nil && readMetadata(x.Metadata.XML).Mover != ""
 }
+
+// isDeployed says whether we have made a mover, and may remove it.
+func isDeployed(x *libvirtxml.Domain) bool { return isMover(x) && strings.HasPrefix(x.Name, marker) }
 
 // isOurs says whether a domain is none of the user's VMs.
 func isOurs(x *libvirtxml.Domain) bool { return isHelper(x) || isMover(x) }
@@ -379,7 +430,7 @@ func (d *Driver) Movers(ctx context.Context) ([]hypervisors.VM, error) {
 			x, err := domainXML(&doms[i], 0)
 			if err == nil && isMover(x) {
 				var vm hypervisors.VM
-				if vm, err = describeMover(&doms[i]); err == nil {
+				if vm, err = describeMover(lv, &doms[i]); err == nil {
 					out = append(out, vm)
 				}
 			}
@@ -399,52 +450,47 @@ func (d *Driver) RemoveMover(ctx context.Context, id string) error {
 		return err
 	}
 	return d.removeMover(ctx, id, func(x *libvirtxml.Domain) error {
-		if !isMover(x) {
+		if !isDeployed(x) {
 			return fault.New(fault.Invalid, "", "", "it was not deployed as a mover").
 				Explain("This VM is one of the user's.", "Remove it on the platform, if it is to be removed.")
-		}
-		n := 0
-		for i := range x.Devices.Disks {
-			if attachedName(&x.Devices.Disks[i]) != "" {
-				n++
-			}
-		}
-		if n > 0 {
-			return fault.New(fault.Conflict, "", "", "%d disks are plugged into it", n).
-				Explain("The mover is at work.", "Drain the mover and wait until its transfers have ended.")
 		}
 		return nil
 	})
 }
 
 // removeMover removes a domain that may be removed, with those of its volumes that carry our mark. One that is gone is
-// fine.
+// fine, one to which disks are plugged a Conflict. The domain goes last: as long as a volume is left it says which.
 func (d *Driver) removeMover(ctx context.Context, id string, may func(*libvirtxml.Domain) error) error {
 	_, err := onDomain(ctx, d.conn, "remove mover", id, func(lv *libvirt.Connect, dom *libvirt.Domain) (none, error) {
 		x, err := domainXML(dom, 0)
 		if err != nil {
 			return none{}, err
 		}
-		if err := may(x); err != nil {
-			if errors.Is(err, errNotOurs) {
-				err = nil
-			}
+		err = may(x)
+		if errors.Is(err, errNotOurs) {
+			return none{}, nil
+		}
+		if err == nil {
+			err = notAtWork(x)
+		}
+		if err != nil {
 			return none{}, err
 		}
 		if err := dom.DestroyFlags(libvirt.DOMAIN_DESTROY_DEFAULT); err != nil && number(err) != libvirt.ERR_OPERATION_INVALID {
 			return none{}, err
 		}
-		if err := dom.UndefineFlags(libvirt.DOMAIN_UNDEFINE_MANAGED_SAVE | libvirt.DOMAIN_UNDEFINE_NVRAM |
-			libvirt.DOMAIN_UNDEFINE_SNAPSHOTS_METADATA | libvirt.DOMAIN_UNDEFINE_CHECKPOINTS_METADATA); err != nil {
-			return none{}, err
-		}
 		var errs []error
 		for i := range x.Devices.Disks {
-			if path := describeDisk(&x.Devices.Disks[i]).Path; strings.HasPrefix(baseName(path), marker) {
+			disk := &x.Devices.Disks[i]
+			if path := describeDisk(disk).Path; attachedName(disk) == "" && strings.HasPrefix(baseName(path), marker) {
 				errs = append(errs, deleteByPath(lv, path))
 			}
 		}
-		return none{}, errors.Join(errs...)
+		if err := errors.Join(errs...); err != nil {
+			return none{}, err
+		}
+		return none{}, dom.UndefineFlags(libvirt.DOMAIN_UNDEFINE_MANAGED_SAVE | libvirt.DOMAIN_UNDEFINE_NVRAM |
+			libvirt.DOMAIN_UNDEFINE_SNAPSHOTS_METADATA | libvirt.DOMAIN_UNDEFINE_CHECKPOINTS_METADATA)
 	})
 	if err != nil && fault.KindOf(err) == fault.NotFound {
 		return nil
@@ -452,13 +498,29 @@ func (d *Driver) removeMover(ctx context.Context, id string, may func(*libvirtxm
 	return err
 }
 
+// notAtWork refuses a mover that has disks of others.
+func notAtWork(x *libvirtxml.Domain) error {
+	n := 0
+	for i := range x.Devices.Disks {
+		if attachedName(&x.Devices.Disks[i]) != "" {
+			n++
+		}
+	}
+	if n == 0 {
+		return nil
+	}
+	return fault.New(fault.Conflict, "", "", "%d disks are plugged into it", n).
+		Explain("The mover is at work.", "Drain the mover and wait until its transfers have ended.")
+}
+
 // errNotOurs keeps a domain that a clean-up is not about.
 var errNotOurs = errors.New("it is not the one that was owed")
 
-// cleanMover removes a mover VM whose deployment was not completed.
+// cleanMover removes the mover VM of a deployment that came to nothing. Whoever owes it strikes it off as soon as the
+// mover has enrolled.
 func (d *Driver) cleanMover(ctx context.Context, o hypervisors.Owed) error {
 	return d.removeMover(ctx, o.VM, func(x *libvirtxml.Domain) error {
-		if !isMover(x) || marker+readMetadata(x.Metadata.XML).Mover != o.Name {
+		if !isDeployed(x) || marker+readMetadata(x.Metadata.XML).Mover != o.Name {
 			return errNotOurs
 		}
 		return nil

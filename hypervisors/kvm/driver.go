@@ -77,6 +77,8 @@ type Driver struct {
 	log     *slog.Logger
 	tmp     string // private directory on the appliance, made when needed
 
+	addresses scsiAddresses
+
 	mu       sync.Mutex
 	creating map[string]*sync.WaitGroup // by tag: calls under way that make something
 	underWay map[string]int             // by tag: how many

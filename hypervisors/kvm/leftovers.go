@@ -161,14 +161,14 @@ func leftoversOf(dom *libvirt.Domain, dirs map[string]bool, add func(hypervisors
 		add(hypervisors.Owed{Kind: kindHelper, Name: x.Name})
 		return nil
 	}
-	if isMover(x) {
+	if isDeployed(x) {
 		if m := readMetadata(x.Metadata.XML); !m.Ready {
 			add(hypervisors.Owed{Kind: kindMover, VM: x.UUID, Name: marker + m.Mover})
 		}
 	}
 	for i := range x.Devices.Disks {
 		if name := attachedName(&x.Devices.Disks[i]); name != "" {
-			add(hypervisors.Owed{Kind: kindAttached, VM: x.UUID, Name: name})
+			add(hypervisors.Owed{Kind: hypervisors.OwedAttached, VM: x.UUID, Name: name})
 		}
 		if p := describeDisk(&x.Devices.Disks[i]).Path; strings.HasPrefix(p, "/") && !strings.HasPrefix(p, "/dev/") {
 			dirs[filepath.Dir(p)] = true

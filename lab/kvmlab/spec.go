@@ -112,6 +112,7 @@ var domainTemplate = template.Must(template.New("domain").Funcs(template.FuncMap
 <domain type='{{if .KVM}}kvm{{else}}qemu{{end}}'>
   <name>{{x .FullName}}</name>
   {{if .Title}}<title>{{x .Title}}</title>{{end}}
+  {{if .Mover}}<metadata><cairn:mover xmlns:cairn='https://cairn-backup.dev/xmlns/domain/1' tag='lab' ready='true'/></metadata>{{end}}
   <memory unit='MiB'>{{.MemoryMiB}}</memory>
   <vcpu>1</vcpu>
   <os{{if .UEFI}} firmware='efi'{{end}}>

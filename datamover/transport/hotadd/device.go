@@ -38,7 +38,8 @@ type device struct {
 	closed  chan struct{}
 
 	mu    sync.Mutex
-	using int // requests of the kernel under way, and one until Close
+	using int           // requests of the kernel under way, and one until Close
+	idle  chan struct{} // closed when using is 0
 }
 
 // openDevice opens a disk past the page cache and for nobody else, except that what we write may be read meanwhile.
@@ -60,7 +61,7 @@ func openDevice(g guest, found disk, e hypervisors.Export, writing bool, depth i
 	}
 	d := &device{
 		guest: g, disk: found, serial: e.Serial, size: e.SizeBytes, fd: fd, using: 1,
-		buffers: make(chan []byte, depth), closed: make(chan struct{}),
+		buffers: make(chan []byte, depth), closed: make(chan struct{}), idle: make(chan struct{}),
 	}
 	for range depth {
 		d.buffers <- nil
@@ -91,16 +92,18 @@ func verify(g guest, fd int, found disk, serial string) error {
 // Size implements hypervisors.FrozenDisk and TargetDisk.
 func (d *device) Size() int64 { return d.size }
 
-// Close makes calls return. The kernel lets go of the disk when its last request has ended.
+// Close makes calls return at once, and returns itself when the kernel's last request has ended: after that nothing of
+// ours can reach the disk, or what takes its place. A disk that does not answer is waited for until it is unplugged.
 func (d *device) Close() error {
 	d.mu.Lock()
-	defer d.mu.Unlock()
 	select {
 	case <-d.closed:
 	default:
 		close(d.closed)
 		d.release()
 	}
+	d.mu.Unlock()
+	<-d.idle
 	return nil
 }
 
@@ -108,6 +111,7 @@ func (d *device) Close() error {
 func (d *device) release() {
 	if d.using--; d.using == 0 {
 		_ = unix.Close(d.fd)
+		close(d.idle)
 	}
 }
 

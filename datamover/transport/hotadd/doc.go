@@ -10,6 +10,7 @@
 // announced, and nothing in the guest uses it; what it reads and writes passes by the page cache. Partitions on the
 // disk are left alone.
 //
-// A disk whose host does not answer cannot be given up by the kernel: Close makes calls return at once, and the kernel's
-// own requests end when the disk is unplugged. Their buffers are never a caller's.
+// A disk whose host does not answer cannot be given up by the kernel: Close makes calls return at once, and waits itself
+// for the kernel's own requests, which end when the disk answers or is unplugged: a late write must not reach a disk that
+// is plugged in next, or one that goes to somebody else. Their buffers are never a caller's.
 package hotadd

@@ -363,7 +363,8 @@ func TestDiskFails(t *testing.T) {
 	}
 }
 
-// TestCloseThoughTheDiskHangs holds requests as a dead host would.
+// TestCloseThoughTheDiskHangs holds requests as a dead host would: calls return, and Close does not before the requests
+// have ended.
 func TestCloseThoughTheDiskHangs(t *testing.T) {
 	l := newLoop(t, make([]byte, 1<<20))
 	l.plug(t)
@@ -383,20 +384,27 @@ func TestCloseThoughTheDiskHangs(t *testing.T) {
 	if err := d.do(ctx, request{run: func([]byte) error { <-host; return nil }}); fault.KindOf(err) != fault.Canceled {
 		t.Errorf("canceled: %v", err)
 	}
-	_ = d.Close()
-	_ = d.Close()
+	closed := make(chan struct{}, 2)
+	for range 2 { // a task closes twice: when it is cancelled, and when it returns
+		go func() {
+			_ = d.Close()
+			closed <- struct{}{}
+		}()
+	}
 	if err := <-ended; fault.KindOf(err) != fault.Canceled {
 		t.Errorf("request under way at Close: %v", err)
+	}
+	select {
+	case <-closed:
+		t.Error("Close returned while the kernel works on the disk")
+	default:
 	}
 	if _, err := unix.FcntlInt(uintptr(d.fd), unix.F_GETFD, 0); err != nil {
 		t.Errorf("the disk was given back while the kernel works on it: %v", err)
 	}
 	close(host)
-	for open := true; open; { // the requests' goroutines let go of it
-		d.mu.Lock()
-		open = d.using > 0
-		d.mu.Unlock()
-	}
+	<-closed
+	<-closed
 	if _, err := unix.FcntlInt(uintptr(d.fd), unix.F_GETFD, 0); !errors.Is(err, unix.EBADF) {
 		t.Errorf("the disk is still open: %v", err)
 	}

@@ -50,18 +50,30 @@ func (g guest) named(serial string) ([]string, error) {
 	return out, nil
 }
 
-// hasSerial says whether a disk is known by a serial: that of a virtio disk or NVMe controller, or a SCSI disk's unit
-// serial number, designator or world-wide name.
+// hasSerial says whether a disk is known by a serial.
 func hasSerial(dir, serial string) bool {
 	if virtio := blockdev.Attr(dir, "serial"); virtio != "" && virtio == serial[:min(len(serial), virtioSerial)] {
 		return true
 	}
+	return slices.Contains(serials(dir), serial)
+}
+
+// serials are all by which a disk is known: that of a virtio disk or NVMe controller, or a SCSI disk's unit serial
+// number, designator or world-wide name.
+func serials(dir string) []string {
+	out := vpdSerials(dir)
 	for _, name := range []string{"serial", "device/serial", "device/wwid", "wwid"} {
-		if got := blockdev.Attr(dir, name); got != "" && got == serial {
-			return true
+		if got := blockdev.Attr(dir, name); got != "" {
+			out = append(out, got)
 		}
 	}
-	return slices.Contains(vpdSerials(dir), serial)
+	return out
+}
+
+// Plugged says whether the disk with this directory in sysfs was plugged in for a transfer: it is somebody else's, and
+// nothing on it is meant for the mover.
+func Plugged(dir string) bool {
+	return slices.ContainsFunc(serials(dir), func(s string) bool { return strings.HasPrefix(s, hypervisors.SerialPrefix) })
 }
 
 // vpdSerials reads the two SCSI pages of vital product data that identify a disk: its unit serial number (80h) and its
