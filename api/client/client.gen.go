@@ -249,6 +249,7 @@ func (e RestoreRequestMode) Valid() bool {
 const (
 	RunBackup  RunKind = "backup"
 	RunCollect RunKind = "collect"
+	RunDeploy  RunKind = "deploy"
 	RunHeal    RunKind = "heal"
 	RunRebuild RunKind = "rebuild"
 	RunRestore RunKind = "restore"
@@ -262,6 +263,8 @@ func (e RunKind) Valid() bool {
 	case RunBackup:
 		return true
 	case RunCollect:
+		return true
+	case RunDeploy:
 		return true
 	case RunHeal:
 		return true
@@ -423,6 +426,9 @@ type AuditList struct {
 type BackupRequest struct {
 	ExcludeDisks []string `json:"exclude_disks,omitempty,omitzero"`
 
+	// Fallback When the transport of a disk fails another one takes its place; the task then has a warning.
+	Fallback bool `json:"fallback,omitempty,omitzero"`
+
 	// Full Read every disk as a whole although an incremental would do.
 	Full bool `json:"full,omitempty,omitzero"`
 
@@ -435,7 +441,7 @@ type BackupRequest struct {
 	// Repository Id of the repository.
 	Repository string `json:"repository"`
 
-	// Transport The way to the disks, such as `nbd`; chosen when absent.
+	// Transport The way to the disks: `network`, `hotadd` or `san`; chosen for each disk when absent.
 	Transport string `json:"transport,omitempty,omitzero"`
 }
 
@@ -798,8 +804,11 @@ type Mover struct {
 	// ConnectedAt Absent when it is not connected.
 	ConnectedAt time.Time `json:"connected_at,omitempty,omitzero"`
 	CPUs        int       `json:"cpus,omitempty,omitzero"`
-	EnrolledAt  time.Time `json:"enrolled_at,omitempty,omitzero"`
-	Hostname    string    `json:"hostname,omitempty,omitzero"`
+
+	// DeployedOn Id of the connection on which its VM was deployed; absent when it was not.
+	DeployedOn string    `json:"deployed_on,omitempty,omitzero"`
+	EnrolledAt time.Time `json:"enrolled_at,omitempty,omitzero"`
+	Hostname   string    `json:"hostname,omitempty,omitzero"`
 
 	// ID `built-in` is the mover in the appliance itself.
 	ID         string    `json:"id"`
@@ -829,6 +838,38 @@ type Mover struct {
 
 // MoverState defines model for Mover.State.
 type MoverState string
+
+// MoverDeployRequest defines model for MoverDeployRequest.
+type MoverDeployRequest struct {
+	// Address The mover's address with the length of its prefix, such as 192.0.2.20/24; DHCP when absent.
+	Address string `json:"address,omitempty,omitzero"`
+
+	// Connection Id of the connection.
+	Connection string `json:"connection"`
+
+	// CPUs 2 when absent.
+	CPUs int `json:"cpus,omitempty,omitzero"`
+
+	// Datastore For the VM's disks; the one with the most room that will do when absent.
+	Datastore string   `json:"datastore,omitempty,omitzero"`
+	DNS       []string `json:"dns,omitempty,omitzero"`
+	Gateway   string   `json:"gateway,omitempty,omitzero"`
+
+	// Image Path on the appliance of a mover image in the platform's format; that of the appliance's directory of images when absent.
+	Image string `json:"image,omitempty,omitzero"`
+
+	// Manager Where the mover reaches the appliance: a host, or host and port where that is not the one it listens on.
+	Manager string `json:"manager"`
+
+	// MemoryBytes 1 GiB when absent.
+	MemoryBytes int64 `json:"memory_bytes,omitempty,omitzero"`
+
+	// Name The mover's name, also its host name.
+	Name string `json:"name"`
+
+	// Network May be absent where the connection has only one.
+	Network string `json:"network,omitempty,omitzero"`
+}
 
 // MoverList defines model for MoverList.
 type MoverList struct {
@@ -1028,6 +1069,13 @@ type Redundancy struct {
 	Parity int `json:"parity"`
 }
 
+// RejectedWay A mover or a transport that was not chosen; where one of the two is absent, all of them.
+type RejectedWay struct {
+	Mover     string `json:"mover,omitempty,omitzero"`
+	Reason    string `json:"reason"`
+	Transport string `json:"transport,omitempty,omitzero"`
+}
+
 // Repository defines model for Repository.
 type Repository struct {
 	CheckedAt time.Time `json:"checked_at,omitempty,omitzero"`
@@ -1222,6 +1270,9 @@ type RestoreRequest struct {
 	// DryRun Only say what would be made.
 	DryRun bool `json:"dry_run,omitempty,omitzero"`
 
+	// Fallback When the transport of a disk fails another one takes its place; the task then has a warning.
+	Fallback bool `json:"fallback,omitempty,omitzero"`
+
 	// KeepMACs `new`: keep the MAC addresses.
 	KeepMACs bool `json:"keep_macs,omitempty,omitzero"`
 
@@ -1242,7 +1293,7 @@ type RestoreRequest struct {
 	// Start Start the VM when it is restored.
 	Start bool `json:"start,omitempty,omitzero"`
 
-	// Transport The way to the disks, such as `nbd`; chosen when absent.
+	// Transport The way to the disks: `network`, `hotadd` or `san`; chosen for each disk when absent.
 	Transport string `json:"transport,omitempty,omitzero"`
 }
 
@@ -1426,6 +1477,9 @@ type TaskResult struct {
 	// MemberID Rebuild: the member that was filled.
 	MemberID string `json:"member_id,omitempty,omitzero"`
 
+	// MoverID Of the mover that was deployed.
+	MoverID string `json:"mover_id,omitempty,omitzero"`
+
 	// NoRoom Collect: the repository is too full to rewrite all packs that should be.
 	NoRoom bool `json:"no_room,omitempty,omitzero"`
 
@@ -1478,10 +1532,10 @@ type TaskResult struct {
 	// Started Whether it was started.
 	Started bool `json:"started,omitempty,omitzero"`
 
-	// VMName Of the VM that a restore made.
+	// VMName Of the VM that a restore or a deployment made.
 	VMName string `json:"vm_name,omitempty,omitzero"`
 
-	// VMPlatformID Of the VM that a restore made.
+	// VMPlatformID Of the VM that a restore or a deployment made.
 	VMPlatformID string `json:"vm_platform_id,omitempty,omitzero"`
 }
 
@@ -1530,8 +1584,10 @@ type TouchedPoint struct {
 
 // Transfer defines model for Transfer.
 type Transfer struct {
-	Disk string `json:"disk"`
-	Done bool   `json:"done,omitempty,omitzero"`
+	// ChosenBecause Why it goes by this mover and transport.
+	ChosenBecause string `json:"chosen_because,omitempty,omitzero"`
+	Disk          string `json:"disk"`
+	Done          bool   `json:"done,omitempty,omitzero"`
 
 	// FullReason Why it is read as a whole.
 	FullReason string `json:"full_reason,omitempty,omitzero"`
@@ -1540,9 +1596,10 @@ type Transfer struct {
 	Mode string `json:"mode,omitempty,omitzero"`
 
 	// Mover Name of the mover that does it.
-	Mover     string   `json:"mover,omitempty,omitzero"`
-	Progress  Progress `json:"progress"`
-	Transport string   `json:"transport,omitempty,omitzero"`
+	Mover     string        `json:"mover,omitempty,omitzero"`
+	Progress  Progress      `json:"progress"`
+	Rejected  []RejectedWay `json:"rejected,omitempty,omitzero"`
+	Transport string        `json:"transport,omitempty,omitzero"`
 }
 
 // TrustRequest defines model for TrustRequest.
@@ -1776,6 +1833,15 @@ type StreamEventsParams struct {
 	LastEventID *string `json:"Last-Event-ID,omitempty"`
 }
 
+// DeployMoverParams defines parameters for DeployMover.
+type DeployMoverParams struct {
+	// Prefer `wait=30` waits up to 30 seconds (at most 300) for the run to end.
+	Prefer *Prefer `json:"Prefer,omitempty"`
+
+	// IdempotencyKey Chosen by the client, kept 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
 // ListRepositoriesParams defines parameters for ListRepositories.
 type ListRepositoriesParams struct {
 	// Limit At most so many items, 100 when absent.
@@ -1961,6 +2027,9 @@ type LoginJSONRequestBody = LoginRequest
 
 // CreateMoverTokenJSONRequestBody defines body for CreateMoverToken for application/json ContentType.
 type CreateMoverTokenJSONRequestBody = MoverTokenRequest
+
+// DeployMoverJSONRequestBody defines body for DeployMover for application/json ContentType.
+type DeployMoverJSONRequestBody = MoverDeployRequest
 
 // CreateRepositoryJSONRequestBody defines body for CreateRepository for application/json ContentType.
 type CreateRepositoryJSONRequestBody = CreateRepositoryRequest
@@ -2192,9 +2261,30 @@ type ClientInterface interface {
 	// Corresponds with GET /movers (the `ListMovers` operationId).
 	ListMovers(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// RemoveMover Forget a mover
+	// DeployMoverWithBody Make a mover VM on a connection
 	//
-	// 409 while it is connected.
+	// A run that uploads the mover image, makes a VM of it, starts it and waits until the mover in it has enrolled. When
+	// it fails nothing of it is left.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /movers (the `DeployMover` operationId).
+	DeployMoverWithBody(ctx context.Context, params *DeployMoverParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// DeployMover Make a mover VM on a connection
+	//
+	// A run that uploads the mover image, makes a VM of it, starts it and waits until the mover in it has enrolled. When
+	// it fails nothing of it is left.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /movers (the `DeployMover` operationId).
+	DeployMover(ctx context.Context, params *DeployMoverParams, body DeployMoverJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RemoveMover Remove a mover
+	//
+	// Its certificates are then of nobody. A VM that was deployed for it is switched off and removed with its disks; 409
+	// while it has transfers. Any other mover is only forgotten; 409 while it is connected.
 	//
 	// Corresponds with DELETE /movers/{mover_id} (the `RemoveMover` operationId).
 	RemoveMover(ctx context.Context, moverID MoverID, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -2944,9 +3034,50 @@ func (c *Client) ListMovers(ctx context.Context, reqEditors ...RequestEditorFn) 
 	return c.Client.Do(req)
 }
 
-// RemoveMover Forget a mover
+// DeployMoverWithBody Make a mover VM on a connection
 //
-// 409 while it is connected.
+// A run that uploads the mover image, makes a VM of it, starts it and waits until the mover in it has enrolled. When
+// it fails nothing of it is left.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /movers (the `DeployMover` operationId).
+func (c *Client) DeployMoverWithBody(ctx context.Context, params *DeployMoverParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewDeployMoverRequestWithBody(c.Server, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// DeployMover Make a mover VM on a connection
+//
+// A run that uploads the mover image, makes a VM of it, starts it and waits until the mover in it has enrolled. When
+// it fails nothing of it is left.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /movers (the `DeployMover` operationId).
+func (c *Client) DeployMover(ctx context.Context, params *DeployMoverParams, body DeployMoverJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewDeployMoverRequest(c.Server, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RemoveMover Remove a mover
+//
+// Its certificates are then of nobody. A VM that was deployed for it is switched off and removed with its disks; 409
+// while it has transfers. Any other mover is only forgotten; 409 while it is connected.
 //
 // Corresponds with DELETE /movers/{mover_id} (the `RemoveMover` operationId).
 func (c *Client) RemoveMover(ctx context.Context, moverID MoverID, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -4588,6 +4719,72 @@ func NewListMoversRequest(server string) (*http.Request, error) {
 	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
 	if err != nil {
 		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewDeployMoverRequest calls the generic DeployMover builder with application/json body
+func NewDeployMoverRequest(server string, params *DeployMoverParams, body DeployMoverJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewDeployMoverRequestWithBody(server, params, "application/json", bodyReader)
+}
+
+// NewDeployMoverRequestWithBody constructs an http.Request for the DeployMover method, with any body, and a specified content type
+func NewDeployMoverRequestWithBody(server string, params *DeployMoverParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/movers")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.Prefer != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Prefer", *params.Prefer, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Prefer", headerParam0)
+		}
+
+		if params.IdempotencyKey != nil {
+			var headerParam1 string
+
+			headerParam1, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam1)
+		}
+
 	}
 
 	return req, nil
@@ -7077,9 +7274,30 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with GET /movers (the `ListMovers` operationId).
 	ListMoversWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*ListMoversResponse, error)
 
-	// RemoveMoverWithResponse Forget a mover
+	// DeployMoverWithBodyWithResponse Make a mover VM on a connection
 	//
-	// 409 while it is connected.
+	// A run that uploads the mover image, makes a VM of it, starts it and waits until the mover in it has enrolled. When
+	// it fails nothing of it is left.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /movers (the `DeployMover` operationId).
+	DeployMoverWithBodyWithResponse(ctx context.Context, params *DeployMoverParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*DeployMoverResponse, error)
+
+	// DeployMoverWithResponse Make a mover VM on a connection
+	//
+	// A run that uploads the mover image, makes a VM of it, starts it and waits until the mover in it has enrolled. When
+	// it fails nothing of it is left.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /movers (the `DeployMover` operationId).
+	DeployMoverWithResponse(ctx context.Context, params *DeployMoverParams, body DeployMoverJSONRequestBody, reqEditors ...RequestEditorFn) (*DeployMoverResponse, error)
+
+	// RemoveMoverWithResponse Remove a mover
+	//
+	// Its certificates are then of nobody. A VM that was deployed for it is switched off and removed with its disks; 409
+	// while it has transfers. Any other mover is only forgotten; 409 while it is connected.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -8274,6 +8492,75 @@ func (r ListMoversResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r ListMoversResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// DeployMoverResponse200Headers the declared response headers of an HTTP 200 response for DeployMover
+type DeployMoverResponse200Headers struct {
+	Location string
+}
+
+// DeployMoverResponse202Headers the declared response headers of an HTTP 202 response for DeployMover
+type DeployMoverResponse202Headers struct {
+	Location string
+}
+
+type DeployMoverResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *RunEnded
+	// JSON202 the response for an HTTP 202 `application/json` response
+	JSON202 *RunAccepted
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+	// Headers200 the parsed response headers for an HTTP 200 response
+	Headers200 *DeployMoverResponse200Headers
+	// Headers202 the parsed response headers for an HTTP 202 response
+	Headers202 *DeployMoverResponse202Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r DeployMoverResponse) GetJSON200() *RunEnded {
+	return r.JSON200
+}
+
+// GetJSON202 returns the response for an HTTP 202 `application/json` response
+func (r DeployMoverResponse) GetJSON202() *RunAccepted {
+	return r.JSON202
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r DeployMoverResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r DeployMoverResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r DeployMoverResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r DeployMoverResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r DeployMoverResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -10815,9 +11102,42 @@ func (c *ClientWithResponses) ListMoversWithResponse(ctx context.Context, reqEdi
 	return ParseListMoversResponse(rsp)
 }
 
-// RemoveMoverWithResponse Forget a mover
+// DeployMoverWithBodyWithResponse Make a mover VM on a connection
 //
-// 409 while it is connected.
+// A run that uploads the mover image, makes a VM of it, starts it and waits until the mover in it has enrolled. When
+// it fails nothing of it is left.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /movers (the `DeployMover` operationId).
+func (c *ClientWithResponses) DeployMoverWithBodyWithResponse(ctx context.Context, params *DeployMoverParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*DeployMoverResponse, error) {
+	rsp, err := c.DeployMoverWithBody(ctx, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseDeployMoverResponse(rsp)
+}
+
+// DeployMoverWithResponse Make a mover VM on a connection
+//
+// A run that uploads the mover image, makes a VM of it, starts it and waits until the mover in it has enrolled. When
+// it fails nothing of it is left.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /movers (the `DeployMover` operationId).
+func (c *ClientWithResponses) DeployMoverWithResponse(ctx context.Context, params *DeployMoverParams, body DeployMoverJSONRequestBody, reqEditors ...RequestEditorFn) (*DeployMoverResponse, error) {
+	rsp, err := c.DeployMover(ctx, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseDeployMoverResponse(rsp)
+}
+
+// RemoveMoverWithResponse Remove a mover
+//
+// Its certificates are then of nobody. A VM that was deployed for it is switched off and removed with its disks; 409
+// while it has transfers. Any other mover is only forgotten; 409 while it is connected.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -12171,6 +12491,69 @@ func ParseListMoversResponse(rsp *http.Response) (*ListMoversResponse, error) {
 		}
 		response.ApplicationProblemJSONDefault = &dest
 
+	}
+
+	return response, nil
+}
+
+// ParseDeployMoverResponse parses an HTTP response from a DeployMoverWithResponse call
+func ParseDeployMoverResponse(rsp *http.Response) (*DeployMoverResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &DeployMoverResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest RunEnded
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 202:
+		var dest RunAccepted
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON202 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 200:
+		var headers DeployMoverResponse200Headers
+		if values := rsp.Header.Values("Location"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Location", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.Location = value
+		}
+		response.Headers200 = &headers
+	case rsp.StatusCode == 202:
+		var headers DeployMoverResponse202Headers
+		if values := rsp.Header.Values("Location"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Location", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.Location = value
+		}
+		response.Headers202 = &headers
 	}
 
 	return response, nil

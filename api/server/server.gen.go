@@ -248,6 +248,7 @@ func (e RestoreRequestMode) Valid() bool {
 const (
 	RunBackup  RunKind = "backup"
 	RunCollect RunKind = "collect"
+	RunDeploy  RunKind = "deploy"
 	RunHeal    RunKind = "heal"
 	RunRebuild RunKind = "rebuild"
 	RunRestore RunKind = "restore"
@@ -261,6 +262,8 @@ func (e RunKind) Valid() bool {
 	case RunBackup:
 		return true
 	case RunCollect:
+		return true
+	case RunDeploy:
 		return true
 	case RunHeal:
 		return true
@@ -422,6 +425,9 @@ type AuditList struct {
 type BackupRequest struct {
 	ExcludeDisks []string `json:"exclude_disks,omitempty,omitzero"`
 
+	// Fallback When the transport of a disk fails another one takes its place; the task then has a warning.
+	Fallback bool `json:"fallback,omitempty,omitzero"`
+
 	// Full Read every disk as a whole although an incremental would do.
 	Full bool `json:"full,omitempty,omitzero"`
 
@@ -434,7 +440,7 @@ type BackupRequest struct {
 	// Repository Id of the repository.
 	Repository string `json:"repository"`
 
-	// Transport The way to the disks, such as `nbd`; chosen when absent.
+	// Transport The way to the disks: `network`, `hotadd` or `san`; chosen for each disk when absent.
 	Transport string `json:"transport,omitempty,omitzero"`
 }
 
@@ -797,8 +803,11 @@ type Mover struct {
 	// ConnectedAt Absent when it is not connected.
 	ConnectedAt time.Time `json:"connected_at,omitempty,omitzero"`
 	CPUs        int       `json:"cpus,omitempty,omitzero"`
-	EnrolledAt  time.Time `json:"enrolled_at,omitempty,omitzero"`
-	Hostname    string    `json:"hostname,omitempty,omitzero"`
+
+	// DeployedOn Id of the connection on which its VM was deployed; absent when it was not.
+	DeployedOn string    `json:"deployed_on,omitempty,omitzero"`
+	EnrolledAt time.Time `json:"enrolled_at,omitempty,omitzero"`
+	Hostname   string    `json:"hostname,omitempty,omitzero"`
 
 	// ID `built-in` is the mover in the appliance itself.
 	ID         string    `json:"id"`
@@ -828,6 +837,38 @@ type Mover struct {
 
 // MoverState defines model for Mover.State.
 type MoverState string
+
+// MoverDeployRequest defines model for MoverDeployRequest.
+type MoverDeployRequest struct {
+	// Address The mover's address with the length of its prefix, such as 192.0.2.20/24; DHCP when absent.
+	Address string `json:"address,omitempty,omitzero"`
+
+	// Connection Id of the connection.
+	Connection string `json:"connection"`
+
+	// CPUs 2 when absent.
+	CPUs int `json:"cpus,omitempty,omitzero"`
+
+	// Datastore For the VM's disks; the one with the most room that will do when absent.
+	Datastore string   `json:"datastore,omitempty,omitzero"`
+	DNS       []string `json:"dns,omitempty,omitzero"`
+	Gateway   string   `json:"gateway,omitempty,omitzero"`
+
+	// Image Path on the appliance of a mover image in the platform's format; that of the appliance's directory of images when absent.
+	Image string `json:"image,omitempty,omitzero"`
+
+	// Manager Where the mover reaches the appliance: a host, or host and port where that is not the one it listens on.
+	Manager string `json:"manager"`
+
+	// MemoryBytes 1 GiB when absent.
+	MemoryBytes int64 `json:"memory_bytes,omitempty,omitzero"`
+
+	// Name The mover's name, also its host name.
+	Name string `json:"name"`
+
+	// Network May be absent where the connection has only one.
+	Network string `json:"network,omitempty,omitzero"`
+}
 
 // MoverList defines model for MoverList.
 type MoverList struct {
@@ -1027,6 +1068,13 @@ type Redundancy struct {
 	Parity int `json:"parity"`
 }
 
+// RejectedWay A mover or a transport that was not chosen; where one of the two is absent, all of them.
+type RejectedWay struct {
+	Mover     string `json:"mover,omitempty,omitzero"`
+	Reason    string `json:"reason"`
+	Transport string `json:"transport,omitempty,omitzero"`
+}
+
 // Repository defines model for Repository.
 type Repository struct {
 	CheckedAt time.Time `json:"checked_at,omitempty,omitzero"`
@@ -1221,6 +1269,9 @@ type RestoreRequest struct {
 	// DryRun Only say what would be made.
 	DryRun bool `json:"dry_run,omitempty,omitzero"`
 
+	// Fallback When the transport of a disk fails another one takes its place; the task then has a warning.
+	Fallback bool `json:"fallback,omitempty,omitzero"`
+
 	// KeepMACs `new`: keep the MAC addresses.
 	KeepMACs bool `json:"keep_macs,omitempty,omitzero"`
 
@@ -1241,7 +1292,7 @@ type RestoreRequest struct {
 	// Start Start the VM when it is restored.
 	Start bool `json:"start,omitempty,omitzero"`
 
-	// Transport The way to the disks, such as `nbd`; chosen when absent.
+	// Transport The way to the disks: `network`, `hotadd` or `san`; chosen for each disk when absent.
 	Transport string `json:"transport,omitempty,omitzero"`
 }
 
@@ -1425,6 +1476,9 @@ type TaskResult struct {
 	// MemberID Rebuild: the member that was filled.
 	MemberID string `json:"member_id,omitempty,omitzero"`
 
+	// MoverID Of the mover that was deployed.
+	MoverID string `json:"mover_id,omitempty,omitzero"`
+
 	// NoRoom Collect: the repository is too full to rewrite all packs that should be.
 	NoRoom bool `json:"no_room,omitempty,omitzero"`
 
@@ -1477,10 +1531,10 @@ type TaskResult struct {
 	// Started Whether it was started.
 	Started bool `json:"started,omitempty,omitzero"`
 
-	// VMName Of the VM that a restore made.
+	// VMName Of the VM that a restore or a deployment made.
 	VMName string `json:"vm_name,omitempty,omitzero"`
 
-	// VMPlatformID Of the VM that a restore made.
+	// VMPlatformID Of the VM that a restore or a deployment made.
 	VMPlatformID string `json:"vm_platform_id,omitempty,omitzero"`
 }
 
@@ -1529,8 +1583,10 @@ type TouchedPoint struct {
 
 // Transfer defines model for Transfer.
 type Transfer struct {
-	Disk string `json:"disk"`
-	Done bool   `json:"done,omitempty,omitzero"`
+	// ChosenBecause Why it goes by this mover and transport.
+	ChosenBecause string `json:"chosen_because,omitempty,omitzero"`
+	Disk          string `json:"disk"`
+	Done          bool   `json:"done,omitempty,omitzero"`
 
 	// FullReason Why it is read as a whole.
 	FullReason string `json:"full_reason,omitempty,omitzero"`
@@ -1539,9 +1595,10 @@ type Transfer struct {
 	Mode string `json:"mode,omitempty,omitzero"`
 
 	// Mover Name of the mover that does it.
-	Mover     string   `json:"mover,omitempty,omitzero"`
-	Progress  Progress `json:"progress"`
-	Transport string   `json:"transport,omitempty,omitzero"`
+	Mover     string        `json:"mover,omitempty,omitzero"`
+	Progress  Progress      `json:"progress"`
+	Rejected  []RejectedWay `json:"rejected,omitempty,omitzero"`
+	Transport string        `json:"transport,omitempty,omitzero"`
 }
 
 // TrustRequest defines model for TrustRequest.
@@ -1775,6 +1832,15 @@ type StreamEventsParams struct {
 	LastEventID *string `json:"Last-Event-ID,omitempty"`
 }
 
+// DeployMoverParams defines parameters for DeployMover.
+type DeployMoverParams struct {
+	// Prefer `wait=30` waits up to 30 seconds (at most 300) for the run to end.
+	Prefer *Prefer `json:"Prefer,omitempty"`
+
+	// IdempotencyKey Chosen by the client, kept 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
 // ListRepositoriesParams defines parameters for ListRepositories.
 type ListRepositoriesParams struct {
 	// Limit At most so many items, 100 when absent.
@@ -1961,6 +2027,9 @@ type LoginJSONRequestBody = LoginRequest
 // CreateMoverTokenJSONRequestBody defines body for CreateMoverToken for application/json ContentType.
 type CreateMoverTokenJSONRequestBody = MoverTokenRequest
 
+// DeployMoverJSONRequestBody defines body for DeployMover for application/json ContentType.
+type DeployMoverJSONRequestBody = MoverDeployRequest
+
 // CreateRepositoryJSONRequestBody defines body for CreateRepository for application/json ContentType.
 type CreateRepositoryJSONRequestBody = CreateRepositoryRequest
 
@@ -2050,7 +2119,10 @@ type ServerInterface interface {
 	// ListMovers List movers
 	// (GET /movers)
 	ListMovers(ctx echo.Context) error
-	// RemoveMover Forget a mover
+	// DeployMover Make a mover VM on a connection
+	// (POST /movers)
+	DeployMover(ctx echo.Context, params DeployMoverParams) error
+	// RemoveMover Remove a mover
 	// (DELETE /movers/{mover_id})
 	RemoveMover(ctx echo.Context, moverID MoverID) error
 	// GetMover Show a mover
@@ -2415,6 +2487,50 @@ func (w *ServerInterfaceWrapper) ListMovers(ctx echo.Context) error {
 
 	// Invoke the callback with all the unmarshaled arguments
 	err = w.Handler.ListMovers(ctx)
+	return err
+}
+
+// DeployMover converts echo context to params.
+func (w *ServerInterfaceWrapper) DeployMover(ctx echo.Context) error {
+	var err error
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params DeployMoverParams
+
+	headers := ctx.Request().Header
+	// ------------- Optional header parameter "Prefer" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Prefer")]; found {
+		var Prefer Prefer
+		n := len(valueList)
+		if n != 1 {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Expected one value for Prefer, got %d", n))
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Prefer", valueList[0], &Prefer, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter Prefer: %s", err))
+		}
+
+		params.Prefer = &Prefer
+	}
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Expected one value for Idempotency-Key, got %d", n))
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter Idempotency-Key: %s", err))
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.DeployMover(ctx, params)
 	return err
 }
 
@@ -3616,6 +3732,7 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 	router.POST(options.BaseURL+"/login", wrapper.Login, options.OperationMiddlewares["login"]...)
 	router.POST(options.BaseURL+"/mover-tokens", wrapper.CreateMoverToken, options.OperationMiddlewares["createMoverToken"]...)
 	router.GET(options.BaseURL+"/movers", wrapper.ListMovers, options.OperationMiddlewares["listMovers"]...)
+	router.POST(options.BaseURL+"/movers", wrapper.DeployMover, options.OperationMiddlewares["deployMover"]...)
 	router.DELETE(options.BaseURL+"/movers/:mover_id", wrapper.RemoveMover, options.OperationMiddlewares["removeMover"]...)
 	router.GET(options.BaseURL+"/movers/:mover_id", wrapper.GetMover, options.OperationMiddlewares["getMover"]...)
 	router.POST(options.BaseURL+"/movers/:mover_id/drain", wrapper.DrainMover, options.OperationMiddlewares["drainMover"]...)
@@ -4262,6 +4379,62 @@ type ListMoversdefaultApplicationProblemPlusJSONResponse struct {
 }
 
 func (response ListMoversdefaultApplicationProblemPlusJSONResponse) VisitListMoversResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeployMoverRequestObject struct {
+	Params DeployMoverParams
+	Body   *DeployMoverJSONRequestBody
+}
+
+type DeployMoverResponseObject interface {
+	VisitDeployMoverResponse(w http.ResponseWriter) error
+}
+
+type DeployMover200JSONResponse struct{ RunEndedJSONResponse }
+
+func (response DeployMover200JSONResponse) VisitDeployMoverResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Location", fmt.Sprint(response.Headers.Location))
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeployMover202JSONResponse struct{ RunAcceptedJSONResponse }
+
+func (response DeployMover202JSONResponse) VisitDeployMoverResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Location", fmt.Sprint(response.Headers.Location))
+	w.WriteHeader(202)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeployMoverdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response DeployMoverdefaultApplicationProblemPlusJSONResponse) VisitDeployMoverResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -6199,7 +6372,10 @@ type StrictServerInterface interface {
 	// ListMovers List movers
 	// (GET /movers)
 	ListMovers(ctx context.Context, request ListMoversRequestObject) (ListMoversResponseObject, error)
-	// RemoveMover Forget a mover
+	// DeployMover Make a mover VM on a connection
+	// (POST /movers)
+	DeployMover(ctx context.Context, request DeployMoverRequestObject) (DeployMoverResponseObject, error)
+	// RemoveMover Remove a mover
 	// (DELETE /movers/{mover_id})
 	RemoveMover(ctx context.Context, request RemoveMoverRequestObject) (RemoveMoverResponseObject, error)
 	// GetMover Show a mover
@@ -6751,6 +6927,54 @@ func (sh *strictHandler) ListMovers(ctx echo.Context) error {
 		return err
 	} else if validResponse, ok := response.(ListMoversResponseObject); ok {
 		return validResponse.VisitListMoversResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// DeployMover operation middleware
+func (sh *strictHandler) DeployMover(ctx echo.Context, params DeployMoverParams) error {
+	var request DeployMoverRequestObject
+
+	request.Params = params
+
+	var body DeployMoverJSONRequestBody
+	var err error
+	if binder, ok := ctx.Echo().Binder.(*echo.DefaultBinder); ok {
+		// A request validator built on kin-openapi's openapi3filter with
+		// KeepValidatedValue leaves the value it validated on the body. Bind
+		// that value, matching member names exactly, so the handler receives
+		// what was validated instead of a second, case-insensitive decode.
+		// Otherwise bind only the request body, so that path and query
+		// parameters are not also bound into the body struct.
+		if vb, ok := ctx.Request().Body.(interface{ ValidatedValue() any }); !ok || runtime.BindJSONValue(vb.ValidatedValue(), &body) != nil {
+			err = binder.BindBody(ctx, &body)
+		}
+	} else {
+		// A custom binder is installed on the Echo instance; defer to it
+		// entirely, since echo.Binder does not expose body-only binding and
+		// the binder may do more than decode (for example call ctx.Validate).
+		err = ctx.Bind(&body)
+	}
+	if err != nil {
+		return err
+	}
+	request.Body = &body
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.DeployMover(ctx.Request().Context(), request.(DeployMoverRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "DeployMover")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(DeployMoverResponseObject); ok {
+		return validResponse.VisitDeployMoverResponse(ctx.Response())
 	} else if response != nil {
 		return fmt.Errorf("unexpected response type: %T", response)
 	}

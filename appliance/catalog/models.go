@@ -117,6 +117,7 @@ const (
 	KindHeal    RunKind = "heal"
 	KindScrub   RunKind = "scrub"
 	KindRebuild RunKind = "rebuild"
+	KindDeploy  RunKind = "deploy"
 )
 
 // Trigger says who asked for a run.
@@ -199,6 +200,7 @@ type DiskProgress struct {
 	Mover        string `json:"mover,omitempty"`  // its name
 	Mode         string `json:"mode,omitempty"`   // "full" or "incremental"
 	Reason       string `json:"reason,omitempty"` // why full
+	Choice       Choice `json:"choice,omitzero"`
 	BytesTotal   int64  `json:"bytes_total"`
 	BytesScanned int64  `json:"bytes_scanned"`
 	BytesRead    int64  `json:"bytes_read"`    // moved
@@ -211,10 +213,24 @@ type DiskProgress struct {
 	Done         bool   `json:"done,omitempty"`
 }
 
+// Choice is why a transfer goes by its mover and transport.
+type Choice struct {
+	Reason   string        `json:"reason,omitempty"`
+	Rejected []RejectedWay `json:"rejected,omitempty"`
+}
+
+// RejectedWay is a mover, or a transport, that was not chosen, and why. One of the two may be empty: then it is all of them.
+type RejectedWay struct {
+	Mover     string `json:"mover,omitempty"`
+	Transport string `json:"transport,omitempty"`
+	Reason    string `json:"reason"`
+}
+
 // Result is what a task made or found.
 type Result struct {
 	RestorePointID string `json:"restore_point_id,omitempty"`
-	VMPlatformID   string `json:"vm_platform_id,omitempty"` // the VM a restore made
+	VMPlatformID   string `json:"vm_platform_id,omitempty"` // the VM a restore or a deployment made
+	MoverID        string `json:"mover_id,omitempty"`       // that was deployed
 	VMName         string `json:"vm_name,omitempty"`
 	Started        bool   `json:"started,omitempty"`
 	BytesRead      int64  `json:"bytes_read,omitempty"`

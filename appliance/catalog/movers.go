@@ -23,6 +23,8 @@ type Mover struct {
 	CertificateEnds time.Time  `json:"certificate_ends"`
 	LastSeen        *time.Time `json:"last_seen,omitempty"`
 	RevokedAt       *time.Time `json:"revoked_at,omitempty"`
+	// DeployedOn is the connection on which we have made its VM, which goes with it; "" if we have not.
+	DeployedOn string `json:"deployed_on,omitempty"`
 }
 
 // MoverFacts is what a mover says of its machine.
@@ -75,6 +77,24 @@ func (c *Catalog) AddJoinToken(ctx context.Context, t *JoinToken) error {
 		return failure("create join token", t.Name, err)
 	}
 	return nil
+}
+
+// JoinToken returns one token by its id.
+func (c *Catalog) JoinToken(ctx context.Context, id string) (JoinToken, error) {
+	return first[JoinToken](ctx, c, "look up join token", id, "id = ?", id)
+}
+
+// SpendJoinToken makes a token worthless and returns it: who has used it meanwhile is in it.
+func (c *Catalog) SpendJoinToken(ctx context.Context, id string) (JoinToken, error) {
+	if err := c.db.WithContext(ctx).Model(&JoinToken{}).Where("id = ?", id).Update("expires_at", time.Now().UTC()).Error; err != nil {
+		return JoinToken{}, failure("end join token", id, err)
+	}
+	return c.JoinToken(ctx, id)
+}
+
+// DeployedMover records that a mover's VM was made by us, on a connection.
+func (c *Catalog) DeployedMover(ctx context.Context, id, connectionID string) error {
+	return c.changeMover(ctx, id, map[string]any{"deployed_on": connectionID}, nil)
 }
 
 func moverNamed(tx *gorm.DB, name string) (bool, error) {
@@ -150,6 +170,9 @@ func takeName(tx *gorm.DB, t JoinToken, m *Mover) (replaced string, err error) {
 			if err := tx.Where("name = ?", t.Name).Limit(1).Find(&old).Error; err != nil || old.ID == "" {
 				return "", err
 			}
+			if old.Facts.MachineUUID == m.Facts.MachineUUID {
+				m.DeployedOn = old.DeployedOn // the same VM begins again
+			}
 			return old.ID, tx.Delete(&old).Error
 		}
 		return "", nil // the unique index says whether somebody has it meanwhile
@@ -178,8 +201,14 @@ func (c *Catalog) Mover(ctx context.Context, id string) (Mover, error) {
 	return first[Mover](ctx, c, "look up mover", id, "id = ?", id)
 }
 
-// SeeMover stores what is known of a mover that has connected or renewed its certificate.
+// SeeMover stores what is known of a mover that has connected or renewed its certificate. Which machine it is was settled
+// when it enrolled: disks are plugged into the VM of that name, and a mover must not be able to point to another one.
 func (c *Catalog) SeeMover(ctx context.Context, m Mover) error {
+	known, err := c.Mover(ctx, m.ID)
+	if err != nil {
+		return err
+	}
+	m.Facts.MachineUUID = known.Facts.MachineUUID
 	return c.changeMover(ctx, m.ID, map[string]any{"last_seen": time.Now().UTC()}, &m, "facts", "slots", "source", "certificate_ends")
 }
 

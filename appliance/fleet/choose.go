@@ -20,18 +20,25 @@ type Candidate struct {
 	Busy       int // slots in use
 	Transports []string
 	BootID     string // of the kernel that it runs on
+	Machine    string // the platform's name of the VM that it runs in; "" is not known
 	Host       string // of the platform, on which its VM runs; "" is not known
 	Connection string // whose VM it is; "" if it is none
 	StoreIDs   []string
 }
 
-// Wish is what a transfer needs and what was asked for.
+// Wish is what a transfer needs, what the platform offers, and what was asked for.
 type Wish struct {
 	Mover     string // id or name that was asked for; "" is free
-	Transport string // that was asked for; "" is free
+	Transport string // that was asked for, see Names; "" is free
 
-	Export     hypervisors.Export
-	ExportBoot string // boot id of the machine that serves the export, where that is known
+	Export     hypervisors.Export // by which the platform offers the disk as it is
+	ExportBoot string             // boot id of the machine that serves the export, where that is known
+	// Pluggable are the ids of the VMs into which the platform can plug the disk. Without any NoHotadd says why.
+	Pluggable map[string]bool
+	NoHotadd  string
+	// Failed has the transports by which this transfer was tried already, and why they failed.
+	Failed map[hypervisors.Transport]string
+
 	Connection string
 	Host       string // of the platform, where the source is; "" is not known
 	Datastore  string // of the disk; "" is not known
@@ -41,11 +48,29 @@ type Wish struct {
 	DatastoreBusy, DatastoreSlots int
 }
 
-// Rejection says why a mover was not chosen.
+// Names says whether a word of an admin's means a transport: its own name, or "network" for the one over the LAN.
+func Names(word string, t hypervisors.Transport) bool {
+	return word == string(t) || word == Network && t == hypervisors.TransportNBD
+}
+
+// Network is the word for the transport over the LAN, whatever its protocol.
+const Network = "network"
+
+// preference orders transports: the less a disk's data has to cross, the better.
+var preference = []hypervisors.Transport{hypervisors.TransportSAN, hypervisors.TransportHotadd, hypervisors.TransportNBD}
+
+// Rejection says why a mover, or a transport of it, was not chosen.
 type Rejection struct {
-	Mover  string // name
-	Reason string
-	Busy   bool // it may be chosen as soon as something has ended
+	Mover     string                // name; "" is the platform's own reason
+	Transport hypervisors.Transport // "" is all of them
+	Reason    string
+	Busy      bool // it may be chosen as soon as something has ended
+}
+
+// Way is a mover and the transport by which it can do a transfer.
+type Way struct {
+	Mover     Candidate
+	Transport hypervisors.Transport
 }
 
 // Choice is what came out. Without a Mover there is none now; Wait says that waiting helps.
@@ -53,74 +78,135 @@ type Choice struct {
 	Mover     *Candidate
 	Transport hypervisors.Transport
 	Reason    string
+	Ways      []Way // all that would do, the chosen one first
 	Rejected  []Rejection
 	Wait      bool
 }
 
-// Choose picks the mover of a transfer: among those that can do it the one nearest to the source, then the least
-// loaded one, then any but the appliance's own. It depends on nothing but its arguments.
+// Choose picks the mover and the transport of a transfer: among the ways that can do it the one whose data crosses the
+// least, then the mover nearest to the source, then the least loaded one, then any but the appliance's own. It depends
+// on nothing but its arguments.
 func Choose(w Wish, candidates []Candidate) Choice {
-	c := Choice{Transport: w.Export.Transport}
-	var able []Candidate
+	var c Choice
+	transports := w.transports(&c)
 	for _, m := range candidates {
-		reason, busy := w.rejects(m)
-		if reason != "" {
-			c.Rejected = append(c.Rejected, Rejection{m.Name, reason, busy})
-			c.Wait = c.Wait || busy
+		if reason := w.rejects(m); reason != "" {
+			c.Rejected = append(c.Rejected, Rejection{Mover: m.Name, Reason: reason})
 			continue
 		}
-		able = append(able, m)
+		var ways []Way
+		for _, t := range transports {
+			if reason := w.rejectsBy(m, t); reason != "" {
+				c.Rejected = append(c.Rejected, Rejection{Mover: m.Name, Transport: t, Reason: reason})
+				continue
+			}
+			ways = append(ways, Way{m, t})
+		}
+		if len(ways) == 0 {
+			continue
+		}
+		if reason := w.full(m); reason != "" {
+			c.Rejected = append(c.Rejected, Rejection{Mover: m.Name, Reason: reason, Busy: true})
+			c.Wait = true
+			continue
+		}
+		c.Ways = append(c.Ways, ways...)
 	}
-	if len(able) == 0 {
+	if len(c.Ways) == 0 {
 		return c
 	}
-	slices.SortStableFunc(able, w.compare)
-	c.Mover, c.Wait = &able[0], false
-	near, why := w.nearness(able[0])
-	c.Reason = fmt.Sprintf("%s, %d of %d slots in use", why, able[0].Busy, able[0].Slots)
-	for _, m := range able[1:] {
-		r := "it would do as well, but comes later by name"
-		switch n, _ := w.nearness(m); {
-		case n < near:
-			r = "another one is nearer to the source"
-		case load(m) != load(able[0]):
-			r = "another one has less to do"
-		case m.BuiltIn:
-			r = "the appliance's own mover comes last among equals"
-		}
-		c.Rejected = append(c.Rejected, Rejection{Mover: m.Name, Reason: r})
+	slices.SortStableFunc(c.Ways, w.compare)
+	best := c.Ways[0]
+	c.Mover, c.Transport, c.Wait = &best.Mover, best.Transport, false
+	_, why := w.nearness(best)
+	c.Reason = fmt.Sprintf("%s, %d of %d slots in use", why, best.Mover.Busy, best.Mover.Slots)
+	for _, other := range c.Ways[1:] {
+		c.Rejected = append(c.Rejected, w.second(best, other))
 	}
 	return c
 }
 
-// rejects says why a mover cannot do it; "" if it can.
-func (w Wish) rejects(m Candidate) (reason string, busy bool) {
+// transports are those by which the disk can be had, without those that are out of the question for every mover.
+func (w Wish) transports(c *Choice) (out []hypervisors.Transport) {
+	for _, t := range preference {
+		reason := ""
+		switch {
+		case w.Failed[t] != "":
+			reason = "it has failed: " + w.Failed[t]
+		case t == hypervisors.TransportHotadd && len(w.Pluggable) == 0:
+			reason = w.NoHotadd
+		case t != hypervisors.TransportHotadd && t != w.Export.Transport:
+			continue // nobody has offered it
+		case w.Transport != "" && !Names(w.Transport, t):
+			reason = w.Transport + " was asked for"
+		default:
+			out = append(out, t)
+			continue
+		}
+		if reason != "" {
+			c.Rejected = append(c.Rejected, Rejection{Transport: t, Reason: reason})
+		}
+	}
+	return out
+}
+
+// second says why another way that would do came later.
+func (w Wish) second(best, other Way) Rejection {
+	r := Rejection{Mover: other.Mover.Name, Transport: other.Transport, Reason: "it would do as well, but comes later by name"}
+	bn, _ := w.nearness(best)
+	on, _ := w.nearness(other)
+	switch {
+	case other.Transport != best.Transport:
+		r.Reason = fmt.Sprintf("by %s the data has to cross less", best.Transport)
+	case on < bn:
+		r.Reason = "another one is nearer to the source"
+	case load(other.Mover) != load(best.Mover):
+		r.Reason = "another one has less to do"
+	case other.Mover.BuiltIn:
+		r.Reason = "the appliance's own mover comes last among equals"
+	}
+	return r
+}
+
+// rejects says why a mover cannot do it, by whatever transport; "" if it can.
+func (w Wish) rejects(m Candidate) string {
 	switch {
 	case w.Mover != "" && w.Mover != m.ID && w.Mover != m.Name:
-		return "another mover was asked for", false
+		return "another mover was asked for"
 	case m.State == Revoked:
-		return "it is revoked", false
+		return "it is revoked"
 	case m.State == Drained || m.State == Draining:
-		return "it is drained", false
+		return "it is drained"
 	case m.State == Offline:
-		return "it is not connected", false
-	case w.Transport != "" && w.Transport != string(w.Export.Transport):
-		return fmt.Sprintf("the disk is offered by %s, and %s was asked for", w.Export.Transport, w.Transport), false
-	case !slices.Contains(m.Transports, string(w.Export.Transport)):
-		return fmt.Sprintf("it cannot read by %s", w.Export.Transport), false
+		return "it is not connected"
 	}
-	if why := w.unreachable(m); why != "" {
-		return why, false
+	return ""
+}
+
+// rejectsBy says why a mover cannot do it by a transport that the platform offers; "" if it can.
+func (w Wish) rejectsBy(m Candidate, t hypervisors.Transport) string {
+	switch {
+	case !slices.Contains(m.Transports, string(t)):
+		return fmt.Sprintf("it cannot read by %s", t)
+	case t == hypervisors.TransportHotadd && (m.Machine == "" || !w.Pluggable[m.Machine]):
+		return "the platform cannot plug the disk into it: it is none of the connection's mover VMs that are on"
+	case t == hypervisors.TransportHotadd:
+		return ""
 	}
+	return w.unreachable(m)
+}
+
+// full says why a mover cannot do it now.
+func (w Wish) full(m Candidate) string {
 	switch {
 	case m.Busy >= m.Slots:
-		return fmt.Sprintf("all its %d slots are in use", m.Slots), true
+		return fmt.Sprintf("all its %d slots are in use", m.Slots)
 	case w.HostSlots > 0 && w.HostBusy >= w.HostSlots:
-		return fmt.Sprintf("host %s has %d transfers already", w.Host, w.HostBusy), true
+		return fmt.Sprintf("host %s has %d transfers already", w.Host, w.HostBusy)
 	case w.DatastoreSlots > 0 && w.DatastoreBusy >= w.DatastoreSlots:
-		return fmt.Sprintf("datastore %s has %d transfers already", w.Datastore, w.DatastoreBusy), true
+		return fmt.Sprintf("datastore %s has %d transfers already", w.Datastore, w.DatastoreBusy)
 	}
-	return "", false
+	return ""
 }
 
 // unreachable says why a mover on another machine cannot open the export.
@@ -148,9 +234,12 @@ func loopback(address string) bool {
 	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
-// nearness of a mover to the source: the greater the nearer.
-func (w Wish) nearness(m Candidate) (int, string) {
+// nearness of a mover to the source by a transport: the greater the nearer.
+func (w Wish) nearness(o Way) (int, string) {
+	m := o.Mover
 	switch {
+	case o.Transport == hypervisors.TransportHotadd:
+		return 4, "the disk is plugged into its VM"
 	case w.ExportBoot != "" && m.BootID == w.ExportBoot:
 		return 3, "it runs on the machine that offers the disk"
 	case w.Host != "" && m.Host == w.Host && m.Connection == w.Connection:
@@ -163,15 +252,16 @@ func (w Wish) nearness(m Candidate) (int, string) {
 
 func load(m Candidate) int { return m.Busy * 1000 / max(1, m.Slots) }
 
-func (w Wish) compare(a, b Candidate) int {
+func (w Wish) compare(a, b Way) int {
 	na, _ := w.nearness(a)
 	nb, _ := w.nearness(b)
 	return cmp.Or(
+		cmp.Compare(slices.Index(preference, a.Transport), slices.Index(preference, b.Transport)),
 		cmp.Compare(nb, na),
-		last(!slices.Contains(a.StoreIDs, w.StoreID), !slices.Contains(b.StoreIDs, w.StoreID)),
-		cmp.Compare(load(a), load(b)),
-		last(a.BuiltIn, b.BuiltIn),
-		strings.Compare(a.Name, b.Name),
+		last(!slices.Contains(a.Mover.StoreIDs, w.StoreID), !slices.Contains(b.Mover.StoreIDs, w.StoreID)),
+		cmp.Compare(load(a.Mover), load(b.Mover)),
+		last(a.Mover.BuiltIn, b.Mover.BuiltIn),
+		strings.Compare(a.Mover.Name, b.Mover.Name),
 	)
 }
 
@@ -193,9 +283,19 @@ func (c Choice) Words() string {
 		if i > 0 {
 			b.WriteString("; ")
 		}
-		b.WriteString(r.Mover + ": " + r.Reason)
+		b.WriteString(r.who() + ": " + r.Reason)
 	}
 	return b.String()
+}
+
+func (r Rejection) who() string {
+	switch {
+	case r.Mover == "":
+		return string(r.Transport)
+	case r.Transport == "":
+		return r.Mover
+	}
+	return r.Mover + " by " + string(r.Transport)
 }
 
 // none is the error when nobody can do it, now or later.

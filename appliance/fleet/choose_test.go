@@ -41,25 +41,25 @@ func TestChoose(t *testing.T) {
 		wait     bool
 	}{
 		{"only the own one", Wish{Export: unix}, []Candidate{own}, "built-in", "", false},
-		{"a socket here is for movers here", Wish{Export: unix, ExportBoot: "here"}, []Candidate{own, m("a")}, "built-in", "a: the disk is offered by a socket", false},
-		{"a mover on this machine before the own one", Wish{Export: unix, ExportBoot: "here"}, []Candidate{own, m("a", boot("here"))}, "a", "built-in: the appliance's own mover comes last", false},
-		{"loopback", Wish{Export: nbd("tcp", "127.0.0.1:1"), ExportBoot: "here"}, []Candidate{own, m("a")}, "built-in", "a: the disk is offered on the manager's machine only", false},
-		{"loopback, IPv6", Wish{Export: nbd("tcp", "[::1]:1"), ExportBoot: "here"}, []Candidate{own, m("a")}, "built-in", "a: the disk is offered on the manager's machine only", false},
-		{"keys on this machine", Wish{Export: withTLS}, []Candidate{own, m("a")}, "built-in", "a: the keys", false},
-		{"over the network any, the own one last", Wish{Export: tcp}, []Candidate{own, m("b"), m("a")}, "a", "b: it would do as well", false},
-		{"less to do", Wish{Export: tcp}, []Candidate{m("a", busy(2)), m("b", busy(1))}, "b", "a: another one has less to do", false},
-		{"load is by slots", Wish{Export: tcp}, []Candidate{own, m("a", busy(1)), func() Candidate { c := m("b", busy(2)); c.Slots = 16; return c }()}, "built-in", "a: another one has less", false},
-		{"on the source's host", Wish{Export: tcp, Connection: "c1", Host: "h1"}, []Candidate{own, m("a", vm("c1", "h2")), m("b", vm("c1", "h1"), busy(3))}, "b", "a: another one is nearer", false},
-		{"a host of this name elsewhere", Wish{Export: tcp, Connection: "c1", Host: "h1"}, []Candidate{m("a", vm("c2", "h1")), m("b", vm("c1", "h2"))}, "b", "a: another one is nearer", false},
-		{"with the repository's storage", Wish{Export: tcp, StoreID: "s"}, []Candidate{m("a"), m("b", mounts("s"), busy(1))}, "b", "a: ", false},
+		{"a socket here is for movers here", Wish{Export: unix, ExportBoot: "here"}, []Candidate{own, m("a")}, "built-in", "a by nbd: the disk is offered by a socket", false},
+		{"a mover on this machine before the own one", Wish{Export: unix, ExportBoot: "here"}, []Candidate{own, m("a", boot("here"))}, "a", "built-in by nbd: the appliance's own mover comes last", false},
+		{"loopback", Wish{Export: nbd("tcp", "127.0.0.1:1"), ExportBoot: "here"}, []Candidate{own, m("a")}, "built-in", "a by nbd: the disk is offered on the manager's machine only", false},
+		{"loopback, IPv6", Wish{Export: nbd("tcp", "[::1]:1"), ExportBoot: "here"}, []Candidate{own, m("a")}, "built-in", "a by nbd: the disk is offered on the manager's machine only", false},
+		{"keys on this machine", Wish{Export: withTLS}, []Candidate{own, m("a")}, "built-in", "a by nbd: the keys", false},
+		{"over the network any, the own one last", Wish{Export: tcp}, []Candidate{own, m("b"), m("a")}, "a", "b by nbd: it would do as well", false},
+		{"less to do", Wish{Export: tcp}, []Candidate{m("a", busy(2)), m("b", busy(1))}, "b", "a by nbd: another one has less to do", false},
+		{"load is by slots", Wish{Export: tcp}, []Candidate{own, m("a", busy(1)), func() Candidate { c := m("b", busy(2)); c.Slots = 16; return c }()}, "built-in", "a by nbd: another one has less", false},
+		{"on the source's host", Wish{Export: tcp, Connection: "c1", Host: "h1"}, []Candidate{own, m("a", vm("c1", "h2")), m("b", vm("c1", "h1"), busy(3))}, "b", "a by nbd: another one is nearer", false},
+		{"a host of this name elsewhere", Wish{Export: tcp, Connection: "c1", Host: "h1"}, []Candidate{m("a", vm("c2", "h1")), m("b", vm("c1", "h2"))}, "b", "a by nbd: another one is nearer", false},
+		{"with the repository's storage", Wish{Export: tcp, StoreID: "s"}, []Candidate{m("a"), m("b", mounts("s"), busy(1))}, "b", "a by nbd: ", false},
 		{"offline", Wish{Export: tcp}, []Candidate{m("a", state(Offline)), own}, "built-in", "a: it is not connected", false},
 		{"drained", Wish{Export: tcp}, []Candidate{m("a", state(Drained)), m("b", state(Draining)), own}, "built-in", "b: it is drained", false},
 		{"revoked", Wish{Export: tcp}, []Candidate{m("a", state(Revoked)), own}, "built-in", "a: it is revoked", false},
-		{"no code for it", Wish{Export: tcp}, []Candidate{m("a", blind), own}, "built-in", "a: it cannot read by nbd", false},
+		{"no code for it", Wish{Export: tcp}, []Candidate{m("a", blind), own}, "built-in", "a by nbd: it cannot read by nbd", false},
 		{"asked for by name", Wish{Export: tcp, Mover: "b"}, []Candidate{own, m("a"), m("b", busy(3))}, "b", "a: another mover was asked for", false},
 		{"asked for by id", Wish{Export: tcp, Mover: "mover_b"}, []Candidate{m("a"), m("b")}, "b", "", false},
 		{"asked for and offline", Wish{Export: tcp, Mover: "a"}, []Candidate{own, m("a", state(Offline))}, "", "a: it is not connected", false},
-		{"another transport asked for", Wish{Export: tcp, Transport: "hotadd"}, []Candidate{own, m("a")}, "", "a: the disk is offered by nbd, and hotadd was asked for", false},
+		{"another transport asked for", Wish{Export: tcp, Transport: "hotadd", NoHotadd: "there is no mover VM"}, []Candidate{own, m("a")}, "", "hotadd: there is no mover VM; nbd: hotadd was asked for", false},
 		{"asked for and busy", Wish{Export: tcp, Mover: "a"}, []Candidate{own, m("a", busy(4))}, "", "a: all its 4 slots are in use", true},
 		{"all busy", Wish{Export: tcp}, []Candidate{m("a", busy(4)), m("b", busy(9))}, "", "b: all its 4 slots", true},
 		{"one busy", Wish{Export: tcp}, []Candidate{m("a", busy(4)), m("b", busy(3))}, "b", "a: all its 4 slots", false},
@@ -79,6 +79,9 @@ func TestChoose(t *testing.T) {
 			}
 			if c.Mover != nil && (c.Reason == "" || len(c.Rejected) != len(tt.movers)-1) {
 				t.Errorf("reason %q, %d rejected of %d", c.Reason, len(c.Rejected), len(tt.movers))
+			}
+			if c.Mover != nil && c.Transport != hypervisors.TransportNBD {
+				t.Errorf("by %q", c.Transport)
 			}
 		})
 	}

@@ -84,6 +84,13 @@ func (f *Fleet) info(m catalog.Mover) Info {
 	return i
 }
 
+// Changed returns a channel that closes when a mover comes or goes, or a transfer ends.
+func (f *Fleet) Changed() <-chan struct{} {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.changed
+}
+
 // Who asks for a change, for the audit log.
 type Who struct{ User, Source string }
 

@@ -113,7 +113,7 @@ func (f *Fleet) candidate(m catalog.Mover, busy int, at location) Candidate {
 	for _, mount := range m.Facts.Mounts {
 		c.StoreIDs = append(c.StoreIDs, mount.StoreID)
 	}
-	c.Host, c.Connection = at.host, at.connection
+	c.Machine, c.Host, c.Connection = m.Facts.MachineUUID, at.host, at.connection
 	return c
 }
 

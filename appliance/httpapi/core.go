@@ -156,6 +156,7 @@ type BackupRequest struct {
 	Full         bool
 	Mover        string // "" is chosen
 	Transport    string // "" is chosen
+	Fallback     bool   // to another transport when one fails
 }
 
 // RestoreRequest asks for a restore. Empty fields mean: as in the restore point.
@@ -171,6 +172,7 @@ type RestoreRequest struct {
 	Start          bool
 	Mover          string // "" is chosen
 	Transport      string // "" is chosen
+	Fallback       bool   // to another transport when one fails
 }
 
 // RestorePlan says what a restore would make.

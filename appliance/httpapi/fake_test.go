@@ -112,8 +112,9 @@ var (
 		Progress: catalog.Progress{Disks: []catalog.DiskProgress{{
 			Disk: "vda", Transport: "nbd", Mode: catalog.Full, Reason: "first", BytesTotal: 10, BytesScanned: 9, BytesRead: 8, BytesSkipped: 1,
 			BytesNew: 7, BytesStored: 6, Rate: 5, ETASeconds: 4, Bottleneck: "store", Done: true,
+			Choice: catalog.Choice{Reason: "it is near", Rejected: []catalog.RejectedWay{{Mover: "m1", Transport: "hotadd", Reason: "no"}}},
 		}}},
-		Result: &catalog.Result{RestorePointID: "rp_1", VMPlatformID: "x", VMName: "y", Started: true, BytesRead: 1, BytesNew: 1, BytesStored: 1, BytesVerified: 1, BytesFreed: 1,
+		Result: &catalog.Result{RestorePointID: "rp_1", VMPlatformID: "x", VMName: "y", MoverID: "mover_1", Started: true, BytesRead: 1, BytesNew: 1, BytesStored: 1, BytesVerified: 1, BytesFreed: 1,
 			Collected: &catalog.Collected{PacksFreed: 1, NoRoom: true}, Swept: &catalog.Swept{Packs: 1, Complete: true},
 			Healed: &catalog.Healed{Healed: 1}, Repaired: &catalog.Repaired{Member: "m1", Shards: 1}},
 	}

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/cairn-backup/cairn/appliance/catalog"
+	"github.com/cairn-backup/cairn/appliance/deploy"
 	"github.com/cairn-backup/cairn/appliance/fleet"
 	"github.com/cairn-backup/cairn/internal/fault"
 )
@@ -15,7 +16,8 @@ var someMover = fleet.Info{
 	Mover: catalog.Mover{
 		ID: "mover_1", Name: "m1", Drained: true, Slots: 4, Source: "192.0.2.7", EnrolledAt: someTime, CertificateEnds: someTime,
 		LastSeen: &someTime, RevokedAt: &someTime,
-		Facts: catalog.MoverFacts{Version: "v", Hostname: "h", CPUs: 2, MemoryBytes: 3, Transports: []string{"nbd"}, MachineUUID: "u"},
+		Facts:      catalog.MoverFacts{Version: "v", Hostname: "h", CPUs: 2, MemoryBytes: 3, Transports: []string{"nbd"}, MachineUUID: "u"},
+		DeployedOn: "conn_1",
 	},
 	State: fleet.Draining, Since: someTime, Transfers: 1, Rate: 5,
 }
@@ -42,6 +44,10 @@ func (f *fakeCore) CreateMoverToken(_ context.Context, n fleet.NewToken) (MoverT
 	return MoverToken{
 		JoinToken: catalog.JoinToken{ID: "tok_1", Name: n.Name, ExpiresAt: someTime.Add(time.Hour)}, Secret: "s", Fingerprint: "sha256:ab", Port: 8441,
 	}, err
+}
+
+func (f *fakeCore) DeployMover(_ context.Context, s Start, spec deploy.Spec) (Started, error) {
+	return f.start(s, catalog.KindDeploy, spec, spec.ConnectionID == "conn_1")
 }
 
 func (f *fakeCore) DrainMover(ctx context.Context, who fleet.Who, id string, drain bool) (fleet.Info, error) {

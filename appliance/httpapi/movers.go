@@ -7,6 +7,7 @@ import (
 
 	"github.com/cairn-backup/cairn/api/server"
 	"github.com/cairn-backup/cairn/appliance/catalog"
+	"github.com/cairn-backup/cairn/appliance/deploy"
 	"github.com/cairn-backup/cairn/appliance/fleet"
 	"github.com/cairn-backup/cairn/internal/fault"
 )
@@ -21,6 +22,8 @@ type Movers interface {
 	// DrainMover and the others answer Conflict for what the built-in mover or a revoked one cannot.
 	DrainMover(ctx context.Context, who fleet.Who, id string, drain bool) (fleet.Info, error)
 	RevokeMover(ctx context.Context, who fleet.Who, id string) (fleet.Info, error)
+	// DeployMover starts the run that makes a mover VM. RemoveMover removes it.
+	DeployMover(ctx context.Context, s Start, spec deploy.Spec) (Started, error)
 	RemoveMover(ctx context.Context, who fleet.Who, id string) error
 	// ListAudit returns up to limit entries before a sequence number, 0 for the newest, the newest first.
 	ListAudit(ctx context.Context, before int64, limit int) ([]catalog.AuditEntry, error)
@@ -122,11 +125,29 @@ func (h *handlers) ListAudit(ctx context.Context, r server.ListAuditRequestObjec
 	return out, nil
 }
 
+func (h *handlers) DeployMover(ctx context.Context, r server.DeployMoverRequestObject) (server.DeployMoverResponseObject, error) {
+	spec := deploy.Spec{
+		Name: r.Body.Name, ConnectionID: r.Body.Connection, Manager: r.Body.Manager, Datastore: r.Body.Datastore, Network: r.Body.Network,
+		Address: r.Body.Address, Gateway: r.Body.Gateway, DNS: r.Body.DNS, Image: r.Body.Image, CPUs: r.Body.CPUs, MemoryBytes: r.Body.MemoryBytes,
+		User: whoAsks(ctx).User,
+	}
+	run, done, err := h.start(ctx, r.Params.IdempotencyKey, r.Params.Prefer, func(s Start) (Started, error) {
+		return h.s.core.DeployMover(ctx, s, spec)
+	})
+	if err != nil {
+		return nil, err
+	}
+	if done {
+		return server.DeployMover200JSONResponse{RunEndedJSONResponse: ended(run)}, nil
+	}
+	return server.DeployMover202JSONResponse{RunAcceptedJSONResponse: accepted(run)}, nil
+}
+
 func moverOf(m fleet.Info) server.Mover {
 	return server.Mover{
 		ID: m.ID, Name: m.Name, State: server.MoverState(m.State), Transfers: m.Transfers, Slots: m.Slots, Rate: m.Rate,
 		Version: m.Facts.Version, Hostname: m.Facts.Hostname, CPUs: m.Facts.CPUs, MemoryBytes: m.Facts.MemoryBytes,
-		Transports: m.Facts.Transports, MachineUUID: m.Facts.MachineUUID, Source: m.Source, EnrolledAt: m.EnrolledAt.UTC(),
+		Transports: m.Facts.Transports, MachineUUID: m.Facts.MachineUUID, DeployedOn: m.DeployedOn, Source: m.Source, EnrolledAt: m.EnrolledAt.UTC(),
 		ConnectedAt: m.Since.UTC(), LastSeenAt: at(m.LastSeen), RevokedAt: at(m.RevokedAt), CertificateEndsAt: m.CertificateEnds.UTC(),
 	}
 }

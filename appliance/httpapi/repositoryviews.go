@@ -82,7 +82,7 @@ func spaceOf(s SpaceInfo) server.RepositorySpace {
 
 func resultOf(r catalog.Result) server.TaskResult {
 	out := server.TaskResult{
-		RestorePointID: r.RestorePointID, VMPlatformID: r.VMPlatformID, VMName: r.VMName, Started: r.Started,
+		RestorePointID: r.RestorePointID, VMPlatformID: r.VMPlatformID, VMName: r.VMName, MoverID: r.MoverID, Started: r.Started,
 		BytesRead: r.BytesRead, BytesNew: r.BytesNew, BytesStored: r.BytesStored, BytesVerified: r.BytesVerified,
 		BytesFreed: r.BytesFreed,
 	}

@@ -84,7 +84,7 @@ func (h *handlers) StartBackup(ctx context.Context, r server.StartBackupRequestO
 	}
 	request := BackupRequest{
 		VMID: r.VMID, RepositoryID: r.Body.Repository, Quiesce: quiesce, ExcludeDisks: r.Body.ExcludeDisks, Full: r.Body.Full,
-		Mover: r.Body.Mover, Transport: r.Body.Transport,
+		Mover: r.Body.Mover, Transport: r.Body.Transport, Fallback: r.Body.Fallback,
 	}
 	run, done, err := h.start(ctx, r.Params.IdempotencyKey, r.Params.Prefer, func(s Start) (Started, error) {
 		return h.s.core.StartBackup(ctx, s, request)
@@ -142,7 +142,7 @@ func restoreOf(b server.RestoreRequest) (RestoreRequest, error) {
 	out := RestoreRequest{
 		RestorePointID: b.RestorePoint, Mode: hypervisors.RestoreMode(b.Mode), Name: b.Name, ConnectionID: b.Connection,
 		Datastore: b.Datastore, Networks: b.Networks, KeepMACs: b.KeepMACs, Start: b.Start,
-		Mover: b.Mover, Transport: b.Transport,
+		Mover: b.Mover, Transport: b.Transport, Fallback: b.Fallback,
 	}
 	var wrong []server.ProblemField
 	if out.Mode == hypervisors.RestoreNew && b.Name == "" {

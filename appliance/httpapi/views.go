@@ -168,12 +168,17 @@ func taskOf(t catalog.Task) server.Task {
 	for _, d := range t.Progress.Disks {
 		out.Transfers = append(out.Transfers, server.Transfer{
 			Disk: d.Disk, Transport: d.Transport, Mover: d.Mover, Mode: d.Mode, FullReason: d.Reason, Done: d.Done, Progress: progressOf(d),
+			ChosenBecause: d.Choice.Reason, Rejected: each(d.Choice.Rejected, rejectedOf),
 		})
 	}
 	if t.Result != nil {
 		out.Result = resultOf(*t.Result)
 	}
 	return out
+}
+
+func rejectedOf(r catalog.RejectedWay) server.RejectedWay {
+	return server.RejectedWay{Mover: r.Mover, Transport: r.Transport, Reason: r.Reason}
 }
 
 func progressOf(d catalog.DiskProgress) server.Progress {

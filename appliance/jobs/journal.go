@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -76,8 +77,23 @@ func (j *Journal) Owe(connectionID, taskID string) func(context.Context, hypervi
 	}
 }
 
-// StrikeOff notes that all a task made is gone, or is now somebody's.
+// Unplug removes the disks that a task has in movers. It succeeds when the platform confirms that none is there; only then
+// may go what they are made of.
+func (j *Journal) Unplug(ctx context.Context, taskID string) error {
+	rows, err := j.catalog.OpenCleanups(ctx, taskID)
+	if err != nil {
+		return err
+	}
+	attached := slices.DeleteFunc(rows, func(r catalog.OwedCleanup) bool { return r.Owed.Kind != hypervisors.OwedAttached })
+	return j.settle(ctx, attached, map[string]bool{})
+}
+
+// StrikeOff notes that all a task made is gone, or is now somebody's. A disk in a mover is nobody's: the platform has to
+// say that it is gone, or nothing is struck off.
 func (j *Journal) StrikeOff(ctx context.Context, taskID string) error {
+	if err := j.Unplug(ctx, taskID); err != nil {
+		return err
+	}
 	return j.catalog.StrikeOffTask(ctx, taskID)
 }
 
@@ -88,30 +104,49 @@ func (j *Journal) Settle(ctx context.Context, taskID string) error {
 	if err != nil {
 		return err
 	}
-	return j.settle(ctx, rows)
+	return j.settle(ctx, rows, map[string]bool{})
 }
 
-// SettleVM removes what earlier tasks still owe on a VM. The caller holds the VM.
+// SettleVM removes what earlier tasks still owe on a VM, and before that what they have of it in movers. The caller holds
+// the VM.
 func (j *Journal) SettleVM(ctx context.Context, connectionID, vm, taskID string) error {
 	all, err := j.catalog.OpenCleanups(ctx, "")
 	if err != nil {
 		return err
 	}
-	var rows []catalog.OwedCleanup
+	tasks := map[string]bool{} // that worked on the VM
 	for _, r := range all {
 		if r.ConnectionID == connectionID && r.Owed.VM == vm && r.TaskID != taskID {
-			rows = append(rows, r)
+			tasks[r.TaskID] = true
 		}
 	}
-	return j.settle(ctx, rows)
+	rows := slices.DeleteFunc(all, func(r catalog.OwedCleanup) bool {
+		return !tasks[r.TaskID] || r.ConnectionID != connectionID || r.Owed.VM != vm && r.Owed.Kind != hypervisors.OwedAttached
+	})
+	return j.settle(ctx, rows, map[string]bool{})
 }
 
-func (j *Journal) settle(ctx context.Context, rows []catalog.OwedCleanup) error {
+// attachedPatience is how often the unplugging of a disk is tried before the rest that its task owes is removed all the
+// same: a mover that hangs must not keep a VM frozen for ever.
+const attachedPatience = 3
+
+// settle removes what is owed, disks in movers first. What a task owes besides waits for those, because it is what they
+// are made of; plugged has the tasks that wait, and is added to.
+func (j *Journal) settle(ctx context.Context, rows []catalog.OwedCleanup, plugged map[string]bool) error {
+	rows = slices.Clone(rows)
+	slices.SortStableFunc(rows, func(a, b catalog.OwedCleanup) int { return rank(a) - rank(b) })
 	var errs []error
 	for _, row := range rows {
+		attached := row.Owed.Kind == hypervisors.OwedAttached
+		if !attached && plugged[row.TaskID] {
+			continue
+		}
 		made, err := j.made(ctx, row.TaskID)
-		if err == nil && (!made || row.Owed.Kind == hypervisors.OwedReplaced) {
+		if err == nil && (!made || attached || row.Owed.Kind == hypervisors.OwedReplaced) {
 			err = j.remove(ctx, row)
+		}
+		if attached && err != nil && row.Attempts+1 < attachedPatience {
+			plugged[row.TaskID] = true
 		}
 		if err == nil {
 			err = j.catalog.StrikeOff(ctx, row.ID)
@@ -125,13 +160,21 @@ func (j *Journal) settle(ctx context.Context, rows []catalog.OwedCleanup) error 
 	return errors.Join(errs...)
 }
 
-// made reports whether a task is a restore that has finished: what it made is the user's.
+// rank is 0 for what goes first.
+func rank(row catalog.OwedCleanup) int {
+	if row.Owed.Kind == hypervisors.OwedAttached {
+		return 0
+	}
+	return 1
+}
+
+// made reports whether a task is a restore or a deployment that has finished: what it made is the user's.
 func (j *Journal) made(ctx context.Context, taskID string) (bool, error) {
 	t, err := j.catalog.Task(ctx, taskID)
 	if err != nil && fault.KindOf(err) != fault.NotFound {
 		return false, err
 	}
-	return t.Kind == catalog.KindRestore && t.Result != nil, nil
+	return (t.Kind == catalog.KindRestore || t.Kind == catalog.KindDeploy) && t.Result != nil, nil
 }
 
 func (j *Journal) remove(ctx context.Context, row catalog.OwedCleanup) error {
@@ -188,13 +231,15 @@ func (j *Journal) sweepJournal(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	slices.SortStableFunc(rows, func(a, b catalog.OwedCleanup) int { return rank(a) - rank(b) })
 	var errs []error
+	plugged := map[string]bool{}
 	for _, row := range rows {
 		if active[Tag(row.TaskID)] {
 			continue
 		}
 		errs = append(errs, j.alone(row.ConnectionID, row.Owed.VM, func() error {
-			return j.settle(ctx, []catalog.OwedCleanup{row})
+			return j.settle(ctx, []catalog.OwedCleanup{row}, plugged)
 		}))
 	}
 	return errors.Join(errs...)

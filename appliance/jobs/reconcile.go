@@ -40,6 +40,9 @@ func (q *Queue) endOrphan(ctx context.Context, row catalog.Task) error {
 	if row.Kind == catalog.KindRestore && row.Result != nil {
 		return q.endMade(ctx, row, "The manager stopped right after the VM was restored. The VM is complete; it may not have been started.")
 	}
+	if row.Kind == catalog.KindDeploy && row.Result != nil {
+		return q.endMade(ctx, row, "The manager stopped right after the mover had enrolled. The mover is complete.")
+	}
 	if row.Kind == catalog.KindBackup {
 		point, err := q.catalog.RestorePointOfTask(ctx, row.ID)
 		if err == nil {

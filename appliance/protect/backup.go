@@ -35,6 +35,7 @@ type backup struct {
 	base   base
 	frozen hypervisors.Frozen
 	info   hypervisors.FrozenInfo
+	plugs  jobs.Plugs
 }
 
 // Backup is the handler of backup tasks.
@@ -84,6 +85,7 @@ func (b *backup) prepare(ctx context.Context) (err error) {
 	if b.driver, err = b.drivers(ctx, b.conn.ID); err != nil {
 		return err
 	}
+	b.plugs = b.t.Plugs(ctx, b.driver, b.conn.ID)
 	now, err := b.driver.VM(ctx, b.vm.PlatformID)
 	if err != nil {
 		return fault.Context("look up VM", b.vm.Name, err)
@@ -199,14 +201,14 @@ func (b *backup) transfer(ctx context.Context, session *store.Session) ([]store.
 func (b *backup) transferDisk(ctx context.Context, session *store.Session, d hypervisors.FrozenDiskInfo) (store.NamedImage, error) {
 	plan := b.base.plan(d)
 	show := func(p catalog.DiskProgress) {
-		p.Disk, p.Transport, p.Mode, p.Reason = d.Disk.ID, string(d.Export.Transport), plan.mode, plan.reason
+		p.Disk, p.Mode, p.Reason = d.Disk.ID, plan.mode, plan.reason
 		b.t.SetProgress(ctx, p)
 	}
 	show(catalog.DiskProgress{BytesTotal: d.Export.SizeBytes})
 	res, err := b.reader.ReadDisk(ctx, ReadRequest{
 		ID: b.t.ID + "/" + d.Disk.ID, Disk: d.Disk.ID, Export: plan.export, Session: session, Parent: plan.parent,
-		Mover: b.spec.Mover, Transport: b.spec.Transport, ConnectionID: b.conn.ID, RepositoryID: b.spec.RepositoryID,
-		VMHost: b.info.VM.Host, Datastore: d.Disk.Datastore, Tell: b.t.Event,
+		Mover: b.spec.Mover, Transport: b.spec.Transport, Fallback: b.spec.Fallback, Plugs: b.plugs, ConnectionID: b.conn.ID, RepositoryID: b.spec.RepositoryID,
+		VMHost: b.info.VM.Host, Datastore: d.Disk.Datastore, Tell: b.t.Event, Warn: b.t.Warn,
 	}, show)
 	if err != nil {
 		return store.NamedImage{}, fault.Context("read disk", d.Disk.ID, err)
@@ -266,13 +268,18 @@ func (b *backup) keepCheckpoint(ctx context.Context) error {
 	return b.driver.KeepCheckpoint(ctx, b.vm.PlatformID, b.info.Checkpoint)
 }
 
-// release ends the freeze. What it could not remove is owed and is settled when the task ends.
+// release ends the freeze, once no mover has a disk of it any more. What it could not remove is owed and is settled when
+// the task ends.
 func (b *backup) release(ctx context.Context) bool {
 	if b.frozen == nil {
 		return true
 	}
 	ctx, cancel := context.WithTimeout(ctx, cleanUpTime)
 	defer cancel()
+	if err := b.t.Journal().Unplug(ctx, b.t.ID); err != nil {
+		b.t.Event(ctx, "A disk could not be unplugged from a mover at once, and the freeze is kept until it is: "+err.Error())
+		return false
+	}
 	if err := b.frozen.Release(ctx); err != nil {
 		b.t.Event(ctx, "The freeze could not be ended at once: "+err.Error())
 		return false

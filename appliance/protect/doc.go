@@ -33,12 +33,14 @@ type ReadRequest struct {
 
 	// What the choice of a mover goes by.
 	Mover, Transport string // id or name of the one that was asked for; "" is chosen
+	Fallback         bool   // when a transport fails another one may take its place
+	Plugs            jobs.Plugs
 	ConnectionID     string
 	RepositoryID     string
 	VMHost           string // of the platform, where the VM runs; "" is not known
 	Datastore        string // of the disk
-	// Tell adds a line to the task's log; fields are pairs of a name and a value.
-	Tell func(ctx context.Context, message string, fields ...string)
+	// Tell adds a line to the task's log; fields are pairs of a name and a value. Warn adds a warning to the task.
+	Tell, Warn func(ctx context.Context, message string, fields ...string)
 }
 
 // ReadResult is what became of it.

@@ -20,6 +20,7 @@ type BackupSpec struct {
 	Full         bool                `json:"full,omitempty"`    // read every disk whole
 	Mover        string              `json:"mover,omitempty"`   // id or name; "" is chosen
 	Transport    string              `json:"transport,omitempty"`
+	Fallback     bool                `json:"fallback,omitempty"` // to another transport when one fails
 }
 
 // RequestBackup checks a request and makes the task for it, which it does not store.

@@ -30,10 +30,12 @@ type WriteRequest struct {
 
 	// What the choice of a mover goes by; as in protect.ReadRequest.
 	Mover, Transport string
+	Fallback         bool
+	Plugs            jobs.Plugs
 	ConnectionID     string
 	RepositoryID     string
 	Datastore        string
-	Tell             func(ctx context.Context, message string, fields ...string)
+	Tell, Warn       func(ctx context.Context, message string, fields ...string)
 }
 
 // WriteResult is what became of it.

@@ -24,6 +24,7 @@ type Spec struct {
 	Start          bool                      `json:"start,omitempty"`
 	Mover          string                    `json:"mover,omitempty"` // id or name; "" is chosen
 	Transport      string                    `json:"transport,omitempty"`
+	Fallback       bool                      `json:"fallback,omitempty"` // to another transport when one fails
 }
 
 // Plan is what a restore would make.

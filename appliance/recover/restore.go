@@ -53,7 +53,11 @@ func (r *Recoverer) Restore(ctx context.Context, t *jobs.Task) error {
 	if err != nil {
 		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUpTime)
 		defer cancel()
-		if abandonErr := restoring.Abandon(clean); abandonErr != nil {
+		abandonErr := t.Journal().Unplug(clean, t.ID) // what a mover may still write to is not given back
+		if abandonErr == nil {
+			abandonErr = restoring.Abandon(clean)
+		}
+		if abandonErr != nil {
 			t.Event(clean, "What was made could not be removed at once: "+abandonErr.Error())
 		}
 		return err
@@ -80,10 +84,11 @@ func (r *Recoverer) begin(ctx context.Context, t *jobs.Task, o *order) (hypervis
 // fill has the disks written and makes the VM of them.
 func (r *Recoverer) fill(ctx context.Context, t *jobs.Task, o *order, restoring hypervisors.Restoring) (hypervisors.VM, error) {
 	t.SetPhase(ctx, "transferring")
+	plugs := t.Plugs(ctx, o.driver, o.conn.ID)
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(disksAtOnce)
 	for _, target := range restoring.Disks() {
-		g.Go(func() error { return r.write(gctx, t, o, target) })
+		g.Go(func() error { return r.write(gctx, t, o, target, plugs) })
 	}
 	if err := g.Wait(); err != nil {
 		return hypervisors.VM{}, err
@@ -91,6 +96,9 @@ func (r *Recoverer) fill(ctx context.Context, t *jobs.Task, o *order, restoring 
 	fault.Point("restore.transferred")
 	if err := ctx.Err(); err != nil {
 		return hypervisors.VM{}, err
+	}
+	if err := t.Journal().Unplug(ctx, t.ID); err != nil { // no VM begins with a disk that a mover may still write to
+		return hypervisors.VM{}, fault.Context("unplug disks of", o.req.Name, err)
 	}
 	t.SetPhase(ctx, "creating VM")
 	finish, cancel := context.WithTimeout(context.WithoutCancel(ctx), finishTime)
@@ -108,20 +116,20 @@ func (r *Recoverer) fill(ctx context.Context, t *jobs.Task, o *order, restoring 
 	return vm, nil
 }
 
-func (r *Recoverer) write(ctx context.Context, t *jobs.Task, o *order, target hypervisors.TargetInfo) error {
+func (r *Recoverer) write(ctx context.Context, t *jobs.Task, o *order, target hypervisors.TargetInfo, plugs jobs.Plugs) error {
 	image, ok := o.images[target.DiskID]
 	if !ok || target.Export.SizeBytes < image.SizeBytes {
 		return fault.New(fault.Internal, "write disk", target.DiskID, "%d bytes offered for %d", target.Export.SizeBytes, image.SizeBytes)
 	}
 	show := func(p catalog.DiskProgress) {
-		p.Disk, p.Transport, p.Mode = target.DiskID, string(target.Export.Transport), catalog.Full
+		p.Disk, p.Mode = target.DiskID, catalog.Full
 		t.SetProgress(ctx, p)
 	}
 	show(catalog.DiskProgress{BytesTotal: image.SizeBytes})
 	res, err := r.writer.WriteDisk(ctx, WriteRequest{
 		ID: t.ID + "/" + target.DiskID, Disk: target.DiskID, Export: target.Export, Repository: o.repo, Image: image,
-		Mover: o.spec.Mover, Transport: o.spec.Transport, ConnectionID: o.conn.ID, RepositoryID: o.point.RepositoryID,
-		Datastore: o.datastoreOf(target.DiskID), Tell: t.Event,
+		Mover: o.spec.Mover, Transport: o.spec.Transport, Fallback: o.spec.Fallback, Plugs: plugs, ConnectionID: o.conn.ID, RepositoryID: o.point.RepositoryID,
+		Datastore: o.datastoreOf(target.DiskID), Tell: t.Event, Warn: t.Warn,
 	}, show)
 	if err != nil {
 		return fault.Context("write disk", target.DiskID, err)

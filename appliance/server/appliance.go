@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/cairn-backup/cairn/appliance/catalog"
+	"github.com/cairn-backup/cairn/appliance/deploy"
 	"github.com/cairn-backup/cairn/appliance/fleet"
 	"github.com/cairn-backup/cairn/appliance/httpapi"
 	"github.com/cairn-backup/cairn/appliance/identity"
@@ -44,6 +45,8 @@ type Options struct {
 
 	Hosts []string // names and addresses for the appliance's certificate
 
+	Images string // directory with the mover images
+
 	Ticks <-chan time.Time // when to look whether a repository is to be verified; nil is every hour
 
 	observe func(catalog.Task) // for tests: sees every change of a task
@@ -63,6 +66,7 @@ type Appliance struct {
 	mover     *mover
 	authority *identity.Authority
 	fleet     *fleet.Fleet
+	deployer  *deploy.Deployer
 	moverPort atomic.Int32 // 0: nobody listens for movers
 
 	connections  connections
@@ -103,6 +107,10 @@ func Open(ctx context.Context, o Options) (_ *Appliance, err error) {
 	a.recoverer = recover.New(recover.Options{
 		Catalog: a.catalog, Drivers: a.driver, Repositories: a.repository, Writer: a.mover, Log: a.log,
 	})
+	a.deployer = deploy.New(deploy.Options{
+		Catalog: a.catalog, Drivers: a.driver, Fleet: a.fleet, Fingerprint: a.authority.Fingerprint(),
+		Port: func() int { return int(a.moverPort.Load()) }, Images: o.Images, Log: a.log,
+	})
 	a.queue, err = jobs.New(ctx, jobs.Options{
 		Catalog: a.catalog, Journal: jobs.NewJournal(a.catalog, a.driver, a.log), Log: a.log, Publish: publisher{a.stream, o.observe},
 		Workers: o.Workers, SweepEvery: o.SweepEvery,
@@ -110,6 +118,7 @@ func Open(ctx context.Context, o Options) (_ *Appliance, err error) {
 			catalog.KindBackup: a.protector.Backup, catalog.KindRestore: a.recoverer.Restore,
 			catalog.KindVerify: a.protector.Verify, catalog.KindCollect: a.protector.Collect,
 			catalog.KindHeal: a.protector.Heal, catalog.KindScrub: a.protector.Scrub, catalog.KindRebuild: a.protector.Rebuild,
+			catalog.KindDeploy: a.deployer.Deploy,
 		},
 	})
 	if err != nil {

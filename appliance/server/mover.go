@@ -7,11 +7,13 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 
 	"github.com/cairn-backup/cairn/appliance/catalog"
 	"github.com/cairn-backup/cairn/appliance/fleet"
+	"github.com/cairn-backup/cairn/appliance/jobs"
 	"github.com/cairn-backup/cairn/appliance/protect"
 	"github.com/cairn-backup/cairn/appliance/recover"
 	"github.com/cairn-backup/cairn/appliance/tickets"
@@ -114,35 +116,52 @@ func (m *mover) resolve(ctx context.Context, ticket string) (agent.Access, error
 type order struct {
 	id, disk string
 	wish     fleet.Wish
+	fallback bool // to another transport when one fails
+	plugs    jobs.Plugs
 	grant    tickets.Grant
 	tell     func(ctx context.Context, message string, fields ...string)
+	warn     func(ctx context.Context, message string, fields ...string)
 	progress func(catalog.DiskProgress)
 }
 
-// work does an order with a mover that was found.
-type work func(chosen agent.Mover, ticket string, show func(catalog.DiskProgress)) error
+// work does an order with a mover that was found, on the disk as that mover gets it.
+type work func(chosen agent.Mover, ticket string, e hypervisors.Export, show func(catalog.DiskProgress)) error
 
-// do finds a mover and has it do an order; when the mover is lost it finds one anew.
+// do finds a mover and has it do an order; when the mover is lost it finds one anew, and when the transport fails another
+// one where that is allowed.
 func (m *mover) do(ctx context.Context, o order, do work) error {
 	o.wish.ExportBoot = m.boot // connections that are not local offer no sockets and no loopback addresses
-	for n := 1; ; n++ {
-		err := m.once(ctx, o, do)
-		if err == nil || n == attempts || ctx.Err() != nil || !errors.Is(err, fleet.ErrLost) {
+	o.wish.NoHotadd, o.wish.Failed = o.plugs.None, map[hypervisors.Transport]string{}
+	o.wish.Pluggable = map[string]bool{}
+	for id := range o.plugs.Machines {
+		o.wish.Pluggable[id] = true
+	}
+	for n := 1; ; {
+		by, err := m.once(ctx, o, do)
+		switch {
+		case err == nil || ctx.Err() != nil || errors.Is(err, errStillPlugged):
+			return err
+		case errors.Is(err, fleet.ErrLost):
+			if n++; n > attempts {
+				return err
+			}
+			o.tell(ctx, fmt.Sprintf("Disk %s: the mover was lost, and the transfer goes on with what is stored already: %v", o.disk, err), "disk", o.disk)
+		case !o.fallBack(ctx, by, err):
 			return err
 		}
-		o.tell(ctx, fmt.Sprintf("Disk %s: the mover was lost, and the transfer goes on with what is stored already: %v", o.disk, err), "disk", o.disk)
 	}
 }
 
-func (m *mover) once(ctx context.Context, o order, do work) error {
+// once does an order with one mover by one transport, which it returns; "" if none could be chosen.
+func (m *mover) once(ctx context.Context, o order, do work) (by hypervisors.Transport, err error) {
 	own := fleet.Candidate{
 		ID: tickets.BuiltIn, Name: tickets.BuiltIn, BuiltIn: true, State: fleet.Online, Slots: builtInSlots, Transports: ownTransports(), BootID: m.boot,
 	}
-	place, err := m.fleet.Find(ctx, o.wish, limits, own, m.locate(ctx), func(c fleet.Choice) {
+	place, err := m.fleet.Find(ctx, o.wish, limits, own, m.locate(ctx, o), func(c fleet.Choice) {
 		o.tell(ctx, fmt.Sprintf("Disk %s waits for a mover: %s.", o.disk, c.Words()), "disk", o.disk)
 	})
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer place.Release()
 	tellChoice(ctx, o, place.Choice)
@@ -152,33 +171,49 @@ func (m *mover) once(ctx context.Context, o order, do work) error {
 	}
 	defer m.forgetRate(o.id)
 	show := func(p catalog.DiskProgress) {
-		p.Mover = name
+		p.Mover, p.Transport, p.Choice = name, string(place.Transport), choiceOf(place.Choice)
 		if place.Mover.BuiltIn {
 			m.setRate(o.id, p.Rate)
 		}
 		o.progress(p)
 	}
 	show(catalog.DiskProgress{BytesTotal: o.wish.Export.SizeBytes})
+	e, unplug, err := o.open(ctx, place.Choice)
+	if err != nil {
+		return place.Transport, err
+	}
+	defer func() { err = unplug(err) }()
 	grant := o.grant
 	grant.Mover, grant.Transfer, grant.Image = place.Mover.ID, o.id, o.id
 	ticket, void := m.tickets.Issue(grant)
 	defer m.data.End(ticket) // once it is void
 	defer void()
-	return do(chosen, ticket, show)
+	return place.Transport, do(chosen, ticket, e, show)
 }
 
-// tellChoice says who was chosen and why; where there was nobody else it goes without saying.
+// tellChoice says who was chosen and why; where there was no other mover it goes without saying.
 func tellChoice(ctx context.Context, o order, c fleet.Choice) {
-	if len(c.Rejected) == 0 {
+	if !slices.ContainsFunc(c.Rejected, func(r fleet.Rejection) bool { return r.Mover != "" }) {
 		return
 	}
 	o.tell(ctx, fmt.Sprintf("Disk %s goes by %s through mover %s: %s. Not chosen: %s.", o.disk, c.Transport, c.Mover.Name, c.Reason, c.Words()),
 		"disk", o.disk, "mover", c.Mover.Name, "transport", string(c.Transport))
 }
 
+func choiceOf(c fleet.Choice) catalog.Choice {
+	out := catalog.Choice{Reason: c.Reason}
+	for _, r := range c.Rejected {
+		out.Rejected = append(out.Rejected, catalog.RejectedWay{Mover: r.Mover, Transport: string(r.Transport), Reason: r.Reason})
+	}
+	return out
+}
+
 // locate finds the VM that a mover runs in.
-func (m *mover) locate(ctx context.Context) fleet.Locate {
+func (m *mover) locate(ctx context.Context, o order) fleet.Locate {
 	return func(machineUUID string) (host, connection string) {
+		if vm, ok := o.plugs.Machines[machineUUID]; ok { // the inventory leaves movers out
+			return vm.Host, o.wish.Connection
+		}
 		vm, err := m.catalog.VMOfMachine(ctx, machineUUID)
 		if err != nil {
 			return "", "" // it is no VM of ours, or an unknown one: then nearness is not known
@@ -192,14 +227,14 @@ func (m *mover) ReadDisk(
 	ctx context.Context, r protect.ReadRequest, progress func(catalog.DiskProgress),
 ) (out protect.ReadResult, err error) {
 	o := order{
-		id: r.ID, disk: r.Disk, tell: r.Tell, progress: progress,
+		id: r.ID, disk: r.Disk, tell: r.Tell, warn: r.Warn, progress: progress, fallback: r.Fallback, plugs: r.Plugs,
 		wish: fleet.Wish{
 			Mover: r.Mover, Transport: r.Transport, Export: r.Export, Connection: r.ConnectionID, Host: r.VMHost, Datastore: r.Datastore,
 		},
 		grant: tickets.Grant{RepositoryID: r.RepositoryID, Session: r.Session, Parent: r.Parent},
 	}
-	err = m.do(ctx, o, func(chosen agent.Mover, ticket string, show func(catalog.DiskProgress)) error {
-		res, err := chosen.Backup(ctx, agent.BackupTask{ID: r.ID, Disk: r.Disk, Ticket: ticket, Export: r.Export, Parent: r.Parent},
+	err = m.do(ctx, o, func(chosen agent.Mover, ticket string, e hypervisors.Export, show func(catalog.DiskProgress)) error {
+		res, err := chosen.Backup(ctx, agent.BackupTask{ID: r.ID, Disk: r.Disk, Ticket: ticket, Export: e, Parent: r.Parent},
 			func(p transfer.Progress) { show(progressOf(p)) })
 		if err != nil {
 			return err
@@ -226,16 +261,16 @@ func (m *mover) WriteDisk(
 	ctx context.Context, r recover.WriteRequest, progress func(catalog.DiskProgress),
 ) (out recover.WriteResult, err error) {
 	o := order{
-		id: r.ID, disk: r.Disk, tell: r.Tell, progress: progress,
+		id: r.ID, disk: r.Disk, tell: r.Tell, warn: r.Warn, progress: progress, fallback: r.Fallback, plugs: r.Plugs,
 		wish: fleet.Wish{
 			Mover: r.Mover, Transport: r.Transport, Export: r.Export, Connection: r.ConnectionID, Datastore: r.Datastore,
 		},
 		grant: tickets.Grant{RepositoryID: r.RepositoryID, Repository: r.Repository, Images: []store.ImageRef{r.Image}},
 	}
 	again := false // what a lost mover has written is not known
-	err = m.do(ctx, o, func(chosen agent.Mover, ticket string, show func(catalog.DiskProgress)) error {
+	err = m.do(ctx, o, func(chosen agent.Mover, ticket string, e hypervisors.Export, show func(catalog.DiskProgress)) error {
 		res, err := chosen.Restore(ctx, agent.RestoreTask{
-			ID: r.ID, Disk: r.Disk, Ticket: ticket, Image: r.Image, Export: r.Export, SeedZero: again,
+			ID: r.ID, Disk: r.Disk, Ticket: ticket, Image: r.Image, Export: e, SeedZero: again,
 		}, func(p transfer.Progress) { show(progressOf(p)) })
 		again = true
 		if err != nil {

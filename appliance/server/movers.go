@@ -11,6 +11,7 @@ import (
 
 	pb "github.com/cairn-backup/cairn/api/mover"
 	"github.com/cairn-backup/cairn/appliance/catalog"
+	"github.com/cairn-backup/cairn/appliance/deploy"
 	"github.com/cairn-backup/cairn/appliance/fleet"
 	"github.com/cairn-backup/cairn/appliance/httpapi"
 	"github.com/cairn-backup/cairn/appliance/identity"
@@ -97,7 +98,21 @@ func (a *Appliance) RemoveMover(ctx context.Context, who fleet.Who, id string) e
 	if err := notBuiltIn("remove mover", id); err != nil {
 		return err
 	}
+	m, err := a.fleet.Get(ctx, id)
+	if err != nil {
+		return err
+	}
+	if m.DeployedOn != "" {
+		return a.deployer.Remove(ctx, who, m)
+	}
 	return a.fleet.Remove(ctx, who, id)
+}
+
+// DeployMover implements httpapi.Core.
+func (a *Appliance) DeployMover(ctx context.Context, s httpapi.Start, spec deploy.Spec) (httpapi.Started, error) {
+	return a.start(ctx, s, catalog.KindDeploy, func() (*catalog.Task, error) {
+		return a.deployer.RequestDeploy(ctx, spec)
+	})
 }
 
 // ListAudit implements httpapi.Core.

@@ -50,7 +50,7 @@ func (a *Appliance) StartBackup(ctx context.Context, s httpapi.Start, r httpapi.
 	return a.start(ctx, s, catalog.KindBackup, func() (*catalog.Task, error) {
 		return a.protector.RequestBackup(ctx, protect.BackupSpec{
 			VMID: r.VMID, RepositoryID: r.RepositoryID, Quiesce: r.Quiesce, Exclude: r.ExcludeDisks, Full: r.Full,
-			Mover: r.Mover, Transport: r.Transport,
+			Mover: r.Mover, Transport: r.Transport, Fallback: r.Fallback,
 		})
 	})
 }

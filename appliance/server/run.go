@@ -26,6 +26,7 @@ const drainTime = 2 * time.Minute
 
 type settings struct {
 	dir, listen, movers string
+	images              string
 	hosts               []string
 	level               slog.Level
 }
@@ -44,6 +45,7 @@ func parse(args []string, getenv func(string) string, output io.Writer) (setting
 	f.StringVar(&s.dir, "data", env("CAIRN_DATA", "/var/lib/cairn"), "data directory (CAIRN_DATA)")
 	f.StringVar(&s.listen, "listen", env("CAIRN_LISTEN", ":8440"), "address and port of the API (CAIRN_LISTEN)")
 	f.StringVar(&s.movers, "movers", env("CAIRN_MOVERS", ":8441"), "address and port for movers, or none (CAIRN_MOVERS)")
+	f.StringVar(&s.images, "images", env("CAIRN_IMAGES_DIR", "/usr/share/cairn/images"), "directory with the mover images (CAIRN_IMAGES_DIR)")
 	hosts := f.String("hosts", getenv("CAIRN_HOSTS"), "more names and addresses for the certificate, separated by commas (CAIRN_HOSTS)")
 	f.TextVar(&s.level, "log-level", slog.LevelInfo, "debug, info, warn or error")
 	if err := f.Parse(args); err != nil {
@@ -87,7 +89,7 @@ func Run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		return err
 	}
 	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: s.level}))
-	appliance, err := Open(ctx, Options{Dir: s.dir, Drivers: drivers, Log: log, Hosts: s.hosts})
+	appliance, err := Open(ctx, Options{Dir: s.dir, Drivers: drivers, Log: log, Hosts: s.hosts, Images: s.images})
 	if err != nil {
 		return err
 	}

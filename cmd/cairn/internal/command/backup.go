@@ -24,7 +24,7 @@ func (a *App) backupStart() *cobra.Command {
 	var repository, quiesce string
 	var exclude []string
 	var full bool
-	var mover, transport string
+	var by ways
 	cmd := &cobra.Command{
 		Use: "start VM...", Short: "Back up now", Args: args("VM..."), ValidArgsFunction: a.completeVMs,
 		Long: `Back up virtual machines now, each in a run of its own. VM is an id, a name, or CONNECTION/NAME.
@@ -45,7 +45,7 @@ With --wait the exit code is 0 when every backup succeeded, 3 when one has warni
 				}
 				found = append(found, vm)
 			}
-			req := client.BackupRequest{Repository: repo.ID, Quiesce: client.Quiesce(quiesce), ExcludeDisks: exclude, Full: full, Mover: mover, Transport: transport}
+			req := client.BackupRequest{Repository: repo.ID, Quiesce: client.Quiesce(quiesce), ExcludeDisks: exclude, Full: full, Mover: by.mover, Transport: by.transport, Fallback: by.fallback}
 			if w.idempotency != "" && len(found) > 1 {
 				return failure.UsageError("Start them one by one.", "--idempotency-key is for one VM")
 			}
@@ -69,10 +69,7 @@ With --wait the exit code is 0 when every backup succeeded, 3 when one has warni
 	f.StringVarP(&repository, "repository", "r", "", "`REPOSITORY` to store in; may be left out where there is only one")
 	f.StringVar(&quiesce, "quiesce", "", "`MODE` of asking the guest agent: "+strings.Join(quiesceModes, ", "))
 	f.StringArrayVar(&exclude, "exclude-disk", nil, "leave this `DISK` out; may be repeated")
-	f.StringVar(&mover, "mover", "", "this `MOVER` shall read the disks; chosen by default")
-	f.StringVar(&transport, "transport", "", "the `WAY` to the disks, such as nbd; chosen by default")
-	_ = cmd.RegisterFlagCompletionFunc("mover", a.completeMovers)
-	_ = cmd.RegisterFlagCompletionFunc("transport", cobra.NoFileCompletions)
+	by.flags(a, cmd, "read")
 	f.BoolVar(&full, "full", false, "read every disk as a whole")
 	_ = cmd.RegisterFlagCompletionFunc("repository", a.completeRepositories)
 	_ = cmd.RegisterFlagCompletionFunc("quiesce", cobra.FixedCompletions(quiesceModes, cobra.ShellCompDirectiveNoFileComp))

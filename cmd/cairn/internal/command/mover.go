@@ -20,7 +20,7 @@ import (
 
 func (a *App) movers() *cobra.Command {
 	group := a.group("mover", "Who reads and writes the disks", "")
-	group.AddCommand(a.moverToken(), a.moverList(), a.moverShow(), a.moverDrain(), a.moverResume(), a.moverRevoke(), a.moverRemove())
+	group.AddCommand(a.moverDeploy(), a.moverToken(), a.moverList(), a.moverShow(), a.moverDrain(), a.moverResume(), a.moverRevoke(), a.moverRemove())
 	return group
 }
 
@@ -141,6 +141,7 @@ func (a *App) showMover(m client.Mover) error {
 			{Name: "CPUs", Value: countOf(m.CPUs)},
 			{Name: "Memory", Value: memory},
 			{Name: "Machine", Value: m.MachineUUID},
+			{Name: "Deployed on", Value: m.DeployedOn},
 			{Name: "Source", Value: m.Source},
 			{Name: "Enrolled", Value: a.when(m.EnrolledAt)},
 			{Name: "Connected", Value: a.when(m.ConnectedAt)},
@@ -199,8 +200,12 @@ func (a *App) moverRevoke() *cobra.Command {
 }
 
 func (a *App) moverRemove() *cobra.Command {
-	cmd := a.onMover("remove NAME", "Forget a mover", func(ctx context.Context, s *remote.Session, m client.Mover) error {
-		if err := a.Confirm(ctx, "Forget the mover %q?", m.Name); err != nil {
+	cmd := a.onMover("remove NAME", "Remove a mover, with its VM if that was deployed", func(ctx context.Context, s *remote.Session, m client.Mover) error {
+		question := "Forget the mover %q?"
+		if m.DeployedOn != "" {
+			question = "Remove the mover %q and its VM?"
+		}
+		if err := a.Confirm(ctx, question, m.Name); err != nil {
 			return err
 		}
 		resp, err := s.RemoveMover(ctx, m.ID)

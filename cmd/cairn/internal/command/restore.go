@@ -22,16 +22,16 @@ func (a *App) restore() *cobra.Command {
 // restoreFlags are the flags of restore start as they are typed.
 type restoreFlags struct {
 	waiting
-	name             string
-	inPlace          bool
-	connection       string
-	pool             string
-	disks            []string
-	networks         []string
-	keepMACs         bool
-	start            bool
-	dryRun           bool
-	mover, transport string
+	name       string
+	inPlace    bool
+	connection string
+	pool       string
+	disks      []string
+	networks   []string
+	keepMACs   bool
+	start      bool
+	dryRun     bool
+	by         ways
 }
 
 func (a *App) restoreStart() *cobra.Command {
@@ -88,10 +88,7 @@ vda=fast, vda=:qcow2. --network FROM=TO with nothing after the = leaves the NIC 
 	fl.StringArrayVar(&f.networks, "network", nil, "`FROM=TO`; may be repeated")
 	fl.BoolVar(&f.keepMACs, "keep-macs", false, "with --name: keep the MAC addresses")
 	fl.BoolVar(&f.start, "start", false, "start the VM when it is restored")
-	fl.StringVar(&f.mover, "mover", "", "this `MOVER` shall write the disks; chosen by default")
-	fl.StringVar(&f.transport, "transport", "", "the `WAY` to the disks, such as nbd; chosen by default")
-	_ = cmd.RegisterFlagCompletionFunc("mover", a.completeMovers)
-	_ = cmd.RegisterFlagCompletionFunc("transport", cobra.NoFileCompletions)
+	f.by.flags(a, cmd, "write")
 	fl.BoolVar(&f.dryRun, "dry-run", false, "only say what would be made")
 	_ = cmd.RegisterFlagCompletionFunc("connection", a.completeConnections)
 	for _, name := range []string{"name", "pool", "disk", "network"} {
@@ -104,7 +101,7 @@ vda=fast, vda=:qcow2. --network FROM=TO with nothing after the = leaves the NIC 
 func (f *restoreFlags) request(point string) (client.RestoreRequest, error) {
 	req := client.RestoreRequest{
 		RestorePoint: point, Mode: client.RestoreNew, Name: f.name, Datastore: f.pool, KeepMACs: f.keepMACs, Start: f.start, DryRun: f.dryRun,
-		Mover: f.mover, Transport: f.transport,
+		Mover: f.by.mover, Transport: f.by.transport, Fallback: f.by.fallback,
 	}
 	switch {
 	case f.inPlace && f.name != "":

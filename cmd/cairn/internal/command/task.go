@@ -116,7 +116,7 @@ func (a *App) taskPage(p output.Printer, w io.Writer, t client.Task) error {
 	if err := p.Fields(w, fields...); err != nil {
 		return err
 	}
-	return output.Section(p, w, "Disks", t.Transfers, []output.Column[client.Transfer]{
+	err := output.Section(p, w, "Disks", t.Transfers, []output.Column[client.Transfer]{
 		{Header: "DISK", Value: func(x client.Transfer) string { return x.Disk }},
 		{Header: "MODE", Value: func(x client.Transfer) string { return x.Mode }},
 		{Header: "DONE", Right: true, Value: func(x client.Transfer) string { return percent(x.Progress.BytesScanned, x.Progress.BytesTotal) }},
@@ -126,6 +126,10 @@ func (a *App) taskPage(p output.Printer, w io.Writer, t client.Task) error {
 		{Header: "TRANSPORT", Value: func(x client.Transfer) string { return x.Transport }},
 		{Header: "WHY FULL", Value: func(x client.Transfer) string { return x.FullReason }},
 	})
+	if err != nil {
+		return err
+	}
+	return waysNotTaken(p, w, t.Transfers)
 }
 
 func (a *App) taskCancel() *cobra.Command {
