@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/cairn-backup/cairn/internal/fault"
+	"github.com/cairn-backup/cairn/store/blob/blobtest"
 	"github.com/cairn-backup/cairn/store/blob/file"
 	"github.com/cairn-backup/cairn/store/pack"
 )
@@ -44,7 +45,7 @@ func newBesideRig(t *testing.T, disks ...[]byte) (*besideRig, []RestorePoint) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	late := &lateFailure{Store: b, do: func(op, name string) error {
+	late := blobtest.Fails(b, func(op, name string) error {
 		if op == "read" && strings.HasPrefix(name, "packs/") {
 			g.mu.Lock()
 			do := g.do
@@ -57,7 +58,7 @@ func newBesideRig(t *testing.T, disks ...[]byte) (*besideRig, []RestorePoint) {
 			return err
 		}
 		return nil
-	}}
+	})
 	if g.reader, err = Open(t.Context(), late, g.key, Options{ReadOnly: true}); err != nil {
 		t.Fatal(err)
 	}
@@ -179,10 +180,13 @@ func TestReaderAcrossRewrites(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	nothingHeld := &lateFailure{Store: b, do: func(op, name string) error {
+	nothingHeld := blobtest.Fails(b, func(op, name string) error {
+		if op != "read" {
+			return nil
+		}
 		_, err := b.Stat(context.Background(), name)
 		return err
-	}}
+	})
 	reader, err := Open(t.Context(), nothingHeld, s.key, Options{ReadOnly: true})
 	if err != nil {
 		t.Fatal(err)

@@ -1,17 +1,14 @@
 package store
 
 import (
-	"context"
 	"encoding/binary"
 	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
-	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/cairn-backup/cairn/store/blob"
 	"github.com/cairn-backup/cairn/store/blob/file"
 	"github.com/cairn-backup/cairn/store/chunk"
 	"github.com/cairn-backup/cairn/store/pack"
@@ -19,23 +16,11 @@ import (
 	"github.com/cairn-backup/cairn/store/tree"
 )
 
-// counted is a backend that counts what is read of packs.
-type counted struct {
-	blob.Store
-	reads, bytes atomic.Int64
-}
-
-func (b *counted) ReadAt(ctx context.Context, name string, p []byte, off int64) error {
-	b.reads.Add(1)
-	b.bytes.Add(int64(len(p)))
-	return b.Store.ReadAt(ctx, name, p, off)
-}
-
 // bigRig is a repository with very many chunks: their packs and trees are real, their content is zeros that no pack holds.
 type bigRig struct {
 	t    *testing.T
 	r    *Repository
-	b    *counted
+	read counting
 	next uint64
 	keys int // chunks a pack
 }
@@ -50,8 +35,8 @@ func newBigRig(t *testing.T, dir string) *bigRig {
 	if err := Create(t.Context(), b, key, CreateOptions{ChunkBytes: chunk.MinBytes}); err != nil {
 		t.Fatal(err)
 	}
-	g := &bigRig{t: t, b: &counted{Store: b}, keys: 512}
-	if g.r, err = Open(t.Context(), g.b, key, Options{IndexDir: filepath.Join(dir, "index")}); err != nil {
+	g := &bigRig{t: t, keys: 512}
+	if g.r, err = Open(t.Context(), g.read.of(b), key, Options{IndexDir: filepath.Join(dir, "index")}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -137,8 +122,7 @@ func (g *bigRig) cold() {
 	g.r.directories.Clear()
 	g.r.frames.Clear()
 	g.r.nodes.Clear()
-	g.b.reads.Store(0)
-	g.b.bytes.Store(0)
+	g.read.take()
 }
 
 // TestCollectScale shows what a collect costs in a repository with many chunks, of which few change from day to day.
@@ -170,11 +154,19 @@ func TestCollectScale(t *testing.T) {
 		begun := time.Now()
 		report, err := g.r.Collect(t.Context(), CollectOptions{})
 		g.must(err)
+		took := time.Since(begun)
+		bytes, parts := g.read.take()
+		reads := int64(0)
+		for _, of := range parts {
+			for _, n := range of {
+				reads += int64(n)
+			}
+		}
 		var ms runtime.MemStats
 		runtime.ReadMemStats(&ms)
-		t.Logf("%-28s %8.2f s, %6d reads of %4d MiB; freed %d, rewritten %d, kept %d; heap %d MiB", what, time.Since(begun).Seconds(), g.b.reads.Load(),
-			g.b.bytes.Load()>>20, report.PacksFreed, report.PacksCompacted, report.PacksKept, ms.HeapInuse>>20)
-		return report, g.b.reads.Load()
+		t.Logf("%-28s %8.2f s, %6d reads of %4d MiB; freed %d, rewritten %d, kept %d; heap %d MiB", what, took.Seconds(), reads,
+			bytes>>20, report.PacksFreed, report.PacksCompacted, report.PacksKept, ms.HeapInuse>>20)
+		return report, reads
 	}
 	first, firstReads := collect("the first, all is new")
 	again, againReads := collect("nothing has changed")

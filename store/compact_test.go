@@ -15,7 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/cairn-backup/cairn/internal/fault"
-	"github.com/cairn-backup/cairn/store/blob"
+	"github.com/cairn-backup/cairn/store/blob/blobtest"
 	"github.com/cairn-backup/cairn/store/pack"
 )
 
@@ -204,54 +204,6 @@ func TestReadersAcrossACompaction(t *testing.T) {
 	g.holds()
 }
 
-// lateFailure is a backend that fails a call on packs, from the moment it is armed.
-type lateFailure struct {
-	blob.Store
-	do func(op, name string) error
-}
-
-func (b *lateFailure) Create(ctx context.Context, name string) (blob.Writer, error) {
-	if err := b.do("create", name); err != nil {
-		return nil, err
-	}
-	w, err := b.Store.Create(ctx, name)
-	return &lateWriter{w, b, name}, err
-}
-
-func (b *lateFailure) ReadAt(ctx context.Context, name string, p []byte, off int64) error {
-	if err := b.do("read", name); err != nil {
-		return err
-	}
-	return b.Store.ReadAt(ctx, name, p, off)
-}
-
-func (b *lateFailure) Rename(ctx context.Context, from, to string) error {
-	if err := b.do("rename", from); err != nil {
-		return err
-	}
-	return b.Store.Rename(ctx, from, to)
-}
-
-type lateWriter struct {
-	blob.Writer
-	b    *lateFailure
-	name string
-}
-
-func (w *lateWriter) Write(p []byte) (int, error) {
-	if err := w.b.do("write", w.name); err != nil {
-		return 0, err
-	}
-	return w.Writer.Write(p)
-}
-
-func (w *lateWriter) Commit(ctx context.Context) error {
-	if err := w.b.do("commit", w.name); err != nil {
-		return err
-	}
-	return w.Writer.Commit(ctx)
-}
-
 // TestCompactionBesideSessions lets sessions come to rely on packs after they were chosen to be rewritten.
 func TestCompactionBesideSessions(t *testing.T) {
 	g := newSparseRig(t, 3)
@@ -266,7 +218,7 @@ func TestCompactionBesideSessions(t *testing.T) {
 	fired := false
 	var s *Session
 	var ref ImageRef
-	g.repo.b = &lateFailure{old, func(op, name string) error {
+	g.repo.b = blobtest.Fails(old, func(op, name string) error {
 		if op == "create" && strings.HasPrefix(name, "packs/") && !fired {
 			// The choice is made; now somebody writes what nothing needed, and finds it in packs that are to go.
 			fired = true
@@ -275,7 +227,7 @@ func TestCompactionBesideSessions(t *testing.T) {
 			ref, _ = g.write(s, gone, nil, nil)
 		}
 		return nil
-	}}
+	})
 	report := g.collect(CollectOptions{Compact: 1})
 	g.repo.b = old
 	if !fired || report.PacksPinned == 0 {
@@ -301,14 +253,14 @@ func TestCompactionOnAFullDisk(t *testing.T) {
 	room := int64(-1)
 	old := g.repo.b
 	calls := 0
-	g.repo.b = &lateFailure{old, func(op, name string) error {
+	g.repo.b = blobtest.Fails(old, func(op, name string) error {
 		if (op == "write" || op == "commit" || op == "create") && strings.HasPrefix(name, "packs/") {
 			if calls++; room < 0 || calls > 3 {
 				return syscall.ENOSPC
 			}
 		}
 		return nil
-	}}
+	})
 	report := g.collect(CollectOptions{Compact: 0.9})
 	if !report.NoRoom || calls < 2 || report.PacksFreed != dry.PacksFreed || report.PacksCompacted != 0 || report.BytesWritten != 0 {
 		t.Errorf("no room at all (%d calls): %+v", calls, report)
@@ -318,7 +270,7 @@ func TestCompactionOnAFullDisk(t *testing.T) {
 	}
 	// Room for little: what is in small steps goes.
 	used := 0
-	g.repo.b = &lateFailure{old, func(op, name string) error {
+	g.repo.b = blobtest.Fails(old, func(op, name string) error {
 		switch {
 		case op == "create" && strings.HasPrefix(name, "packs/"):
 			used = 0
@@ -328,7 +280,7 @@ func TestCompactionOnAFullDisk(t *testing.T) {
 			}
 		}
 		return nil
-	}}
+	})
 	report = g.collect(CollectOptions{Compact: 0.9})
 	if report.PacksCompacted == 0 {
 		t.Errorf("nothing was rewritten in small steps: %+v", report)
@@ -372,7 +324,7 @@ func TestCompactionThatFails(t *testing.T) {
 			old := g.repo.b
 			for n := 1; ; n += 1 + n/2 {
 				calls, fired, armed := 0, false, true
-				g.repo.b = &lateFailure{old, func(did, name string) error {
+				g.repo.b = blobtest.Fails(old, func(did, name string) error {
 					if armed && did == op && strings.HasPrefix(name, "packs/") {
 						if calls++; calls == n {
 							fired = true
@@ -380,7 +332,7 @@ func TestCompactionThatFails(t *testing.T) {
 						}
 					}
 					return nil
-				}}
+				})
 				g.repo.frames.Clear()
 				g.repo.nodes.Clear()
 				g.repo.directories.Clear()

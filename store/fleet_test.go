@@ -16,6 +16,7 @@ import (
 
 	"github.com/cairn-backup/cairn/internal/fault"
 	"github.com/cairn-backup/cairn/store/blob"
+	"github.com/cairn-backup/cairn/store/blob/blobtest"
 	"github.com/cairn-backup/cairn/store/blob/file"
 	"github.com/cairn-backup/cairn/store/tree"
 )
@@ -109,8 +110,8 @@ func (f *fleet) openCounting(dir string) (*Repository, *counting) {
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	c := &counting{Store: b}
-	return f.openStore(c, dir+".index"), c
+	c := &counting{}
+	return f.openStore(c.of(b), dir+".index"), c
 }
 
 func (f *fleet) openStore(b blob.Store, index string) *Repository {
@@ -230,26 +231,29 @@ type part struct{ off, n int64 }
 
 // counting counts what is read of packs.
 type counting struct {
-	blob.Store
 	mu    sync.Mutex
 	bytes int64
 	reads map[string]map[part]int // by name
 }
 
-func (c *counting) ReadAt(ctx context.Context, name string, p []byte, off int64) error {
-	if strings.HasPrefix(name, "packs/") {
+// of returns a backend whose reads are counted.
+func (c *counting) of(b blob.Store) blob.Store {
+	return &blobtest.Faulty{Store: b, Do: func(_ context.Context, x blobtest.Call) error {
+		if x.Op != "read" || !strings.HasPrefix(x.Name, "packs/") {
+			return nil
+		}
 		c.mu.Lock()
-		c.bytes += int64(len(p))
+		defer c.mu.Unlock()
+		c.bytes += int64(x.Bytes)
 		if c.reads == nil {
 			c.reads = map[string]map[part]int{}
 		}
-		if c.reads[name] == nil {
-			c.reads[name] = map[part]int{}
+		if c.reads[x.Name] == nil {
+			c.reads[x.Name] = map[part]int{}
 		}
-		c.reads[name][part{off, int64(len(p))}]++
-		c.mu.Unlock()
-	}
-	return c.Store.ReadAt(ctx, name, p, off)
+		c.reads[x.Name][part{x.Off, int64(x.Bytes)}]++
+		return nil
+	}}
 }
 
 // take returns what was counted and begins again.

@@ -17,6 +17,7 @@ import (
 
 	"github.com/cairn-backup/cairn/internal/fault"
 	"github.com/cairn-backup/cairn/store/blob"
+	"github.com/cairn-backup/cairn/store/blob/blobtest"
 	"github.com/cairn-backup/cairn/store/blob/file"
 	"github.com/cairn-backup/cairn/store/pack"
 )
@@ -338,12 +339,12 @@ func TestHealPutsRecordsBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	b := r.b
-	r.b = &lateFailure{b, func(op, name string) error {
+	r.b = blobtest.Fails(b, func(op, name string) error {
 		if op == "rename" && name == manifestName(id) {
 			return syscall.EIO
 		}
 		return nil
-	}}
+	})
 	if _, err := r.Heal(t.Context(), HealOptions{From: []*Repository{good}}); !errors.Is(err, syscall.EIO) {
 		t.Fatalf("Heal = %v", err)
 	}

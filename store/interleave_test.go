@@ -139,7 +139,7 @@ func runWeave(p weaveProgram, pl weavePlant) (w *weave, err error) {
 func (w *weave) open() {
 	b, err := file.OpenFS(w.fs, "/disk/repo")
 	check(err)
-	w.r, err = Open(context.Background(), schedStore{b, w.s}, w.key, Options{packBytes: 20 << 10, Workers: 1})
+	w.r, err = Open(context.Background(), w.s.turns(b), w.key, Options{packBytes: 20 << 10, Workers: 1})
 	check(err)
 	w.reconcile()
 }

@@ -2,7 +2,6 @@ package store
 
 import (
 	"bytes"
-	"context"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
@@ -16,6 +15,7 @@ import (
 
 	"github.com/cairn-backup/cairn/internal/fault"
 	"github.com/cairn-backup/cairn/store/blob"
+	"github.com/cairn-backup/cairn/store/blob/blobtest"
 	"github.com/cairn-backup/cairn/store/blob/file"
 	"github.com/cairn-backup/cairn/store/chunk"
 	"github.com/cairn-backup/cairn/store/internal/crashfs"
@@ -170,38 +170,31 @@ func TestLastWrappingStays(t *testing.T) {
 	}
 }
 
-// racing removes a wrapping behind the back of whoever deletes another one.
-type racing struct {
-	blob.Store
-	also string
-}
-
-func (r *racing) Delete(ctx context.Context, name string) error {
-	if r.also != "" {
-		also := r.also
-		r.also = ""
-		if err := r.Store.Delete(ctx, also); err != nil {
-			return err
-		}
-	}
-	return r.Store.Delete(ctx, name)
-}
-
+// Somebody removes a wrapping behind the back of whoever deletes another one.
 func TestTwoWhoRemoveDoNotLockEverybodyOut(t *testing.T) {
 	g, _ := smallRig(t)
 	second := newKey(t)
 	w := must(AddKey(t.Context(), g.b, g.key, second, ""))
 	first := must(Wrappings(t.Context(), g.b))
-	b := &racing{Store: g.b}
 	victim := ""
 	for _, x := range first {
 		if x.ID != w.ID {
 			victim = x.ID
 		}
 	}
-	b.also = wrappingName(w.ID)
+	raced := false
+	b := blobtest.Fails(g.b, func(op, _ string) error {
+		if op != "delete" || raced {
+			return nil
+		}
+		raced = true
+		return g.b.Delete(t.Context(), wrappingName(w.ID))
+	})
 	if err := RemoveWrapping(t.Context(), b, second, victim); fault.KindOf(err) != fault.Conflict {
 		t.Errorf("RemoveWrapping: %v, want conflict", err)
+	}
+	if !raced {
+		t.Error("nobody removed anything meanwhile")
 	}
 	if _, err := Drill(t.Context(), g.b, g.key); err != nil {
 		t.Errorf("the wrapping was not put back: %v", err)

@@ -5,15 +5,16 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"iter"
 	"math/rand/v2"
 	"runtime"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/cairn-backup/cairn/store/blob"
+	"github.com/cairn-backup/cairn/store/blob/blobtest"
 )
 
 // sched lets one of several goroutines run at a time, and changes from one to another at the calls of the backend. Which
@@ -242,64 +243,21 @@ func idle(state []byte) bool {
 	return false
 }
 
-// schedStore is a backend at whose calls tasks take turns.
-type schedStore struct {
-	blob.Store
-	s *sched
-}
-
-type schedWriter struct {
-	blob.Writer
-	s    *sched
-	name string
+// turns is a backend at whose calls tasks take turns.
+func (s *sched) turns(b blob.Store) blob.Store {
+	return &blobtest.Faulty{
+		Store: b,
+		Do: func(ctx context.Context, c blobtest.Call) error {
+			if c.Op != "write" { // nobody else sees it
+				s.yield(ctx, c.Op+" "+folderOf(c.Name))
+			}
+			return nil
+		},
+		Done: func(ctx context.Context, c blobtest.Call) { s.yield(ctx, "after "+c.Op+" "+folderOf(c.Name)) },
+	}
 }
 
 func folderOf(name string) string {
-	i := bytes.IndexByte([]byte(name), '/')
-	return name[:max(i, 0)]
-}
-
-func (b schedStore) Create(ctx context.Context, name string) (blob.Writer, error) {
-	b.s.yield(ctx, "create "+folderOf(name))
-	w, err := b.Store.Create(ctx, name)
-	if err != nil {
-		return nil, err
-	}
-	return schedWriter{w, b.s, name}, nil
-}
-
-func (w schedWriter) Commit(ctx context.Context) error {
-	w.s.yield(ctx, "commit "+folderOf(w.name))
-	err := w.Writer.Commit(ctx)
-	w.s.yield(ctx, "committed "+folderOf(w.name))
-	return err
-}
-
-func (b schedStore) ReadAt(ctx context.Context, name string, p []byte, off int64) error {
-	b.s.yield(ctx, "read "+folderOf(name))
-	return b.Store.ReadAt(ctx, name, p, off)
-}
-
-func (b schedStore) Stat(ctx context.Context, name string) (blob.Info, error) {
-	b.s.yield(ctx, "stat "+folderOf(name))
-	return b.Store.Stat(ctx, name)
-}
-
-func (b schedStore) List(ctx context.Context, prefix string) iter.Seq2[blob.Info, error] {
-	b.s.yield(ctx, "list "+prefix)
-	return b.Store.List(ctx, prefix)
-}
-
-func (b schedStore) Rename(ctx context.Context, from, to string) error {
-	b.s.yield(ctx, "rename "+folderOf(from))
-	err := b.Store.Rename(ctx, from, to)
-	b.s.yield(ctx, "renamed "+folderOf(from))
-	return err
-}
-
-func (b schedStore) Delete(ctx context.Context, name string) error {
-	b.s.yield(ctx, "delete "+folderOf(name))
-	err := b.Store.Delete(ctx, name)
-	b.s.yield(ctx, "deleted "+folderOf(name))
-	return err
+	folder, _, _ := strings.Cut(name, "/")
+	return folder
 }

@@ -150,8 +150,7 @@ func TestSweepGoesOnAfterAKill(t *testing.T) {
 	}
 	dir := f.copy()
 	f.shut(r)
-	r, c := f.openCounting(dir)
-	c.take()
+	r = f.open(dir)
 	second, err := r.Sweep(t.Context(), SweepOptions{})
 	if err != nil || !second.Complete || !second.Started.Equal(first.Started) || second.Packs != first.PacksLeft || second.Proven != len(f.disks) {
 		t.Errorf("after the kill: Sweep = %+v, %v; before: %+v", second, err, first)
@@ -161,7 +160,7 @@ func TestSweepGoesOnAfterAKill(t *testing.T) {
 	if err := os.RemoveAll(dir + ".index"); err != nil {
 		t.Fatal(err)
 	}
-	r = f.openStore(c, dir+".index")
+	r = f.open(dir)
 	defer f.shut(r)
 	third, err := r.Sweep(t.Context(), SweepOptions{})
 	if err != nil || third.Packs != first.Packs+first.PacksLeft || third.Proven != len(f.disks) {

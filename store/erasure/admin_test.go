@@ -3,7 +3,6 @@ package erasure
 import (
 	"context"
 	"fmt"
-	"iter"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,6 +12,7 @@ import (
 
 	"github.com/cairn-backup/cairn/internal/fault"
 	"github.com/cairn-backup/cairn/store/blob"
+	"github.com/cairn-backup/cairn/store/blob/blobtest"
 )
 
 func wantRefused(t *testing.T, what string, err error, kind fault.Kind) {
@@ -213,19 +213,6 @@ func TestScrubProgressAddsUp(t *testing.T) {
 	}
 }
 
-// countsLists is a disk that counts how often its objects are listed.
-type countsLists struct {
-	blob.Store
-	n *atomic.Int64
-}
-
-func (b countsLists) List(ctx context.Context, prefix string) iter.Seq2[blob.Info, error] {
-	if strings.HasPrefix(prefix, objectFolder) {
-		b.n.Add(1)
-	}
-	return b.Store.List(ctx, prefix)
-}
-
 // Health is asked often. It does not list objects, and still knows of what has changed.
 func TestHealthDoesNotList(t *testing.T) {
 	d := newSet(t, Layout{2, 1})
@@ -237,7 +224,12 @@ func TestHealthDoesNotList(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer b.Close()
-		members = append(members, Member{Store: countsLists{b, &lists}})
+		members = append(members, Member{Store: blobtest.Fails(b, func(op, name string) error {
+			if op == "list" && strings.HasPrefix(name, objectFolder) {
+				lists.Add(1)
+			}
+			return nil
+		})})
 	}
 	s, err := Open(t.Context(), members, Options{})
 	if err != nil {

@@ -1,7 +1,6 @@
 package erasure
 
 import (
-	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -11,20 +10,18 @@ import (
 
 	"github.com/cairn-backup/cairn/internal/fault"
 	"github.com/cairn-backup/cairn/store/blob"
+	"github.com/cairn-backup/cairn/store/blob/blobtest"
 )
 
 // failsAt is a disk on which the nth file that is made fails, and all after it until n is 0.
-type failsAt struct {
-	blob.Store
-	n *atomic.Int64
-}
-
-func (b failsAt) Create(ctx context.Context, name string) (blob.Writer, error) {
-	if b.n.Load() > 0 && b.n.Add(-1) <= 0 {
-		b.n.Store(1)
-		return nil, fault.New(fault.Transient, "create object", name, "no answer")
-	}
-	return b.Store.Create(ctx, name)
+func failsAt(b blob.Store, n *atomic.Int64) blob.Store {
+	return blobtest.Fails(b, func(op, name string) error {
+		if op == "create" && n.Load() > 0 && n.Add(-1) <= 0 {
+			n.Store(1)
+			return fault.New(fault.Transient, "create object", name, "no answer")
+		}
+		return nil
+	})
 }
 
 // A Replace that fails at any of its writes, on the new member or on the others, is repeated with the same place.
@@ -45,14 +42,14 @@ func TestReplaceCanBeRepeated(t *testing.T) {
 			switch where {
 			case "others":
 				for _, m := range groups[0].members {
-					m.b = failsAt{m.b, &left}
+					m.b = failsAt(m.b, &left)
 				}
 			default:
 				b, err := fresh.create()
 				if err != nil {
 					t.Fatal(err)
 				}
-				fresh = Member{Store: failsAt{b, &left}}
+				fresh = Member{Store: failsAt(b, &left)}
 			}
 			_, err := s.Replace(t.Context(), "d1", fresh)
 			left.Store(0)
@@ -106,7 +103,7 @@ func TestGrowCanBeRepeated(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			broken = append(broken, Member{Store: failsAt{b, &left}})
+			broken = append(broken, Member{Store: failsAt(b, &left)})
 		}
 		_, err := s.Grow(t.Context(), broken, CreateOptions{})
 		for _, m := range broken {
