@@ -142,66 +142,20 @@ func (r *Repository) catchUp(force bool) bool {
 	return true
 }
 
-// indexPacks reads the directories of packs, several at a time, and adds them; many of them at once, by a load.
-func (r *Repository) indexPacks(ctx context.Context, packs map[seal.ID]int64) (err error) {
+// indexPacks reads the directories of packs, several at a time, and adds them.
+func (r *Repository) indexPacks(ctx context.Context, packs map[seal.ID]int64) error {
 	if len(packs) == 0 {
 		return nil
 	}
-	add := r.idx.Add
-	if len(packs) >= bulkPacks {
-		var l *index.Loader
-		if l, err = r.idx.Load(); err != nil {
-			return r.indexError(err)
-		}
-		if l != nil {
-			add = l.Add
-			whole := ctx
-			defer func() {
-				if err != nil {
-					err = errors.Join(err, l.Abort())
-				} else if err = l.Finish(whole); err != nil {
-					err = r.indexError(err)
-				}
-			}()
-		}
+	add, end, err := r.adding(len(packs))
+	if err != nil {
+		return r.indexError(err)
 	}
-	g, ctx := errgroup.WithContext(ctx)
-	todo := make(chan seal.ID)
+	g, within := errgroup.WithContext(ctx)
 	found := make(chan *pack.Directory, r.o.Workers)
 	g.Go(func() error {
-		defer close(todo)
-		for id := range packs {
-			select {
-			case todo <- id:
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-		}
-		return nil
-	})
-	readers, readCtx := errgroup.WithContext(ctx)
-	for range r.o.Workers {
-		readers.Go(func() error {
-			for id := range todo {
-				d, err := r.readDirectory(readCtx, id, packs[id])
-				if err != nil {
-					return err
-				}
-				if d == nil {
-					continue
-				}
-				select {
-				case found <- d:
-				case <-readCtx.Done():
-					return readCtx.Err()
-				}
-			}
-			return nil
-		})
-	}
-	g.Go(func() error {
 		defer close(found)
-		return readers.Wait()
+		return r.readDirectories(within, packs, found)
 	})
 	g.Go(func() error {
 		for d := range found {
@@ -212,7 +166,54 @@ func (r *Repository) indexPacks(ctx context.Context, packs map[seal.ID]int64) (e
 		}
 		return nil
 	})
-	return g.Wait()
+	return end(ctx, g.Wait())
+}
+
+// adding returns how to add some packs to the index, many of them at once by a load, and how to end that.
+func (r *Repository) adding(packs int) (add func(*pack.Directory) error, end func(context.Context, error) error, err error) {
+	var l *index.Loader
+	if packs >= bulkPacks {
+		l, err = r.idx.Load()
+	}
+	if err != nil || l == nil {
+		return r.idx.Add, func(_ context.Context, err error) error { return err }, err
+	}
+	return l.Add, func(ctx context.Context, err error) error {
+		if err != nil {
+			return errors.Join(err, l.Abort())
+		}
+		if err := l.Finish(ctx); err != nil {
+			return r.indexError(err)
+		}
+		return nil
+	}, nil
+}
+
+// readDirectories sends the directories of packs, as many at a time as there are workers.
+func (r *Repository) readDirectories(ctx context.Context, packs map[seal.ID]int64, found chan<- *pack.Directory) error {
+	readers, within := errgroup.WithContext(ctx)
+	readers.SetLimit(r.o.Workers)
+	for id, size := range packs {
+		if within.Err() != nil {
+			break
+		}
+		readers.Go(func() error {
+			d, err := r.readDirectory(within, id, size)
+			if err != nil || d == nil {
+				return err
+			}
+			select {
+			case found <- d:
+				return nil
+			case <-within.Done():
+				return within.Err()
+			}
+		})
+	}
+	if err := readers.Wait(); err != nil {
+		return err
+	}
+	return ctx.Err() // what was not begun
 }
 
 func (r *Repository) indexError(err error) error {
