@@ -2,11 +2,15 @@ package erasure
 
 import (
 	"bytes"
+	"context"
+	"encoding/hex"
 	"testing"
 
 	"github.com/zeebo/blake3"
 
 	"github.com/cairn-backup/cairn/internal/boundary"
+	"github.com/cairn-backup/cairn/internal/fault"
+	"github.com/cairn-backup/cairn/store/campaign/memory"
 )
 
 func shardOfFuzz() shardHeader {
@@ -52,5 +56,58 @@ func FuzzNames(f *testing.F) {
 			}
 		}
 		_, _, _ = parseMoved(file)
+	})
+}
+
+// FuzzDocument gives whatever a description of a set may say its right hash: anybody can compute that.
+func FuzzDocument(f *testing.F) {
+	d := &setDocument{Format: formatVersion, Set: newID(), Version: 7, ID: newID(), Ancestors: []string{newID()}, Groups: []groupDoc{{
+		Layout: Layout{2, 1}, Members: []memberDoc{{ID: "a"}, {ID: "b", Behind: true, Session: 9, Why: whyAway}, {ID: "c", Filling: true, Incomplete: true}},
+	}}}
+	p, err := encode(d)
+	if err != nil {
+		f.Fatal(err)
+	}
+	base := p[:len(p)-2*hashBytes-1]
+	boundary.Add(f, base, boundary.Text(base))
+	f.Fuzz(func(t *testing.T, p []byte) {
+		ctx := context.Background()
+		sum := blake3.Sum256(p)
+		m := memory.New("fuzz")
+		m.Set(d.name(), append(bytes.Clone(p), hex.EncodeToString(sum[:])+"\n"...))
+		m.Set(memberName, p)
+		boundary.Bounded(t, len(p), 400, func() {
+			if i, err := readIdentity(ctx, m); err == nil {
+				t.Errorf("without its hash it is read as %+v", i)
+			}
+			all, err := readDocuments(ctx, m)
+			if err != nil && fault.KindOf(err) != fault.Unsupported {
+				t.Errorf("refused with %v", err)
+			}
+			for _, got := range all {
+				newest, _ := choose(map[string][]*setDocument{"a": {got}}, func(groupDoc) int { return 0 })
+				if got.check() != nil || newest != got || !got.next().descends(got) {
+					t.Errorf("accepted %+v", got)
+				}
+			}
+		})
+	})
+}
+
+func FuzzSession(f *testing.F) {
+	f.Add(sessionName(7))
+	for _, v := range boundary.Values {
+		f.Add(sessionName(v))
+		f.Add(sessionName(v) + announceSuffix)
+	}
+	f.Fuzz(func(t *testing.T, file string) {
+		n, announced, ok := parseSession(file)
+		want := sessionName(n)
+		if announced {
+			want += announceSuffix
+		}
+		if ok && want != file {
+			t.Errorf("%q is read as %q", file, want)
+		}
 	})
 }
