@@ -57,7 +57,7 @@ race: ## Unit tests under the race detector
 	go test -race -timeout 30m ./internal/... ./store/... ./datamover/... ./appliance/... ./cmd/...
 
 soak: ## Every campaign of the repository in large counts, and its tests under the race detector: hours
-	set -o pipefail; CAIRN_LAB=1 CAIRN_SOAK=1 go test -count=1 -timeout 48h -v -run '^TestCampaign' ./internal/boundary ./store/... | grep -E 'campaign: |seed|^(---|FAIL|ok)'
+	set -o pipefail; CAIRN_LAB=1 CAIRN_SOAK=1 go test -count=1 -timeout 48h -v -run '^TestCampaign|^TestCrash' ./internal/boundary ./store/... | grep -E 'campaign: |seed|states|^(---|FAIL|ok)'
 	CAIRN_LAB=1 go test -race -count=1 -timeout 12h ./store/...
 
 reliability: ## Run every campaign against the repository and write docs/reliability.md's table

@@ -146,6 +146,21 @@ func (e MoverState) Valid() bool {
 	}
 }
 
+// Defines values for NewSetAcceptLoss.
+const (
+	NewSetAcceptLossTrue NewSetAcceptLoss = true
+)
+
+// Valid indicates whether the value is a known member of the NewSetAcceptLoss enum.
+func (e NewSetAcceptLoss) Valid() bool {
+	switch e {
+	case NewSetAcceptLossTrue:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for Power.
 const (
 	PowerOff    Power = "off"
@@ -358,13 +373,13 @@ func (e Topic) Valid() bool {
 
 // Defines values for TrustRequestAcceptLoss.
 const (
-	True TrustRequestAcceptLoss = true
+	TrustRequestAcceptLossTrue TrustRequestAcceptLoss = true
 )
 
 // Valid indicates whether the value is a known member of the TrustRequestAcceptLoss enum.
 func (e TrustRequestAcceptLoss) Valid() bool {
 	switch e {
-	case True:
+	case TrustRequestAcceptLossTrue:
 		return true
 	default:
 		return false
@@ -935,13 +950,22 @@ type NewPassword = string
 // NewSet A repository on several members: any `data` of `data + parity` hold everything. 1+1 is a mirror. For `attach` only
 // the paths are needed; the rest is written on the members.
 type NewSet struct {
-	Data int `json:"data,omitempty,omitzero"`
+	// AcceptLoss That what only lost members have may be gone.
+	AcceptLoss NewSetAcceptLoss `json:"accept_loss,omitempty,omitzero"`
+	Data       int              `json:"data,omitempty,omitzero"`
 
 	// Force Make it although the loss of one domain would lose data.
 	Force   bool        `json:"force,omitempty,omitzero"`
 	Members []SetMember `json:"members"`
 	Parity  int         `json:"parity,omitempty,omitzero"`
+
+	// Trust `attach`: ids or paths of members that are there, as for `trustMembers`, for a set that cannot be used without
+	// that. Needs `accept_loss`.
+	Trust []string `json:"trust,omitempty,omitzero"`
 }
+
+// NewSetAcceptLoss That what only lost members have may be gone.
+type NewSetAcceptLoss bool
 
 // PlannedDisk defines model for PlannedDisk.
 type PlannedDisk struct {

@@ -116,7 +116,7 @@ func TestSchemaOfTheFirstVersionIsBroughtUpToDate(t *testing.T) {
 	}
 	for _, q := range []string{
 		"ALTER TABLE connections DROP COLUMN host_id", "ALTER TABLE repositories DROP COLUMN members",
-		"ALTER TABLE repositories DROP COLUMN verification", "UPDATE schema_version SET version = 1",
+		"ALTER TABLE repositories DROP COLUMN verification", "ALTER TABLE repositories DROP COLUMN generation", "UPDATE schema_version SET version = 1",
 	} {
 		if _, err := c.sql.Exec(q); err != nil {
 			t.Fatal(err)
@@ -149,7 +149,8 @@ func TestRepositoryOfTheSecondVersionGetsItsColumns(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, q := range []string{
-		"ALTER TABLE repositories DROP COLUMN members", "ALTER TABLE repositories DROP COLUMN verification", "UPDATE schema_version SET version = 2",
+		"ALTER TABLE repositories DROP COLUMN members", "ALTER TABLE repositories DROP COLUMN verification",
+		"ALTER TABLE repositories DROP COLUMN generation", "UPDATE schema_version SET version = 2",
 	} {
 		if _, err := c.sql.Exec(q); err != nil {
 			t.Fatal(err)
@@ -163,11 +164,16 @@ func TestRepositoryOfTheSecondVersionGetsItsColumns(t *testing.T) {
 	if err != nil || got.Path != "/backup" || got.VerificationOf().EveryDays != DefaultVerifyDays {
 		t.Errorf("repository = %+v, %v", got, err)
 	}
-	got, err = c.UpdateRepository(t.Context(), repo.ID, func(r *Repository) {
+	_, err = c.UpdateRepository(t.Context(), repo.ID, func(r *Repository) {
 		r.Members = []RepositoryMember{{ID: "m", Path: "/a"}}
 		r.Verification = &Verification{}
+		r.Generation = Generation{Set: "s", Version: 7, Document: "d", Session: 1 << 63}
 	})
-	if err != nil || len(got.Members) != 1 || got.VerificationOf().EveryDays != 0 {
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err = c.Repository(t.Context(), repo.ID)
+	if err != nil || len(got.Members) != 1 || got.VerificationOf().EveryDays != 0 || got.Generation.Session != 1<<63 || got.Generation.Version != 7 {
 		t.Errorf("changed = %+v, %v", got, err)
 	}
 }

@@ -53,7 +53,8 @@ type Repository struct {
 	CreatedAt   time.Time  `json:"created_at"`
 	UpdatedAt   time.Time  `json:"updated_at"`
 
-	Members      []RepositoryMember `gorm:"serializer:json" json:"members,omitempty"` // of a set
+	Members      []RepositoryMember `gorm:"serializer:json" json:"members,omitempty"`   // of a set
+	Generation   Generation         `gorm:"serializer:json" json:"generation,omitzero"` // of a set, the newest that was seen
 	Verification *Verification      `gorm:"serializer:json" json:"verification,omitempty"`
 }
 
@@ -68,6 +69,14 @@ type RepositoryMember struct {
 	ID     string `json:"id,omitempty"`
 	Path   string `json:"path"`
 	Domain string `json:"domain,omitempty"`
+}
+
+// Generation is how far a set had come, an erasure.Generation.
+type Generation struct {
+	Set      string `json:"set"`
+	Version  uint64 `json:"version"`
+	Document string `json:"document"`
+	Session  uint64 `json:"session"`
 }
 
 // Verification says how often a repository is read back, and how far that is.

@@ -136,6 +136,9 @@ func migrate(tx *gorm.DB, version int) error {
 	if version == 1 || version == 2 {
 		errs = append(errs, m.AddColumn(&Repository{}, "Members"), m.AddColumn(&Repository{}, "Verification"))
 	}
+	if version > 0 && version < 5 {
+		errs = append(errs, m.AddColumn(&Repository{}, "Generation"))
+	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("create tables: %w", err)
 	}

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/cairn-backup/cairn/appliance/catalog"
+	"github.com/cairn-backup/cairn/appliance/fleet"
 	"github.com/cairn-backup/cairn/hypervisors"
 )
 
@@ -129,6 +130,7 @@ type NewRepository struct {
 	Attach    bool
 	KeyFile   string // with Attach: "" is the key the appliance kept for this repository
 	KeySource string // a key that is used where it is, as store.LoadKey has it
+	By        fleet.Who
 	DomainOf  string // id of a repository of which the new one shares the identities of content
 }
 

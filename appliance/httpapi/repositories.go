@@ -21,6 +21,7 @@ func (h *handlers) CreateRepository(ctx context.Context, r server.CreateReposito
 	if err != nil {
 		return nil, err
 	}
+	wanted.By = whoAsks(ctx)
 	ctx, cancel := bounded(ctx)
 	defer cancel()
 	made, err := h.s.core.AddRepository(ctx, wanted)
@@ -48,9 +49,11 @@ func newRepositoryOf(b server.CreateRepositoryRequest) (NewRepository, error) {
 	w.add(set && !out.Attach && b.Set.Data == 0, "#/set/data", "it is missing")
 	w.add(set && !out.Attach && b.Set.Parity == 0, "#/set/parity", "it is missing")
 	w.add(out.Attach && b.Set.Data+b.Set.Parity > 0, "#/set/data", "a set that is there has its layout")
+	w.add(!out.Attach && len(b.Set.Trust) > 0, "#/set/trust", "a new set has all there is")
+	w.add(len(b.Set.Trust) > 0 && !bool(b.Set.AcceptLoss), "#/set/accept_loss", "it is missing")
 	if set {
 		out.Set = &NewSet{
-			Layout: erasure.Layout{Data: b.Set.Data, Parity: b.Set.Parity}, Members: membersOf(b.Set.Members), Force: b.Set.Force,
+			Layout: erasure.Layout{Data: b.Set.Data, Parity: b.Set.Parity}, Members: membersOf(b.Set.Members), Force: b.Set.Force, Trust: b.Set.Trust,
 		}
 	}
 	return out, w.err()

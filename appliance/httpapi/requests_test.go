@@ -14,6 +14,7 @@ import (
 	"github.com/cairn-backup/cairn/api"
 	"github.com/cairn-backup/cairn/api/server"
 	"github.com/cairn-backup/cairn/appliance/catalog"
+	"github.com/cairn-backup/cairn/appliance/fleet"
 	"github.com/cairn-backup/cairn/hypervisors"
 	"github.com/cairn-backup/cairn/internal/fault"
 	"github.com/cairn-backup/cairn/store/erasure"
@@ -137,6 +138,8 @@ func TestRefusedRequests(t *testing.T) {
 		{"neither path nor set", "POST", "/repositories", `{"name":"a"}`, 422, "body", []string{"#/path"}},
 		{"path and set", "POST", "/repositories", `{"name":"a","path":"/b","set":{"data":1,"parity":1,"members":[{"path":"/a"}]}}`, 422, "body", []string{"#/path"}},
 		{"set without layout", "POST", "/repositories", `{"name":"a","set":{"members":[{"path":"/a"}]}}`, 422, "body", []string{"#/set/data", "#/set/parity"}},
+		{"trust in members of a new set", "POST", "/repositories", `{"name":"a","set":{"data":1,"parity":1,"trust":["m"],"accept_loss":true,"members":[{"path":"/a"},{"path":"/b"}]}}`, 422, "body", []string{"#/set/trust"}},
+		{"trust without a word", "POST", "/repositories", `{"name":"a","mode":"attach","set":{"trust":["m"],"members":[{"path":"/a"}]}}`, 422, "body", []string{"#/set/accept_loss"}},
 		{"layout of one that is there", "POST", "/repositories", `{"name":"a","mode":"attach","set":{"data":1,"parity":1,"members":[{"path":"/a"}]}}`, 422, "body", []string{"#/set/data"}},
 		{"two keys", "POST", "/repositories", `{"name":"a","path":"/b","mode":"attach","key_file":"/k","key_source":"env:K"}`, 422, "body", []string{"#/key_source"}},
 		{"domain of one that is there", "POST", "/repositories", `{"name":"a","path":"/b","mode":"attach","domain_of":"repo_1"}`, 422, "body", []string{"#/domain_of"}},
@@ -216,6 +219,7 @@ func TestMediaType(t *testing.T) {
 // TestRequestsReachTheCore shows that nothing is lost or swapped between the document and the core.
 func TestRequestsReachTheCore(t *testing.T) {
 	ts := ready(t)
+	asker := fleet.Who{User: "admin", Source: "127.0.0.1"}
 	tests := []struct {
 		method, path, body string
 		want               any
@@ -226,9 +230,9 @@ func TestRequestsReachTheCore(t *testing.T) {
 		},
 		{
 			"POST", "/repositories", `{"name":"n","path":"/p","mode":"attach","key_file":"/k"}`,
-			NewRepository{Name: "n", Path: "/p", Attach: true, KeyFile: "/k"},
+			NewRepository{Name: "n", Path: "/p", Attach: true, KeyFile: "/k", By: asker},
 		},
-		{"POST", "/repositories", `{"name":"n","path":"/p","mode":"create"}`, NewRepository{Name: "n", Path: "/p"}},
+		{"POST", "/repositories", `{"name":"n","path":"/p","mode":"create"}`, NewRepository{Name: "n", Path: "/p", By: asker}},
 		{
 			"POST", "/vms/vm_1/backup", `{"repository":"repo_1"}`,
 			BackupRequest{VMID: "vm_1", RepositoryID: "repo_1", Quiesce: hypervisors.QuiesceTry},
@@ -242,9 +246,13 @@ func TestRequestsReachTheCore(t *testing.T) {
 		{"POST", "/repositories/repo_1/collect", `{"compact_below":0}`, CollectRequest{Compact: -1}},
 		{
 			"POST", "/repositories", `{"name":"n","set":{"data":2,"parity":1,"members":[{"path":"/a","domain":"d"},{"path":"/b"},{"path":"/c"}],"force":true},"key_source":"env:K"}`,
-			NewRepository{Name: "n", KeySource: "env:K", Set: &NewSet{
+			NewRepository{Name: "n", By: asker, KeySource: "env:K", Set: &NewSet{
 				Layout: erasure.Layout{Data: 2, Parity: 1}, Members: []NewMember{{"/a", "d"}, {"/b", ""}, {"/c", ""}}, Force: true,
 			}},
+		},
+		{
+			"POST", "/repositories", `{"name":"n","mode":"attach","set":{"members":[{"path":"/a"}],"trust":["/a","m1"],"accept_loss":true}}`,
+			NewRepository{Name: "n", By: asker, Attach: true, Set: &NewSet{Members: []NewMember{{"/a", ""}}, Trust: []string{"/a", "m1"}}},
 		},
 		{
 			"PATCH", "/repositories/repo_1", `{"verification":{"every_days":7,"bytes_per_second":1000}}`,
@@ -268,7 +276,7 @@ func TestRequestsReachTheCore(t *testing.T) {
 			"POST", "/repositories/repo_1/keys", `{"kind":"key-file","by":{"paper_key":"p"}}`,
 			NewKey{Kind: "key-file", By: GivenKey{Paper: "p"}},
 		},
-		{"POST", "/repositories", `{"name":"n","path":"/p","domain_of":"repo_2"}`, NewRepository{Name: "n", Path: "/p", DomainOf: "repo_2"}},
+		{"POST", "/repositories", `{"name":"n","path":"/p","domain_of":"repo_2"}`, NewRepository{Name: "n", Path: "/p", DomainOf: "repo_2", By: asker}},
 		{"POST", "/repositories/repo_1/keys/drill", `{"paper_key":"p"}`, GivenKey{Paper: "p"}},
 		{"POST", "/repositories/repo_1/keys/drill", `{"identity":"i"}`, GivenKey{Identity: "i"}},
 		{"POST", "/repositories/repo_1/keys/drill", `{"key":"k"}`, GivenKey{Key: "k"}},

@@ -71,6 +71,7 @@ type NewSet struct {
 	Layout  erasure.Layout
 	Members []NewMember
 	Force   bool
+	Trust   []string // to attach one: as Upkeep.TrustMembers
 }
 
 // SetInfo is how a set is.

@@ -123,8 +123,9 @@ func absentKind(err error) fault.Kind {
 	return fault.Transient
 }
 
-func (a *Appliance) openStore(ctx context.Context, row catalog.Repository) (o opened, err error) {
-	if o.backend, o.set, err = a.openBackend(ctx, row); err != nil {
+// openStore opens a repository; of a set, what the members of trust have counts as all there is.
+func (a *Appliance) openStore(ctx context.Context, row catalog.Repository, trust ...string) (o opened, err error) {
+	if o.backend, o.set, err = a.openBackend(ctx, row, trust...); err != nil {
 		return opened{}, err
 	}
 	defer func() {
@@ -153,9 +154,9 @@ func (a *Appliance) openStore(ctx context.Context, row catalog.Repository) (o op
 }
 
 // openBackend opens what a repository lies on; it takes no lock.
-func (a *Appliance) openBackend(ctx context.Context, row catalog.Repository) (blob.Store, *erasure.Store, error) {
+func (a *Appliance) openBackend(ctx context.Context, row catalog.Repository, trust ...string) (blob.Store, *erasure.Store, error) {
 	if row.Kind == catalog.KindSet {
-		set, err := a.openSet(ctx, row)
+		set, err := a.openSet(ctx, row, trust)
 		if err != nil {
 			return nil, nil, err
 		}

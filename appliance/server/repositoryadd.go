@@ -36,10 +36,8 @@ func (a *Appliance) AddRepository(ctx context.Context, n httpapi.NewRepository) 
 	}
 	var err error
 	switch {
-	case n.Attach && n.KeySource != "":
-		err = a.attachAs(ctx, &row)
 	case n.Attach:
-		err = a.attach(ctx, &row, n.KeyFile)
+		err = a.attach(ctx, &row, n)
 	default:
 		err = a.create(ctx, &row, n)
 	}
@@ -102,7 +100,7 @@ func (a *Appliance) create(ctx context.Context, row *catalog.Repository, n httpa
 	if err = errors.Join(err, backend.Close()); err != nil {
 		return undo(err)
 	}
-	if err := a.adopt(ctx, row); err != nil {
+	if err := a.adopt(ctx, row, nil); err != nil {
 		return undo(err)
 	}
 	return nil
@@ -189,34 +187,54 @@ func unusable(op, path string, err error) error {
 		"Look at the message for what is wrong with it, and name a place that the appliance may read and write.")
 }
 
-// adopt opens a repository that has its key in place and reads its identity, and of a set who its members are.
-func (a *Appliance) adopt(ctx context.Context, row *catalog.Repository) (err error) {
-	o, err := a.openStore(ctx, *row)
+// adopt opens a repository that has its key in place and reads its identity, and of a set who its members are and how
+// far it has come. What the members of trust have counts as all there is.
+func (a *Appliance) adopt(ctx context.Context, row *catalog.Repository, trust []string) (err error) {
+	o, err := a.openStore(ctx, *row, trust...)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, o.close()) }()
 	row.StoreID, row.Status = o.repo.ID(), catalog.HealthOK
 	if o.set != nil {
+		row.Generation = catalog.Generation(o.set.Generation())
 		return nameMembers(ctx, row, o.set)
 	}
 	return nil
 }
 
+// attach opens a repository that is there. A word about members of its set is in the audit log first.
+func (a *Appliance) attach(ctx context.Context, row *catalog.Repository, n httpapi.NewRepository) error {
+	var trust []string
+	if n.Set != nil {
+		trust = n.Set.Trust
+	}
+	find := func() error {
+		if n.KeySource != "" {
+			return a.attachAs(ctx, row, trust)
+		}
+		return a.attachByFile(ctx, row, n.KeyFile, trust)
+	}
+	if len(trust) == 0 {
+		return find()
+	}
+	return a.audited(ctx, trustEntry(n.By, row.Name, trust), find)
+}
+
 // attachAs attaches with a key that stays where it is.
-func (a *Appliance) attachAs(ctx context.Context, row *catalog.Repository) error {
+func (a *Appliance) attachAs(ctx context.Context, row *catalog.Repository, trust []string) error {
 	if _, err := store.LoadKey(ctx, row.KeyFile); err != nil {
 		return unusableKey(err)
 	}
-	err := a.adopt(ctx, row)
+	err := a.adopt(ctx, row, trust)
 	if err != nil && fault.KindOf(err) == fault.NotFound {
 		err = unusable("attach repository", row.Path, err)
 	}
 	return err
 }
 
-// attach finds the key of a repository and keeps a copy. Without a key file the keys that were kept are tried.
-func (a *Appliance) attach(ctx context.Context, row *catalog.Repository, keyFile string) error {
+// attachByFile finds the key of a repository and keeps a copy. Without a key file the keys that were kept are tried.
+func (a *Appliance) attachByFile(ctx context.Context, row *catalog.Repository, keyFile string, trust []string) error {
 	candidates := []string{keyFile}
 	if keyFile == "" {
 		var err error
@@ -227,14 +245,14 @@ func (a *Appliance) attach(ctx context.Context, row *catalog.Repository, keyFile
 	err := error(fault.New(fault.Denied, "attach repository", row.Path, "no key for it is kept here").Explain(
 		"Without its key a repository cannot be read.", "Name the key file."))
 	for _, candidate := range candidates {
-		if err = a.attachWith(ctx, row, candidate); err == nil || fault.KindOf(err) != fault.Denied {
+		if err = a.attachWith(ctx, row, candidate, trust); err == nil || fault.KindOf(err) != fault.Denied {
 			return err
 		}
 	}
 	return err
 }
 
-func (a *Appliance) attachWith(ctx context.Context, row *catalog.Repository, keyFile string) error {
+func (a *Appliance) attachWith(ctx context.Context, row *catalog.Repository, keyFile string, trust []string) error {
 	raw, err := os.ReadFile(keyFile)
 	if err != nil {
 		return unusable("read key file", keyFile, err)
@@ -242,7 +260,7 @@ func (a *Appliance) attachWith(ctx context.Context, row *catalog.Repository, key
 	if err := durable.Create(row.KeyFile, raw, 0o400); err != nil {
 		return fault.Context("keep key file", row.KeyFile, err)
 	}
-	if err := a.adopt(ctx, row); err != nil {
+	if err := a.adopt(ctx, row, trust); err != nil {
 		if fault.KindOf(err) == fault.NotFound {
 			err = unusable("attach repository", row.Path, err)
 		}

@@ -32,12 +32,25 @@ func setMembers(members []catalog.RepositoryMember) []erasure.Member {
 	return out
 }
 
+// setOptions remembers in the catalog how far the set has come, so that disks that were left behind are found out.
 func (a *Appliance) setOptions(row catalog.Repository) erasure.Options {
-	return erasure.Options{Log: a.log.With("repository", row.Name), Name: row.Name}
+	return erasure.Options{
+		Log: a.log.With("repository", row.Name), Name: row.Name, Attach: row.StoreID == "",
+		Known: erasure.Generation(row.Generation),
+		Remember: func(ctx context.Context, g erasure.Generation) error {
+			_, err := a.catalog.UpdateRepository(ctx, row.ID, func(r *catalog.Repository) { r.Generation = catalog.Generation(g) })
+			if fault.KindOf(err) == fault.NotFound { // it is being added, or was detached
+				return nil
+			}
+			return err
+		},
+	}
 }
 
-func (a *Appliance) openSet(ctx context.Context, row catalog.Repository) (*erasure.Store, error) {
-	return erasure.Open(ctx, setMembers(row.Members), a.setOptions(row))
+func (a *Appliance) openSet(ctx context.Context, row catalog.Repository, trust []string) (*erasure.Store, error) {
+	o := a.setOptions(row)
+	o.Trust = trust
+	return erasure.Open(ctx, setMembers(row.Members), o)
 }
 
 // set returns the open set of a repository.

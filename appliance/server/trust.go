@@ -3,7 +3,6 @@ package server
 import (
 	"context"
 	"errors"
-	"path/filepath"
 	"strings"
 
 	"github.com/cairn-backup/cairn/appliance/catalog"
@@ -28,17 +27,16 @@ func (a *Appliance) TrustMembers(ctx context.Context, who fleet.Who, id string, 
 	}
 	a.repositories.adding.Lock()
 	defer a.repositories.adding.Unlock()
-	entry := catalog.AuditEntry{
-		Actor: who.User, Source: who.Source, Action: "repository.trust", Subject: row.Name,
-		Detail: "what they have is to count as all there is: " + strings.Join(members, ", "),
-	}
-	if err := a.catalog.Audit(ctx, entry); err != nil {
-		return httpapi.RepositoryInfo{}, err
-	}
 	ctx = context.WithoutCancel(ctx)
-	if err := erasure.Trust(ctx, setMembers(row.Members), a.setOptions(row), memberIDs(row, members)...); err != nil {
-		entry.Refused, entry.Detail = true, err.Error()
-		return httpapi.RepositoryInfo{}, errors.Join(fault.Context("trust members of repository", row.Name, err), a.catalog.Audit(ctx, entry))
+	err = a.audited(ctx, trustEntry(who, row.Name, members), func() error {
+		err := erasure.Trust(ctx, setMembers(row.Members), a.setOptions(row), members...)
+		if err != nil {
+			err = fault.Context("trust members of repository", row.Name, err)
+		}
+		return err
+	})
+	if err != nil {
+		return httpapi.RepositoryInfo{}, err
 	}
 	if err := a.repositories.drop(id); err != nil { // it is opened anew, by what counts now
 		a.log.WarnContext(ctx, "repository was not closed", "repository", row.Name, "err", err)
@@ -49,16 +47,21 @@ func (a *Appliance) TrustMembers(ctx context.Context, who fleet.Who, id string, 
 	return a.GetRepository(ctx, id)
 }
 
-// memberIDs translates paths into ids, where they are known.
-func memberIDs(row catalog.Repository, members []string) []string {
-	var ids []string
-	for _, name := range members {
-		for _, m := range row.Members {
-			if m.ID != "" && m.Path == filepath.Clean(name) {
-				name = m.ID
-			}
-		}
-		ids = append(ids, name)
+func trustEntry(who fleet.Who, repository string, members []string) catalog.AuditEntry {
+	return catalog.AuditEntry{
+		Actor: who.User, Source: who.Source, Action: "repository.trust", Subject: repository,
+		Detail: "what they have is to count as all there is: " + strings.Join(members, ", "),
 	}
-	return ids
+}
+
+// audited does something after it is in the audit log, and adds to the log if it failed.
+func (a *Appliance) audited(ctx context.Context, entry catalog.AuditEntry, do func() error) error {
+	if err := a.catalog.Audit(ctx, entry); err != nil {
+		return err
+	}
+	if err := do(); err != nil {
+		entry.Refused, entry.Detail = true, err.Error()
+		return errors.Join(err, a.catalog.Audit(ctx, entry))
+	}
+	return nil
 }

@@ -236,7 +236,7 @@ func (o *overhaul) cut(every, losses int) (states, changing int, err error) {
 
 // TestCrashWhileASetIsChanged cuts the power after operations of Create, Replace, Rebuild and Grow.
 func TestCrashWhileASetIsChanged(t *testing.T) {
-	losses, every := 1, 3
+	losses, every, all, lost := 1, 3, 0, 0
 	if os.Getenv("CAIRN_SOAK") != "" {
 		losses, every = 10, 1
 	}
@@ -248,11 +248,14 @@ func TestCrashWhileASetIsChanged(t *testing.T) {
 		states, changing, err := o.cut(every, losses)
 		if err != nil {
 			t.Errorf("%v: after %d states: %v", l, states, err)
+			lost++
 		} else if changing < 50 {
 			t.Errorf("%v: only %d states in the midst of a change", l, changing)
 		}
+		all += states
 		t.Logf("%v: %d crash states, %d of them in the midst of a change; each was ended and read, with all members and with one of each group gone", l, states, changing)
 	}
+	campaign(t, "erasure-crash-while-changed", all, lost)
 }
 
 // TestCrashWhileChangedFindsBugs shows that it can fail.

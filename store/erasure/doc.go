@@ -58,13 +58,14 @@
 // need members know, and where k > m any k that are there have one of them among them; where k <= m those that do not
 // are behind. A new member is behind until it is settled, and Replace settles before and after. (2) A complete member has
 // a shard of everything by what is recorded. And a write that was acknowledged had k shards, of which only those in the
-// slots of filling members can be gone, so at most m of the others lack one. TestEveryOrderOfEvents tries it out.
+// slots of filling members can be gone, so at most m of the others lack one. TestCampaignEveryOrderOfEvents tries it out.
 //
 // Where (1) does not hold every answer is Transient, where (2) does not that nothing is there: NotFound becomes Transient,
 // List fails, Acquire and Replace refuse, in words. The way out is to bring back who knows, or Trust, an admin's
 // word. Told are all members that were there; where k > m or need > m, any k that are there have one of the last change
-// among them. A mirror's half that is alone, after the other was used alone, has no way to know: it shows what it has,
-// and two histories are found out when they meet (Trust).
+// among them. A mirror's half that is alone, after the other was used alone, has no way to know, nor have older copies of
+// all members. Options.Remember and Known are a memory apart from the set, with which they are refused: then the theorem
+// holds of any members. Without it they show what they have, and two histories are found out when they meet (Trust).
 //
 // Sessions of owners are numbered, and every member has the number of the last it took part in: who has an older one
 // than the description says is an older copy of itself, and is behind and filling.

@@ -205,6 +205,7 @@ func TestCrashWhileAShardIsExchanged(t *testing.T) {
 		t.Errorf("of %d states only %d are between the loss of a name and its return", states, between)
 	}
 	t.Logf("%d crash states, each read with both halves and with the one that is repaired, by a reader and by an owner", states)
+	campaign(t, "erasure-crash-while-exchanged", states, 0)
 }
 
 // What an exchange left behind goes with its object, and does not keep the old name of one that is renamed.

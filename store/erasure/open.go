@@ -83,6 +83,7 @@ func (s *Store) open(ctx context.Context, members []Member) error {
 		}
 		open[i.Member] = m
 	}
+	s.o.Trust = named(s.o.Trust, all)
 	d, err := s.readDocuments(ctx, set, open)
 	if err != nil {
 		return err
@@ -96,8 +97,11 @@ func (s *Store) open(ctx context.Context, members []Member) error {
 	if err := s.compareSessions(ctx); err != nil {
 		return err
 	}
+	if err := s.current(); err != nil {
+		return err
+	}
 	s.trust()
-	return nil
+	return s.heeded()
 }
 
 // seat checks that each opened member has the place that its own identity claims, and the groups enough of them.

@@ -45,8 +45,10 @@ func (s *Store) takeOver(ctx context.Context) error {
 		if err := s.settle(ctx); err != nil {
 			return err
 		}
-		if lost, err := s.beginSession(ctx); err != nil || !lost {
+		if lost, err := s.beginSession(ctx); err != nil {
 			return err
+		} else if !lost {
+			return s.remember(ctx)
 		}
 	}
 }
@@ -109,6 +111,9 @@ func (s *Store) reopen(ctx context.Context) error {
 		return err
 	}
 	if err := s.compareSessions(ctx); err != nil {
+		return err
+	}
+	if err := s.current(); err != nil {
 		return err
 	}
 	s.unopened = slices.DeleteFunc(s.unopened, func(m *member) bool { return m.up() })
@@ -331,13 +336,17 @@ func (s *Store) record(ctx context.Context, change func(*member, *memberDoc)) er
 			changed = changed || md != d.Groups[i].Members[slot]
 		}
 	}
+	var err error
 	switch {
 	case changed:
-		return s.install(ctx, next)
+		err = s.install(ctx, next)
 	case s.undescribed(ctx, d):
-		return s.install(ctx, d)
+		err = s.install(ctx, d)
 	}
-	return nil
+	if err != nil {
+		return err
+	}
+	return s.remember(ctx)
 }
 
 // undescribed reports whether a member has not got the document.

@@ -97,10 +97,8 @@ func (s *Store) Scrub(ctx context.Context, o ScrubOptions, progress func(Progres
 		return report, err
 	}
 	_, groups := s.snapshot()
-	index := map[string]int{}
 	for _, g := range groups {
 		for _, m := range g.members {
-			index[m.id] = len(report.Members)
 			report.Members = append(report.Members, MemberScrub{ID: m.id})
 		}
 	}
@@ -119,29 +117,13 @@ func (s *Store) Scrub(ctx context.Context, o ScrubOptions, progress func(Progres
 		if o.Budget > 0 && report.Bytes >= o.Budget {
 			return report, nil
 		}
-		x, n, err := s.scrubObject(ctx, e, o, w)
+		x, fixed, err := s.scrubObject(ctx, e, o, w)
 		if ctxErr := ctx.Err(); ctxErr != nil {
 			return report, ctxErr
 		}
-		report.Objects++
+		report.add(x, fixed, err)
 		report.Cursor = e.name
-		if x != nil {
-			for slot := range x.bad {
-				at := &report.Members[index[e.group.members[slot].id]]
-				at.Bad++
-				if slices.Contains(n, slot) {
-					at.Repaired++
-				}
-			}
-			report.Bytes += x.read
-			report.Repaired += len(n)
-			if d, bad := damagedObject(x, n, err); bad {
-				report.Damaged = append(report.Damaged, d)
-			}
-			w.p.Bytes += x.read
-		}
-		w.p.Objects++
-		w.p.Repaired += len(n)
+		w.p.Objects, w.p.Bytes, w.p.Repaired = report.Objects, report.Bytes, report.Repaired
 		w.tell()
 	}
 	report.Cursor = ""
@@ -149,6 +131,27 @@ func (s *Store) Scrub(ctx context.Context, o ScrubOptions, progress func(Progres
 		return report, nil
 	}
 	return report, s.whole(ctx)
+}
+
+// add counts an object that was looked at, in which some slots were made good; no examination: it is gone.
+func (r *ScrubReport) add(x *examination, fixed []int, err error) {
+	r.Objects++
+	if x == nil {
+		return
+	}
+	for slot := range x.bad {
+		id := x.e.group.members[slot].id
+		at := &r.Members[slices.IndexFunc(r.Members, func(m MemberScrub) bool { return m.ID == id })]
+		at.Bad++
+		if slices.Contains(fixed, slot) {
+			at.Repaired++
+		}
+	}
+	r.Bytes += x.read
+	r.Repaired += len(fixed)
+	if d, bad := damagedObject(x, fixed, err); bad {
+		r.Damaged = append(r.Damaged, d)
+	}
 }
 
 // whole records who has all shards now.

@@ -13,11 +13,11 @@ type standing struct {
 	layout Layout
 	docs   []memberDoc // by slot
 	there  []bool      // by slot: the member answers
-	name   string      // Options.Name
+	o      Options
 }
 
 func (s *Store) standing(g *group, there []bool) standing {
-	st := standing{layout: g.layout, there: there, name: s.o.Name}
+	st := standing{layout: g.layout, there: there, o: s.o}
 	for _, m := range g.members {
 		st.docs = append(st.docs, s.memberDoc(m))
 	}

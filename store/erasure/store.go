@@ -1,6 +1,7 @@
 package erasure
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -20,12 +21,17 @@ type Options struct {
 	// Spare is how many shards beyond Layout.Data must be durable before a write is acknowledged. 0: writes go on as
 	// long as the object can be read back; it is below full redundancy until a Scrub or Rebuild.
 	Spare int
-	// Trust has the ids of members whose view counts, one of each group, if members were written to apart from each other
-	// or if those that know more are lost. What the others have that they do not know stays; what they know as deleted is
-	// deleted. See the function Trust.
+	// Trust has the ids or paths of members whose view counts, one of each group, if members were written to apart from
+	// each other or if those that know more are lost. What the others have that they do not know stays; what they know as
+	// deleted is deleted. It counts with the next Acquire. Where it is not needed Open refuses it: see the function Trust.
 	Trust []string
-	// Name is what the admin calls it, for commands in advice; "" is "NAME".
-	Name string
+	// Known is the newest generation of the set that somebody remembers; older members are refused. None: the zero value.
+	Known Generation
+	// Remember, if not nil, is told of each new generation before an owner acknowledges anything that relies on it.
+	Remember func(context.Context, Generation) error
+	// Name is what the admin calls it, for commands in advice; "" is "NAME". Attach: it has that name only when it is open.
+	Name   string
+	Attach bool
 }
 
 // Store is an open erasure set. It implements blob.Store and blob.Repairer.
@@ -40,6 +46,8 @@ type Store struct {
 	names [64]sync.Mutex // stripes: one change of a name at a time
 
 	docs sync.Mutex // one change of what the set's document says about members at a time, beside others of gate shared
+
+	known Generation // remembered apart from the set; who has gate exclusively or docs may use it
 
 	mu       sync.Mutex
 	doc      *setDocument
@@ -93,7 +101,7 @@ func newStore(o Options) *Store {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Store{log: o.Log, o: o, flying: map[string]bool{}, doomed: map[string]bool{}, doubts: map[string]string{}, donors: map[string]*donor{}, censuses: map[int]*census{}}
+	return &Store{log: o.Log, o: o, known: o.Known, flying: map[string]bool{}, doomed: map[string]bool{}, doubts: map[string]string{}, donors: map[string]*donor{}, censuses: map[int]*census{}}
 }
 
 // adopt takes over a document: groups and their members, keeping what is open.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -11,9 +12,9 @@ import (
 )
 
 // Trust makes a set usable whose members cannot answer for what is in it, on an admin's word: what those of ids have
-// counts as all there is, one of each group that needs it. What only members that are not there had is gone, and what
-// was deleted while the trusted ones were away may be back. The word holds for this call; what it leads to is recorded on
-// the members. A Conflict error says that it is not needed; then nothing was changed.
+// counts as all there is, one of each group that needs it, by id or path. What only members that are not there had is
+// gone, and what was deleted while the trusted ones were away may be back. The word holds for this call; what it leads to
+// is recorded on the members. A Conflict error says that it is not needed; then nothing was changed.
 func Trust(ctx context.Context, members []Member, o Options, ids ...string) (err error) {
 	o.Trust = ids
 	s, err := Open(ctx, members, o)
@@ -21,7 +22,29 @@ func Trust(ctx context.Context, members []Member, o Options, ids ...string) (err
 		return err
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
-	for _, id := range ids {
+	release, err := s.Acquire(ctx)
+	if err != nil {
+		return err
+	}
+	return release()
+}
+
+// named translates paths into ids, where somebody lies there.
+func named(trust []string, members []*member) (ids []string) {
+	for _, name := range trust {
+		for _, m := range members {
+			if m.up() && m.given.Path != "" && filepath.Clean(m.given.Path) == filepath.Clean(name) {
+				name = m.id
+			}
+		}
+		ids = append(ids, name)
+	}
+	return ids
+}
+
+// heeded is an error if the admin's word names somebody who is not there, or is not needed.
+func (s *Store) heeded() error {
+	for _, id := range s.o.Trust {
 		m := s.memberByID(id)
 		if m == nil {
 			return unknownMember("trust member", id)
@@ -31,16 +54,12 @@ func Trust(ctx context.Context, members []Member, o Options, ids ...string) (err
 				"The member is not there. Nothing was changed.", "Name one that is, or bring it back: then no such word may be needed.")
 		}
 	}
-	if len(s.trusted) == 0 {
-		return fault.New(fault.Conflict, "trust members", strings.Join(ids, ", "), "the set can be used without that").Explain(
-			"The members that are there can answer for everything that is in the set. Nothing was changed.",
-			"Use it. What it lacks, a rebuild or scrub brings back.")
+	if len(s.o.Trust) == 0 || len(s.trusted) > 0 {
+		return nil
 	}
-	release, err := s.Acquire(ctx)
-	if err != nil {
-		return err
-	}
-	return release()
+	return fault.New(fault.Conflict, "trust members", strings.Join(s.o.Trust, ", "), "the set can be used without that").Explain(
+		"The members that are there can answer for everything that is in the set. Nothing was changed.",
+		"Use it. What it lacks, a rebuild or scrub brings back.")
 }
 
 // trust applies the admin's word: in groups that need it, a member named by Options.Trust knows everything and has all
@@ -81,7 +100,7 @@ func (s *Store) trusting(docs map[string][]*setDocument, newest, apart *setDocum
 		return fault.New(fault.Conflict, "open erasure set", newest.Set, "%s", why).Explain(
 			"Some members of the set were used without the others, and those without them: there are two histories. Nothing was changed.",
 			"Open it once with the members of only one side and look which is right. Then bring all back and name a member of that side, as one of "+
-				sides(docs, newest)+" or of "+sides(docs, apart)+": cairn repository trust "+nameOf(s.o.Name)+" MEMBER")
+				sides(docs, newest)+" or of "+sides(docs, apart)+": "+s.o.command("MEMBER"))
 	}
 	if len(theirs) == 0 {
 		return nil, refuse("members were written to apart from each other")
@@ -148,7 +167,14 @@ func (st standing) command() string {
 			best, rank = md.ID, r
 		}
 	}
-	return "cairn repository trust " + nameOf(st.name) + " " + best
+	return st.o.command(best)
+}
+
+func (o Options) command(member string) string {
+	if o.Attach {
+		return "cairn repository create " + nameOf(o.Name) + " PATH... --attach --trust " + member
+	}
+	return "cairn repository trust " + nameOf(o.Name) + " " + member
 }
 
 // nameOf is a repository's name as a shell takes it.

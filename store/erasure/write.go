@@ -277,6 +277,7 @@ func (w *writer) finish() error {
 	})
 }
 
+// publish makes the object visible, and takes it back if it cannot be acknowledged.
 func (w *writer) publish(ctx context.Context) error {
 	w.s.gate.RLock()
 	defer w.s.gate.RUnlock()
@@ -287,40 +288,12 @@ func (w *writer) publish(ctx context.Context) error {
 	// Cancelling now would leave it open whether the object is there.
 	ctx = context.WithoutCancel(ctx)
 	w.ctx = ctx
-	first := true
+	n := w.group.n()
 	e := &entry{
 		part: part{name: w.name, write: w.write, size: w.size, k: w.k}, group: w.group,
-		at: make([]string, w.group.n()), aside: make([]string, w.group.n()), short: make([]bool, w.group.n()),
+		at: make([]string, n), aside: make([]string, n), short: make([]bool, n),
 	}
-	name := func(p *partWriter, slot int) error {
-		final := part{name: w.name, write: w.write, size: w.size, k: w.k, shard: p.shard}
-		b, err := p.m.store()
-		if err == nil {
-			err = b.Rename(ctx, final.pending(), final.path())
-		}
-		if err == nil {
-			e.at[slot], p.pending = final.path(), false
-		}
-		return err
-	}
-	slots := map[*partWriter]int{}
-	for slot, p := range w.parts {
-		slots[p] = slot
-		if p.err == nil && first {
-			if err := name(p, slot); err != nil {
-				p.err = p.m.failed(err)
-			} else {
-				first = false
-				fault.Point("store.erasure.first-named")
-			}
-		}
-	}
-	err := w.all(func(p *partWriter) error {
-		if e.at[slots[p]] != "" {
-			return nil
-		}
-		return name(p, slots[p])
-	})
+	err := w.nameShards(ctx, e)
 	if err == nil {
 		fault.Point("store.erasure.need-reached")
 		err = w.alone(ctx)
@@ -336,11 +309,44 @@ func (w *writer) publish(ctx context.Context) error {
 	}
 	w.done = true
 	w.s.cache.put(w.name, e)
-	if n := e.whole(); n < len(e.at) {
+	if whole := e.whole(); whole < n {
 		w.s.stats.degradedWrites.Add(1)
-		w.s.log.Warn("object has fewer shards than it should", "object", w.name, "shards", n, "of", len(e.at))
+		w.s.log.Warn("object has fewer shards than it should", "object", w.name, "shards", whole, "of", n)
 	}
 	return nil
+}
+
+// nameShards gives one shard its final name, from which on the object is there, then the others theirs at once.
+func (w *writer) nameShards(ctx context.Context, e *entry) error {
+	name := func(p *partWriter) error {
+		final := e.part
+		final.shard = p.shard
+		b, err := p.m.store()
+		if err == nil {
+			err = b.Rename(ctx, final.pending(), final.path())
+		}
+		if err == nil {
+			e.at[p.m.slot], p.pending = final.path(), false
+		}
+		return err
+	}
+	for _, p := range w.parts {
+		if p.err != nil {
+			continue
+		}
+		if err := name(p); err != nil {
+			p.err = p.m.failed(err)
+			continue
+		}
+		fault.Point("store.erasure.first-named")
+		break
+	}
+	return w.all(func(p *partWriter) error {
+		if e.at[p.m.slot] != "" {
+			return nil
+		}
+		return name(p)
+	})
 }
 
 // free answers Exists if the name is taken.

@@ -28,6 +28,7 @@ type newRepository struct {
 	domains      []string
 	force        bool
 	domainOf     string // repository
+	trust        []string
 }
 
 func (a *App) repositoryCreate() *cobra.Command {
@@ -46,7 +47,8 @@ loss of one domain loses nothing, or refused unless --force is given.`,
   cairn repository create large /mnt/d{1..6}/cairn --parity 2 --domain a,a,b,b,c,c
   cairn repository create copy /mnt/other/cairn --domain-of main
   cairn repository create old /mnt/old --attach --key-file /mnt/old.key
-  cairn repository create old /mnt/disk2/cairn /mnt/disk1/cairn --attach --key-source credential:cairn-old`,
+  cairn repository create old /mnt/disk2/cairn /mnt/disk1/cairn --attach --key-source credential:cairn-old
+  cairn repository create old /mnt/disk2/cairn --attach --trust /mnt/disk2/cairn`,
 		RunE: a.ask(func(ctx context.Context, s *remote.Session, args []string) error {
 			if err := n.fill(&req, args[0], args[1:]); err != nil {
 				return err
@@ -57,6 +59,11 @@ loss of one domain loses nothing, or refused unless --force is given.`,
 					return err
 				}
 				req.DomainOf = other.ID
+			}
+			if len(n.trust) > 0 {
+				if err := a.confirmTrust(ctx, req.Name, n.trust); err != nil {
+					return err
+				}
 			}
 			resp, err := s.CreateRepository(ctx, req)
 			r, err := remote.Decode[client.Repository](s, resp, err)
@@ -80,6 +87,7 @@ loss of one domain loses nothing, or refused unless --force is given.`,
 	f.StringSliceVar(&n.domains, "domain", nil, "what fails as a whole with each directory, `A,B,...` in their order")
 	f.BoolVar(&n.force, "force", false, "create the set although the loss of one domain would lose data")
 	f.StringVar(&n.domainOf, "domain-of", "", "tell content as this `REPOSITORY` does, so that either can heal the other")
+	f.StringArrayVar(&n.trust, "trust", nil, "with --attach: what `MEMBER`, an id or a path, has counts as all there is, as in \"cairn repository trust\"")
 	_ = cmd.RegisterFlagCompletionFunc("domain-of", a.completeRepositories)
 	return cmd
 }
@@ -98,11 +106,17 @@ func (n newRepository) fill(req *client.CreateRepositoryRequest, name string, pa
 		return failure.UsageError("Give one of them.", "--key-file and --key-source do not go together")
 	case n.attach && n.domainOf != "":
 		return failure.UsageError("Leave it out.", "--domain-of is for a new repository")
+	case len(n.trust) > 0 && !n.attach:
+		return failure.UsageError("Give it with --attach.", "--trust is for a set that is there")
+	case len(n.trust) > 0:
+		req.Set.Trust, req.Set.AcceptLoss = n.trust, true
+	}
+	switch {
 	case n.attach && laidOut:
 		return failure.UsageError("Leave them out.", "how a set is laid out is written in it; --data, --parity, --domain and --force are for a new one")
 	case len(paths) == 1 && laidOut:
 		return failure.UsageError("Name all directories, each on a disk of its own.", "one directory is no set; --data, --parity, --domain and --force are for several")
-	case len(paths) == 1:
+	case len(paths) == 1 && len(n.trust) == 0:
 		req.Path = paths[0]
 		return nil
 	}

@@ -196,6 +196,11 @@ func TestRepositoryVerbs(t *testing.T) {
 			"verify  failed\nError: verify large: 2 packs are damaged\n  What it means: web01 (1) is not whole.\n  What to do:    Heal it.\nWhat it touches: \"cairn repository damage large\".\n",
 		},
 		{
+			"repository create large /d2 --attach --trust /d2 --trust 3f9a01c2 --key-source env:K --yes -o name",
+			`POST /repositories {"key_source":"env:K","mode":"attach","name":"large","set":{"accept_loss":true,"members":[{"path":"/d2"}],"trust":["/d2","3f9a01c2"]}}`,
+			0, "large\n", "\nIts key is credential:cairn-large of the appliance." + keep,
+		},
+		{
 			"repository heal large --from main --dry-run --wait", `POST /repositories/repo_02/heal {"dry_run":true,"from":["repo_01"]}`, 0,
 			"heal succeeded  moved 2 objects  fetched 1 object of 4 KiB  put back 1 record  put aside 2 damaged packs\n", "heal  succeeded\n",
 		},
@@ -252,6 +257,8 @@ func TestRepositoryRefusals(t *testing.T) {
 		{"repository create a /1 /2 --attach --data 1", 2, "is written in it"},
 		{"repository create a /1 --attach --domain-of main", 2, "--domain-of"},
 		{"repository create a /1 --attach --key-file /k --key-source env:K", 2, "do not go together"},
+		{"repository create a /1 /2 --trust m", 2, "--attach"},
+		{"repository create a /1 --attach --trust m", 2, "lost"},
 		{"repository create a", 2, "PATH is missing"},
 		{"repository set large", 2, "--verify-every"},
 		{"repository set large --verify-every soon", 2, "30d"},
