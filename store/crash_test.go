@@ -156,6 +156,7 @@ func (c *crashCampaign) secondCrash(v verdict, number int64) (err error) {
 	}
 	l := &life{fs: v.fs, plant: v.plant, key: v.key, rnd: rand.New(rand.NewPCG(uint64(number), 2))}
 	err = func() (err error) {
+		defer l.end()
 		defer caught(&err)
 		l.open()
 		l.backup(l.disk(), nil)

@@ -46,6 +46,7 @@ type life struct {
 	indexes []keptIndex
 	scratch string      // where indexes are kept; "": none is
 	copied  *crashfs.FS // what damage can be healed from
+	opened  []*Repository
 }
 
 // keptIndex is an index directory as it was when a process had ended.
@@ -59,6 +60,7 @@ func newLife(seed uint64, p plant, scratch string) *life {
 
 // record lives a workload. An error is one that the program noticed itself.
 func (l *life) record(work func(*life)) (err error) {
+	defer l.end()
 	defer caught(&err)
 	check(l.fs.Mkdir("/disk"), l.fs.SyncDir("/"))
 	l.create()
@@ -86,7 +88,15 @@ func (l *life) another() (blob.Store, *Repository) {
 	}
 	r, err := Open(context.Background(), b, l.key, o)
 	check(err)
+	l.opened = append(l.opened, r)
 	return b, r
+}
+
+// end closes what a life that was broken off has left open.
+func (l *life) end() {
+	for _, r := range l.opened {
+		_ = r.Close() // nothing, if it is
+	}
 }
 
 func (l *life) close() {

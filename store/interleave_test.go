@@ -117,6 +117,11 @@ var weaveStart = sync.OnceValues(func() (*crashfs.Disk, error) {
 
 // runWeave runs a program and answers what is wrong.
 func runWeave(p weaveProgram, pl weavePlant) (w *weave, err error) {
+	defer func() {
+		if w != nil && w.r != nil {
+			_ = w.r.Close() // nothing, unless it was broken off
+		}
+	}()
 	defer caught(&err)
 	start, err := weaveStart()
 	check(err)
