@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -16,8 +17,14 @@ import (
 	"github.com/cairn-backup/cairn/store/seal"
 )
 
-// defaultCompact is the share of live bytes below which a pack is rewritten. Rewriting at a half writes at most as much as it frees.
-const defaultCompact = 0.5
+// What Collect rewrites by itself: packs of which less than defaultCompact is needed, for that writes at most as much as
+// it frees; then those of which less than spareCompact is needed, while more than deadLimit of all packs is needed by
+// nothing. So nearly all of what is dead goes in time, and no byte is freed by writing more than four.
+const (
+	defaultCompact = 0.5
+	spareCompact   = 0.8
+	deadLimit      = 0.05
+)
 
 // victim is a pack of which little is needed.
 type victim struct {
@@ -28,12 +35,12 @@ type victim struct {
 
 // weigh reports how much of the packs is needed, and returns those that should be rewritten, of which least is needed first.
 func (r *Repository) weigh(ctx context.Context, o CollectOptions, p *plan, report *CollectReport) ([]victim, error) {
-	threshold := o.Compact
+	threshold, spare := o.Compact, o.Compact
 	if threshold == 0 {
-		threshold = defaultCompact
+		threshold, spare = defaultCompact, spareCompact
 	}
 	var mu sync.Mutex
-	var victims []victim
+	var victims, more []victim
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(r.o.Workers)
 	for _, id := range p.kept {
@@ -46,34 +53,55 @@ func (r *Repository) weigh(ctx context.Context, o CollectOptions, p *plan, repor
 			continue
 		}
 		g.Go(func() error {
-			bytes, err := r.liveBytes(ctx, known, l)
+			live, err := r.liveBytes(ctx, known, l)
 			if err != nil {
 				return err
 			}
 			mu.Lock()
 			defer mu.Unlock()
-			report.LiveBytes += bytes
-			report.DeadBytes += known.Size - bytes
+			report.LiveBytes += live
+			report.DeadBytes += known.Size - live
 			_, pinned := p.pinned[id]
-			switch sparse := float64(bytes) < threshold*float64(known.Size); {
-			case sparse && r.idx.IsSuspect(id):
+			v := victim{known, live, l.count}
+			sparse := v.sparse(threshold)
+			switch suspect := r.idx.IsSuspect(id); {
+			case sparse && suspect:
 				report.PacksSuspect++
 			case sparse && pinned:
 				report.PacksPinned++
 			case sparse:
-				victims = append(victims, victim{known, bytes, l.count})
-				report.compacted(known.Size, bytes, 1)
+				victims = append(victims, v)
+				report.compacted(known.Size, live, 1)
 				return nil
+			case v.sparse(spare) && !suspect && !pinned:
+				more = append(more, v)
 			}
-			report.LeftBytes += known.Size - bytes
+			report.LeftBytes += known.Size - live
 			return nil
 		})
 	}
 	if err := g.Wait(); err != nil {
 		return nil, err
 	}
+	victims = append(victims, enough(more, report)...)
 	slices.SortFunc(victims, func(a, b victim) int { return cmp.Or(cmp.Compare(a.live, b.live), cmp.Compare(a.Size, b.Size)) })
 	return victims, nil
+}
+
+// sparse reports whether less than a share of the pack is needed.
+func (v victim) sparse(share float64) bool { return float64(v.live) < share*float64(v.Size) }
+
+// enough returns as many of the packs, least needed first, as it takes for what is left dead to come below the limit.
+func enough(packs []victim, report *CollectReport) []victim {
+	slices.SortFunc(packs, func(a, b victim) int {
+		return cmp.Or(cmp.Compare(float64(a.live)/float64(a.Size), float64(b.live)/float64(b.Size)), bytes.Compare(a.ID[:], b.ID[:]))
+	})
+	n := 0
+	for ; n < len(packs) && float64(report.LeftBytes) > deadLimit*float64(report.LiveBytes+report.LeftBytes); n++ {
+		report.compacted(packs[n].Size, packs[n].live, 1)
+		report.LeftBytes -= packs[n].Size - packs[n].live
+	}
+	return packs[:n]
 }
 
 // compacted counts packs to be rewritten, or takes them back from the count.

@@ -408,3 +408,46 @@ func TestKeptIndexEqualsARebuiltOne(t *testing.T) {
 	}
 	g.holds()
 }
+
+// TestCollectGoesOnWhileMuchIsDead has packs of which a third is dead, which is too little for any of them alone.
+func TestCollectGoesOnWhileMuchIsDead(t *testing.T) {
+	g := &sparseRig{rig: newRig(t), rnd: rand.New(rand.NewPCG(5, 77)), disks: map[string][]byte{}}
+	g.small(Options{})
+	disk := randomDisk(g.rnd, 96*testChunk)
+	fill(g.rnd, disk)
+	first := g.backup(disk, nil, nil)
+	before := bytes.Clone(disk)
+	for at := 0; at < len(disk); at += 3 * testChunk {
+		fill(g.rnd, disk[at:at+testChunk])
+	}
+	second := g.backup(disk, before, &first.Images[0].Ref)
+	g.points, g.disks[second.ID] = []RestorePoint{second}, bytes.Clone(disk)
+	if err := g.repo.Prune(t.Context(), first.ID); err != nil {
+		t.Fatal(err)
+	}
+	if half := g.collect(CollectOptions{Compact: 0.5, DryRun: true}); half.PacksCompacted > 1 || half.LeftBytes < 25*testChunk {
+		t.Fatalf("the packs are not what this test is about: %+v", half)
+	}
+	dry := g.collect(CollectOptions{DryRun: true})
+	real := g.collect(CollectOptions{})
+	t.Logf("%+v", real)
+	if real.PacksCompacted == 0 || real.LeftBytes*20 > real.LiveBytes+real.LeftBytes {
+		t.Errorf("%d of %d bytes are left dead: %+v", real.LeftBytes, real.LiveBytes+real.LeftBytes, real)
+	}
+	if real.LeftBytes == 0 {
+		t.Error("the collect went on until nothing was dead")
+	}
+	if real.LiveBytes+real.DeadBytes != real.BytesKept+real.BytesFreed+real.BytesCompacted ||
+		real.DeadBytes-real.LeftBytes != real.BytesFreed+real.BytesCompacted-real.BytesRewritten {
+		t.Errorf("the numbers do not add up: %+v", real)
+	}
+	want := real
+	want.DryRun, want.BytesWritten = true, 0
+	if diff := cmp.Diff(want, dry); diff != "" {
+		t.Errorf("dry run (-real +dry):\n%s", diff)
+	}
+	g.holds()
+	if again := g.collect(CollectOptions{}); again.PacksCompacted != 0 {
+		t.Errorf("a second collect finds work: %+v", again)
+	}
+}

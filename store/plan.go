@@ -198,7 +198,7 @@ func (p *Planned) Init() { p.frames = cache.New[frameKey, []byte](frameCache) }
 func (p *Planned) Stream(ctx context.Context, workers int, ranges func(yield func(first, count int64) error) error, fn func(off int64, p []byte) error) error {
 	s := &stream{fn: fn, of: streamed{
 		size: p.SizeBytes, chunkBytes: p.ChunkBytes, blocks: p.ChunkBytes / chunk.BlockBytes, root: p.Root,
-		content: p.Content, coder: p.Coder, decoded: &p.decoded, frame: p.frame,
+		content: p.Content, coder: p.Coder, decoded: &p.decoded, frame: p.frame, kept: p.frames.Has,
 		chunk: func(ctx context.Context, c *streamChunk) error {
 			if err := p.Chunk(ctx, c.offs[0]/int64(p.ChunkBytes), c.buf); err != nil {
 				return err
@@ -224,7 +224,7 @@ func (p *Planned) Stream(ctx context.Context, workers int, ranges func(yield fun
 				if err := w.take(plan, first, p.Source(plan)); err != nil {
 					return err
 				}
-				if err := w.send(); err != nil {
+				if err := w.send(false); err != nil {
 					return err
 				}
 				first = plan.End

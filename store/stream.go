@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"sync"
@@ -15,9 +16,12 @@ import (
 )
 
 const (
-	// streamWindow is how much of a disk is read in the order of packs rather than of the disk. What a window's chunks
-	// need of several frames is put together in memory, so two windows are the most that a stream holds.
-	streamWindow = 64 << 20
+	// windowChunks is how much of a disk is read in the order of packs rather than of the disk: a frame of which parts are
+	// wanted here and there is decoded once in a window. A window's plan takes some 400 bytes a chunk.
+	windowChunks = 16 << 10
+	// windowPieces ends a window before: what is put together of several frames is held in memory until the last part
+	// has come, and two windows may be under way.
+	windowPieces = 64 << 20
 	// readAhead is how much of a pack is read at once where frames that are wanted follow each other.
 	readAhead = 1 << 20
 )
@@ -44,9 +48,9 @@ func (i *ImageReader) Stream(ctx context.Context, workers int, fn func(off int64
 
 // stream makes a stream of the image, which runs where the image is.
 func (i *ImageReader) stream() *stream {
-	return &stream{i: i, r: i.r, of: streamed{
+	return &stream{i: i, r: i.r, window: cmp.Or(i.r.o.windowChunks, windowChunks), of: streamed{
 		size: i.head.Size, chunkBytes: int(i.head.ChunkBytes), blocks: i.r.blocks, root: i.ref.Root,
-		content: i.r.hasher.Content, coder: i.r.coder, decoded: &i.r.decoded, frame: i.r.frame,
+		content: i.r.hasher.Content, coder: i.r.coder, decoded: &i.r.decoded, frame: i.r.frame, kept: i.r.frames.Has,
 		chunk:   func(ctx context.Context, c *streamChunk) error { return i.r.chunk(ctx, c.id, c.buf) },
 		current: i.current,
 	}}
@@ -61,6 +65,7 @@ type streamed struct {
 	coder              *pack.Coder
 	decoded            *atomic.Int64
 	frame              func(ctx context.Context, rd *pack.Reader, number uint32) ([]byte, error) // of one that others may want, too
+	kept               func(frameKey) bool                                                       // frame has it in memory
 	chunk              func(ctx context.Context, c *streamChunk) error                           // fills the buffer from any copy
 	current            func(ctx context.Context, use func() error) error
 }
@@ -100,6 +105,7 @@ type stream struct {
 	bad func(off int64, err error) error // is told of each chunk that cannot be read, and may go on; nil: that ends the stream
 
 	jobs    chan *streamJob
+	window  int           // chunks that a window has at most
 	windows chan struct{} // one token for each window under way
 	bufs    sync.Pool     // of one chunk
 	near    near
@@ -143,7 +149,7 @@ type streamPart struct {
 type streamFrame struct {
 	number uint32
 	parts  []streamPart
-	whole  bool // nothing else is in it: there is no use in keeping it
+	keep   bool // a later window may want what else is in it, or an earlier one did
 }
 
 // streamJob is for one worker: frames that follow each other in a pack, or chunks that are to be read by themselves.
@@ -179,7 +185,7 @@ func (s *stream) do(job *streamJob, frames *pack.FrameReader) error {
 	switch {
 	case len(job.frames) == 0:
 		return nil
-	case len(job.frames) == 1 && !job.frames[0].whole:
+	case len(job.frames) == 1 && job.frames[0].keep:
 		return s.sharedFrame(job.rd, job.frames[0])
 	}
 	numbers := make([]uint32, len(job.frames))
@@ -343,20 +349,18 @@ func (s *stream) give(off int64, p []byte) error {
 // plan sends the jobs of one window after the other.
 func (s *stream) plan() error {
 	w := newStreamWindow(s)
-	per := int64(streamWindow / s.i.head.ChunkBytes)
-	end := per
 	err := s.i.walk(s.ctx, func(number, count int64, zero bool, leaf *tree.Node) error {
 		if zero {
 			return nil
 		}
 		for n := number; n < number+count; n++ {
-			if n >= end {
-				if err := w.send(); err != nil {
-					return err
-				}
-				end = n - n%per + per
-			}
 			if err := w.add(leaf.Children[n%tree.FanOut], n); err != nil {
+				return err
+			}
+			if !w.full() {
+				continue
+			}
+			if err := w.send(false); err != nil {
 				return err
 			}
 		}
@@ -365,5 +369,5 @@ func (s *stream) plan() error {
 	if err != nil {
 		return err
 	}
-	return w.send()
+	return w.send(true)
 }

@@ -78,22 +78,26 @@ func TestStreamGivesTheImage(t *testing.T) {
 		{"random, zeros and text, odd end", randomDisk(rnd, 5<<20+777)},
 		{"one chunk many times", bytes.Repeat(stock[:testChunk], 40)},
 		{"of a stock of blocks", mixedDisk(rnd, stock, 6<<20)},
-		{"several windows", randomDisk(rnd, streamWindow+9<<20+5)},
+		{"several windows", randomDisk(rnd, smallWindow*testChunk*3+9<<20+5)},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			g, reopen := smallPacks(t, 4<<20)
 			p := g.backup(tt.disk, nil, nil)
 			g.mustStream("full", p.Images[0].Ref, tt.disk)
 			reopen()
+			g.repo.o.windowChunks = smallWindow
 			g.mustStream("opened again", p.Images[0].Ref, tt.disk)
 		})
 	}
 }
 
+// smallWindow is a window of 16 MiB.
+const smallWindow = 16 << 20 / testChunk
+
 // TestStreamDecodesFramesOnce counts decoded frames, which says more than a clock.
 func TestStreamDecodesFramesOnce(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(12, 2))
-	disk := make([]byte, streamWindow+16<<20)
+	disk := make([]byte, 80<<20)
 	fill(rnd, disk)
 	g := newRig(t)
 	write := func(disk []byte, parent *ImageRef) RestorePoint {
@@ -127,14 +131,18 @@ func TestStreamDecodesFramesOnce(t *testing.T) {
 		}
 		return n
 	}
-	decoded := func(p RestorePoint, want []byte) int64 {
+	decoded := func(p RestorePoint, window int, want []byte) int64 {
 		g.reopen()
+		g.repo.o.windowChunks = window
 		g.mustStream("full", p.Images[0].Ref, want)
 		return g.repo.decoded.Load()
 	}
-	const ofTree = 4 // frames of tree nodes
-	if got, all := decoded(first, disk), frames(); got < all || got > all+ofTree {
-		t.Errorf("%d frames decoded, the image has %d", got, all)
+	const ofTree = 4                                  // frames of tree nodes
+	windows := []int{0, 80 << 20 / testChunk * 4 / 5} // all of the disk, most of it
+	for _, window := range windows {
+		if got, all := decoded(first, window, disk), frames(); got < all || got > all+ofTree {
+			t.Errorf("%d frames decoded in windows of %d chunks, the image has %d", got, window, all)
+		}
 	}
 	// Thirty days of blocks changed here and there: each day's frames hold blocks of the whole disk.
 	last := first
@@ -145,8 +153,10 @@ func TestStreamDecodesFramesOnce(t *testing.T) {
 		}
 		last = write(disk, &last.Images[0].Ref)
 	}
-	if got, all := decoded(last, disk), frames(); got > all+all/10+ofTree {
-		t.Errorf("%d frames decoded for the last of 30 days, the repository has %d", got, all)
+	for _, window := range windows {
+		if got, all := decoded(last, window, disk), frames(); got > all+all/10+ofTree {
+			t.Errorf("%d frames decoded for the last of 30 days in windows of %d chunks, the repository has %d", got, window, all)
+		}
 	}
 }
 

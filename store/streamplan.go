@@ -20,6 +20,8 @@ type streamPlan struct {
 	order  map[seal.ID]int // packs in the order in which the disk needs them
 	packs  []*packPlan
 	alone  []*streamChunk
+	count  int // of chunks that were added
+	pieces int // of these, put together of parts of several frames
 }
 
 type packPlan struct {
@@ -35,12 +37,18 @@ func newStreamWindow(s *stream) *streamPlan {
 
 func (w *streamPlan) reset() {
 	w.chunks, w.frames, w.order = map[Hash]*streamChunk{}, map[frameKey]*streamFrame{}, map[seal.ID]int{}
-	w.packs, w.alone = nil, nil
+	w.packs, w.alone, w.count, w.pieces = nil, nil, 0, 0
+}
+
+// full reports whether the window is to be sent.
+func (w *streamPlan) full() bool {
+	return w.count >= w.s.window || w.pieces*w.s.of.chunkBytes >= windowPieces
 }
 
 // add plans the reading of a chunk.
 func (w *streamPlan) add(id Hash, number int64) error {
 	off := number * int64(w.s.of.chunkBytes)
+	w.count++
 	if c := w.chunks[id]; c != nil {
 		c.offs = append(c.offs, off)
 		return nil
@@ -148,6 +156,9 @@ func (w *streamPlan) parts(c *streamChunk, rd *pack.Reader, e *pack.Entry) bool 
 	if len(all) == 0 {
 		return false
 	}
+	if len(all) > 1 {
+		w.pieces++
+	}
 	c.waiting.Store(int32(len(all)))
 	for _, n := range all {
 		w.want(n.rd, n.e, n.streamPart)
@@ -175,11 +186,11 @@ func (w *streamPlan) want(rd *pack.Reader, e *pack.Entry, part streamPart) {
 }
 
 // send gives the window to the workers, pack after pack, frames in their order, and begins the next one. It waits
-// until fewer than two windows are under way.
-func (w *streamPlan) send() error {
+// until fewer than two windows are under way. last says that it is the end.
+func (w *streamPlan) send(last bool) error {
 	var jobs []*streamJob
 	for _, p := range w.packs {
-		jobs = append(jobs, p.jobs()...)
+		jobs = append(jobs, p.jobs(func(key frameKey) bool { return !last || w.s.of.kept(key) })...)
 	}
 	for _, c := range w.alone {
 		jobs = append(jobs, &streamJob{alone: []*streamChunk{c}})
@@ -206,8 +217,9 @@ func (w *streamPlan) send() error {
 	return nil
 }
 
-// jobs cuts the frames of a pack into reads. Frames that hold more than is wanted are read one by one and kept.
-func (p *packPlan) jobs() []*streamJob {
+// jobs cuts the frames of a pack into reads. Frames that hold more than is wanted are read one by one and kept, if keep
+// says so.
+func (p *packPlan) jobs(keep func(frameKey) bool) []*streamJob {
 	d := p.rd.Directory()
 	slices.SortFunc(p.frames, func(a, b *streamFrame) int {
 		return cmp.Compare(d.Frames[a.number].Offset, d.Frames[b.number].Offset)
@@ -216,10 +228,10 @@ func (p *packPlan) jobs() []*streamJob {
 	var end, length uint32
 	for _, f := range p.frames {
 		slices.SortFunc(f.parts, func(a, b streamPart) int { return cmp.Compare(a.e.Offset, b.e.Offset) })
-		f.whole = f.entries() == d.InFrame(f.number)
+		f.keep = f.entries() < d.InFrame(f.number) && keep(frameKey{d.Header.ID, f.number})
 		info := d.Frames[f.number]
 		last := len(out) - 1
-		if last >= 0 && f.whole && out[last].frames[0].whole && info.Offset == end && length+info.Stored <= readAhead {
+		if last >= 0 && !f.keep && !out[last].frames[0].keep && info.Offset == end && length+info.Stored <= readAhead {
 			out[last].frames = append(out[last].frames, f)
 			length += info.Stored
 		} else {

@@ -35,6 +35,8 @@ type Options struct {
 
 	packBytes int // when a pack is full, for tests; 0 is packTarget
 
+	windowChunks int // of a stream, for tests; 0 is windowChunks
+
 	memoryEntries int64 // of an index in memory that should be on disk, for tests; 0 is memoryLimit
 }
 
@@ -145,7 +147,8 @@ type CheckReport struct {
 type CollectOptions struct {
 	DryRun bool
 	// Compact is the share of a pack's bytes, from 0 to 1, that must be needed for it to stay as it is: of packs with less,
-	// what is needed is moved into new ones. 0 is one half; less than 0: no pack is rewritten.
+	// what is needed is moved into new ones. Less than 0: no pack is rewritten. 0 is one half, and as long as more than a
+	// twentieth of all packs' bytes is needed by nothing, four fifths, those packs first of which least is needed.
 	Compact float64
 }
 

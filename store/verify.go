@@ -151,7 +151,7 @@ func (v *verification) image(ctx context.Context, im NamedImage) error {
 // plan asks for all chunks of an image. A damaged node costs only what lies under it.
 func (v *verification) plan(s *stream, im NamedImage) error {
 	head := s.i.head
-	w, planned := newStreamWindow(s), int64(0)
+	w := newStreamWindow(s)
 	done := func(first, count int64, err error) error {
 		off, length := head.Range(first, count)
 		return v.step(s.ctx, im.Name, off, length, err)
@@ -164,17 +164,19 @@ func (v *verification) plan(s *stream, im NamedImage) error {
 			if err := w.add(leaf.Children[n%tree.FanOut], n); err != nil {
 				return err
 			}
+			if !w.full() {
+				continue
+			}
+			if err := w.send(false); err != nil {
+				return err
+			}
 		}
-		if planned += count * int64(head.ChunkBytes); planned < streamWindow {
-			return nil
-		}
-		planned = 0
-		return w.send()
+		return nil
 	}, done)
 	if err != nil {
 		return err
 	}
-	return w.send()
+	return w.send(true)
 }
 
 // chunks is step for a range of chunks of a size that are not zeros.

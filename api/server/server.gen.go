@@ -474,8 +474,8 @@ type Capabilities struct {
 
 // CollectRequest defines model for CollectRequest.
 type CollectRequest struct {
-	// CompactBelow Of packs with a smaller needed share than this, what is needed is moved into new ones. 0.5 when absent, 0 for
-	// no pack.
+	// CompactBelow Of packs with a smaller needed share than this, what is needed is moved into new ones; 0 for no pack.
+	// When absent 0.5, and while more than a twentieth of all bytes is needed by nothing, 0.8.
 	CompactBelow *float64 `json:"compact_below,omitempty"`
 
 	// DryRun Only say what would be freed.

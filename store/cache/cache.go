@@ -67,6 +67,13 @@ func (c *Cache[K, V]) Get(key K, fetch func() (val V, cost int64, err error)) (V
 	return l.val, l.err
 }
 
+// Has reports whether the value of key is in the cache now. It does not count as a use.
+func (c *Cache[K, V]) Has(key K) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.entries[key] != nil
+}
+
 func (c *Cache[K, V]) put(key K, val V, cost int64) {
 	if c.entries[key] != nil {
 		return

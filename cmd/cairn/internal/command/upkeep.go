@@ -157,7 +157,7 @@ func (a *App) repositoryCollect() *cobra.Command {
   cairn repository collect main --compact-below 0.8 --wait`
 	w.flags(cmd)
 	cmd.Flags().BoolVar(&req.DryRun, "dry-run", false, "only say what would be freed")
-	cmd.Flags().Float64Var(&below, "compact-below", 0.5, "rewrite packs of which a smaller `SHARE` is needed; 0 for none")
+	cmd.Flags().Float64Var(&below, "compact-below", 0, "rewrite packs of which a smaller `SHARE` is needed; 0 for none. Without it 0.5, and 0.8 while over a twentieth of all is dead")
 	return cmd
 }
 
