@@ -111,7 +111,7 @@ func TestAutoSwitchesWhileCompressing(t *testing.T) {
 		at += copy(plain[at:], words[rnd.IntN(len(words))])
 	}
 	seen := map[Codec]int{}
-	dst, scratch := make([]byte, 0, 1<<20), make([]byte, 0, 1<<20)
+	dst, scratch := make([]byte, 0, 1<<20), make([]byte, 0, 1<<20+decodeSlack)
 	for range 3 * autoFrames {
 		_, codec, err := c.Encode(dst, scratch, plain)
 		if err != nil {

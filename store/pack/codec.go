@@ -35,6 +35,7 @@ type Coder struct {
 // NewCoder returns a coder that compresses with codec, which may be Auto.
 func NewCoder(codec Codec) (*Coder, error) {
 	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderCRC(false),
+		zstd.WithAllLitEntropyCompression(true), // of frames of 1 MiB 0.5 % less, in the same time
 		zstd.WithWindowSize(1<<20), zstd.WithEncoderConcurrency(runtime.GOMAXPROCS(0)), zstd.WithLowerEncoderMem(true))
 	if err != nil {
 		return nil, fmt.Errorf("make compressor: %w", err)
@@ -58,7 +59,7 @@ func (c *Coder) Close() {
 }
 
 // Encode compresses plain into dst's memory, or returns plain itself where that does not save at least 5 %. scratch
-// is where the result is decoded to be compared; it should have the capacity of plain.
+// is where the result is decoded to be compared; it should have the capacity of plain and decodeSlack.
 func (c *Coder) Encode(dst, scratch, plain []byte) ([]byte, Codec, error) {
 	codec := c.codec
 	if c.auto != nil {
@@ -88,14 +89,18 @@ func (c *Coder) Encode(dst, scratch, plain []byte) ([]byte, Codec, error) {
 	return out, codec, nil
 }
 
-// Decode decompresses a frame of exactly n bytes into dst's memory, if that is large enough. With codec None it
+// decodeSlack is room behind a frame's plaintext: without it the last block of each frame is decoded by code that takes
+// more than half as long again, as it minds the end of memory at each byte.
+const decodeSlack = 16
+
+// Decode decompresses a frame of exactly n bytes into dst's memory, if that is larger by decodeSlack. With codec None it
 // returns coded itself.
 func (c *Coder) Decode(dst, coded []byte, codec Codec, n int) ([]byte, error) {
 	if n > MaxFrame {
 		return nil, fmt.Errorf("frame of %d bytes", n)
 	}
-	if cap(dst) < n {
-		dst = make([]byte, 0, n)
+	if codec != None && cap(dst) < n+decodeSlack {
+		dst = make([]byte, 0, n+decodeSlack)
 	}
 	var out []byte
 	var err error
@@ -103,7 +108,7 @@ func (c *Coder) Decode(dst, coded []byte, codec Codec, n int) ([]byte, error) {
 	case None:
 		out = coded
 	case Zstd:
-		out, err = c.dec.DecodeAll(coded, dst[:0:n])
+		out, err = c.dec.DecodeAll(coded, dst[:0:n+decodeSlack])
 	case S2:
 		if m, lenErr := s2.DecodedLen(coded); lenErr != nil || m != n {
 			return nil, fmt.Errorf("compressed frame is for %d bytes, not %d", m, n)

@@ -53,7 +53,7 @@ func (f *FrameReader) open(r *Reader, number uint32, info FrameInfo, sealed []by
 		return nil, fmt.Errorf("frame %d at offset %d %w", number, info.Offset, err)
 	}
 	f.coded = coded[:0]
-	f.plain = slices.Grow(f.plain[:0], int(info.Plain))
+	f.plain = slices.Grow(f.plain[:0], int(info.Plain)+decodeSlack)
 	plain, err := f.coder.Decode(f.plain, coded, info.Codec, int(info.Plain))
 	if err != nil {
 		return nil, fmt.Errorf("frame %d at offset %d: %w", number, info.Offset, err)

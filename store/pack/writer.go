@@ -106,7 +106,7 @@ type Buffers struct{ coded, scratch, sealed []byte }
 // NewBufferPool returns a pool for NewWriter; frames up to n bytes need no allocation.
 func NewBufferPool(n int) *sync.Pool {
 	return &sync.Pool{New: func() any {
-		return &Buffers{make([]byte, 0, n+n/8+64), make([]byte, 0, n), make([]byte, 0, n+n/8+64)}
+		return &Buffers{make([]byte, 0, n+n/8+64), make([]byte, 0, n+decodeSlack), make([]byte, 0, n+n/8+64)}
 	}}
 }
 
