@@ -1,7 +1,9 @@
 package carry
 
 import (
+	"cmp"
 	"context"
+	"slices"
 	"sync"
 
 	"github.com/cairn-backup/cairn/store/chunk"
@@ -78,13 +80,20 @@ func (w *Writer) Write(ctx context.Context, d Decider, first int64, p []byte) er
 	return b.flushRun()
 }
 
-// Flush gives away the frames that are not full. No Write may be running.
+// Flush gives away the frames that are not full, of which there are as many as Writes were under way at once; small ones
+// are put together first. No Write may be running.
 func (w *Writer) Flush(ctx context.Context) error {
 	w.mu.Lock()
 	partial := w.partial
 	w.partial = nil
 	w.mu.Unlock()
-	for _, f := range partial {
+	slices.SortFunc(partial, func(a, b *frame) int { return cmp.Compare(len(a.plain), len(b.plain)) })
+	for i, f := range partial {
+		if i+1 < len(partial) && len(f.plain)+len(partial[i+1].plain) <= w.o.restBytes() {
+			f.join(partial[i+1])
+			partial[i+1] = f
+			continue
+		}
 		if len(f.items) == 0 {
 			continue
 		}
@@ -99,6 +108,15 @@ func (w *Writer) Flush(ctx context.Context) error {
 type frame struct {
 	plain []byte
 	items []pack.Item
+}
+
+// join takes what another frame has.
+func (f *frame) join(g *frame) {
+	for _, item := range g.items {
+		item.Offset += uint32(len(f.plain))
+		f.items = append(f.items, item)
+	}
+	f.plain = append(f.plain, g.plain...)
 }
 
 func (w *Writer) takePartial() *frame {
