@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -67,6 +68,9 @@ func benchCommand() *cobra.Command {
 		}
 		return images.Build(cmd.Context(), f.folder(), args[0], day, args[2])
 	}}
+	novel := &cobra.Command{Use: "novel KIND DAY FILE", Short: "Write what is new on a day on machines of a kind: no engine can store less than that compresses to", Args: cobra.ExactArgs(3), RunE: func(cmd *cobra.Command, args []string) error {
+		return f.novel(cmd, images.Kind(args[0]), args[1], args[2])
+	}}
 	pipe := &cobra.Command{Use: "bare write IMAGE [FILE] | restore FILE TARGET", Short: "The least that writing and restoring can cost", Args: cobra.RangeArgs(2, 3), RunE: func(cmd *cobra.Command, args []string) error {
 		args = append(args, "")
 		if args[0] == "restore" {
@@ -75,7 +79,7 @@ func benchCommand() *cobra.Command {
 		return bare.Write(cmd.Context(), args[1], args[2], f.codec)
 	}}
 	pipe.Flags().StringVar(&f.codec, "codec", "", "zstd or s2; without it the image is only read and hashed")
-	bench.AddCommand(run, image, pipe, &cobra.Command{Use: "images", Short: "Make the images and print where they are", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+	bench.AddCommand(run, image, novel, pipe, &cobra.Command{Use: "images", Short: "Make the images and print where they are", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
 		if err := f.generate(cmd); err != nil {
 			return err
 		}
@@ -94,6 +98,27 @@ func (f *benchFlags) generate(cmd *cobra.Command) error {
 	}
 	g := images.Generator{Cache: f.cache, Dir: f.folder(), Scratch: f.scratch, Say: func(line string) { fmt.Fprintln(cmd.ErrOrStderr(), line) }}
 	return g.Generate(cmd.Context(), s)
+}
+
+func (f *benchFlags) novel(cmd *cobra.Command, k images.Kind, text, path string) error {
+	day, err := strconv.Atoi(text)
+	if err != nil {
+		return err
+	}
+	if day < 2 || !slices.Contains(images.Kinds, k) {
+		return fmt.Errorf("day %d of %q machines: the first day has none before, and the kinds are %v", day, k, images.Kinds)
+	}
+	scratch, err := os.MkdirTemp(f.scratch, "novel-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(scratch)
+	n, err := images.Novel(cmd.Context(), f.folder(), k, day, scratch, path)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(cmd.OutOrStdout(), "%d bytes\n", n)
+	return err
 }
 
 func (f *benchFlags) run(cmd *cobra.Command) error {

@@ -32,6 +32,8 @@ type Row struct {
 	RSS    int64       `json:"rss_bytes"`
 	Bytes  int64       `json:"repository_bytes"` // after the step
 	Added  int64       `json:"added_bytes"`      // by it; negative if it freed
+	// Restored is how much a restored image has that is no hole.
+	Restored int64 `json:"restored_bytes,omitempty"`
 }
 
 // The steps, in their order.
@@ -88,10 +90,12 @@ type Run struct {
 // contestant is an engine in a round.
 type contestant struct {
 	engines.Engine
-	name   string
-	home   string
-	bytes  int64
-	points map[string][]string // by machine, a point a day
+	name  string
+	home  string
+	bytes int64
+	// restored is how much the last restore gave.
+	restored int64
+	points   map[string][]string // by machine, a point a day
 }
 
 // round is one pass over all steps.
@@ -175,6 +179,7 @@ func (x *round) each(ctx context.Context, step string, k images.Kind, do func(c 
 		row := x.row(step, c.name, u)
 		row.Kind = k
 		row.Bytes, row.Added, c.bytes = now, now-c.bytes, now
+		row.Restored, c.restored = c.restored, 0
 		if err := x.write(row); err != nil {
 			return err
 		}
@@ -207,6 +212,9 @@ func (x *round) backup(ctx context.Context, c *contestant, machine, image, recor
 	remove, err := images.Place(ctx, image, disk)
 	if err != nil {
 		return engines.Usage{}, err
+	}
+	if err := settle(image); err != nil {
+		return engines.Usage{}, errors.Join(err, remove())
 	}
 	point, u, err := c.Backup(ctx, machine, src, record)
 	c.points[machine] = append(c.points[machine], point)
@@ -298,9 +306,15 @@ func (x *round) restore(ctx context.Context, c *contestant, point, want string) 
 	if err := os.MkdirAll(into, 0o755); err != nil {
 		return engines.Usage{}, err
 	}
+	if err := settle(c.home); err != nil {
+		return engines.Usage{}, err
+	}
 	path, u, err := c.Restore(ctx, point, into)
 	if err == nil {
 		err = Restored(want, path)
+	}
+	if err == nil {
+		c.restored, err = images.Allocated(want)
 	}
 	return u, errors.Join(err, os.RemoveAll(into))
 }
@@ -357,10 +371,20 @@ func (x *round) main(ctx context.Context) error {
 		err = x.newest(ctx, machines[at], RestoreBusy)
 	}
 	if err == nil {
-		err = x.each(ctx, Verify, "", func(c *contestant) (engines.Usage, error) { return c.Verify(ctx) })
+		err = x.each(ctx, Verify, "", func(c *contestant) (engines.Usage, error) {
+			if err := settle(c.home); err != nil {
+				return engines.Usage{}, err
+			}
+			return c.Verify(ctx)
+		})
 	}
 	if err == nil {
-		err = x.each(ctx, Prune, "", func(c *contestant) (engines.Usage, error) { return c.Prune(ctx, names, 2) })
+		err = x.each(ctx, Prune, "", func(c *contestant) (engines.Usage, error) {
+			if err := settle(c.home); err != nil {
+				return engines.Usage{}, err
+			}
+			return c.Prune(ctx, names, 2)
+		})
 	}
 	return errors.Join(err, x.end("main", machines...))
 }
@@ -415,9 +439,6 @@ func (x *round) bare(ctx context.Context) error {
 		return err
 	}
 	image := images.First(x.Images, x.set.Machines[0].Name)
-	if err := images.Same(image, image); err != nil { // puts it into the page cache
-		return err
-	}
 	out, back := filepath.Join(x.dir, "bare"), filepath.Join(x.dir, "bare.img")
 	for _, b := range []struct {
 		step string
@@ -429,6 +450,9 @@ func (x *round) bare(ctx context.Context) error {
 		{BareRestore, []string{"restore", out + ".zstd", back, "--codec=zstd"}},
 		{BareBackS2, []string{"restore", out + ".s2", back, "--codec=s2"}},
 	} {
+		if err := settle(b.args[1]); err != nil {
+			return err
+		}
 		u, err := engines.Bare(ctx, x.Programs.Cairn, b.args)
 		if err != nil {
 			return err

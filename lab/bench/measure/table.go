@@ -33,7 +33,7 @@ func Medians(rows []Row) []Median {
 		m.Round = 0
 		m.Wall, m.CPU = median(g, func(r Row) float64 { return r.Wall }), median(g, func(r Row) float64 { return r.CPU })
 		m.RSS, m.Bytes = median(g, func(r Row) int64 { return r.RSS }), median(g, func(r Row) int64 { return r.Bytes })
-		m.Added = median(g, func(r Row) int64 { return r.Added })
+		m.Added, m.Restored = median(g, func(r Row) int64 { return r.Added }), median(g, func(r Row) int64 { return r.Restored })
 		out = append(out, m)
 	}
 	slices.SortStableFunc(out, func(a, b Median) int { return cmp.Compare(slices.Index(Steps, a.Step), slices.Index(Steps, b.Step)) })
@@ -130,6 +130,16 @@ func withSums(medians []Median) field {
 	return f
 }
 
+// perGiB is a number for each GiB that was restored; 0 if it is not known how much that was.
+func perGiB(of func(Median) float64) func(Median) float64 {
+	return func(m Median) float64 {
+		if m.Restored == 0 {
+			return 0
+		}
+		return of(m) / (float64(m.Restored) / (1 << 30))
+	}
+}
+
 func cpu(m Median) float64   { return m.CPU }
 func wall(m Median) float64  { return m.Wall }
 func added(m Median) float64 { return float64(m.Added) }
@@ -179,6 +189,8 @@ func Targets(medians []Median) (out []Target) {
 	anyone("restore of the last day of a scattered VM: not slower than any peer by the wall clock", 1, wall, "s", RestoreBusy, "cairn-tracked")
 	against("restore after 30 days: at most 1.3 times the first day's CPU", 1.3, cpu, "s", LongNewest, "cairn-tracked", LongOldest, "cairn-tracked")
 	against("restore after 30 days: at most 1.3 times the first day's time", 1.3, wall, "s", LongNewest, "cairn-tracked", LongOldest, "cairn-tracked")
+	against("the same for each GiB that is restored, of which there is more: CPU", 1.3, perGiB(cpu), "s/GiB", LongNewest, "cairn-tracked", LongOldest, "cairn-tracked")
+	against("the same for each GiB that is restored: time", 1.3, perGiB(wall), "s/GiB", LongNewest, "cairn-tracked", LongOldest, "cairn-tracked")
 	anyone("verify: at most half of the best peer's CPU", 0.5, cpu, "s", Verify, "cairn")
 	if m, step := f.largest("cairn"); step != "" {
 		out = append(out, Target{What: "memory: at most 512 MiB in any step", Ratio: rss(m) / (512 << 20), Limit: 1,
