@@ -7,6 +7,7 @@ import (
 	"github.com/cairn-backup/cairn/datamover/agent"
 	"github.com/cairn-backup/cairn/datamover/transport/hotadd"
 	nbdtransport "github.com/cairn-backup/cairn/datamover/transport/nbd"
+	santransport "github.com/cairn-backup/cairn/datamover/transport/san"
 	"github.com/cairn-backup/cairn/hypervisors"
 )
 
@@ -15,6 +16,7 @@ func openers() map[hypervisors.Transport]agent.Opener {
 	return map[hypervisors.Transport]agent.Opener{
 		hypervisors.TransportNBD:    nbdtransport.Options{},
 		hypervisors.TransportHotadd: hotadd.Options{},
+		hypervisors.TransportSAN:    santransport.Options{},
 	}
 }
 

@@ -73,9 +73,10 @@ var (
 		Tasks: []client.Task{{
 			ID: "task_02", RunID: "run_02", Kind: client.RunBackup, State: client.StateFailed, VMID: "vm_web", VMName: "web01", CreatedAt: noon.Add(-10 * time.Minute),
 			StartedAt: noon.Add(-10 * time.Minute), EndedAt: noon.Add(-7 * time.Minute), Attempt: 1,
-			Progress:  client.Progress{BytesTotal: 12 << 30, BytesScanned: 6 << 30, BytesRead: 1 << 30, BytesNew: 1 << 29, BytesStored: 1 << 28},
-			Transfers: []client.Transfer{{Disk: "vda", Transport: "nbd", Mover: "built-in", Mode: "full", FullReason: "there is no checkpoint yet", Progress: client.Progress{BytesTotal: 12 << 30, BytesScanned: 6 << 30, BytesRead: 1 << 30}}},
-			Error:     client.Failure{Type: "/problems/transient", Detail: "write pack 7: no space left on device", Meaning: "The repository is full.", Advice: "Make room, then back up again."},
+			Progress: client.Progress{BytesTotal: 12 << 30, BytesScanned: 6 << 30, BytesRead: 1 << 30, BytesNew: 1 << 29, BytesStored: 1 << 28},
+			Transfers: []client.Transfer{{Disk: "vda", Transport: "nbd", Mover: "built-in", Mode: "full", FullReason: "there is no checkpoint yet", ChosenBecause: "it runs on the machine that offers the disk, 0 of 8 slots in use",
+				Rejected: []client.RejectedWay{{Transport: "hotadd", Reason: "the connection has no mover VM that is on"}, {Mover: "m1", Reason: "it is drained"}}, Progress: client.Progress{BytesTotal: 12 << 30, BytesScanned: 6 << 30, BytesRead: 1 << 30}}},
+			Error: client.Failure{Type: "/problems/transient", Detail: "write pack 7: no space left on device", Meaning: "The repository is full.", Advice: "Make room, then back up again."},
 		}},
 	}
 	runningRun = client.Run{

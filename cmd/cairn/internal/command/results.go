@@ -12,7 +12,11 @@ func results(t client.Task) [][2]string {
 	var out words
 	x := t.Result
 	if x.VMName != "" && x.VMName != t.VMName {
-		out.say("restored as", x.VMName)
+		name := "restored as"
+		if t.Kind == client.RunDeploy {
+			name = "VM"
+		}
+		out.say(name, x.VMName)
 	}
 	if x.Started {
 		out.say("started", "yes")

@@ -29,6 +29,9 @@ func TestVerbs(t *testing.T) {
 	restored := client.Run{ID: "run_9", Kind: client.RunRestore, State: client.StateSucceeded, Tasks: []client.Task{{
 		ID: "task_9", Kind: client.RunRestore, VMName: "web01", State: client.StateSucceeded, RestorePointID: "rp_02", Result: client.TaskResult{VMName: "copy", Started: true},
 	}}}
+	deployed := client.Run{ID: "run_10", Kind: client.RunDeploy, State: client.StateSucceeded, Tasks: []client.Task{{
+		ID: "task_10", Kind: client.RunDeploy, VMName: "m3", State: client.StateSucceeded, Result: client.TaskResult{VMName: "cairn-m3", MoverID: "mover_03"},
+	}}}
 	answers := map[string]struct {
 		status int
 		v      any
@@ -42,6 +45,7 @@ func TestVerbs(t *testing.T) {
 		"POST /restores":                     {200, client.RestoreOutcome{Run: restored}},
 		"POST /tasks/task_03/cancel":         {202, runningRun.Tasks[0]},
 		"POST /tokens":                       {201, client.IssuedToken{Secret: "cairn_new", Token: client.Token{ID: "tok_2", Name: "ci", ExpiresAt: noon}}},
+		"POST /movers":                       {202, deployed},
 		"DELETE /connections/conn_01":        {204, nil},
 		"DELETE /repositories/repo_01":       {204, nil},
 		"DELETE /tokens/tok_2":               {204, nil},
@@ -72,6 +76,10 @@ func TestVerbs(t *testing.T) {
 			"\nIts key is /var/lib/cairn/keys/repo_01.key on the appliance. Keep a copy apart from the appliance:\nwithout the key nobody can read these backups.\n",
 		},
 		{"repository collect --wait --dry-run", `POST /repositories/repo_01/collect {"dry_run":true}`, "collect succeeded  freed 3 GiB\n", "collect  succeeded\n"},
+		{
+			"mover deploy m3 --connection lab --manager 192.0.2.1 --memory 512 --wait",
+			`POST /movers {"connection":"conn_01","manager":"192.0.2.1","memory_bytes":536870912,"name":"m3"}`, "m3  deploy succeeded  VM cairn-m3\n", "deploy of m3  succeeded\n",
+		},
 		{"repository detach main -y", "DELETE /repositories/repo_01", "", "Forgot \"main\". Its files are still in /srv/backup.\n"},
 		{"point verify rp_02 --wait", "POST /restore-points/rp_02/verify", "web01  verify succeeded  restore point rp_02  verified 12 GiB\n", "verify of web01  succeeded\n"},
 		{
