@@ -44,6 +44,7 @@ func newModel(t *rapid.T) *model {
 	m.must(err)
 	m.must(Create(context.Background(), b, Key{}, CreateOptions{ChunkBytes: chunk.MinBytes}))
 	m.open()
+	t.Cleanup(func() { _ = m.repo.Close() })
 	return m
 }
 
@@ -135,6 +136,7 @@ func (m *model) crash(t *rapid.T) {
 	for d.Step() {
 	}
 	seed := rapid.Uint64().Draw(t, "loss")
+	_ = m.repo.Close() // what it still does, it does to the disk as it was
 	m.fs = d.Crash(crashfs.Some, rand.New(rand.NewPCG(seed, 0)))
 	m.sessions = nil
 	m.open()
