@@ -5,6 +5,31 @@ import (
 	"time"
 )
 
+// TestMoversOfTheFourthVersionGetTheirColumn opens a catalog whose movers were all enrolled by hand.
+func TestMoversOfTheFourthVersionGetTheirColumn(t *testing.T) {
+	dir := t.TempDir()
+	c := open(t, dir)
+	for _, q := range []string{
+		"ALTER TABLE movers DROP COLUMN deployed_on", "ALTER TABLE repositories DROP COLUMN generation", "UPDATE schema_version SET version = 4",
+		"INSERT INTO movers (id, name, slots) VALUES ('mover_1', 'm1', 4)",
+	} {
+		if _, err := c.sql.Exec(q); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	c = open(t, dir)
+	if err := c.DeployedMover(t.Context(), "mover_1", "conn_1"); err != nil {
+		t.Fatal(err)
+	}
+	m, err := c.Mover(t.Context(), "mover_1")
+	if err != nil || m.Name != "m1" || m.DeployedOn != "conn_1" {
+		t.Errorf("mover %+v, %v", m, err)
+	}
+}
+
 // TestMachineIsSettledByEnrolment: a mover cannot point to another VM later, into which disks would be plugged.
 func TestMachineIsSettledByEnrolment(t *testing.T) {
 	c := open(t, t.TempDir())

@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -22,26 +21,6 @@ import (
 	"github.com/cairn-backup/cairn/internal/nocloud"
 	"github.com/cairn-backup/cairn/lab/kvmlab"
 )
-
-// realMoverImage returns the small mover image: that of CAIRN_MOVER_IMAGE, or one made now.
-func realMoverImage(t *testing.T) []byte {
-	t.Helper()
-	file := os.Getenv("CAIRN_MOVER_IMAGE")
-	if file == "" {
-		dir := t.TempDir()
-		cmd := exec.CommandContext(t.Context(), "go", "run", "./images/build", "-only", "mover", "-out", dir)
-		cmd.Dir = filepath.Join("..", "..")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("make the mover image: %v: %s", err, out)
-		}
-		file = filepath.Join(dir, "cairn-mover.qcow2")
-	}
-	image, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return image
-}
 
 // manager is as much of an appliance as a mover enrols with.
 func manager(t *testing.T) (f *fleet.Fleet, fingerprint, port string) {
@@ -95,7 +74,10 @@ func TestDeployedMoverEnrols(t *testing.T) {
 		t.Fatal(err)
 	}
 	d := openDriver(t, l)
-	image := realMoverImage(t)
+	image, err := os.ReadFile(kvmlab.MoverImage(t))
+	if err != nil {
+		t.Fatal(err)
+	}
 	owe := func(context.Context, hypervisors.Owed) error { return nil }
 	vm, err := d.DeployMover(ctx, hypervisors.MoverRequest{
 		Tag: "deploy", Name: "mover1", Image: bytes.NewReader(image), ImageBytes: int64(len(image)),

@@ -264,6 +264,8 @@ func TestHotaddRefusedInTheGuest(t *testing.T) {
 		refused(err, fault.Conflict, "2 disks have this serial")
 	}
 
+	b.refusesMounted(refused)
+
 	d, err := b.mover.OpenSource(ctx, a.Export())
 	b.ok(err)
 	p := make([]byte, 1<<20)
@@ -295,6 +297,34 @@ func TestHotaddRefusedInTheGuest(t *testing.T) {
 	b.end("detach from a mover that is off", a.Detach)
 	_, err = b.d.Attach(ctx, hypervisors.AttachRequest{Mover: b.mover.UUID, Tag: tag, Export: f.Info().Disks[0].Export, Serial: hypervisors.NewSerial(), Owe: b.owe})
 	refused(err, fault.Conflict, "not running")
+}
+
+// refusesMounted plugs in a disk that somebody in the mover's guest mounts.
+func (b *hotBench) refusesMounted(refused func(err error, kind fault.Kind, words string)) {
+	b.Helper()
+	ctx := b.Context()
+	image, doc, serial := filepath.Join(b.lab.PoolDir(), "mounted.raw"), filepath.Join(b.lab.Dir(), "mounted.xml"), "lab-mounted"
+	if out, err := exec.CommandContext(ctx, "mke2fs", "-q", "-t", "ext4", image, "4M").CombinedOutput(); err != nil {
+		b.Fatalf("mke2fs: %v: %s", err, out)
+	}
+	b.ok(os.WriteFile(doc, []byte(`<disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='`+image+
+		`'/><target dev='vdy' bus='virtio'/><serial>`+serial+`</serial></disk>`), 0o600))
+	_, err := b.lab.Virsh(ctx, "attach-device", b.mover.Name, doc, "--live")
+	b.ok(err)
+	x := hypervisors.Export{Transport: hypervisors.TransportHotadd, Serial: serial, SizeBytes: 4 << 20}
+	for err = b.mover.Mount(ctx, serial); err != nil; err = b.mover.Mount(ctx, serial) {
+		if fault.KindOf(err) != fault.NotFound { // until the guest sees it
+			b.Fatal(err)
+		}
+	}
+	_, err = b.mover.OpenSource(ctx, x)
+	refused(err, fault.Conflict, "is mounted at /mounted")
+	b.ok(b.mover.Unmount(ctx))
+	d, err := b.mover.OpenSource(ctx, x)
+	b.ok(err)
+	b.ok(d.Close())
+	_, err = b.lab.Virsh(ctx, "detach-device", b.mover.Name, doc, "--live")
+	b.ok(err)
 }
 
 // TestHotaddByPCI has a mover without a SCSI controller: there are only so many slots, and a guest that stands still

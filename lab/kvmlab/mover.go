@@ -68,6 +68,23 @@ func (v *VM) openInside(ctx context.Context, e hypervisors.Export) (hypervisors.
 	return inside, err
 }
 
+// Mount makes the guest mount the ext4 file system of the virtio disk with a serial; NotFound if it does not see it yet.
+func (v *VM) Mount(ctx context.Context, serial string) error {
+	return v.mountCommand(ctx, "mount "+serial)
+}
+
+// Unmount takes that mount away.
+func (v *VM) Unmount(ctx context.Context) error { return v.mountCommand(ctx, "unmount") }
+
+func (v *VM) mountCommand(ctx context.Context, command string) error {
+	st, err := v.command(ctx, command)
+	if err == nil && st.Fault != "" {
+		kind, _ := fault.KindNamed(st.Kind)
+		err = fault.New(kind, command, v.Name, "%s", st.Fault)
+	}
+	return err
+}
+
 // letGo makes the guest close its disk.
 func (v *VM) letGo() error {
 	ctx, cancel := context.WithTimeout(context.Background(), guestTimeout)

@@ -177,6 +177,10 @@ func (g *guest) command(line string) reply {
 			break
 		}
 		r.answer(g.mover.open(words[2], words[3]))
+	case "mount":
+		r.answer(mount(words[2]))
+	case "unmount":
+		r.answer(syscall.Unmount(mountedAt, 0))
 	case "close":
 		if g.mover != nil {
 			g.mover.close()

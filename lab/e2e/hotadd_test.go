@@ -1,0 +1,215 @@
+package e2e
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/cairn-backup/cairn/api/client"
+	"github.com/cairn-backup/cairn/lab/kvmlab"
+	"github.com/cairn-backup/cairn/lab/netfault"
+)
+
+// deployRequest asks for a mover VM that reaches the appliance through a proxy, as QEMU's user network shows this machine.
+func (s *scene) deployRequest(name, image string, proxy *netfault.Proxy) map[string]any {
+	s.t.Helper()
+	_, port, err := net.SplitHostPort(proxy.Address())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return map[string]any{
+		"name": name, "connection": s.connection.ID, "datastore": s.lab.Pool(), "network": "user", "image": image,
+		"manager": net.JoinHostPort("10.0.2.2", port), "cpus": 1, "memory_bytes": 512 << 20,
+	}
+}
+
+// deployed has a mover VM of the real image, whose manager was killed as soon as the mover had enrolled.
+func (s *scene) deployed(name string) *mover {
+	s.t.Helper()
+	proxy, err := netfault.New(s.moversAddress())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(proxy.Close)
+	m := &mover{t: s.t, proxy: proxy, name: name, log: &lockedBuffer{}}
+	request := s.deployRequest(name, kvmlab.MoverImage(s.t), proxy)
+	var run client.Run
+	s.killAt("deploy.enrolled", func() {
+		proxy.Retarget(s.moversAddress())
+		s.must("POST", "/movers", request, &run)
+	})
+	s.ended(run.ID, client.StateWarning)
+	s.restarted(m)
+	return m
+}
+
+// bytesRead is what cairnd has read so far by whatever way: files, sockets, pipes.
+func (a *appliance) bytesRead() int64 {
+	a.t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/io", a.cmd.Process.Pid))
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	n, err := strconv.ParseInt(regexp.MustCompile(`rchar: (\d+)`).FindStringSubmatch(string(b))[1], 10, 64)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	return n
+}
+
+// through checks that a run's disks went by a mover and transport, and that it says why.
+func (s *scene) through(run client.Run, mover, transport string) {
+	s.t.Helper()
+	if len(run.Tasks[0].Transfers) == 0 {
+		s.t.Error("the run has no transfers")
+	}
+	for _, x := range run.Tasks[0].Transfers {
+		if x.Mover != mover || x.Transport != transport || x.ChosenBecause == "" || len(x.Rejected) == 0 {
+			s.t.Errorf("disk %s went by %s through %q because %q, not by %+v; want %s through %s, with reasons",
+				x.Disk, x.Transport, x.Mover, x.ChosenBecause, x.Rejected, transport, mover)
+		}
+	}
+}
+
+// TestMoverVM: a mover VM of the built image is deployed and enrols by itself. A running VM's disk is plugged into it and
+// backed up, in full and by its changes, and restored so, bit for bit.
+func TestMoverVM(t *testing.T) {
+	s := newScene(t, kvmlab.Options{Private: true}, kvmlab.Spec{Name: "hot", Rate: -1, AreaBytes: 2 << 20, Disks: []kvmlab.Disk{{MiB: 24, Fill: 8 << 20}}})
+	m := s.deployed("m1")
+	info := s.movers()["m1"]
+	if info.DeployedOn != s.connection.ID || !strings.Contains(s.virsh("dumpxml", "cairn-m1"), info.MachineUUID) {
+		t.Errorf("the mover is %+v, want it in the VM cairn-m1 of connection %s", info, s.connection.ID)
+	}
+	s.write(10)
+	dir := t.TempDir()
+	var full int64
+	for round, mode := range []string{"full", "incremental"} {
+		p := s.pauseAt("backup.transferred")
+		s.restarted(m)
+		up, down := m.proxy.Bytes()
+		run, err := s.startBackup(s.vmID, s.repo.ID, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.reached()
+		for _, e := range s.exports() {
+			s.nbdcopy(e, frozenFile(dir, round, e.disk))
+		}
+		p.release()
+		ended := s.ended(run.ID, client.StateSucceeded, client.StateWarning)
+		s.through(ended, "m1", "hotadd")
+		point := s.point(ended)
+		upNow, downNow := m.proxy.Bytes()
+		t.Logf("%s: read %d bytes, stored %d; LAN: %d bytes to the manager, %d from it", mode, point.ReadBytes, point.StoredBytes, upNow-up, downNow-down)
+		if got := ended.Tasks[0].Transfers[0].Mode; got != mode || point.ReadBytes == 0 || round == 1 && point.ReadBytes > full/2 {
+			t.Errorf("round %d was %s and read %d bytes; want %s", round, got, point.ReadBytes, mode)
+		}
+		full = max(full, point.ReadBytes)
+		name := fmt.Sprintf("%s-h%d", s.guest.Name, round)
+		restored := s.restore(map[string]any{"restore_point": point.ID, "mode": "new", "name": name})
+		s.through(restored, "m1", "hotadd")
+		for target, raw := range s.restoredDisks(name) {
+			sameContent(t, fmt.Sprintf("%s %s", mode, target), raw, frozenFile(dir, round, target))
+		}
+		s.remove(name)
+		s.write(2)
+	}
+	s.rereadStaysOffTheLAN(m)
+	s.otherWays()
+
+	s.must("DELETE", "/movers/"+info.ID, nil, nil)
+	if _, err := s.lab.Virsh(t.Context(), "dominfo", "cairn-m1"); err == nil {
+		t.Error("the mover's VM is still there")
+	}
+	if _, there := s.movers()["m1"]; there {
+		t.Error("the mover is still known")
+	}
+	s.noLeftovers()
+	s.verifyAll()
+}
+
+// rereadStaysOffTheLAN reads the whole disk once more: the repository has all of it, so that nothing but metadata has to
+// come from the mover, and nothing at all by the export's socket to cairnd.
+func (s *scene) rereadStaysOffTheLAN(m *mover) {
+	s.t.Helper()
+	up, down := m.proxy.Bytes()
+	before := s.bytesRead()
+	run, err := s.startBackup(s.vmID, s.repo.ID, map[string]any{"full": true})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	ended := s.ended(run.ID, client.StateSucceeded, client.StateWarning)
+	after := s.bytesRead()
+	s.through(ended, "m1", "hotadd")
+	upNow, downNow := m.proxy.Bytes()
+	lan, read := upNow-up+downNow-down, s.point(ended).ReadBytes
+	s.t.Logf("read once more: %d bytes; LAN: %d bytes both ways; cairnd read %d bytes of files and sockets", read, lan, after-before)
+	if read < 6<<20 {
+		s.t.Errorf("%d bytes were read, want those of the whole disk", read)
+	}
+	if lan > read/10 {
+		s.t.Errorf("%d bytes went over the LAN for %d read", lan, read)
+	}
+	if after-before > read/2 {
+		s.t.Errorf("cairnd has read %d bytes while the mover read %d: the data came by cairnd", after-before, read)
+	}
+}
+
+// otherWays asks for a way that there is, and for one that there is not, with and without another one allowed.
+func (s *scene) otherWays() {
+	s.t.Helper()
+	run, err := s.startBackup(s.vmID, s.repo.ID, map[string]any{"transport": "network"})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.through(s.ended(run.ID, client.StateSucceeded, client.StateWarning), "built-in", "nbd")
+	s.virsh("suspend", "cairn-m1")
+	defer s.virsh("resume", "cairn-m1")
+	if run, err = s.startBackup(s.vmID, s.repo.ID, map[string]any{"transport": "hotadd"}); err != nil {
+		s.t.Fatal(err)
+	}
+	failed := s.ended(run.ID, client.StateFailed)
+	if what := failed.Tasks[0].Error; !strings.Contains(what.Detail, "hotadd: the connection has no mover VM that is on") || what.Advice == "" {
+		s.t.Errorf("hotadd without a mover VM that is on failed with %+v", what)
+	}
+	if run, err = s.startBackup(s.vmID, s.repo.ID, map[string]any{"transport": "hotadd", "fallback": true}); err != nil {
+		s.t.Fatal(err)
+	}
+	warned := s.ended(run.ID, client.StateWarning)
+	s.through(warned, "built-in", "nbd")
+	if w := fmt.Sprint(warned.Tasks[0].Warnings); !strings.Contains(w, "cannot go by hotadd, which was asked for, and goes another way") {
+		s.t.Errorf("the fall-back's warnings: %s", w)
+	}
+}
+
+// TestKillManagerDuringDeploy: a deployment that dies with the manager leaves neither VM nor volume nor mover.
+func TestKillManagerDuringDeploy(t *testing.T) {
+	s := newScene(t, kvmlab.Options{Private: true}, kvmlab.Spec{Name: "deploy", Rate: -1, AreaBytes: 2 << 20, Disks: []kvmlab.Disk{{MiB: 8}}})
+	image := filepath.Join(t.TempDir(), "empty.qcow2") // nothing boots from it, so that nobody enrols
+	command(t, "qemu-img", "create", "-q", "-f", "qcow2", image, "16M")
+	proxy, err := netfault.New(s.moversAddress())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer proxy.Close()
+	for _, point := range []string{"deploy.token", "deploy.started"} {
+		var run client.Run
+		s.killAt(point, func() { s.must("POST", "/movers", s.deployRequest("m1", image, proxy), &run) })
+		s.ended(run.ID, client.StateFailed)
+		s.wait("leftovers to go", func() bool { return len(s.leftovers()) == 0 })
+		if _, there := s.movers()["m1"]; there {
+			t.Errorf("killed at %s: the mover is known", point)
+		}
+	}
+	var run client.Run
+	s.must("POST", "/movers", s.deployRequest("m1", image, proxy), &run)
+	s.wait("the mover's VM", func() bool { return s.run(run.ID).Tasks[0].Phase == "waiting for the mover" })
+	s.must("POST", "/runs/"+run.ID+"/cancel", nil, nil)
+	s.ended(run.ID, client.StateCancelled)
+	s.noLeftovers()
+}
