@@ -96,6 +96,9 @@ func (r *Repository) Begin(ctx context.Context, o SessionOptions) (*Session, err
 	return s, nil
 }
 
+// Lease is the name of the session's object in the backend, which is there as long as the session lives.
+func (s *Session) Lease() string { return s.lease }
+
 func (r *Repository) newSession(o SessionOptions, lease string) *Session {
 	return &Session{
 		r: r, o: o, lease: lease, packs: map[pack.Kind]*filling{}, all: map[*filling]struct{}{},

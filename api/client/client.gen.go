@@ -146,6 +146,63 @@ func (e MoverState) Valid() bool {
 	}
 }
 
+// Defines values for MoverLimitKind.
+const (
+	LimitOfDatastore MoverLimitKind = "datastore"
+	LimitOfHost      MoverLimitKind = "host"
+	LimitOfLink      MoverLimitKind = "link"
+	LimitOfMover     MoverLimitKind = "mover"
+)
+
+// Valid indicates whether the value is a known member of the MoverLimitKind enum.
+func (e MoverLimitKind) Valid() bool {
+	switch e {
+	case LimitOfDatastore:
+		return true
+	case LimitOfHost:
+		return true
+	case LimitOfLink:
+		return true
+	case LimitOfMover:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for MoverLimitRequestDays.
+const (
+	Friday    MoverLimitRequestDays = "fri"
+	Monday    MoverLimitRequestDays = "mon"
+	Saturday  MoverLimitRequestDays = "sat"
+	Sunday    MoverLimitRequestDays = "sun"
+	Thursday  MoverLimitRequestDays = "thu"
+	Tuesday   MoverLimitRequestDays = "tue"
+	Wednesday MoverLimitRequestDays = "wed"
+)
+
+// Valid indicates whether the value is a known member of the MoverLimitRequestDays enum.
+func (e MoverLimitRequestDays) Valid() bool {
+	switch e {
+	case Friday:
+		return true
+	case Monday:
+		return true
+	case Saturday:
+		return true
+	case Sunday:
+		return true
+	case Thursday:
+		return true
+	case Tuesday:
+		return true
+	case Wednesday:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for NewSetAcceptLoss.
 const (
 	NewSetAcceptLossTrue NewSetAcceptLoss = true
@@ -832,13 +889,31 @@ type Mover struct {
 	// MachineUUID The platform's name of the VM that it runs in.
 	MachineUUID string `json:"machine_uuid,omitempty,omitzero"`
 	MemoryBytes int64  `json:"memory_bytes,omitempty,omitzero"`
-	Name        string `json:"name"`
+
+	// Mounts Storage of repositories that it reaches itself.
+	Mounts []MoverMount `json:"mounts,omitempty,omitzero"`
+	Name   string       `json:"name"`
+
+	// NetworkLimit Bytes a second that may go between it and the appliance now; absent without a limit.
+	NetworkLimit int64 `json:"network_limit,omitempty,omitzero"`
+
+	// Outdated It is of another version than the appliance.
+	Outdated bool `json:"outdated,omitempty,omitzero"`
 
 	// Rate Bytes a second that it reads or writes now.
-	Rate      int64     `json:"rate,omitempty,omitzero"`
-	RevokedAt time.Time `json:"revoked_at,omitempty,omitzero"`
+	Rate int64 `json:"rate,omitempty,omitzero"`
 
-	// Slots Transfers it takes at once.
+	// ReadLimit Bytes a second that it may read from and write to disks now; absent without a limit.
+	ReadLimit int64 `json:"read_limit,omitempty,omitzero"`
+
+	// ReceivedBytes What came from it over the network since the appliance was started, control and data.
+	ReceivedBytes int64     `json:"received_bytes,omitempty,omitzero"`
+	RevokedAt     time.Time `json:"revoked_at,omitempty,omitzero"`
+
+	// SentBytes What went to it over the network since the appliance was started.
+	SentBytes int64 `json:"sent_bytes,omitempty,omitzero"`
+
+	// Slots Transfers it is given at once.
 	Slots int `json:"slots"`
 
 	// Source The address it last came from.
@@ -886,9 +961,75 @@ type MoverDeployRequest struct {
 	Network string `json:"network,omitempty,omitzero"`
 }
 
+// MoverLimit defines model for MoverLimit.
+type MoverLimit struct {
+	CreatedAt time.Time `json:"created_at"`
+	CreatedBy string    `json:"created_by,omitempty,omitzero"`
+	Days      []string  `json:"days,omitempty,omitzero"`
+	From      string    `json:"from,omitempty,omitzero"`
+
+	// Holds It is in force now.
+	Holds bool   `json:"holds"`
+	ID    string `json:"id"`
+
+	// Kind A link is all movers whose addresses are in one network: those that have transfers share it.
+	Kind                  MoverLimitKind `json:"kind"`
+	Name                  string         `json:"name"`
+	NetworkBytesPerSecond int64          `json:"network_bytes_per_second,omitempty,omitzero"`
+	ReadBytesPerSecond    int64          `json:"read_bytes_per_second,omitempty,omitzero"`
+	Slots                 int            `json:"slots,omitempty,omitzero"`
+	To                    string         `json:"to,omitempty,omitzero"`
+}
+
+// MoverLimitKind A link is all movers whose addresses are in one network: those that have transfers share it.
+type MoverLimitKind string
+
+// MoverLimitList defines model for MoverLimitList.
+type MoverLimitList struct {
+	Items []MoverLimit `json:"items"`
+}
+
+// MoverLimitRequest defines model for MoverLimitRequest.
+type MoverLimitRequest struct {
+	// Days On which it begins; all when absent.
+	Days []MoverLimitRequestDays `json:"days,omitempty,omitzero"`
+
+	// From Time of the appliance's day from which it holds; with `to`.
+	From string `json:"from,omitempty,omitzero"`
+
+	// Kind A link is all movers whose addresses are in one network: those that have transfers share it.
+	Kind MoverLimitKind `json:"kind"`
+
+	// Name Of the mover, host or datastore, `*` for each that no other limit of the kind names; of a link its network, `192.0.2.0/24`.
+	Name string `json:"name"`
+
+	// NetworkBytesPerSecond Between movers and the appliance, both ways together; of movers and links.
+	NetworkBytesPerSecond int64 `json:"network_bytes_per_second,omitempty,omitzero"`
+
+	// ReadBytesPerSecond From and to the platform's disks; of movers and links.
+	ReadBytesPerSecond int64 `json:"read_bytes_per_second,omitempty,omitzero"`
+
+	// Slots Transfers at once; not of links.
+	Slots int `json:"slots,omitempty,omitzero"`
+
+	// To Until when; before `from` means the next day.
+	To string `json:"to,omitempty,omitzero"`
+}
+
+// MoverLimitRequestDays defines model for MoverLimitRequest.Days.
+type MoverLimitRequestDays string
+
 // MoverList defines model for MoverList.
 type MoverList struct {
 	Items []Mover `json:"items"`
+}
+
+// MoverMount defines model for MoverMount.
+type MoverMount struct {
+	Path string `json:"path"`
+
+	// StoreID Identity written in the repository itself.
+	StoreID string `json:"store_id"`
 }
 
 // MoverToken defines model for MoverToken.
@@ -1794,6 +1935,9 @@ type KeyID = string
 // Limit defines model for Limit.
 type Limit = int
 
+// LimitID defines model for LimitID.
+type LimitID = string
+
 // MemberID defines model for MemberID.
 type MemberID = string
 
@@ -2049,6 +2193,9 @@ type CreateConnectionJSONRequestBody = CreateConnectionRequest
 // LoginJSONRequestBody defines body for Login for application/json ContentType.
 type LoginJSONRequestBody = LoginRequest
 
+// AddMoverLimitJSONRequestBody defines body for AddMoverLimit for application/json ContentType.
+type AddMoverLimitJSONRequestBody = MoverLimitRequest
+
 // CreateMoverTokenJSONRequestBody defines body for CreateMoverToken for application/json ContentType.
 type CreateMoverTokenJSONRequestBody = MoverTokenRequest
 
@@ -2263,6 +2410,36 @@ type ClientInterface interface {
 	//
 	// Corresponds with POST /login (the `Login` operationId).
 	Login(ctx context.Context, body LoginJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListMoverLimits List the limits of transfers
+	//
+	// By kind and name. Of several limits that hold for the same, the lowest counts.
+	//
+	// Corresponds with GET /mover-limits (the `ListMoverLimits` operationId).
+	ListMoverLimits(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// AddMoverLimitWithBody Limit what transfers use
+	//
+	// Bytes a second hold for transfers under way, too; slots for those that begin. Hosts and datastores for which no limit says otherwise have 8 slots.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /mover-limits (the `AddMoverLimit` operationId).
+	AddMoverLimitWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// AddMoverLimit Limit what transfers use
+	//
+	// Bytes a second hold for transfers under way, too; slots for those that begin. Hosts and datastores for which no limit says otherwise have 8 slots.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /mover-limits (the `AddMoverLimit` operationId).
+	AddMoverLimit(ctx context.Context, body AddMoverLimitJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RemoveMoverLimit Take a limit back
+	//
+	// Corresponds with DELETE /mover-limits/{limit_id} (the `RemoveMoverLimit` operationId).
+	RemoveMoverLimit(ctx context.Context, limitID LimitID, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// CreateMoverTokenWithBody Make a join token for a new mover
 	//
@@ -2997,6 +3174,76 @@ func (c *Client) LoginWithBody(ctx context.Context, contentType string, body io.
 // Corresponds with POST /login (the `Login` operationId).
 func (c *Client) Login(ctx context.Context, body LoginJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewLoginRequest(c.Server, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListMoverLimits List the limits of transfers
+//
+// By kind and name. Of several limits that hold for the same, the lowest counts.
+//
+// Corresponds with GET /mover-limits (the `ListMoverLimits` operationId).
+func (c *Client) ListMoverLimits(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListMoverLimitsRequest(c.Server)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// AddMoverLimitWithBody Limit what transfers use
+//
+// Bytes a second hold for transfers under way, too; slots for those that begin. Hosts and datastores for which no limit says otherwise have 8 slots.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /mover-limits (the `AddMoverLimit` operationId).
+func (c *Client) AddMoverLimitWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewAddMoverLimitRequestWithBody(c.Server, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// AddMoverLimit Limit what transfers use
+//
+// Bytes a second hold for transfers under way, too; slots for those that begin. Hosts and datastores for which no limit says otherwise have 8 slots.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /mover-limits (the `AddMoverLimit` operationId).
+func (c *Client) AddMoverLimit(ctx context.Context, body AddMoverLimitJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewAddMoverLimitRequest(c.Server, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RemoveMoverLimit Take a limit back
+//
+// Corresponds with DELETE /mover-limits/{limit_id} (the `RemoveMoverLimit` operationId).
+func (c *Client) RemoveMoverLimit(ctx context.Context, limitID LimitID, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRemoveMoverLimitRequest(c.Server, limitID)
 	if err != nil {
 		return nil, err
 	}
@@ -4677,6 +4924,107 @@ func NewLoginRequestWithBody(server string, contentType string, body io.Reader) 
 	}
 
 	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewListMoverLimitsRequest constructs an http.Request for the ListMoverLimits method
+func NewListMoverLimitsRequest(server string) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/mover-limits")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewAddMoverLimitRequest calls the generic AddMoverLimit builder with application/json body
+func NewAddMoverLimitRequest(server string, body AddMoverLimitJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewAddMoverLimitRequestWithBody(server, "application/json", bodyReader)
+}
+
+// NewAddMoverLimitRequestWithBody constructs an http.Request for the AddMoverLimit method, with any body, and a specified content type
+func NewAddMoverLimitRequestWithBody(server string, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/mover-limits")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewRemoveMoverLimitRequest constructs an http.Request for the RemoveMoverLimit method
+func NewRemoveMoverLimitRequest(server string, limitID LimitID) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "limit_id", limitID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/mover-limits/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodDelete, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
 
 	return req, nil
 }
@@ -7275,6 +7623,40 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with POST /login (the `Login` operationId).
 	LoginWithResponse(ctx context.Context, body LoginJSONRequestBody, reqEditors ...RequestEditorFn) (*LoginResponse, error)
 
+	// ListMoverLimitsWithResponse List the limits of transfers
+	//
+	// By kind and name. Of several limits that hold for the same, the lowest counts.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /mover-limits (the `ListMoverLimits` operationId).
+	ListMoverLimitsWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*ListMoverLimitsResponse, error)
+
+	// AddMoverLimitWithBodyWithResponse Limit what transfers use
+	//
+	// Bytes a second hold for transfers under way, too; slots for those that begin. Hosts and datastores for which no limit says otherwise have 8 slots.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /mover-limits (the `AddMoverLimit` operationId).
+	AddMoverLimitWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*AddMoverLimitResponse, error)
+
+	// AddMoverLimitWithResponse Limit what transfers use
+	//
+	// Bytes a second hold for transfers under way, too; slots for those that begin. Hosts and datastores for which no limit says otherwise have 8 slots.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /mover-limits (the `AddMoverLimit` operationId).
+	AddMoverLimitWithResponse(ctx context.Context, body AddMoverLimitJSONRequestBody, reqEditors ...RequestEditorFn) (*AddMoverLimitResponse, error)
+
+	// RemoveMoverLimitWithResponse Take a limit back
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with DELETE /mover-limits/{limit_id} (the `RemoveMoverLimit` operationId).
+	RemoveMoverLimitWithResponse(ctx context.Context, limitID LimitID, reqEditors ...RequestEditorFn) (*RemoveMoverLimitResponse, error)
+
 	// CreateMoverTokenWithBodyWithResponse Make a join token for a new mover
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
@@ -8420,6 +8802,143 @@ func (r LoginResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r LoginResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type ListMoverLimitsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *MoverLimitList
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListMoverLimitsResponse) GetJSON200() *MoverLimitList {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListMoverLimitsResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListMoverLimitsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListMoverLimitsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListMoverLimitsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListMoverLimitsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type AddMoverLimitResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON201 the response for an HTTP 201 `application/json` response
+	JSON201 *MoverLimit
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON201 returns the response for an HTTP 201 `application/json` response
+func (r AddMoverLimitResponse) GetJSON201() *MoverLimit {
+	return r.JSON201
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r AddMoverLimitResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r AddMoverLimitResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r AddMoverLimitResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r AddMoverLimitResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r AddMoverLimitResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type RemoveMoverLimitResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r RemoveMoverLimitResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r RemoveMoverLimitResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r RemoveMoverLimitResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r RemoveMoverLimitResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r RemoveMoverLimitResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -11085,6 +11604,64 @@ func (c *ClientWithResponses) LoginWithResponse(ctx context.Context, body LoginJ
 	return ParseLoginResponse(rsp)
 }
 
+// ListMoverLimitsWithResponse List the limits of transfers
+//
+// By kind and name. Of several limits that hold for the same, the lowest counts.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /mover-limits (the `ListMoverLimits` operationId).
+func (c *ClientWithResponses) ListMoverLimitsWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*ListMoverLimitsResponse, error) {
+	rsp, err := c.ListMoverLimits(ctx, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListMoverLimitsResponse(rsp)
+}
+
+// AddMoverLimitWithBodyWithResponse Limit what transfers use
+//
+// Bytes a second hold for transfers under way, too; slots for those that begin. Hosts and datastores for which no limit says otherwise have 8 slots.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /mover-limits (the `AddMoverLimit` operationId).
+func (c *ClientWithResponses) AddMoverLimitWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*AddMoverLimitResponse, error) {
+	rsp, err := c.AddMoverLimitWithBody(ctx, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseAddMoverLimitResponse(rsp)
+}
+
+// AddMoverLimitWithResponse Limit what transfers use
+//
+// Bytes a second hold for transfers under way, too; slots for those that begin. Hosts and datastores for which no limit says otherwise have 8 slots.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /mover-limits (the `AddMoverLimit` operationId).
+func (c *ClientWithResponses) AddMoverLimitWithResponse(ctx context.Context, body AddMoverLimitJSONRequestBody, reqEditors ...RequestEditorFn) (*AddMoverLimitResponse, error) {
+	rsp, err := c.AddMoverLimit(ctx, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseAddMoverLimitResponse(rsp)
+}
+
+// RemoveMoverLimitWithResponse Take a limit back
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with DELETE /mover-limits/{limit_id} (the `RemoveMoverLimit` operationId).
+func (c *ClientWithResponses) RemoveMoverLimitWithResponse(ctx context.Context, limitID LimitID, reqEditors ...RequestEditorFn) (*RemoveMoverLimitResponse, error) {
+	rsp, err := c.RemoveMoverLimit(ctx, limitID, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRemoveMoverLimitResponse(rsp)
+}
+
 // CreateMoverTokenWithBodyWithResponse Make a join token for a new mover
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
@@ -12441,6 +13018,101 @@ func ParseLoginResponse(rsp *http.Response) (*LoginResponse, error) {
 			return nil, err
 		}
 		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseListMoverLimitsResponse parses an HTTP response from a ListMoverLimitsWithResponse call
+func ParseListMoverLimitsResponse(rsp *http.Response) (*ListMoverLimitsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListMoverLimitsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest MoverLimitList
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseAddMoverLimitResponse parses an HTTP response from a AddMoverLimitWithResponse call
+func ParseAddMoverLimitResponse(rsp *http.Response) (*AddMoverLimitResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &AddMoverLimitResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 201:
+		var dest MoverLimit
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON201 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseRemoveMoverLimitResponse parses an HTTP response from a RemoveMoverLimitWithResponse call
+func ParseRemoveMoverLimitResponse(rsp *http.Response) (*RemoveMoverLimitResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &RemoveMoverLimitResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case rsp.StatusCode == 204:
+		break // No content-type
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
 		var dest Problem

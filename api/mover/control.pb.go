@@ -80,7 +80,7 @@ func (x Goodbye_Reason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Goodbye_Reason.Descriptor instead.
 func (Goodbye_Reason) EnumDescriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{19, 0}
+	return file_control_proto_rawDescGZIP(), []int{20, 0}
 }
 
 type EnrolRequest struct {
@@ -370,8 +370,10 @@ type Facts struct {
 	// The platform's name of the VM that the mover runs in (DMI product UUID, lower case); "" if it is none or unknown.
 	MachineUuid string `protobuf:"bytes,6,opt,name=machine_uuid,json=machineUuid,proto3" json:"machine_uuid,omitempty"`
 	// Identity of the running kernel. A mover with the manager's own reaches what is on the manager's host only.
-	BootId        string   `protobuf:"bytes,7,opt,name=boot_id,json=bootId,proto3" json:"boot_id,omitempty"`
-	Mounts        []*Mount `protobuf:"bytes,8,rep,name=mounts,proto3" json:"mounts,omitempty"` // repositories' storage that the mover reaches itself
+	BootId string   `protobuf:"bytes,7,opt,name=boot_id,json=bootId,proto3" json:"boot_id,omitempty"`
+	Mounts []*Mount `protobuf:"bytes,8,rep,name=mounts,proto3" json:"mounts,omitempty"` // repositories' storage that the mover reaches itself
+	// Names of the LUNs that the mover sees, in the form of datamover/blockdev.CanonicalWWN, for reading from the SAN.
+	Wwns          []string `protobuf:"bytes,9,rep,name=wwns,proto3" json:"wwns,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -458,6 +460,13 @@ func (x *Facts) GetBootId() string {
 func (x *Facts) GetMounts() []*Mount {
 	if x != nil {
 		return x.Mounts
+	}
+	return nil
+}
+
+func (x *Facts) GetWwns() []string {
+	if x != nil {
+		return x.Wwns
 	}
 	return nil
 }
@@ -676,6 +685,7 @@ type ToMover struct {
 	//	*ToMover_ResultTaken
 	//	*ToMover_Drain
 	//	*ToMover_Goodbye
+	//	*ToMover_Bandwidth
 	Body          isToMover_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -795,6 +805,15 @@ func (x *ToMover) GetGoodbye() *Goodbye {
 	return nil
 }
 
+func (x *ToMover) GetBandwidth() *Bandwidth {
+	if x != nil {
+		if x, ok := x.Body.(*ToMover_Bandwidth); ok {
+			return x.Bandwidth
+		}
+	}
+	return nil
+}
+
 type isToMover_Body interface {
 	isToMover_Body()
 }
@@ -827,6 +846,10 @@ type ToMover_Goodbye struct {
 	Goodbye *Goodbye `protobuf:"bytes,9,opt,name=goodbye,proto3,oneof"`
 }
 
+type ToMover_Bandwidth struct {
+	Bandwidth *Bandwidth `protobuf:"bytes,10,opt,name=bandwidth,proto3,oneof"`
+}
+
 func (*ToMover_Welcome) isToMover_Body() {}
 
 func (*ToMover_Heartbeat) isToMover_Body() {}
@@ -840,6 +863,8 @@ func (*ToMover_ResultTaken) isToMover_Body() {}
 func (*ToMover_Drain) isToMover_Body() {}
 
 func (*ToMover_Goodbye) isToMover_Body() {}
+
+func (*ToMover_Bandwidth) isToMover_Body() {}
 
 // Hello opens a stream. It is the whole truth about the mover's transfers at that moment.
 type Hello struct {
@@ -1538,6 +1563,60 @@ func (x *Drain) GetDrain() bool {
 	return false
 }
 
+// Bandwidth is what the mover may use from now on, all its transfers together. It is said after Welcome and whenever it
+// changes; without it there is no limit.
+type Bandwidth struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Read          int64                  `protobuf:"varint,1,opt,name=read,proto3" json:"read,omitempty"`       // bytes a second read from, or written to, the platform's disks; 0 is no limit
+	Network       int64                  `protobuf:"varint,2,opt,name=network,proto3" json:"network,omitempty"` // bytes a second between the mover and the manager, both ways together; 0 is no limit
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Bandwidth) Reset() {
+	*x = Bandwidth{}
+	mi := &file_control_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Bandwidth) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Bandwidth) ProtoMessage() {}
+
+func (x *Bandwidth) ProtoReflect() protoreflect.Message {
+	mi := &file_control_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Bandwidth.ProtoReflect.Descriptor instead.
+func (*Bandwidth) Descriptor() ([]byte, []int) {
+	return file_control_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *Bandwidth) GetRead() int64 {
+	if x != nil {
+		return x.Read
+	}
+	return 0
+}
+
+func (x *Bandwidth) GetNetwork() int64 {
+	if x != nil {
+		return x.Network
+	}
+	return 0
+}
+
 // Goodbye is the last message of a stream that must not simply be opened again.
 type Goodbye struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1549,7 +1628,7 @@ type Goodbye struct {
 
 func (x *Goodbye) Reset() {
 	*x = Goodbye{}
-	mi := &file_control_proto_msgTypes[19]
+	mi := &file_control_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1561,7 +1640,7 @@ func (x *Goodbye) String() string {
 func (*Goodbye) ProtoMessage() {}
 
 func (x *Goodbye) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[19]
+	mi := &file_control_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1574,7 +1653,7 @@ func (x *Goodbye) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Goodbye.ProtoReflect.Descriptor instead.
 func (*Goodbye) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{19}
+	return file_control_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Goodbye) GetReason() Goodbye_Reason {
@@ -1604,7 +1683,7 @@ type Fault struct {
 
 func (x *Fault) Reset() {
 	*x = Fault{}
-	mi := &file_control_proto_msgTypes[20]
+	mi := &file_control_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1616,7 +1695,7 @@ func (x *Fault) String() string {
 func (*Fault) ProtoMessage() {}
 
 func (x *Fault) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[20]
+	mi := &file_control_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1629,7 +1708,7 @@ func (x *Fault) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fault.ProtoReflect.Descriptor instead.
 func (*Fault) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{20}
+	return file_control_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Fault) GetKind() string {
@@ -1681,7 +1760,7 @@ const file_control_proto_rawDesc = "" +
 	"\vCertificate\x12 \n" +
 	"\vcertificate\x18\x01 \x01(\fR\vcertificate\x12\x1c\n" +
 	"\tauthority\x18\x02 \x01(\fR\tauthority\x12!\n" +
-	"\fmanager_time\x18\x03 \x01(\x03R\vmanagerTime\"\xff\x01\n" +
+	"\fmanager_time\x18\x03 \x01(\x03R\vmanagerTime\"\x93\x02\n" +
 	"\x05Facts\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x1a\n" +
 	"\bhostname\x18\x02 \x01(\tR\bhostname\x12\x12\n" +
@@ -1692,7 +1771,8 @@ const file_control_proto_rawDesc = "" +
 	"transports\x12!\n" +
 	"\fmachine_uuid\x18\x06 \x01(\tR\vmachineUuid\x12\x17\n" +
 	"\aboot_id\x18\a \x01(\tR\x06bootId\x12-\n" +
-	"\x06mounts\x18\b \x03(\v2\x15.cairn.mover.v1.MountR\x06mounts\";\n" +
+	"\x06mounts\x18\b \x03(\v2\x15.cairn.mover.v1.MountR\x06mounts\x12\x12\n" +
+	"\x04wwns\x18\t \x03(\tR\x04wwns\";\n" +
 	"\x05Mount\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12\x1e\n" +
 	"\n" +
@@ -1706,7 +1786,7 @@ const file_control_proto_rawDesc = "" +
 	"\bprogress\x18\x05 \x01(\v2\x18.cairn.mover.v1.ProgressH\x00R\bprogress\x120\n" +
 	"\x06result\x18\x06 \x01(\v2\x16.cairn.mover.v1.ResultH\x00R\x06result\x123\n" +
 	"\arefused\x18\a \x01(\v2\x17.cairn.mover.v1.RefusedH\x00R\arefusedB\x06\n" +
-	"\x04body\"\xa9\x03\n" +
+	"\x04body\"\xe4\x03\n" +
 	"\aToMover\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\x12\x10\n" +
 	"\x03ack\x18\x02 \x01(\x04R\x03ack\x123\n" +
@@ -1716,7 +1796,9 @@ const file_control_proto_rawDesc = "" +
 	"\x06cancel\x18\x06 \x01(\v2\x16.cairn.mover.v1.CancelH\x00R\x06cancel\x12@\n" +
 	"\fresult_taken\x18\a \x01(\v2\x1b.cairn.mover.v1.ResultTakenH\x00R\vresultTaken\x12-\n" +
 	"\x05drain\x18\b \x01(\v2\x15.cairn.mover.v1.DrainH\x00R\x05drain\x123\n" +
-	"\agoodbye\x18\t \x01(\v2\x17.cairn.mover.v1.GoodbyeH\x00R\agoodbyeB\x06\n" +
+	"\agoodbye\x18\t \x01(\v2\x17.cairn.mover.v1.GoodbyeH\x00R\agoodbye\x129\n" +
+	"\tbandwidth\x18\n" +
+	" \x01(\v2\x19.cairn.mover.v1.BandwidthH\x00R\tbandwidthB\x06\n" +
 	"\x04body\"\xb8\x01\n" +
 	"\x05Hello\x12 \n" +
 	"\vincarnation\x18\x01 \x01(\tR\vincarnation\x12+\n" +
@@ -1766,7 +1848,10 @@ const file_control_proto_rawDesc = "" +
 	"\vResultTaken\x12\x1a\n" +
 	"\btransfer\x18\x01 \x01(\tR\btransfer\"\x1d\n" +
 	"\x05Drain\x12\x14\n" +
-	"\x05drain\x18\x01 \x01(\bR\x05drain\"\xbd\x01\n" +
+	"\x05drain\x18\x01 \x01(\bR\x05drain\"9\n" +
+	"\tBandwidth\x12\x12\n" +
+	"\x04read\x18\x01 \x01(\x03R\x04read\x12\x18\n" +
+	"\anetwork\x18\x02 \x01(\x03R\anetwork\"\xbd\x01\n" +
 	"\aGoodbye\x126\n" +
 	"\x06reason\x18\x01 \x01(\x0e2\x1e.cairn.mover.v1.Goodbye.ReasonR\x06reason\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\"`\n" +
@@ -1799,7 +1884,7 @@ func file_control_proto_rawDescGZIP() []byte {
 }
 
 var file_control_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_control_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_control_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_control_proto_goTypes = []any{
 	(Goodbye_Reason)(0),   // 0: cairn.mover.v1.Goodbye.Reason
 	(*EnrolRequest)(nil),  // 1: cairn.mover.v1.EnrolRequest
@@ -1821,8 +1906,9 @@ var file_control_proto_goTypes = []any{
 	(*Result)(nil),        // 17: cairn.mover.v1.Result
 	(*ResultTaken)(nil),   // 18: cairn.mover.v1.ResultTaken
 	(*Drain)(nil),         // 19: cairn.mover.v1.Drain
-	(*Goodbye)(nil),       // 20: cairn.mover.v1.Goodbye
-	(*Fault)(nil),         // 21: cairn.mover.v1.Fault
+	(*Bandwidth)(nil),     // 20: cairn.mover.v1.Bandwidth
+	(*Goodbye)(nil),       // 21: cairn.mover.v1.Goodbye
+	(*Fault)(nil),         // 22: cairn.mover.v1.Fault
 }
 var file_control_proto_depIdxs = []int32{
 	6,  // 0: cairn.mover.v1.EnrolRequest.facts:type_name -> cairn.mover.v1.Facts
@@ -1840,23 +1926,24 @@ var file_control_proto_depIdxs = []int32{
 	15, // 12: cairn.mover.v1.ToMover.cancel:type_name -> cairn.mover.v1.Cancel
 	18, // 13: cairn.mover.v1.ToMover.result_taken:type_name -> cairn.mover.v1.ResultTaken
 	19, // 14: cairn.mover.v1.ToMover.drain:type_name -> cairn.mover.v1.Drain
-	20, // 15: cairn.mover.v1.ToMover.goodbye:type_name -> cairn.mover.v1.Goodbye
-	6,  // 16: cairn.mover.v1.Hello.facts:type_name -> cairn.mover.v1.Facts
-	17, // 17: cairn.mover.v1.Hello.results:type_name -> cairn.mover.v1.Result
-	21, // 18: cairn.mover.v1.Refused.fault:type_name -> cairn.mover.v1.Fault
-	21, // 19: cairn.mover.v1.Result.fault:type_name -> cairn.mover.v1.Fault
-	0,  // 20: cairn.mover.v1.Goodbye.reason:type_name -> cairn.mover.v1.Goodbye.Reason
-	1,  // 21: cairn.mover.v1.Enrolment.Enrol:input_type -> cairn.mover.v1.EnrolRequest
-	3,  // 22: cairn.mover.v1.Enrolment.Renew:input_type -> cairn.mover.v1.RenewRequest
-	8,  // 23: cairn.mover.v1.Control.Attach:input_type -> cairn.mover.v1.FromMover
-	2,  // 24: cairn.mover.v1.Enrolment.Enrol:output_type -> cairn.mover.v1.EnrolResponse
-	4,  // 25: cairn.mover.v1.Enrolment.Renew:output_type -> cairn.mover.v1.RenewResponse
-	9,  // 26: cairn.mover.v1.Control.Attach:output_type -> cairn.mover.v1.ToMover
-	24, // [24:27] is the sub-list for method output_type
-	21, // [21:24] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	21, // 15: cairn.mover.v1.ToMover.goodbye:type_name -> cairn.mover.v1.Goodbye
+	20, // 16: cairn.mover.v1.ToMover.bandwidth:type_name -> cairn.mover.v1.Bandwidth
+	6,  // 17: cairn.mover.v1.Hello.facts:type_name -> cairn.mover.v1.Facts
+	17, // 18: cairn.mover.v1.Hello.results:type_name -> cairn.mover.v1.Result
+	22, // 19: cairn.mover.v1.Refused.fault:type_name -> cairn.mover.v1.Fault
+	22, // 20: cairn.mover.v1.Result.fault:type_name -> cairn.mover.v1.Fault
+	0,  // 21: cairn.mover.v1.Goodbye.reason:type_name -> cairn.mover.v1.Goodbye.Reason
+	1,  // 22: cairn.mover.v1.Enrolment.Enrol:input_type -> cairn.mover.v1.EnrolRequest
+	3,  // 23: cairn.mover.v1.Enrolment.Renew:input_type -> cairn.mover.v1.RenewRequest
+	8,  // 24: cairn.mover.v1.Control.Attach:input_type -> cairn.mover.v1.FromMover
+	2,  // 25: cairn.mover.v1.Enrolment.Enrol:output_type -> cairn.mover.v1.EnrolResponse
+	4,  // 26: cairn.mover.v1.Enrolment.Renew:output_type -> cairn.mover.v1.RenewResponse
+	9,  // 27: cairn.mover.v1.Control.Attach:output_type -> cairn.mover.v1.ToMover
+	25, // [25:28] is the sub-list for method output_type
+	22, // [22:25] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_control_proto_init() }
@@ -1879,6 +1966,7 @@ func file_control_proto_init() {
 		(*ToMover_ResultTaken)(nil),
 		(*ToMover_Drain)(nil),
 		(*ToMover_Goodbye)(nil),
+		(*ToMover_Bandwidth)(nil),
 	}
 	file_control_proto_msgTypes[12].OneofWrappers = []any{
 		(*Task_Backup)(nil),
@@ -1895,7 +1983,7 @@ func file_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_control_proto_rawDesc), len(file_control_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   21,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

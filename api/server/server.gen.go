@@ -145,6 +145,63 @@ func (e MoverState) Valid() bool {
 	}
 }
 
+// Defines values for MoverLimitKind.
+const (
+	LimitOfDatastore MoverLimitKind = "datastore"
+	LimitOfHost      MoverLimitKind = "host"
+	LimitOfLink      MoverLimitKind = "link"
+	LimitOfMover     MoverLimitKind = "mover"
+)
+
+// Valid indicates whether the value is a known member of the MoverLimitKind enum.
+func (e MoverLimitKind) Valid() bool {
+	switch e {
+	case LimitOfDatastore:
+		return true
+	case LimitOfHost:
+		return true
+	case LimitOfLink:
+		return true
+	case LimitOfMover:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for MoverLimitRequestDays.
+const (
+	Friday    MoverLimitRequestDays = "fri"
+	Monday    MoverLimitRequestDays = "mon"
+	Saturday  MoverLimitRequestDays = "sat"
+	Sunday    MoverLimitRequestDays = "sun"
+	Thursday  MoverLimitRequestDays = "thu"
+	Tuesday   MoverLimitRequestDays = "tue"
+	Wednesday MoverLimitRequestDays = "wed"
+)
+
+// Valid indicates whether the value is a known member of the MoverLimitRequestDays enum.
+func (e MoverLimitRequestDays) Valid() bool {
+	switch e {
+	case Friday:
+		return true
+	case Monday:
+		return true
+	case Saturday:
+		return true
+	case Sunday:
+		return true
+	case Thursday:
+		return true
+	case Tuesday:
+		return true
+	case Wednesday:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for NewSetAcceptLoss.
 const (
 	NewSetAcceptLossTrue NewSetAcceptLoss = true
@@ -831,13 +888,31 @@ type Mover struct {
 	// MachineUUID The platform's name of the VM that it runs in.
 	MachineUUID string `json:"machine_uuid,omitempty,omitzero"`
 	MemoryBytes int64  `json:"memory_bytes,omitempty,omitzero"`
-	Name        string `json:"name"`
+
+	// Mounts Storage of repositories that it reaches itself.
+	Mounts []MoverMount `json:"mounts,omitempty,omitzero"`
+	Name   string       `json:"name"`
+
+	// NetworkLimit Bytes a second that may go between it and the appliance now; absent without a limit.
+	NetworkLimit int64 `json:"network_limit,omitempty,omitzero"`
+
+	// Outdated It is of another version than the appliance.
+	Outdated bool `json:"outdated,omitempty,omitzero"`
 
 	// Rate Bytes a second that it reads or writes now.
-	Rate      int64     `json:"rate,omitempty,omitzero"`
-	RevokedAt time.Time `json:"revoked_at,omitempty,omitzero"`
+	Rate int64 `json:"rate,omitempty,omitzero"`
 
-	// Slots Transfers it takes at once.
+	// ReadLimit Bytes a second that it may read from and write to disks now; absent without a limit.
+	ReadLimit int64 `json:"read_limit,omitempty,omitzero"`
+
+	// ReceivedBytes What came from it over the network since the appliance was started, control and data.
+	ReceivedBytes int64     `json:"received_bytes,omitempty,omitzero"`
+	RevokedAt     time.Time `json:"revoked_at,omitempty,omitzero"`
+
+	// SentBytes What went to it over the network since the appliance was started.
+	SentBytes int64 `json:"sent_bytes,omitempty,omitzero"`
+
+	// Slots Transfers it is given at once.
 	Slots int `json:"slots"`
 
 	// Source The address it last came from.
@@ -885,9 +960,75 @@ type MoverDeployRequest struct {
 	Network string `json:"network,omitempty,omitzero"`
 }
 
+// MoverLimit defines model for MoverLimit.
+type MoverLimit struct {
+	CreatedAt time.Time `json:"created_at"`
+	CreatedBy string    `json:"created_by,omitempty,omitzero"`
+	Days      []string  `json:"days,omitempty,omitzero"`
+	From      string    `json:"from,omitempty,omitzero"`
+
+	// Holds It is in force now.
+	Holds bool   `json:"holds"`
+	ID    string `json:"id"`
+
+	// Kind A link is all movers whose addresses are in one network: those that have transfers share it.
+	Kind                  MoverLimitKind `json:"kind"`
+	Name                  string         `json:"name"`
+	NetworkBytesPerSecond int64          `json:"network_bytes_per_second,omitempty,omitzero"`
+	ReadBytesPerSecond    int64          `json:"read_bytes_per_second,omitempty,omitzero"`
+	Slots                 int            `json:"slots,omitempty,omitzero"`
+	To                    string         `json:"to,omitempty,omitzero"`
+}
+
+// MoverLimitKind A link is all movers whose addresses are in one network: those that have transfers share it.
+type MoverLimitKind string
+
+// MoverLimitList defines model for MoverLimitList.
+type MoverLimitList struct {
+	Items []MoverLimit `json:"items"`
+}
+
+// MoverLimitRequest defines model for MoverLimitRequest.
+type MoverLimitRequest struct {
+	// Days On which it begins; all when absent.
+	Days []MoverLimitRequestDays `json:"days,omitempty,omitzero"`
+
+	// From Time of the appliance's day from which it holds; with `to`.
+	From string `json:"from,omitempty,omitzero"`
+
+	// Kind A link is all movers whose addresses are in one network: those that have transfers share it.
+	Kind MoverLimitKind `json:"kind"`
+
+	// Name Of the mover, host or datastore, `*` for each that no other limit of the kind names; of a link its network, `192.0.2.0/24`.
+	Name string `json:"name"`
+
+	// NetworkBytesPerSecond Between movers and the appliance, both ways together; of movers and links.
+	NetworkBytesPerSecond int64 `json:"network_bytes_per_second,omitempty,omitzero"`
+
+	// ReadBytesPerSecond From and to the platform's disks; of movers and links.
+	ReadBytesPerSecond int64 `json:"read_bytes_per_second,omitempty,omitzero"`
+
+	// Slots Transfers at once; not of links.
+	Slots int `json:"slots,omitempty,omitzero"`
+
+	// To Until when; before `from` means the next day.
+	To string `json:"to,omitempty,omitzero"`
+}
+
+// MoverLimitRequestDays defines model for MoverLimitRequest.Days.
+type MoverLimitRequestDays string
+
 // MoverList defines model for MoverList.
 type MoverList struct {
 	Items []Mover `json:"items"`
+}
+
+// MoverMount defines model for MoverMount.
+type MoverMount struct {
+	Path string `json:"path"`
+
+	// StoreID Identity written in the repository itself.
+	StoreID string `json:"store_id"`
 }
 
 // MoverToken defines model for MoverToken.
@@ -1793,6 +1934,9 @@ type KeyID = string
 // Limit defines model for Limit.
 type Limit = int
 
+// LimitID defines model for LimitID.
+type LimitID = string
+
 // MemberID defines model for MemberID.
 type MemberID = string
 
@@ -2048,6 +2192,9 @@ type CreateConnectionJSONRequestBody = CreateConnectionRequest
 // LoginJSONRequestBody defines body for Login for application/json ContentType.
 type LoginJSONRequestBody = LoginRequest
 
+// AddMoverLimitJSONRequestBody defines body for AddMoverLimit for application/json ContentType.
+type AddMoverLimitJSONRequestBody = MoverLimitRequest
+
 // CreateMoverTokenJSONRequestBody defines body for CreateMoverToken for application/json ContentType.
 type CreateMoverTokenJSONRequestBody = MoverTokenRequest
 
@@ -2137,6 +2284,15 @@ type ServerInterface interface {
 	// Login Exchange user name and password for a short-lived token
 	// (POST /login)
 	Login(ctx echo.Context) error
+	// ListMoverLimits List the limits of transfers
+	// (GET /mover-limits)
+	ListMoverLimits(ctx echo.Context) error
+	// AddMoverLimit Limit what transfers use
+	// (POST /mover-limits)
+	AddMoverLimit(ctx echo.Context) error
+	// RemoveMoverLimit Take a limit back
+	// (DELETE /mover-limits/{limit_id})
+	RemoveMoverLimit(ctx echo.Context, limitID LimitID) error
 	// CreateMoverToken Make a join token for a new mover
 	// (POST /mover-tokens)
 	CreateMoverToken(ctx echo.Context) error
@@ -2493,6 +2649,40 @@ func (w *ServerInterfaceWrapper) Login(ctx echo.Context) error {
 
 	// Invoke the callback with all the unmarshaled arguments
 	err = w.Handler.Login(ctx)
+	return err
+}
+
+// ListMoverLimits converts echo context to params.
+func (w *ServerInterfaceWrapper) ListMoverLimits(ctx echo.Context) error {
+	var err error
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.ListMoverLimits(ctx)
+	return err
+}
+
+// AddMoverLimit converts echo context to params.
+func (w *ServerInterfaceWrapper) AddMoverLimit(ctx echo.Context) error {
+	var err error
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.AddMoverLimit(ctx)
+	return err
+}
+
+// RemoveMoverLimit converts echo context to params.
+func (w *ServerInterfaceWrapper) RemoveMoverLimit(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "limit_id" -------------
+	var limitID LimitID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "limit_id", ctx.Param("limit_id"), &limitID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter limit_id: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.RemoveMoverLimit(ctx, limitID)
 	return err
 }
 
@@ -3754,6 +3944,9 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 	router.GET(options.BaseURL+"/events", wrapper.StreamEvents, options.OperationMiddlewares["streamEvents"]...)
 	router.GET(options.BaseURL+"/livez", wrapper.GetLivez, options.OperationMiddlewares["getLivez"]...)
 	router.POST(options.BaseURL+"/login", wrapper.Login, options.OperationMiddlewares["login"]...)
+	router.GET(options.BaseURL+"/mover-limits", wrapper.ListMoverLimits, options.OperationMiddlewares["listMoverLimits"]...)
+	router.POST(options.BaseURL+"/mover-limits", wrapper.AddMoverLimit, options.OperationMiddlewares["addMoverLimit"]...)
+	router.DELETE(options.BaseURL+"/mover-limits/:limit_id", wrapper.RemoveMoverLimit, options.OperationMiddlewares["removeMoverLimit"]...)
 	router.POST(options.BaseURL+"/mover-tokens", wrapper.CreateMoverToken, options.OperationMiddlewares["createMoverToken"]...)
 	router.GET(options.BaseURL+"/movers", wrapper.ListMovers, options.OperationMiddlewares["listMovers"]...)
 	router.POST(options.BaseURL+"/movers", wrapper.DeployMover, options.OperationMiddlewares["deployMover"]...)
@@ -4326,6 +4519,116 @@ type LogindefaultApplicationProblemPlusJSONResponse struct {
 }
 
 func (response LogindefaultApplicationProblemPlusJSONResponse) VisitLoginResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListMoverLimitsRequestObject struct {
+}
+
+type ListMoverLimitsResponseObject interface {
+	VisitListMoverLimitsResponse(w http.ResponseWriter) error
+}
+
+type ListMoverLimits200JSONResponse MoverLimitList
+
+func (response ListMoverLimits200JSONResponse) VisitListMoverLimitsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListMoverLimitsdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response ListMoverLimitsdefaultApplicationProblemPlusJSONResponse) VisitListMoverLimitsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type AddMoverLimitRequestObject struct {
+	Body *AddMoverLimitJSONRequestBody
+}
+
+type AddMoverLimitResponseObject interface {
+	VisitAddMoverLimitResponse(w http.ResponseWriter) error
+}
+
+type AddMoverLimit201JSONResponse MoverLimit
+
+func (response AddMoverLimit201JSONResponse) VisitAddMoverLimitResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(201)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type AddMoverLimitdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response AddMoverLimitdefaultApplicationProblemPlusJSONResponse) VisitAddMoverLimitResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RemoveMoverLimitRequestObject struct {
+	LimitID LimitID `json:"limit_id"`
+}
+
+type RemoveMoverLimitResponseObject interface {
+	VisitRemoveMoverLimitResponse(w http.ResponseWriter) error
+}
+
+type RemoveMoverLimit204Response struct {
+}
+
+func (response RemoveMoverLimit204Response) VisitRemoveMoverLimitResponse(w http.ResponseWriter) error {
+	w.WriteHeader(204)
+	return nil
+}
+
+type RemoveMoverLimitdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response RemoveMoverLimitdefaultApplicationProblemPlusJSONResponse) VisitRemoveMoverLimitResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -6390,6 +6693,15 @@ type StrictServerInterface interface {
 	// Login Exchange user name and password for a short-lived token
 	// (POST /login)
 	Login(ctx context.Context, request LoginRequestObject) (LoginResponseObject, error)
+	// ListMoverLimits List the limits of transfers
+	// (GET /mover-limits)
+	ListMoverLimits(ctx context.Context, request ListMoverLimitsRequestObject) (ListMoverLimitsResponseObject, error)
+	// AddMoverLimit Limit what transfers use
+	// (POST /mover-limits)
+	AddMoverLimit(ctx context.Context, request AddMoverLimitRequestObject) (AddMoverLimitResponseObject, error)
+	// RemoveMoverLimit Take a limit back
+	// (DELETE /mover-limits/{limit_id})
+	RemoveMoverLimit(ctx context.Context, request RemoveMoverLimitRequestObject) (RemoveMoverLimitResponseObject, error)
 	// CreateMoverToken Make a join token for a new mover
 	// (POST /mover-tokens)
 	CreateMoverToken(ctx context.Context, request CreateMoverTokenRequestObject) (CreateMoverTokenResponseObject, error)
@@ -6882,6 +7194,100 @@ func (sh *strictHandler) Login(ctx echo.Context) error {
 		return err
 	} else if validResponse, ok := response.(LoginResponseObject); ok {
 		return validResponse.VisitLoginResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// ListMoverLimits operation middleware
+func (sh *strictHandler) ListMoverLimits(ctx echo.Context) error {
+	var request ListMoverLimitsRequestObject
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.ListMoverLimits(ctx.Request().Context(), request.(ListMoverLimitsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListMoverLimits")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(ListMoverLimitsResponseObject); ok {
+		return validResponse.VisitListMoverLimitsResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// AddMoverLimit operation middleware
+func (sh *strictHandler) AddMoverLimit(ctx echo.Context) error {
+	var request AddMoverLimitRequestObject
+
+	var body AddMoverLimitJSONRequestBody
+	var err error
+	if binder, ok := ctx.Echo().Binder.(*echo.DefaultBinder); ok {
+		// A request validator built on kin-openapi's openapi3filter with
+		// KeepValidatedValue leaves the value it validated on the body. Bind
+		// that value, matching member names exactly, so the handler receives
+		// what was validated instead of a second, case-insensitive decode.
+		// Otherwise bind only the request body, so that path and query
+		// parameters are not also bound into the body struct.
+		if vb, ok := ctx.Request().Body.(interface{ ValidatedValue() any }); !ok || runtime.BindJSONValue(vb.ValidatedValue(), &body) != nil {
+			err = binder.BindBody(ctx, &body)
+		}
+	} else {
+		// A custom binder is installed on the Echo instance; defer to it
+		// entirely, since echo.Binder does not expose body-only binding and
+		// the binder may do more than decode (for example call ctx.Validate).
+		err = ctx.Bind(&body)
+	}
+	if err != nil {
+		return err
+	}
+	request.Body = &body
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.AddMoverLimit(ctx.Request().Context(), request.(AddMoverLimitRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "AddMoverLimit")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(AddMoverLimitResponseObject); ok {
+		return validResponse.VisitAddMoverLimitResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// RemoveMoverLimit operation middleware
+func (sh *strictHandler) RemoveMoverLimit(ctx echo.Context, limitID LimitID) error {
+	var request RemoveMoverLimitRequestObject
+
+	request.LimitID = limitID
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.RemoveMoverLimit(ctx.Request().Context(), request.(RemoveMoverLimitRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "RemoveMoverLimit")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(RemoveMoverLimitResponseObject); ok {
+		return validResponse.VisitRemoveMoverLimitResponse(ctx.Response())
 	} else if response != nil {
 		return fmt.Errorf("unexpected response type: %T", response)
 	}

@@ -17,6 +17,7 @@ const (
 	PrefixUser       = "user"
 	PrefixToken      = "tok"
 	PrefixMover      = "mover"
+	PrefixLimit      = "limit"
 )
 
 // NewID makes an id that is greater than all ids of its kind that this process made before.

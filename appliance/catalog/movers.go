@@ -37,6 +37,7 @@ type MoverFacts struct {
 	MachineUUID string       `json:"machine_uuid,omitempty"`
 	BootID      string       `json:"boot_id,omitempty"`
 	Mounts      []MoverMount `json:"mounts,omitempty"`
+	WWNs        []string     `json:"wwns,omitempty"` // of the LUNs that it sees, in canonical form
 }
 
 // MoverMount is a repository's storage that a mover reaches itself.

@@ -18,7 +18,7 @@ import (
 )
 
 // schemaVersion is the version of the tables this program writes.
-const schemaVersion = 5
+const schemaVersion = 6
 
 // Catalog is an open catalog. Its methods may be called from several goroutines.
 type Catalog struct {
@@ -129,6 +129,9 @@ func migrate(tx *gorm.DB, version int) error {
 	}
 	if version == 4 {
 		errs = append(errs, m.AddColumn(&Mover{}, "DeployedOn"))
+	}
+	if version < 6 {
+		errs = append(errs, tx.AutoMigrate(&MoverLimit{}))
 	}
 	if version == 1 {
 		errs = append(errs, m.AddColumn(&Connection{}, "HostID"))

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/cairn-backup/cairn/datamover/blockdev"
 	"github.com/cairn-backup/cairn/hypervisors"
 	"github.com/cairn-backup/cairn/internal/fault"
 )
@@ -17,13 +18,15 @@ type Candidate struct {
 	BuiltIn    bool
 	State      State
 	Slots      int
-	Busy       int // slots in use
+	Busy       int  // slots in use
+	Full       bool // it has said that it has none free
 	Transports []string
-	BootID     string // of the kernel that it runs on
-	Machine    string // the platform's name of the VM that it runs in; "" is not known
-	Host       string // of the platform, on which its VM runs; "" is not known
-	Connection string // whose VM it is; "" if it is none
-	StoreIDs   []string
+	BootID     string   // of the kernel that it runs on
+	Machine    string   // the platform's name of the VM that it runs in; "" is not known
+	Host       string   // of the platform, on which its VM runs; "" is not known
+	Connection string   // whose VM it is; "" if it is none
+	StoreIDs   []string // of repositories whose storage it has mounted
+	WWNs       []string // of LUNs that it sees
 }
 
 // Wish is what a transfer needs, what the platform offers, and what was asked for.
@@ -43,6 +46,8 @@ type Wish struct {
 	Host       string // of the platform, where the source is; "" is not known
 	Datastore  string // of the disk; "" is not known
 	StoreID    string // of the repository
+	// Avoid are movers, by id, that have refused this transfer, with their words.
+	Avoid map[string]string
 
 	HostBusy, HostSlots           int // transfers with the host, and how many it may have; 0 is no limit
 	DatastoreBusy, DatastoreSlots int
@@ -119,6 +124,9 @@ func Choose(w Wish, candidates []Candidate) Choice {
 	best := c.Ways[0]
 	c.Mover, c.Transport, c.Wait = &best.Mover, best.Transport, false
 	_, why := w.nearness(best)
+	if w.StoreID != "" && slices.Contains(best.Mover.StoreIDs, w.StoreID) {
+		why += ", has the repository's storage mounted"
+	}
 	c.Reason = fmt.Sprintf("%s, %d of %d slots in use", why, best.Mover.Busy, best.Mover.Slots)
 	for _, other := range c.Ways[1:] {
 		c.Rejected = append(c.Rejected, w.second(best, other))
@@ -135,7 +143,7 @@ func (w Wish) transports(c *Choice) (out []hypervisors.Transport) {
 			reason = "it has failed: " + w.Failed[t]
 		case t == hypervisors.TransportHotadd && len(w.Pluggable) == 0:
 			reason = w.NoHotadd
-		case t != hypervisors.TransportHotadd && t != w.Export.Transport:
+		case t != hypervisors.TransportHotadd && t != w.Export.Transport && (t != hypervisors.TransportSAN || w.Export.SAN == nil || w.Export.Writable):
 			continue // nobody has offered it
 		case w.Transport != "" && !Names(w.Transport, t):
 			reason = w.Transport + " was asked for"
@@ -160,6 +168,8 @@ func (w Wish) second(best, other Way) Rejection {
 		r.Reason = fmt.Sprintf("by %s the data has to cross less", best.Transport)
 	case on < bn:
 		r.Reason = "another one is nearer to the source"
+	case slices.Contains(best.Mover.StoreIDs, w.StoreID) != slices.Contains(other.Mover.StoreIDs, w.StoreID):
+		r.Reason = "another one has the repository's storage mounted"
 	case load(other.Mover) != load(best.Mover):
 		r.Reason = "another one has less to do"
 	case other.Mover.BuiltIn:
@@ -179,6 +189,8 @@ func (w Wish) rejects(m Candidate) string {
 		return "it is drained"
 	case m.State == Offline:
 		return "it is not connected"
+	case w.Avoid[m.ID] != "":
+		return "it has refused: " + w.Avoid[m.ID]
 	}
 	return ""
 }
@@ -192,6 +204,8 @@ func (w Wish) rejectsBy(m Candidate, t hypervisors.Transport) string {
 		return "the platform cannot plug the disk into it: it is none of the connection's mover VMs that are on"
 	case t == hypervisors.TransportHotadd:
 		return ""
+	case t == hypervisors.TransportSAN:
+		return w.unseen(m)
 	}
 	return w.unreachable(m)
 }
@@ -199,6 +213,8 @@ func (w Wish) rejectsBy(m Candidate, t hypervisors.Transport) string {
 // full says why a mover cannot do it now.
 func (w Wish) full(m Candidate) string {
 	switch {
+	case m.Full:
+		return "it says that it has no slot free"
 	case m.Busy >= m.Slots:
 		return fmt.Sprintf("all its %d slots are in use", m.Slots)
 	case w.HostSlots > 0 && w.HostBusy >= w.HostSlots:
@@ -221,6 +237,19 @@ func (w Wish) unreachable(m Candidate) string {
 		return "the keys for the disk's encrypted export are on the manager's machine only"
 	case loopback(w.Export.Address):
 		return "the disk is offered on the manager's machine only"
+	}
+	return ""
+}
+
+// unseen says which LUN of the disk is not attached to a mover.
+func (w Wish) unseen(m Candidate) string {
+	if w.Export.SAN == nil || len(w.Export.SAN.LUNs) == 0 {
+		return "the platform does not say on which LUNs the disk lies"
+	}
+	for _, l := range w.Export.SAN.LUNs {
+		if name := blockdev.CanonicalWWN(l.WWN); name == "" || !slices.Contains(m.WWNs, name) {
+			return fmt.Sprintf("it does not see LUN %s", l.WWN)
+		}
 	}
 	return ""
 }

@@ -28,6 +28,7 @@ func TestChoose(t *testing.T) {
 	}
 	boot := func(id string) func(*Candidate) { return func(c *Candidate) { c.BootID = id } }
 	mounts := func(id string) func(*Candidate) { return func(c *Candidate) { c.StoreIDs = []string{id} } }
+	full := func(c *Candidate) { c.Full = true }
 	blind := func(c *Candidate) { c.Transports = nil }
 	tcp, unix := nbd("tcp", "192.0.2.9:10809"), nbd("unix", "/run/x")
 	withTLS := tcp
@@ -63,6 +64,8 @@ func TestChoose(t *testing.T) {
 		{"asked for and busy", Wish{Export: tcp, Mover: "a"}, []Candidate{own, m("a", busy(4))}, "", "a: all its 4 slots are in use", true},
 		{"all busy", Wish{Export: tcp}, []Candidate{m("a", busy(4)), m("b", busy(9))}, "", "b: all its 4 slots", true},
 		{"one busy", Wish{Export: tcp}, []Candidate{m("a", busy(4)), m("b", busy(3))}, "b", "a: all its 4 slots", false},
+		{"says that it is full", Wish{Export: tcp}, []Candidate{m("a", full)}, "", "a: it says that it has no slot free", true},
+		{"has refused", Wish{Export: tcp, Avoid: map[string]string{"mover_a": "too old"}}, []Candidate{m("a"), m("b", busy(3))}, "b", "a: it has refused: too old", false},
 		{"host full", Wish{Export: tcp, Host: "h", HostBusy: 2, HostSlots: 2}, []Candidate{m("a")}, "", "host h has 2 transfers already", true},
 		{"datastore full", Wish{Export: tcp, Datastore: "d", DatastoreBusy: 2, DatastoreSlots: 2}, []Candidate{m("a")}, "", "datastore d has 2 transfers already", true},
 		{"nobody", Wish{Export: tcp}, nil, "", "", false},

@@ -13,6 +13,7 @@
 //
 //	links       Attach adds and removes its own, Cut removes
 //	places      Find adds, Release removes
+//	limits      the REST interface; what follows of them for each mover applyLimits
 //	transfers   run adds and removes its own; a link's reader completes them
 //	catalog     Attach and the enrolment service; the REST interface through Drain, Revoke, Remove
 package fleet
@@ -27,6 +28,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/time/rate"
 
 	pb "github.com/cairn-backup/cairn/api/mover"
 	"github.com/cairn-backup/cairn/appliance/catalog"
@@ -68,6 +71,7 @@ type Options struct {
 	Log       *slog.Logger
 	Version   string // of the manager
 	Timing    Timing
+	Now       func() time.Time // by which certificates are judged and refusals counted; nil is time.Now
 }
 
 // Fleet is the movers of this appliance. Its methods may be called from several goroutines.
@@ -78,14 +82,23 @@ type Fleet struct {
 	version   string
 	timing    Timing
 	enrolment *enrolment
+	now       func() time.Time
+
+	strangerAudits, moverAudits *quota
 
 	mu        sync.Mutex
 	links     map[string]*link                      // by mover
 	transfers map[string]*underWay                  // by transfer
 	conns     map[string]map[net.Conn]chan struct{} // by mover; the channel closes with the connection
+	traffic   map[string]*traffic                   // by mover
 	places    map[*placed]struct{}                  // slots in use
-	changed   chan struct{}                         // closed, and made anew, when a mover came or went or a transfer ended
+	limits    []catalog.MoverLimit
+	bandwidth map[string]Bandwidth   // by mover, as it was told
+	full      map[string]*time.Timer // movers that have refused a transfer for want of a slot
+	changed   chan struct{}          // closed, and made anew, when a mover came or went or a transfer ended
 	stopping  bool
+
+	ownBandwidth func(Bandwidth) // tells the appliance's own mover
 }
 
 // New makes a fleet that nobody can reach yet; see Serve.
@@ -93,8 +106,14 @@ func New(o Options) *Fleet {
 	f := &Fleet{
 		catalog: o.Catalog, authority: o.Authority, log: o.Log, version: o.Version, timing: o.Timing.orDefault(),
 		links: map[string]*link{}, transfers: map[string]*underWay{}, changed: make(chan struct{}), places: map[*placed]struct{}{}, conns: map[string]map[net.Conn]chan struct{}{},
+		traffic: map[string]*traffic{}, full: map[string]*time.Timer{}, bandwidth: map[string]Bandwidth{}, now: o.Now,
+		strangerAudits: newQuota(auditPerSource, auditBurst, rate.NewLimiter(auditAll, auditAllBurst)),
+		moverAudits:    newQuota(auditPerSource, auditBurst, nil),
 	}
-	f.enrolment = &enrolment{fleet: f, limits: newLimits()}
+	if f.now == nil {
+		f.now = time.Now
+	}
+	f.enrolment = &enrolment{fleet: f, attempts: enrolQuota()}
 	return f
 }
 
@@ -112,18 +131,6 @@ func moverIn(cert *x509.Certificate) string {
 		return ""
 	}
 	return id
-}
-
-// audit writes to the audit log; what could not be written is in the manager's own log at least.
-func (f *Fleet) audit(ctx context.Context, e catalog.AuditEntry) {
-	level := slog.LevelInfo
-	if e.Refused {
-		level = slog.LevelWarn
-	}
-	f.log.Log(ctx, level, "audit", "action", e.Action, "subject", e.Subject, "source", e.Source, "refused", e.Refused, "detail", e.Detail)
-	if err := f.catalog.Audit(ctx, e); err != nil {
-		f.log.ErrorContext(ctx, "audit log was not written", "action", e.Action, "err", err)
-	}
 }
 
 // admit looks a mover up that shows a certificate. The error is for the mover.
@@ -154,6 +161,9 @@ func factsOf(f *pb.Facts) catalog.MoverFacts {
 	}
 	for _, m := range first(f.GetMounts(), 64) {
 		out.Mounts = append(out.Mounts, catalog.MoverMount{Path: brief(m.GetPath()), StoreID: brief(m.GetRepository())})
+	}
+	for _, w := range first(f.GetWwns(), 1024) {
+		out.WWNs = append(out.WWNs, brief(w))
 	}
 	return out
 }

@@ -10,10 +10,8 @@ import (
 	"encoding/hex"
 	"net"
 	"regexp"
-	"sync"
 	"time"
 
-	"golang.org/x/time/rate"
 	"google.golang.org/grpc/peer"
 
 	pb "github.com/cairn-backup/cairn/api/mover"
@@ -66,7 +64,7 @@ func (f *Fleet) IssueToken(ctx context.Context, n NewToken) (catalog.JoinToken, 
 	if err := f.catalog.AddJoinToken(ctx, &t); err != nil {
 		return t, "", err
 	}
-	f.audit(ctx, catalog.AuditEntry{
+	f.Audit(ctx, catalog.AuditEntry{
 		Actor: n.By, Source: n.Source, Action: "mover.token", Subject: n.Name, Detail: "good until " + t.ExpiresAt.Format(time.RFC3339),
 	})
 	return t, secret, nil
@@ -80,14 +78,14 @@ func hashToken(secret string) string {
 // enrolment implements the service.
 type enrolment struct {
 	pb.UnimplementedEnrolmentServer
-	fleet  *Fleet
-	limits *limits
+	fleet    *Fleet
+	attempts *quota
 }
 
 // Enrol implements the service.
 func (e *enrolment) Enrol(ctx context.Context, r *pb.EnrolRequest) (*pb.EnrolResponse, error) {
 	source := sourceOf(ctx)
-	if !e.limits.allow(source) {
+	if ok, _ := e.attempts.allow(source, e.fleet.now()); !ok {
 		return nil, pb.Status(fault.New(fault.Transient, "enrol", "", "too many attempts").Explain(
 			"Attempts to enrol are slowed down, so that join tokens cannot be guessed.", "Wait a minute and try again."))
 	}
@@ -95,10 +93,10 @@ func (e *enrolment) Enrol(ctx context.Context, r *pb.EnrolRequest) (*pb.EnrolRes
 	entry := catalog.AuditEntry{Actor: "", Source: source, Action: "mover.enrol", Subject: m.Name, Detail: m.ID}
 	if err != nil {
 		entry.Refused, entry.Detail = true, brief(err.Error())
-		e.fleet.audit(ctx, entry)
+		e.fleet.Audit(ctx, entry)
 		return nil, pb.Status(err)
 	}
-	e.fleet.audit(ctx, entry)
+	e.fleet.Audit(ctx, entry)
 	return &pb.EnrolResponse{MoverId: m.ID, Name: m.Name, Certificate: cert}, nil
 }
 
@@ -196,35 +194,4 @@ func sourceOf(ctx context.Context) string {
 		return p.Addr.String()
 	}
 	return host
-}
-
-// limits slows attempts to enrol: a few at once and then one in some seconds, for each source and for all together.
-type limits struct {
-	mu      sync.Mutex
-	all     *rate.Limiter
-	sources map[string]*rate.Limiter
-}
-
-const (
-	enrolPerSource, enrolBurst = rate.Limit(0.2), 10
-	enrolAll, enrolAllBurst    = rate.Limit(5), 100
-	maxSources                 = 10_000
-)
-
-func newLimits() *limits {
-	return &limits{all: rate.NewLimiter(enrolAll, enrolAllBurst), sources: map[string]*rate.Limiter{}}
-}
-
-func (l *limits) allow(source string) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	s := l.sources[source]
-	if s == nil {
-		if len(l.sources) >= maxSources {
-			clear(l.sources)
-		}
-		s = rate.NewLimiter(enrolPerSource, enrolBurst)
-		l.sources[source] = s
-	}
-	return s.Allow() && l.all.Allow()
 }

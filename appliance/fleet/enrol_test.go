@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/cairn-backup/cairn/appliance/catalog"
 	"github.com/cairn-backup/cairn/appliance/fleet"
+	"github.com/cairn-backup/cairn/datamover/control"
 	"github.com/cairn-backup/cairn/internal/fault"
 )
 
@@ -76,7 +78,11 @@ func TestTokens(t *testing.T) {
 	for _, tt := range tests {
 		w := newMover(t, m, tt.token)
 		w.start()
-		wantFault(t, w.ends(), fault.Denied, tt.words)
+		err := w.ends()
+		wantFault(t, err, fault.Denied, tt.words)
+		if !errors.Is(err, control.ErrDismissed) {
+			t.Errorf("%s: the mover would be started again", tt.name)
+		}
 		if a := m.audited("mover.enrol"); !a[0].Refused || !strings.Contains(a[0].Detail, tt.words) || a[0].Source != "127.0.0.1" {
 			t.Errorf("%s: audit %+v", tt.name, a[0])
 		}
@@ -169,9 +175,15 @@ func TestRevoke(t *testing.T) {
 	m, v := enrolled(t, fleet.Timing{})
 	_, err := m.fleet.Revoke(t.Context(), fleet.Who{User: "admin", Source: "192.0.2.1"}, "m1")
 	check(t, err)
-	wantFault(t, v.ends(), fault.Denied, "revoked")
-	v.start() // with the certificate it has
-	wantFault(t, v.ends(), fault.Denied, "was revoked at")
+	for _, words := range []string{"revoked", "was revoked at"} {
+		err := v.ends()
+		wantFault(t, err, fault.Denied, words)
+		if !errors.Is(err, control.ErrDismissed) {
+			t.Errorf("%v would have the mover started again", err)
+		}
+		v.start() // with the certificate it has
+	}
+	_ = v.ends()
 	if a := m.audited("mover.call"); len(a) == 0 || !a[0].Refused || !strings.Contains(a[0].Detail, "revoked") || a[0].Actor != "mover "+m.id() {
 		t.Errorf("audit %+v", a)
 	}

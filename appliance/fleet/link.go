@@ -34,6 +34,7 @@ type link struct {
 	mu    sync.Mutex
 	queue []*pb.ToMover
 	last  bool          // the queue ends with a goodbye
+	told  bool          // its bandwidth; Fleet.mu
 	wake  chan struct{} // one token: there is something in the queue
 }
 
@@ -218,7 +219,7 @@ func (l *link) handle(m *pb.FromMover) {
 	case *pb.FromMover_Result:
 		l.fleet.ended(l, b.Result)
 	case *pb.FromMover_Refused:
-		l.fleet.ended(l, &pb.Result{Transfer: b.Refused.GetTransfer(), Outcome: &pb.Result_Fault{Fault: b.Refused.GetFault()}})
+		l.fleet.refused(l, b.Refused)
 	}
 }
 
@@ -236,6 +237,9 @@ func (f *Fleet) attach(ctx context.Context, l *link, hello *pb.Hello) error {
 	// A revocation between the look-up of the mover and now found no link to cut.
 	if _, err := f.admit(ctx, l.mover.ID); err != nil {
 		f.detach(l)
+		if old != nil { // nobody looks for it here any more: it comes again and says what it has
+			old.end(pb.Goodbye_REASON_UNSPECIFIED, "Another stream of this mover was opened and failed.")
+		}
 		return err
 	}
 	switch {
@@ -245,11 +249,12 @@ func (f *Fleet) attach(ctx context.Context, l *link, hello *pb.Hello) error {
 	default:
 		old.end(pb.Goodbye_REASON_SUPERSEDED, fmt.Sprintf(
 			"Another process has connected with this mover's certificate, from %s; the newer one counts.", l.mover.Source))
-		f.audit(ctx, catalog.AuditEntry{
+		f.Audit(ctx, catalog.AuditEntry{
 			Actor: "mover " + l.mover.Name, Source: l.mover.Source, Action: "mover.supersede", Subject: l.mover.ID,
 			Detail: "was connected from " + old.mover.Source + "; if nobody restarted this mover, its certificate is stolen: revoke it",
 		})
 	}
+	f.applyLimits()
 	f.poke()
 	return nil
 }

@@ -29,6 +29,9 @@ type Info struct {
 	Since     time.Time
 	Transfers int   // under way
 	Rate      int64 // bytes a second, of all of them
+	Limit     Bandwidth
+	// Received and Sent are what went over its connections since the manager began, as it is on the wire above TCP.
+	Received, Sent int64
 }
 
 // List returns all movers, by name.
@@ -62,7 +65,11 @@ func (f *Fleet) Get(ctx context.Context, idOrName string) (Info, error) {
 func (f *Fleet) info(m catalog.Mover) Info {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	i := Info{Mover: m, State: Offline}
+	i := Info{Mover: m, State: Offline, Limit: f.bandwidth[m.ID]}
+	i.Slots = f.slots(m.Name, m.Slots)
+	if t := f.traffic[m.ID]; t != nil {
+		i.Received, i.Sent = t.received.Load(), t.sent.Load()
+	}
 	if l := f.links[m.ID]; l != nil {
 		now := time.Now().UTC()
 		i.State, i.Since, i.LastSeen = Online, l.since, &now
@@ -158,7 +165,7 @@ func (f *Fleet) change(ctx context.Context, who Who, action, idOrName string, do
 	if err := do(m); err != nil {
 		return m, err
 	}
-	f.audit(ctx, catalog.AuditEntry{Actor: who.User, Source: who.Source, Action: action, Subject: m.Name, Detail: m.ID})
+	f.Audit(ctx, catalog.AuditEntry{Actor: who.User, Source: who.Source, Action: action, Subject: m.Name, Detail: m.ID})
 	if action == "mover.remove" {
 		return m, nil
 	}

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -46,6 +47,7 @@ type manager struct {
 	print   string
 	address string
 	log     *watched
+	ahead   atomic.Int64 // of the real time, by which the manager's clock for certificates and refusals is; nanoseconds
 
 	stop context.CancelFunc
 	done chan error
@@ -69,7 +71,10 @@ func (m *manager) start(address string) {
 	m.t.Helper()
 	authority, err := identity.OpenAuthority(filepath.Join(m.dir, "tls"), []string{"localhost", pb.ManagerName})
 	check(m.t, err)
-	m.fleet = fleet.New(fleet.Options{Catalog: m.catalog, Authority: authority, Log: slog.New(m.log), Version: "test", Timing: m.timing})
+	m.fleet = fleet.New(fleet.Options{
+		Catalog: m.catalog, Authority: authority, Log: slog.New(m.log), Version: "test", Timing: m.timing,
+		Now: func() time.Time { return time.Now().Add(time.Duration(m.ahead.Load())) },
+	})
 	m.print = authority.Fingerprint()
 	l, err := net.Listen("tcp", address)
 	check(m.t, err)
@@ -126,7 +131,7 @@ func newMover(t *testing.T, m *manager, token string) *mover {
 	return &mover{t: t, work: w, log: log, config: control.Config{
 		Manager: m.address, Fingerprint: m.print, Token: token, Name: "m1", StateDir: filepath.Join(t.TempDir(), "state"), Log: slog.New(log),
 		Facts:   func() *pb.Facts { return control.FactsOf([]string{"nbd"}, nil) },
-		Open:    func(*grpc.ClientConn) agent.Mover { return w },
+		Open:    func(grpc.ClientConnInterface) agent.Mover { return w },
 		Backoff: time.Second,
 	}}
 }

@@ -12,9 +12,6 @@ type Place struct {
 	Release func()
 }
 
-// Limits of transfers at once; 0 is no limit.
-type Limits struct{ PerHost, PerDatastore int }
-
 // placed is what a place takes.
 type placed struct{ mover, host, datastore string }
 
@@ -23,14 +20,15 @@ type Locate func(machineUUID string) (host, connection string)
 
 // Find waits for a mover that can do a transfer now, and takes a slot of it. own is the appliance's own mover. waiting,
 // which may be nil, is told once why it has to wait. The error says who was rejected and why.
-func (f *Fleet) Find(ctx context.Context, w Wish, l Limits, own Candidate, locate Locate, waiting func(Choice)) (Place, error) {
+func (f *Fleet) Find(ctx context.Context, w Wish, own Candidate, locate Locate, waiting func(Choice)) (Place, error) {
 	for {
 		rows, err := f.catalog.Movers(ctx)
 		if err != nil {
 			return Place{}, err
 		}
-		p, changed := f.try(w, l, own, rows, located(rows, locate))
+		p, changed := f.try(w, own, rows, located(rows, locate))
 		if p.Mover != nil {
+			f.applyLimits() // who has transfers has changed
 			return p, nil
 		}
 		if !p.Wait {
@@ -49,11 +47,13 @@ func (f *Fleet) Find(ctx context.Context, w Wish, l Limits, own Candidate, locat
 }
 
 // try chooses once; changed closes when another attempt may come out otherwise.
-func (f *Fleet) try(w Wish, l Limits, own Candidate, rows []catalog.Mover, where map[string]location) (p Place, changed <-chan struct{}) {
+func (f *Fleet) try(w Wish, own Candidate, rows []catalog.Mover, where map[string]location) (p Place, changed <-chan struct{}) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	busy := map[string]int{}
-	w.HostSlots, w.DatastoreSlots = l.PerHost, l.PerDatastore
+	now := f.now().Local()
+	w.HostSlots = slotsOf(f.limits, catalog.LimitHost, w.Host, now, defaultHostSlots)
+	w.DatastoreSlots = slotsOf(f.limits, catalog.LimitDatastore, w.Datastore, now, defaultDatastoreSlots)
 	for at := range f.places {
 		busy[at.mover]++
 		if w.Host != "" && at.host == w.Connection+"/"+w.Host {
@@ -63,7 +63,7 @@ func (f *Fleet) try(w Wish, l Limits, own Candidate, rows []catalog.Mover, where
 			w.DatastoreBusy++
 		}
 	}
-	own.Busy = busy[own.ID]
+	own.Busy, own.Slots = busy[own.ID], f.slots(own.Name, own.Slots)
 	candidates := []Candidate{own}
 	for _, m := range rows {
 		candidates = append(candidates, f.candidate(m, busy[m.ID], where[m.ID]))
@@ -76,6 +76,7 @@ func (f *Fleet) try(w Wish, l Limits, own Candidate, rows []catalog.Mover, where
 			f.mu.Lock()
 			delete(f.places, at)
 			f.mu.Unlock()
+			f.applyLimits()
 			f.poke()
 		}
 	}
@@ -99,11 +100,12 @@ func located(rows []catalog.Mover, locate Locate) map[string]location {
 // candidate is an enrolled mover for the choice. f.mu is held.
 func (f *Fleet) candidate(m catalog.Mover, busy int, at location) Candidate {
 	c := Candidate{
-		ID: m.ID, Name: m.Name, State: Offline, Slots: max(1, m.Slots), Busy: busy, Transports: m.Facts.Transports, BootID: m.Facts.BootID,
+		ID: m.ID, Name: m.Name, State: Offline, Slots: f.slots(m.Name, max(1, m.Slots)), Busy: busy, Transports: m.Facts.Transports, BootID: m.Facts.BootID,
 	}
 	if f.links[m.ID] != nil {
 		c.State = Online
 	}
+	c.Full = f.full[m.ID] != nil
 	if m.Drained {
 		c.State = Drained
 	}
@@ -113,6 +115,7 @@ func (f *Fleet) candidate(m catalog.Mover, busy int, at location) Candidate {
 	for _, mount := range m.Facts.Mounts {
 		c.StoreIDs = append(c.StoreIDs, mount.StoreID)
 	}
+	c.WWNs = m.Facts.WWNs
 	c.Machine, c.Host, c.Connection = m.Facts.MachineUUID, at.host, at.connection
 	return c
 }

@@ -44,7 +44,7 @@ func (f *Fleet) Server(config *tls.Config, options ...grpc.ServerOption) *grpc.S
 		grpc.MaxRecvMsgSize(maxMessage), grpc.ConnectionTimeout(handshakeTime), grpc.MaxConcurrentStreams(maxStreams),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: keepaliveEvery, Timeout: keepaliveWait}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: keepaliveEvery / 4, PermitWithoutStream: true}),
-		grpc.UnaryInterceptor(f.unary), grpc.StreamInterceptor(f.stream),
+		grpc.UnaryInterceptor(f.unary), grpc.StreamInterceptor(f.stream), grpc.UnknownServiceHandler(f.unknown),
 	}, options...)...)
 	pb.RegisterEnrolmentServer(s, f.enrolment)
 	pb.RegisterControlServer(s, &control{fleet: f})
@@ -54,7 +54,7 @@ func (f *Fleet) Server(config *tls.Config, options ...grpc.ServerOption) *grpc.S
 // Serve answers movers on the listener until ctx is done. It owns the listener.
 func (f *Fleet) Serve(ctx context.Context, l net.Listener, s *grpc.Server) error {
 	failed := make(chan error, 1)
-	go func() { failed <- s.Serve(l) }()
+	go func() { failed <- s.Serve(newDoor(l)) }()
 	select {
 	case err := <-failed:
 		return fault.Wrap(fault.Internal, "serve movers", l.Addr().String(), err)
@@ -119,7 +119,7 @@ func (f *Fleet) caller(ctx context.Context, method string) (context.Context, err
 		info, _ = c.AuthInfo.(shown)
 		p.address = c.Addr.String()
 	}
-	err := info.judge(f.authority.Certificate())
+	err := info.judge(f.authority.Certificate(), f.now())
 	if err == nil {
 		p.Mover, err = f.admit(ctx, moverIn(info.cert))
 	}
@@ -128,8 +128,8 @@ func (f *Fleet) caller(ctx context.Context, method string) (context.Context, err
 		return context.WithValue(ctx, peerKey{}, p), nil
 	}
 	if fault.KindOf(err) == fault.Denied {
-		f.audit(ctx, catalog.AuditEntry{
-			Actor: info.actor(), Source: p.Source, Action: "mover.call", Subject: method, Refused: true, Detail: brief(err.Error()),
+		f.Audit(ctx, catalog.AuditEntry{
+			Actor: info.actor(f.authority.Certificate()), Source: p.Source, Action: "mover.call", Subject: method, Refused: true, Detail: brief(err.Error()),
 		})
 	}
 	return nil, pb.Status(err)
@@ -141,29 +141,33 @@ type shown struct {
 	cert *x509.Certificate
 }
 
-func (s shown) actor() string {
-	if s.cert == nil {
+// actor is who calls, by a certificate of ours, be it expired; "" is a stranger.
+func (s shown) actor(authority *x509.Certificate) string {
+	if s.cert == nil || s.signed(authority, s.cert.NotBefore) != nil || moverIn(s.cert) == "" {
 		return ""
 	}
 	return "mover " + brief(moverIn(s.cert))
 }
 
+// signed checks that the certificate is one of the authority's for a client, at some time.
+func (s shown) signed(authority *x509.Certificate, at time.Time) error {
+	roots := x509.NewCertPool()
+	roots.AddCert(authority)
+	_, err := s.cert.Verify(x509.VerifyOptions{Roots: roots, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, CurrentTime: at})
+	return err
+}
+
 // judge reports why the certificate is not one of ours for a mover, or not at this time.
-func (s shown) judge(authority *x509.Certificate) error {
+func (s shown) judge(authority *x509.Certificate, now time.Time) error {
 	if s.cert == nil {
 		_, err := PeerOf(context.Background())
 		return err
 	}
-	roots := x509.NewCertPool()
-	roots.AddCert(authority)
-	now := time.Now()
-	_, err := s.cert.Verify(x509.VerifyOptions{Roots: roots, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, CurrentTime: now})
+	err := s.signed(authority, now)
 	if err == nil && moverIn(s.cert) != "" {
 		return nil
 	}
-	if _, other := s.cert.Verify(x509.VerifyOptions{
-		Roots: roots, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, CurrentTime: s.cert.NotBefore,
-	}); err != nil && other == nil {
+	if err != nil && s.signed(authority, s.cert.NotBefore) == nil {
 		return fault.New(fault.Denied, "use certificate", moverIn(s.cert), "it is good from %s to %s, and the manager's clock says %s",
 			s.cert.NotBefore.UTC().Format(time.RFC3339), s.cert.NotAfter.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339)).Explain(
 			"The mover's certificate has expired, because the mover was not connected for too long, or the manager's clock is wrong.",
@@ -219,8 +223,20 @@ func (c cuttable) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo,
 	if !ok || len(secure.State.PeerCertificates) == 0 {
 		return conn, info, nil
 	}
-	cert := secure.State.PeerCertificates[0]
-	return c.fleet.keep(moverIn(cert), conn), shown{secure, cert}, nil
+	who := shown{secure, secure.State.PeerCertificates[0]}
+	if who.judge(c.fleet.authority.Certificate(), c.fleet.now()) != nil {
+		return conn, who, nil // a stranger still, whose calls are refused in words
+	}
+	id := moverIn(who.cert)
+	kept := c.fleet.keep(id, conn)
+	if kept == nil {
+		_ = conn.Close()
+		return nil, nil, fault.New(fault.Denied, "connect mover", id, "it has %d connections already", connsPerMover)
+	}
+	if g, ok := raw.(*guest); ok {
+		g.known(c.fleet.trafficOf(id))
+	}
+	return kept, who, nil
 }
 
 type keptConn struct {
@@ -234,9 +250,13 @@ func (c keptConn) Close() error {
 	return c.Conn.Close()
 }
 
+// keep counts a connection of a mover; nil if it has too many.
 func (f *Fleet) keep(id string, conn net.Conn) net.Conn {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if len(f.conns[id]) >= connsPerMover {
+		return nil
+	}
 	if f.conns[id] == nil {
 		f.conns[id] = map[net.Conn]chan struct{}{}
 	}
@@ -251,6 +271,16 @@ func (f *Fleet) keep(id string, conn net.Conn) net.Conn {
 			delete(f.conns, id)
 		}
 	})}
+}
+
+// trafficOf is the count of what a mover's connections move, since this process began.
+func (f *Fleet) trafficOf(id string) *traffic {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.traffic[id] == nil {
+		f.traffic[id] = &traffic{}
+	}
+	return f.traffic[id]
 }
 
 // Cut ends everything that a mover has open: it is told why, then its connections are closed.

@@ -21,6 +21,10 @@ func lost(name, why string) error {
 	return fault.New(fault.Transient, "transfer on mover", name, "%w: %s", ErrLost, why)
 }
 
+// ErrRefused is in the chain of the error of a transfer that its mover did not begin and another one may: it has no slot
+// free, whatever the manager believes, or is too old for the task.
+var ErrRefused = errors.New("the mover did not begin it")
+
 // underWay is a transfer that was given, or is to be given, to a mover. Its fields after task belong to Fleet.mu.
 type underWay struct {
 	id, mover string
@@ -217,8 +221,9 @@ func (f *Fleet) progressed(mover string, p *pb.Progress) {
 // ended takes a result.
 func (f *Fleet) ended(l *link, r *pb.Result) {
 	f.mu.Lock()
-	defer f.mu.Unlock()
 	f.finish(l, r)
+	f.mu.Unlock()
+	f.vacate(l.mover.ID)
 }
 
 // finish hands a result to who waits for it, if anybody does, and lets the mover forget it. f.mu is held.
@@ -227,6 +232,44 @@ func (f *Fleet) finish(l *link, r *pb.Result) {
 		t.end(outcome{result: r})
 	}
 	l.push(&pb.ToMover{Body: &pb.ToMover_ResultTaken{ResultTaken: &pb.ResultTaken{Transfer: r.GetTransfer()}}})
+}
+
+// refused takes the word of a mover that it will not begin a transfer. One without a slot gets nothing until something of
+// it has ended, or for a heartbeat: what fills it may be what the manager has given up.
+func (f *Fleet) refused(l *link, r *pb.Refused) {
+	err := r.GetFault().Err()
+	kind := fault.KindOf(err)
+	if kind == fault.Transient || kind == fault.Unsupported {
+		err = fault.Wrap(kind, "begin transfer on mover", l.mover.Name, errors.Join(ErrRefused, err))
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if kind == fault.Transient {
+		f.fill(l.mover.ID)
+	}
+	if t := f.transfers[r.GetTransfer()]; t != nil && t.mover == l.mover.ID {
+		t.end(outcome{err: err})
+	}
+}
+
+// fill notes that a mover has no slot. f.mu is held.
+func (f *Fleet) fill(mover string) {
+	if t := f.full[mover]; t != nil {
+		t.Stop()
+	}
+	f.full[mover] = time.AfterFunc(f.timing.Heartbeat, func() { f.vacate(mover) })
+}
+
+// vacate gives a mover another try.
+func (f *Fleet) vacate(mover string) {
+	f.mu.Lock()
+	t := f.full[mover]
+	delete(f.full, mover)
+	f.mu.Unlock()
+	if t != nil {
+		t.Stop()
+		f.poke()
+	}
 }
 
 // end tells who waits; the first end counts.

@@ -3,12 +3,15 @@ package fleet_test
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/cairn-backup/cairn/appliance/fleet"
 	"github.com/cairn-backup/cairn/datamover/agent"
+	"github.com/cairn-backup/cairn/datamover/control"
 	"github.com/cairn-backup/cairn/datamover/transfer"
+	"github.com/cairn-backup/cairn/hypervisors"
 	"github.com/cairn-backup/cairn/internal/fault"
 )
 
@@ -123,6 +126,46 @@ func TestMoreThanItsSlots(t *testing.T) {
 	m.backup("a").running(t)
 	_, err := m.backup("b").wait(t)
 	wantFault(t, err, fault.Transient, "slots of the mover are in use")
+	if !errors.Is(err, fleet.ErrRefused) {
+		t.Errorf("%v does not say that another mover may do it", err)
+	}
+}
+
+// TestFullMover: a mover that has refused a transfer for want of a slot is not asked again before something has changed,
+// and then it is.
+func TestFullMover(t *testing.T) {
+	m := newManager(t, fleet.Timing{Heartbeat: time.Hour, Silence: 2 * time.Hour}) // no other try than the one looked for
+	v := newMover(t, m, m.token(fleet.NewToken{}))
+	v.config.Slots = 1
+	v.start()
+	m.log.await("mover connected", 1)
+	first := m.backup("a")
+	first.running(t)
+	if _, err := m.backup("b").wait(t); !errors.Is(err, fleet.ErrRefused) {
+		t.Fatalf("error %v", err)
+	}
+	waits, found := make(chan string, 1), make(chan error, 1)
+	go func() { // the manager's own count has nothing against it
+		p, err := m.fleet.Find(t.Context(), fleet.Wish{Mover: "m1", Export: hypervisors.Export{Transport: hypervisors.TransportNBD}},
+			fleet.Candidate{ID: "built-in", Name: "built-in", BuiltIn: true, State: fleet.Online, Slots: 1}, nil,
+			func(c fleet.Choice) { waits <- c.Words() })
+		if err == nil {
+			p.Release()
+		}
+		found <- err
+	}()
+	select {
+	case words := <-waits:
+		if !strings.Contains(words, "m1: it says that it has no slot free") {
+			t.Errorf("waits: %q", words)
+		}
+	case err := <-found:
+		t.Fatalf("it was found at once: %v", err)
+	}
+	close(v.work.release)
+	_, err := first.wait(t)
+	check(t, err)
+	check(t, <-found)
 }
 
 // TestMoverRestarts: what an earlier process had has failed, and says that it may be begun anew.
@@ -139,7 +182,11 @@ func TestMoverRestarts(t *testing.T) {
 		t.Errorf("error %v", err)
 	}
 	// The first process was told that the second one counts, and does not fight for its place.
-	wantFault(t, v.ends(), fault.Conflict, "another process has taken this mover's place")
+	superseded := v.ends()
+	wantFault(t, superseded, fault.Conflict, "another process has taken this mover's place")
+	if !errors.Is(superseded, control.ErrDismissed) {
+		t.Error("the first process would be started again")
+	}
 	a := m.audited("mover.supersede")
 	if len(a) != 1 || a[0].Source != "127.0.0.1" {
 		t.Errorf("audit %+v", a)

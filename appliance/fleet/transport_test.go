@@ -26,6 +26,9 @@ func TestChooseTransport(t *testing.T) {
 		change(&w)
 		return w
 	}
+	lun := &hypervisors.SAN{LUNs: []hypervisors.LUN{{WWN: "naa.6001405000000001"}}}
+	attached := mover("c", "vm-a", "hotadd", "san")
+	attached.WWNs = []string{"6001405000000001", "2"}
 	socket := "the disk is offered by a socket on the manager's machine only"
 	crossing := "by hotadd the data has to cross less"
 	no := "the platform cannot plug the disk into it: it is none of the connection's mover VMs that are on"
@@ -66,8 +69,13 @@ func TestChooseTransport(t *testing.T) {
 			nil, []string{"hotadd: san was asked for", "nbd: san was asked for"}, false},
 		"hotadd has failed": {wish(remote, func(w *Wish) { w.Failed = map[hypervisors.Transport]string{"hotadd": "no slot"} }), []Candidate{a},
 			[]string{"a nbd"}, []string{"hotadd: it has failed: no slot"}, false},
-		"offered on the SAN": {wish(remote, func(w *Wish) { w.Export = hypervisors.Export{Transport: "san"} }), []Candidate{mover("c", "vm-a", "hotadd", "san")},
-			[]string{"c san", "c hotadd"}, []string{"c by hotadd: by san the data has to cross less"}, false},
+		"offered on the SAN, too": {wish(remote, func(w *Wish) { w.Export.SAN = lun }), []Candidate{attached, a},
+			[]string{"c san", "a hotadd", "c hotadd", "a nbd"}, []string{"c by nbd: it cannot read by nbd", "a by san: it cannot read by san",
+				"a by hotadd: by san the data has to cross less", "c by hotadd: by san the data has to cross less", "a by nbd: by san the data has to cross less"}, false},
+		"offered on the SAN only, and not attached": {wish(remote, func(w *Wish) { w.Export = hypervisors.Export{Transport: "san", SAN: lun}; w.Pluggable = nil }), []Candidate{mover("c", "vm-a", "san")},
+			nil, []string{"c by san: it does not see LUN naa.6001405000000001"}, false},
+		"no restore goes to the SAN": {wish(remote, func(w *Wish) { w.Export.SAN, w.Export.Writable, w.Pluggable = lun, true, nil }), []Candidate{attached},
+			nil, []string{"c by nbd: it cannot read by nbd"}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := Choose(tt.wish, tt.movers)

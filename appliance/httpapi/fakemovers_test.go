@@ -16,10 +16,13 @@ var someMover = fleet.Info{
 	Mover: catalog.Mover{
 		ID: "mover_1", Name: "m1", Drained: true, Slots: 4, Source: "192.0.2.7", EnrolledAt: someTime, CertificateEnds: someTime,
 		LastSeen: &someTime, RevokedAt: &someTime,
-		Facts:      catalog.MoverFacts{Version: "v", Hostname: "h", CPUs: 2, MemoryBytes: 3, Transports: []string{"nbd"}, MachineUUID: "u"},
+		Facts: catalog.MoverFacts{
+			Version: "v", Hostname: "h", CPUs: 2, MemoryBytes: 3, Transports: []string{"nbd"}, MachineUUID: "u",
+			Mounts: []catalog.MoverMount{{Path: "/r", StoreID: "s"}},
+		},
 		DeployedOn: "conn_1",
 	},
-	State: fleet.Draining, Since: someTime, Transfers: 1, Rate: 5,
+	State: fleet.Draining, Since: someTime, Transfers: 1, Rate: 5, Limit: fleet.Bandwidth{Read: 6, Network: 7}, Received: 8, Sent: 9,
 }
 
 func (f *fakeCore) ListMovers(context.Context) ([]fleet.Info, error) {
@@ -63,6 +66,31 @@ func (f *fakeCore) RevokeMover(ctx context.Context, _ fleet.Who, id string) (fle
 
 func (f *fakeCore) RemoveMover(ctx context.Context, _ fleet.Who, id string) error {
 	_, err := f.GetMover(ctx, id)
+	return err
+}
+
+func (f *fakeCore) ListMoverLimits(context.Context) ([]fleet.Limit, error) {
+	unlock, err := f.enter()
+	defer unlock()
+	return []fleet.Limit{{MoverLimit: catalog.MoverLimit{
+		ID: "limit_1", Kind: catalog.LimitLink, Name: "192.0.2.0/24", Read: 1, Network: 2, From: 1320, To: 375, Days: "mon,tue", CreatedAt: someTime, CreatedBy: "admin",
+	}, Holds: true}}, err
+}
+
+func (f *fakeCore) AddMoverLimit(_ context.Context, _ fleet.Who, l catalog.MoverLimit) (fleet.Limit, error) {
+	unlock, err := f.enter()
+	defer unlock()
+	f.started = append(f.started, l)
+	l.ID, l.CreatedAt = "limit_2", someTime
+	return fleet.Limit{MoverLimit: l}, err
+}
+
+func (f *fakeCore) RemoveMoverLimit(_ context.Context, _ fleet.Who, id string) error {
+	unlock, err := f.enter()
+	defer unlock()
+	if err == nil && id != "limit_1" {
+		return fault.New(fault.NotFound, "remove limit", id, "there is none")
+	}
 	return err
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/cairn-backup/cairn/appliance/deploy"
 	"github.com/cairn-backup/cairn/appliance/fleet"
 	"github.com/cairn-backup/cairn/internal/fault"
+	"github.com/cairn-backup/cairn/internal/version"
 )
 
 // Movers is the part of Core about movers and the audit log.
@@ -25,6 +26,10 @@ type Movers interface {
 	// DeployMover starts the run that makes a mover VM. RemoveMover removes it.
 	DeployMover(ctx context.Context, s Start, spec deploy.Spec) (Started, error)
 	RemoveMover(ctx context.Context, who fleet.Who, id string) error
+	// AddMoverLimit answers Invalid for a limit that means nothing.
+	AddMoverLimit(ctx context.Context, who fleet.Who, l catalog.MoverLimit) (fleet.Limit, error)
+	RemoveMoverLimit(ctx context.Context, who fleet.Who, id string) error
+	ListMoverLimits(ctx context.Context) ([]fleet.Limit, error)
 	// ListAudit returns up to limit entries before a sequence number, 0 for the newest, the newest first.
 	ListAudit(ctx context.Context, before int64, limit int) ([]catalog.AuditEntry, error)
 }
@@ -148,8 +153,14 @@ func moverOf(m fleet.Info) server.Mover {
 		ID: m.ID, Name: m.Name, State: server.MoverState(m.State), Transfers: m.Transfers, Slots: m.Slots, Rate: m.Rate,
 		Version: m.Facts.Version, Hostname: m.Facts.Hostname, CPUs: m.Facts.CPUs, MemoryBytes: m.Facts.MemoryBytes,
 		Transports: m.Facts.Transports, MachineUUID: m.Facts.MachineUUID, DeployedOn: m.DeployedOn, Source: m.Source, EnrolledAt: m.EnrolledAt.UTC(),
+		ReadLimit: m.Limit.Read, NetworkLimit: m.Limit.Network, ReceivedBytes: m.Received, SentBytes: m.Sent,
+		Outdated: m.Facts.Version != "" && m.Facts.Version != version.Version, Mounts: each(m.Facts.Mounts, mountOf),
 		ConnectedAt: m.Since.UTC(), LastSeenAt: at(m.LastSeen), RevokedAt: at(m.RevokedAt), CertificateEndsAt: m.CertificateEnds.UTC(),
 	}
+}
+
+func mountOf(m catalog.MoverMount) server.MoverMount {
+	return server.MoverMount{Path: m.Path, StoreID: m.StoreID}
 }
 
 func auditOf(e catalog.AuditEntry) server.AuditEntry {

@@ -34,6 +34,7 @@ type WriteRequest struct {
 	Plugs            jobs.Plugs
 	ConnectionID     string
 	RepositoryID     string
+	Host             string // of the platform, which makes the disk; "" is not known
 	Datastore        string
 	Tell, Warn       func(ctx context.Context, message string, fields ...string)
 }

@@ -129,7 +129,7 @@ func (r *Recoverer) write(ctx context.Context, t *jobs.Task, o *order, target hy
 	res, err := r.writer.WriteDisk(ctx, WriteRequest{
 		ID: t.ID + "/" + target.DiskID, Disk: target.DiskID, Export: target.Export, Repository: o.repo, Image: image,
 		Mover: o.spec.Mover, Transport: o.spec.Transport, Fallback: o.spec.Fallback, Plugs: plugs, ConnectionID: o.conn.ID, RepositoryID: o.point.RepositoryID,
-		Datastore: o.datastoreOf(target.DiskID), Tell: t.Event, Warn: t.Warn,
+		Host: o.conn.Host, Datastore: o.datastoreOf(target.DiskID), Tell: t.Event, Warn: t.Warn,
 	}, show)
 	if err != nil {
 		return fault.Context("write disk", target.DiskID, err)

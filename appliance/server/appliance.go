@@ -101,6 +101,9 @@ func Open(ctx context.Context, o Options) (_ *Appliance, err error) {
 	if err := a.openFleet(o.Hosts); err != nil {
 		return nil, err
 	}
+	if err := a.fleet.LoadLimits(ctx, func(b fleet.Bandwidth) { a.mover.limit(b.Read) }); err != nil {
+		return nil, err
+	}
 	a.protector = protect.New(protect.Options{
 		Catalog: a.catalog, Drivers: a.driver, Repositories: a.repository, Sets: a.set, Reader: a.mover, Log: a.log,
 	})

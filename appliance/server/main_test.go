@@ -21,7 +21,12 @@ import (
 	"github.com/cairn-backup/cairn/lab/memplatform"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if os.Getenv(asMover) != "" {
+		os.Exit(beMover())
+	}
+	goleak.VerifyTestMain(m)
+}
 
 const diskBytes = 4 << 20
 
@@ -170,7 +175,13 @@ func (b *bench) backup() catalog.RestorePoint {
 // restore makes a new VM of a restore point and returns what is on its disks.
 func (b *bench) restore(point, name string) (disk0, disk1 []byte) {
 	b.t.Helper()
-	task := b.ended(b.startRestore(point, name))
+	return b.restored(b.startRestore(point, name))
+}
+
+// restored waits for a restore and returns what is on its disks.
+func (b *bench) restored(s httpapi.Started, err error) (disk0, disk1 []byte) {
+	b.t.Helper()
+	task := b.ended(s, err)
 	if task.State != catalog.Succeeded {
 		b.t.Fatalf("restore = %s, %+v, %v", task.State, task.Error, task.Warnings)
 	}

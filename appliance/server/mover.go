@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"crypto/rand"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -29,6 +30,7 @@ import (
 // ends.
 type mover struct {
 	local   agent.Mover
+	limit   func(read int64) // of local
 	tickets *tickets.Service
 	data    *remote.Server // of movers in other processes
 	fleet   *fleet.Fleet
@@ -46,9 +48,6 @@ const (
 	attempts = 3
 )
 
-// limits keep a platform's hosts and datastores usable for what they are for.
-var limits = fleet.Limits{PerHost: 8, PerDatastore: 8}
-
 var (
 	_ protect.Reader = (*mover)(nil)
 	_ recover.Writer = (*mover)(nil)
@@ -62,15 +61,17 @@ func newMover(f *fleet.Fleet, c *catalog.Catalog, log *slog.Logger) *mover {
 		m.boot = strings.TrimSpace(string(b))
 	}
 	m.tickets = tickets.New(func(ctx context.Context, r tickets.Refusal) {
-		err := c.Audit(ctx, catalog.AuditEntry{
-			Actor: "mover " + r.Mover, Action: "ticket.use", Subject: r.Transfer, Refused: true, Detail: r.Reason,
-		})
-		if err != nil {
-			log.ErrorContext(ctx, "audit log was not written", "action", "ticket.use", "err", err)
+		source := ""
+		if p, err := fleet.PeerOf(ctx); err == nil {
+			source = p.Source
 		}
+		f.Audit(ctx, catalog.AuditEntry{
+			Actor: "mover " + r.Mover, Source: source, Action: "ticket.use", Subject: r.Transfer, Refused: true, Detail: r.Reason,
+		})
 	})
-	m.data = remote.NewServer(remote.Options{Authorizer: desk{m.tickets}, Log: log})
-	m.local = agent.NewLocal(m.resolve)
+	m.data = remote.NewServer(remote.Options{Authorizer: desk{m.tickets}, Log: log, Refused: desk{m.tickets}.refused})
+	local := agent.NewLocal(m.resolve)
+	m.local, m.limit = local, local.Limit
 	return m
 }
 
@@ -132,7 +133,7 @@ type work func(chosen agent.Mover, ticket string, e hypervisors.Export, show fun
 func (m *mover) do(ctx context.Context, o order, do work) error {
 	o.wish.ExportBoot = m.boot // connections that are not local offer no sockets and no loopback addresses
 	o.wish.NoHotadd, o.wish.Failed = o.plugs.None, map[hypervisors.Transport]string{}
-	o.wish.Pluggable = map[string]bool{}
+	o.wish.Pluggable, o.wish.Avoid = map[string]bool{}, map[string]string{}
 	for id := range o.plugs.Machines {
 		o.wish.Pluggable[id] = true
 	}
@@ -141,6 +142,8 @@ func (m *mover) do(ctx context.Context, o order, do work) error {
 		switch {
 		case err == nil || ctx.Err() != nil || errors.Is(err, errStillPlugged):
 			return err
+		case errors.Is(err, fleet.ErrRefused): // nothing was begun: another one, or later
+			o.tell(ctx, fmt.Sprintf("Disk %s: the mover did not take the transfer: %v", o.disk, err), "disk", o.disk)
 		case errors.Is(err, fleet.ErrLost):
 			if n++; n > attempts {
 				return err
@@ -157,7 +160,7 @@ func (m *mover) once(ctx context.Context, o order, do work) (by hypervisors.Tran
 	own := fleet.Candidate{
 		ID: tickets.BuiltIn, Name: tickets.BuiltIn, BuiltIn: true, State: fleet.Online, Slots: builtInSlots, Transports: ownTransports(), BootID: m.boot,
 	}
-	place, err := m.fleet.Find(ctx, o.wish, limits, own, m.locate(ctx, o), func(c fleet.Choice) {
+	place, err := m.fleet.Find(ctx, o.wish, own, m.locate(ctx, o), func(c fleet.Choice) {
 		o.tell(ctx, fmt.Sprintf("Disk %s waits for a mover: %s.", o.disk, c.Words()), "disk", o.disk)
 	})
 	if err != nil {
@@ -188,7 +191,11 @@ func (m *mover) once(ctx context.Context, o order, do work) (by hypervisors.Tran
 	ticket, void := m.tickets.Issue(grant)
 	defer m.data.End(ticket) // once it is void
 	defer void()
-	return place.Transport, do(chosen, ticket, e, show)
+	err = do(chosen, ticket, e, show)
+	if errors.Is(err, fleet.ErrRefused) && fault.KindOf(err) == fault.Unsupported {
+		o.wish.Avoid[place.Mover.ID] = err.Error()
+	}
+	return place.Transport, err
 }
 
 // tellChoice says who was chosen and why; where there was no other mover it goes without saying.
@@ -230,6 +237,7 @@ func (m *mover) ReadDisk(
 		id: r.ID, disk: r.Disk, tell: r.Tell, warn: r.Warn, progress: progress, fallback: r.Fallback, plugs: r.Plugs,
 		wish: fleet.Wish{
 			Mover: r.Mover, Transport: r.Transport, Export: r.Export, Connection: r.ConnectionID, Host: r.VMHost, Datastore: r.Datastore,
+			StoreID: storeID(r.Session.Terms()),
 		},
 		grant: tickets.Grant{RepositoryID: r.RepositoryID, Session: r.Session, Parent: r.Parent},
 	}
@@ -240,6 +248,7 @@ func (m *mover) ReadDisk(
 			return err
 		}
 		if !r.Session.Wrote(res.Image) {
+			m.tickets.Refuse(ctx, "", ticket, "its result names an image that it did not write")
 			return fault.New(fault.Denied, "back up disk", r.Disk, "the mover answers with an image that it did not write").Explain(
 				"A mover's answer must name what it was asked to write. Nothing of it is used.",
 				"Look at the mover's machine, and revoke the mover if you do not know why it does this.")
@@ -263,7 +272,8 @@ func (m *mover) WriteDisk(
 	o := order{
 		id: r.ID, disk: r.Disk, tell: r.Tell, warn: r.Warn, progress: progress, fallback: r.Fallback, plugs: r.Plugs,
 		wish: fleet.Wish{
-			Mover: r.Mover, Transport: r.Transport, Export: r.Export, Connection: r.ConnectionID, Datastore: r.Datastore,
+			Mover: r.Mover, Transport: r.Transport, Export: r.Export, Connection: r.ConnectionID, Host: r.Host, Datastore: r.Datastore,
+			StoreID: storeID(r.Repository.Terms()),
 		},
 		grant: tickets.Grant{RepositoryID: r.RepositoryID, Repository: r.Repository, Images: []store.ImageRef{r.Image}},
 	}
@@ -284,6 +294,9 @@ func (m *mover) WriteDisk(
 	})
 	return out, err
 }
+
+// storeID is a repository's own identity, as movers tell of what they have mounted.
+func storeID(t store.Terms) string { return hex.EncodeToString(t.Repository[:]) }
 
 func progressOf(p transfer.Progress) catalog.DiskProgress {
 	return catalog.DiskProgress{

@@ -27,12 +27,12 @@ func (a *Appliance) builtIn() fleet.Info {
 	now := time.Now().UTC()
 	return fleet.Info{
 		Mover: catalog.Mover{
-			ID: tickets.BuiltIn, Name: tickets.BuiltIn, Slots: builtInSlots, LastSeen: &now,
+			ID: tickets.BuiltIn, Name: tickets.BuiltIn, Slots: a.fleet.SlotsOf(tickets.BuiltIn, builtInSlots), LastSeen: &now,
 			Facts: catalog.MoverFacts{
 				Version: version.Version, Hostname: host, CPUs: runtime.NumCPU(), Transports: ownTransports(),
 			},
 		},
-		State: fleet.Online, Transfers: a.fleet.BusyOf(tickets.BuiltIn), Rate: rate,
+		State: fleet.Online, Transfers: a.fleet.BusyOf(tickets.BuiltIn), Rate: rate, Limit: a.fleet.Bandwidth(tickets.BuiltIn),
 	}
 }
 
@@ -113,6 +113,21 @@ func (a *Appliance) DeployMover(ctx context.Context, s httpapi.Start, spec deplo
 	return a.start(ctx, s, catalog.KindDeploy, func() (*catalog.Task, error) {
 		return a.deployer.RequestDeploy(ctx, spec)
 	})
+}
+
+// ListMoverLimits implements httpapi.Core.
+func (a *Appliance) ListMoverLimits(ctx context.Context) ([]fleet.Limit, error) {
+	return a.fleet.Limits(ctx)
+}
+
+// AddMoverLimit implements httpapi.Core.
+func (a *Appliance) AddMoverLimit(ctx context.Context, who fleet.Who, l catalog.MoverLimit) (fleet.Limit, error) {
+	return a.fleet.AddLimit(ctx, who, l)
+}
+
+// RemoveMoverLimit implements httpapi.Core.
+func (a *Appliance) RemoveMoverLimit(ctx context.Context, who fleet.Who, id string) error {
+	return a.fleet.RemoveLimit(ctx, who, id)
 }
 
 // ListAudit implements httpapi.Core.

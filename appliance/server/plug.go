@@ -24,7 +24,9 @@ var errStillPlugged = errors.New("the disk is still plugged into the mover")
 // it back and returns the transfer's own error, or more.
 func (o order) open(ctx context.Context, c fleet.Choice) (e hypervisors.Export, unplug func(error) error, err error) {
 	if c.Transport != hypervisors.TransportHotadd {
-		return o.wish.Export, func(err error) error { return err }, nil
+		e = o.wish.Export
+		e.Transport = c.Transport // of those that the platform offers
+		return e, func(err error) error { return err }, nil
 	}
 	var extents hypervisors.ExtentMap
 	if !o.wish.Export.Writable {

@@ -31,6 +31,13 @@ func (d desk) Check(ctx context.Context, ticket, opener string) (remote.Access, 
 	return d.ask(ctx, ticket, opener, d.tickets.Check)
 }
 
+// refused tells of what a mover asked that its ticket does not name.
+func (d desk) refused(ctx context.Context, ticket, call string, err error) {
+	if p, noPeer := fleet.PeerOf(ctx); noPeer == nil {
+		d.tickets.Refuse(ctx, p.Mover.ID, ticket, call+": "+err.Error())
+	}
+}
+
 func (d desk) ask(
 	ctx context.Context, ticket, opener string, do func(ctx context.Context, mover, secret, opener string) (tickets.Grant, error),
 ) (remote.Access, error) {

@@ -29,6 +29,7 @@ type schedule struct {
 func (a *Appliance) beginSchedule(ticks <-chan time.Time) {
 	ctx, cancel := context.WithCancel(context.Background())
 	a.schedule.cancel, a.schedule.last = cancel, map[string]time.Time{}
+	a.schedule.done.Go(func() { a.fleet.KeepLimits(ctx) })
 	a.schedule.done.Go(func() {
 		if ticks == nil {
 			ticker := time.NewTicker(lookEvery)

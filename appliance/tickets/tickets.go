@@ -2,11 +2,13 @@
 //
 // A ticket is a random secret that is bound to one mover, one transfer and one session or set of images, and that is
 // void when the transfer has ended or its time is over. It is kept in memory only: when the manager ends, so do the
-// transfers. The package moves no data; who serves a repository to movers asks Open or Check on every call. Its
-// invariant: an access is given only to the mover that the ticket was made for, and to the first one who opens it.
+// transfers. The package moves no data; who serves a repository to movers asks Open or Check on every call, and says with
+// Refuse what was asked that the ticket does not name. Its invariant: an access is given only to the mover that the
+// ticket was made for, and to the first one who opens it.
 package tickets
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -137,9 +139,14 @@ func (s *Service) find(mover string, key [32]byte, use func(*ticket) string) (g 
 	return t.grant, use(t)
 }
 
-// Refuse tells of an attempt to do what a good ticket does not name, and returns the error for it.
-func (s *Service) Refuse(ctx context.Context, g Grant, op, subject, reason string) error {
-	s.refused(ctx, Refusal{Mover: g.Mover, Transfer: g.Transfer, Reason: op + " " + subject + ": " + reason})
-	return fault.New(fault.Denied, op, subject, "%s", reason).Explain(
-		"The ticket of this transfer does not name it.", "Look at the audit log: a mover asked for more than its task needs.")
+// Refuse tells of an attempt of a mover to do what a ticket, good or not, does not name. mover may be "": the ticket's.
+func (s *Service) Refuse(ctx context.Context, mover, secret, reason string) {
+	s.mu.Lock()
+	r := Refusal{Mover: mover, Reason: reason}
+	if t := s.tickets[sha256.Sum256([]byte(secret))]; t != nil {
+		r.Transfer = t.grant.Transfer
+		r.Mover = cmp.Or(mover, t.grant.Mover)
+	}
+	s.mu.Unlock()
+	s.refused(ctx, r)
 }

@@ -8,6 +8,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -16,6 +17,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/cairn-backup/cairn/datamover/control"
 	"github.com/cairn-backup/cairn/datamover/guest"
 	"github.com/cairn-backup/cairn/datamover/program"
 	"github.com/cairn-backup/cairn/internal/fault"
@@ -28,6 +30,7 @@ const usage = `usage: cairn-mover version | run [FLAGS] | config [--to DIR] [--w
            without the word: "cairn mover token" prints the whole line, --help shows all. Without: with the
            configuration that this machine was given
   config   print the configuration that this machine was given, the join token included, or write it to a directory
+It ends with status 77 when the manager wants nothing of it: revoked, replaced, or with a join token that is no good.
 As process 1 of a machine of its own it takes no words: it makes the machine ready and works until it is switched off.
 `
 
@@ -43,8 +46,18 @@ func main() {
 		if meaning, advice := fault.Explanation(err); meaning != "" || advice != "" {
 			fmt.Fprintln(os.Stderr, meaning, advice)
 		}
-		os.Exit(1)
+		os.Exit(status(err))
 	}
+}
+
+// dismissed is the exit status for what no restart mends; the systemd unit has it in RestartPreventExitStatus.
+const dismissed = 77
+
+func status(err error) int {
+	if errors.Is(err, control.ErrDismissed) {
+		return dismissed
+	}
+	return 1
 }
 
 func run(ctx context.Context, args []string, stdout io.Writer) error {
@@ -78,5 +91,6 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 func work(ctx context.Context, log *slog.Logger, cfg guest.Config) error {
 	return program.Run(ctx, log, program.Settings{
 		Manager: cfg.Manager, Fingerprint: cfg.Fingerprint, Token: cfg.Token, Name: cfg.Name, StateDir: guest.StateDir,
+		Repositories: cfg.Repositories,
 	})
 }

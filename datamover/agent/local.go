@@ -5,6 +5,8 @@ import (
 	"context"
 	"log/slog"
 
+	"golang.org/x/time/rate"
+
 	"github.com/cairn-backup/cairn/datamover/transfer"
 	nbdtransport "github.com/cairn-backup/cairn/datamover/transport/nbd"
 	"github.com/cairn-backup/cairn/hypervisors"
@@ -28,11 +30,25 @@ type Local struct {
 	Log        *slog.Logger
 
 	resolve func(ctx context.Context, ticket string) (Access, error)
+	shared  *rate.Limiter
 }
+
+// sharedBurst is how much all transfers together move at once under a limit.
+const sharedBurst = 1 << 20
 
 // NewLocal makes a mover that has NBD and asks resolve what a ticket allows. resolve refuses tickets it does not know.
 func NewLocal(resolve func(ctx context.Context, ticket string) (Access, error)) *Local {
-	return &Local{Transports: map[hypervisors.Transport]Opener{hypervisors.TransportNBD: nbdtransport.Options{}}, resolve: resolve}
+	return &Local{Transports: map[hypervisors.Transport]Opener{hypervisors.TransportNBD: nbdtransport.Options{}}, resolve: resolve, shared: rate.NewLimiter(rate.Inf, sharedBurst)}
+}
+
+// Limit makes all transfers together read from, and write to, disks no more than so many bytes a second, those under way
+// too; 0 is no limit. It may be called at any time.
+func (l *Local) Limit(bytes int64) {
+	if bytes <= 0 {
+		l.shared.SetLimit(rate.Inf)
+		return
+	}
+	l.shared.SetLimit(rate.Limit(bytes))
 }
 
 var _ Mover = (*Local)(nil)
@@ -121,7 +137,7 @@ func (l *Local) Restore(ctx context.Context, task RestoreTask, progress func(tra
 }
 
 func (l *Local) options(limit int64, progress func(transfer.Progress)) transfer.Options {
-	return transfer.Options{Workers: l.Workers, Limit: limit, Progress: progress}
+	return transfer.Options{Workers: l.Workers, Limit: limit, Shared: l.shared, Progress: progress}
 }
 
 func (l *Local) started(msg, id, disk string, size int64) {

@@ -31,6 +31,7 @@ type dialer struct {
 	manager     string
 	fingerprint string
 	show        func() *tls.Certificate // nil before the mover is enrolled
+	limit       *throttle               // nil: none
 
 	mu      sync.Mutex
 	refused error // why the last answer was not the manager's
@@ -58,12 +59,16 @@ func (d *dialer) connect() (*grpc.ClientConn, error) {
 	}
 	b := backoff.DefaultConfig
 	b.MaxDelay = 10 * time.Second
-	conn, err := grpc.NewClient("passthrough:///"+d.manager,
+	options := []grpc.DialOption{
 		grpc.WithTransportCredentials(credentials.NewTLS(config)),
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: b, MinConnectTimeout: connectTime}),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: keepaliveEvery, Timeout: keepaliveWait, PermitWithoutStream: true}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)), grpc.WithNoProxy(),
-	)
+	}
+	if d.limit != nil {
+		options = append(options, grpc.WithContextDialer(d.limit.dial))
+	}
+	conn, err := grpc.NewClient("passthrough:///"+d.manager, options...)
 	if err != nil {
 		return nil, fault.Wrap(fault.Invalid, "connect to manager", d.manager, err)
 	}

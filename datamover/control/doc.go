@@ -32,9 +32,13 @@ type Config struct {
 	StateDir    string // keeps the identity; made with mode 0700
 	Slots       int    // transfers at once; 0 is 4
 	Facts       func() *pb.Facts
-	// Open makes the mover that does the work. Its way to the repositories is conn, which reconnects by itself.
-	Open func(conn *grpc.ClientConn) agent.Mover
+	// Open makes the mover that does the work. Its way to the repositories is conn, which reconnects by itself, and shows
+	// the newest certificate in calls that begin after that has come.
+	Open func(conn grpc.ClientConnInterface) agent.Mover
 	Log  *slog.Logger
+	// ReadLimit, which may be nil, is told how many bytes a second all transfers together may read from, or write to, the
+	// platform's disks; 0 is no limit. What goes to the manager over conn is limited here.
+	ReadLimit func(bytes int64)
 
 	// Orphaned is how long transfers go on without a manager; 0 is 15 min.
 	Orphaned time.Duration
@@ -66,8 +70,13 @@ func (c *Config) check() error {
 	return nil
 }
 
+// ErrDismissed is in the chain of Run's error when the manager wants nothing of this process, now or later: its mover was
+// revoked or removed, another process has taken its place, or its join token is no good. Whoever starts it again before
+// somebody has changed something does harm.
+var ErrDismissed = errors.New("the manager wants nothing of this mover")
+
 // Run enrols the mover if need be and works until ctx ends, which is no error. It returns an error only for what waiting
-// does not mend: a token that is no good, a revoked or expired certificate, another process with this identity.
+// does not mend: ErrDismissed, an expired certificate, another manager than the one that was named.
 func Run(ctx context.Context, c Config) error {
 	if err := c.check(); err != nil {
 		return err
@@ -78,12 +87,14 @@ func Run(ctx context.Context, c Config) error {
 		return quiet(ctx, err)
 	}
 	m.identity.Store(i)
-	data, err := m.dialer().connect()
-	if err != nil {
+	data := m.dialer()
+	data.limit = &m.network
+	m.data = &dataConn{dial: data.connect}
+	if err := m.data.redial(); err != nil {
 		return err
 	}
-	defer func() { _ = data.Close() }()
-	m.table = newTable(c.Open(data), c.Slots, c.Log)
+	defer m.data.close()
+	m.table = newTable(c.Open(m.data), c.Slots, c.Log)
 	defer m.table.stop()
 	return quiet(ctx, m.stay(ctx))
 }
@@ -101,6 +112,8 @@ type machine struct {
 	Config
 	incarnation string
 	identity    atomic.Pointer[identity]
+	data        *dataConn
+	network     throttle // of data
 	table       *table
 	orphaned    *time.Timer // runs while there is no stream
 }
@@ -116,7 +129,7 @@ func (m *machine) stay(ctx context.Context) error {
 			return ctx.Err()
 		}
 		if final(err) && !errors.Is(err, errImpostor) { // who can put himself in between must not end movers for good
-			return err
+			return dismissal(err)
 		}
 		if worked {
 			pause.reset()
@@ -147,6 +160,20 @@ func final(err error) bool {
 		return errors.Is(err, errSuperseded)
 	}
 }
+
+// dismissal marks a final error that came from the manager itself.
+func dismissal(err error) error {
+	if kind := fault.KindOf(err); kind != fault.Denied && !errors.Is(err, errSuperseded) || errors.Is(err, errImpostor) {
+		return err
+	}
+	return dismissed{err}
+}
+
+// dismissed has the words, kind and explanation of its error.
+type dismissed struct{ error }
+
+// Unwrap makes it one of its error and ErrDismissed.
+func (d dismissed) Unwrap() []error { return []error{d.error, ErrDismissed} }
 
 // pause grows with every failure, by chance a little less: movers must not all come back in the same moment.
 type pause struct {

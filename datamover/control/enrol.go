@@ -76,7 +76,7 @@ func (m *machine) enrol(ctx context.Context) (*identity, error) {
 			return nil, ctx.Err()
 		}
 		if final(err) {
-			return nil, err
+			return nil, dismissal(err)
 		}
 		wait := pause.next()
 		m.Log.WarnContext(ctx, "not enrolled; it will be tried again", "manager", m.Manager, "in", wait, "err", err)
@@ -119,22 +119,29 @@ func (m *machine) renewIfDue(ctx context.Context) error {
 	}
 	fresh, err := m.renew(ctx)
 	if err == nil {
+		if err := m.show(fresh); err != nil {
+			return err
+		}
 		m.Log.InfoContext(ctx, "certificate renewed", "manager", m.Manager, "ends", fresh.ends())
-		m.identity.Store(fresh)
 		return nil
 	}
 	if ctx.Err() != nil || final(err) && !errors.Is(err, errImpostor) {
-		return err
+		return dismissal(err)
 	}
 	if time.Now().After(now.ends()) {
-		fresh, err = m.loadOrEnrol(ctx) // which says what to do
-		if err == nil {
-			m.identity.Store(fresh)
+		if fresh, err = m.loadOrEnrol(ctx); err != nil { // which says what to do
+			return err
 		}
-		return err
+		return m.show(fresh)
 	}
 	m.Log.WarnContext(ctx, "certificate not renewed; it will be tried again", "manager", m.Manager, "ends", now.ends(), "err", err)
 	return nil
+}
+
+// show makes an identity the one that is shown from now on.
+func (m *machine) show(i *identity) error {
+	m.identity.Store(i)
+	return m.data.redial()
 }
 
 func (m *machine) renew(ctx context.Context) (*identity, error) {

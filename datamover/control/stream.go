@@ -238,6 +238,12 @@ func (n *session) handle(m *pb.ToMover) error {
 		delete(n.told, b.ResultTaken.GetTransfer())
 	case *pb.ToMover_Drain:
 		n.Log.Info("drain", "drain", b.Drain.GetDrain())
+	case *pb.ToMover_Bandwidth:
+		n.Log.Info("bandwidth", "read", b.Bandwidth.GetRead(), "network", b.Bandwidth.GetNetwork())
+		n.network.set(b.Bandwidth.GetNetwork())
+		if n.ReadLimit != nil {
+			n.ReadLimit(b.Bandwidth.GetRead())
+		}
 	case *pb.ToMover_Goodbye:
 		return goodbye(b.Goodbye)
 	}

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -25,7 +26,9 @@ type Config struct {
 	Fingerprint string // SHA-256 of the manager's CA certificate, 64 lower-case hexadecimal digits
 	Token       string // one-use join token; logs never show it
 	Name        string // the mover's name, also the host name
-	Network     Network
+	// Repositories are directories with storage of repositories that the mover reaches itself.
+	Repositories []string
+	Network      Network
 
 	// Sources says where the values came from, for the log: "kernel command line", "fw_cfg", "NoCloud seed sr0".
 	Sources []string
@@ -49,7 +52,7 @@ func (c Config) LogValue() slog.Value {
 	}
 	return slog.GroupValue(
 		slog.String("manager", c.Manager), slog.String("fingerprint", c.Fingerprint), slog.String("token", token),
-		slog.String("name", c.Name), slog.String("network", c.Network.String()), slog.Any("sources", c.Sources))
+		slog.String("name", c.Name), slog.Any("repositories", c.Repositories), slog.String("network", c.Network.String()), slog.Any("sources", c.Sources))
 }
 
 // String returns the network's words as ParseCmdline takes them, or "dhcp".
@@ -92,11 +95,12 @@ const maxDocument = 64 << 10
 // is for cloud-init; only the key "cairn" is ours.
 type document struct {
 	Cairn *struct {
-		Manager     string `yaml:"manager"`
-		Fingerprint string `yaml:"fingerprint"`
-		Token       string `yaml:"token"`
-		Name        string `yaml:"name"`
-		Network     struct {
+		Manager      string   `yaml:"manager"`
+		Fingerprint  string   `yaml:"fingerprint"`
+		Token        string   `yaml:"token"`
+		Name         string   `yaml:"name"`
+		Repositories []string `yaml:"repositories"`
+		Network      struct {
 			MAC     string   `yaml:"mac"`
 			Address string   `yaml:"address"`
 			Gateway string   `yaml:"gateway"`
@@ -146,7 +150,8 @@ func ParseDocument(p []byte) (Config, error) {
 	n := d.Cairn.Network
 	return build(map[string]string{
 		"manager": d.Cairn.Manager, "fingerprint": d.Cairn.Fingerprint, "token": d.Cairn.Token, "name": d.Cairn.Name,
-		"mac": n.MAC, "address": n.Address, "gateway": n.Gateway, "dns": strings.Join(n.DNS, ","),
+		"repositories": strings.Join(d.Cairn.Repositories, ","),
+		"mac":          n.MAC, "address": n.Address, "gateway": n.Gateway, "dns": strings.Join(n.DNS, ","),
 		"ntp": strings.Join(n.NTP, ","), "mtu": n.MTU,
 	})
 }
@@ -163,6 +168,9 @@ func (c Config) Document() ([]byte, error) {
 	set(ours, "fingerprint", c.Fingerprint)
 	set(ours, "token", c.Token)
 	set(ours, "name", c.Name)
+	if len(c.Repositories) > 0 {
+		ours["repositories"] = c.Repositories
+	}
 	if n := c.Network; !n.isZero() {
 		network := map[string]any{}
 		set(network, "mac", n.MAC)
@@ -187,7 +195,7 @@ func (c Config) Document() ([]byte, error) {
 }
 
 // ParseCmdline reads the words "cairn.<key>=<value>" of a kernel command line: manager, fingerprint, token, name, mac,
-// address, gateway, dns and ntp (both with commas between), mtu. Other words are ignored; ok is false when there is
+// address, gateway, repositories, dns and ntp (these with commas between), mtu. Other words are ignored; ok is false when there is
 // none of ours.
 func ParseCmdline(line string) (cfg Config, ok bool, err error) {
 	values := map[string]string{}
@@ -207,7 +215,7 @@ func ParseCmdline(line string) (cfg Config, ok bool, err error) {
 }
 
 // keys are the configuration's words, in the order of the documentation.
-var keys = []string{"manager", "fingerprint", "token", "name", "mac", "address", "gateway", "dns", "ntp", "mtu"}
+var keys = []string{"manager", "fingerprint", "token", "name", "repositories", "mac", "address", "gateway", "dns", "ntp", "mtu"}
 
 // build checks the values and puts them together.
 func build(v map[string]string) (Config, error) {
@@ -226,6 +234,12 @@ func build(v map[string]string) (Config, error) {
 	check("fingerprint", err)
 	check("token", printable(c.Token))
 	check("name", checkName(c.Name))
+	for _, dir := range splitList(v["repositories"]) {
+		if !filepath.IsAbs(dir) {
+			check("repositories", fmt.Errorf("%q is no absolute path", dir))
+		}
+		c.Repositories = append(c.Repositories, filepath.Clean(dir))
+	}
 	check("network", c.Network.parse(v))
 	if len(errs) > 0 {
 		return Config{}, invalid(errors.Join(errs...))
@@ -284,6 +298,9 @@ func (c Config) over(other Config) Config {
 	fill(&c.Fingerprint, other.Fingerprint)
 	fill(&c.Token, other.Token)
 	fill(&c.Name, other.Name)
+	if len(c.Repositories) == 0 {
+		c.Repositories = other.Repositories
+	}
 	if c.Network.isZero() {
 		c.Network = other.Network
 	}

@@ -9,12 +9,14 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"reflect"
 	"runtime/debug"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cairn-backup/cairn/datamover/control"
 	"github.com/cairn-backup/cairn/internal/fault"
 	"github.com/cairn-backup/cairn/internal/version"
 )
@@ -29,6 +31,7 @@ const (
 	networkWait = 60 * time.Second
 	stateWait   = 10 * time.Second
 	moverGrace  = 60 * time.Second // a mover that is told to end may take this long
+	lookAgain   = 30 * time.Second // for a configuration that changes without a device that comes
 )
 
 // machine is the state of process 1.
@@ -131,12 +134,35 @@ func (m *machine) work(ctx context.Context, mover Mover) {
 			break
 		}
 		meaning, advice := fault.Explanation(err)
+		if errors.Is(err, control.ErrDismissed) { // to try again would be to fight with the mover that has its place
+			m.log.Error("the manager wants nothing of this mover, which waits for another configuration", "err", err, "meaning", meaning, "advice", advice)
+			cfg = awaitOther(ctx, cfg, ReadConfig, m.changed)
+			continue
+		}
 		m.log.Error("mover ended; it is started again", "err", err, "meaning", meaning, "advice", advice, "in", wait)
 		if time.Since(begin) > time.Minute {
 			wait = time.Second
 		}
 		pause(ctx, wait)
 		cfg = m.configure(ctx, time.Second)
+	}
+}
+
+// awaitOther waits for a configuration that names a manager and is another one than cfg, or for the end of ctx.
+func awaitOther(ctx context.Context, cfg Config, read func(context.Context) (Config, error), changed <-chan struct{}) Config {
+	for {
+		select {
+		case <-ctx.Done():
+			return cfg
+		case <-changed:
+		case <-time.After(lookAgain):
+		}
+		now, err := read(ctx)
+		like := now
+		like.Sources = cfg.Sources
+		if err == nil && now.Manager != "" && !reflect.DeepEqual(like, cfg) {
+			return now
+		}
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"google.golang.org/grpc"
@@ -32,6 +33,8 @@ type Settings struct {
 	Name        string // wished for; "" is the host's
 	StateDir    string // "" is DefaultStateDir
 	Slots       int    // transfers at once; 0 is the program's default
+	// Repositories are directories that are, or will be, storage of repositories as it is mounted on this machine.
+	Repositories []string
 }
 
 // Run works as a mover until ctx ends; see control.Run for what it returns.
@@ -39,10 +42,20 @@ func Run(ctx context.Context, log *slog.Logger, s Settings) error {
 	if s.StateDir == "" {
 		s.StateDir = DefaultStateDir
 	}
+	mounted := mounts{s.Repositories, log}
+	var mover *agent.Local // made by Open, before there is a stream that says anything
 	return control.Run(ctx, control.Config{
 		Manager: s.Manager, Fingerprint: s.Fingerprint, Token: s.Token, Name: s.Name, StateDir: s.StateDir, Slots: s.Slots, Log: log,
-		Facts: func() *pb.Facts { return control.FactsOf(transports(), nil) },
-		Open:  func(conn *grpc.ClientConn) agent.Mover { return open(conn, log) },
+		Facts: func() *pb.Facts {
+			f := control.FactsOf(transports(), mounted.facts(ctx))
+			f.Wwns = luns(ctx, log)
+			return f
+		},
+		Open: func(conn grpc.ClientConnInterface) agent.Mover {
+			mover = open(conn, mounted, log)
+			return mover
+		},
+		ReadLimit: func(bytes int64) { mover.Limit(bytes) },
 	})
 }
 
@@ -67,6 +80,10 @@ func parse(args []string, getenv func(string) string, output io.Writer) (s Setti
 	file := f.String("token-file", "", "`file` with the join token: the command line can be read by everybody on this machine")
 	f.StringVar(&s.Name, "name", getenv("CAIRN_NAME"), "name of this mover; the host's when not given (CAIRN_NAME)")
 	f.StringVar(&s.StateDir, "state", getenv("CAIRN_STATE"), "`directory` for key and certificate; "+DefaultStateDir+" when not given (CAIRN_STATE)")
+	f.Func("repository", "`directory` with a repository's storage as it is mounted on this machine: packs are written there, not sent to the manager; may be given more than once (CAIRN_REPOSITORIES, with colons between)", func(dir string) error {
+		s.Repositories = append(s.Repositories, dir)
+		return nil
+	})
 	f.IntVar(&s.Slots, "slots", 0, "transfers at once; 4 when not given")
 	f.TextVar(&level, "log-level", slog.LevelInfo, "debug, info, warn or error")
 	if err := f.Parse(args); err != nil {
@@ -77,6 +94,14 @@ func parse(args []string, getenv func(string) string, output io.Writer) (s Setti
 	}
 	if f.NArg() > 0 {
 		return s, level, fault.New(fault.Invalid, "read command line", "", "unexpected argument %q", f.Arg(0))
+	}
+	if s.Repositories == nil {
+		s.Repositories = filepath.SplitList(getenv("CAIRN_REPOSITORIES"))
+	}
+	for _, dir := range s.Repositories {
+		if !filepath.IsAbs(dir) {
+			return s, level, fault.New(fault.Invalid, "read command line", "", "the repository's directory %q is no absolute path", dir)
+		}
 	}
 	if *file != "" {
 		b, err := os.ReadFile(*file)

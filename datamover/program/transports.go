@@ -1,10 +1,13 @@
 package program
 
 import (
+	"context"
+	"log/slog"
 	"maps"
 	"slices"
 
 	"github.com/cairn-backup/cairn/datamover/agent"
+	"github.com/cairn-backup/cairn/datamover/blockdev"
 	"github.com/cairn-backup/cairn/datamover/transport/hotadd"
 	nbdtransport "github.com/cairn-backup/cairn/datamover/transport/nbd"
 	santransport "github.com/cairn-backup/cairn/datamover/transport/san"
@@ -27,4 +30,13 @@ func transports() []string {
 		out = append(out, string(t))
 	}
 	return out
+}
+
+// luns are the names of the LUNs that this machine sees now.
+func luns(ctx context.Context, log *slog.Logger) []string {
+	all, err := blockdev.System{}.WWNs()
+	if err != nil {
+		log.WarnContext(ctx, "the LUNs that are attached to this machine are not known", "err", err)
+	}
+	return all
 }

@@ -97,11 +97,8 @@ func (p *pipeline) work(ctx context.Context, queue <-chan hypervisors.Extent, li
 // copy moves one segment of data.
 func (p *pipeline) copy(ctx context.Context, buf []byte, off int64, limiter *rate.Limiter) error {
 	start := time.Now()
-	if err := limiter.WaitN(ctx, len(buf)); err != nil {
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		return fault.Wrap(fault.Transient, "wait for bandwidth", "", err)
+	if err := p.options.wait(ctx, limiter, len(buf)); err != nil {
+		return err
 	}
 	waited := time.Now()
 	if err := p.read(buf, off); err != nil {

@@ -67,11 +67,8 @@ func (t *restoring) data(ctx context.Context, p []byte, off int64) error {
 		part := p[:min(int64(len(p)), t.buffer)]
 		p = p[len(part):]
 		start := time.Now()
-		if err := t.limiter.WaitN(ctx, len(part)); err != nil {
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
-			return fault.Wrap(fault.Transient, "wait for bandwidth", "", err)
+		if err := t.options.wait(ctx, t.limiter, len(part)); err != nil {
+			return err
 		}
 		waited := time.Now()
 		t.meter.started()

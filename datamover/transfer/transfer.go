@@ -6,6 +6,8 @@ import (
 	"iter"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/cairn-backup/cairn/hypervisors"
 	"github.com/cairn-backup/cairn/internal/fault"
 	"github.com/cairn-backup/cairn/store"
@@ -37,6 +39,8 @@ type Options struct {
 	Workers     int   // segments under way at once; 0 means 8
 	BufferBytes int   // of one segment, rounded down to whole chunks; 0 means 1 MiB
 	Limit       int64 // bytes read per second; 0 means no limit
+	// Shared, if not nil, limits the bytes per second of several transfers together, beside Limit.
+	Shared *rate.Limiter
 	// Progress is called every ProgressEvery (0 means 500 ms) and once at the end, never twice at once.
 	Progress      func(Progress)
 	ProgressEvery time.Duration
@@ -57,6 +61,23 @@ func (o Options) workers() int {
 		return o.Workers
 	}
 	return 8
+}
+
+// wait waits until n bytes may be moved, by the transfer's own limit and by that which it shares.
+func (o Options) wait(ctx context.Context, own *rate.Limiter, n int) error {
+	err := own.WaitN(ctx, n)
+	for left := n; err == nil && o.Shared != nil && left > 0; {
+		part := min(left, max(1, o.Shared.Burst()))
+		err = o.Shared.WaitN(ctx, part)
+		left -= part
+	}
+	if err == nil {
+		return nil
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return fault.Wrap(fault.Transient, "wait for bandwidth", "", err)
 }
 
 // segmentBytes is BufferBytes in whole chunks, at least one.

@@ -49,7 +49,11 @@ func (s *Server) check(ctx context.Context) (Access, error) {
 	if err != nil {
 		return Access{}, err
 	}
-	return s.o.Authorizer.Check(ctx, ticket, opener)
+	a, err := s.o.Authorizer.Check(ctx, ticket, opener)
+	if err != nil {
+		return Access{}, judged{err}
+	}
+	return a, nil
 }
 
 // carrier returns who may write the ticket's image, if the caller's turn is the present one.

@@ -27,6 +27,8 @@ type ClientOptions struct {
 	Ticket string
 	// Files, if not nil, is the repository's backend as it is mounted on this machine: packs are written and read there.
 	Files Files
+	// Mounted, if not nil, finds the Files of the repository with an id, for writing or for reading only; it may answer nil.
+	Mounted func(repository string, write bool) Files
 	// Patience is how long a lost connection or a busy owner is waited for in one call; 0 is two minutes.
 	Patience time.Duration
 	Log      *slog.Logger // nil: none
@@ -81,10 +83,8 @@ func Open(ctx context.Context, conn grpc.ClientConnInterface, o ClientOptions) (
 	if err := c.accept(a); err != nil {
 		return nil, err
 	}
-	if o.Files != nil {
-		if err := c.sameRepository(ctx); err != nil {
-			return nil, err
-		}
+	if err := c.chooseFiles(ctx, a.GetLease()); err != nil {
+		return nil, err
 	}
 	codec, err := pack.ParseCodec(c.terms.Codec)
 	if err != nil {
@@ -112,19 +112,61 @@ func (c *Client) accept(a *mover.OpenResponse) error {
 	return nil
 }
 
-// sameRepository refuses a mounted directory that is not the repository that the ticket is for.
-func (c *Client) sameRepository(ctx context.Context) error {
+// chooseFiles settles whether packs go by the wire.
+func (c *Client) chooseFiles(ctx context.Context, lease string) error {
+	if c.o.Files != nil {
+		return c.sameRepository(ctx, lease)
+	}
+	if c.o.Mounted == nil {
+		return nil
+	}
+	c.o.Files = c.o.Mounted(hexID(c.terms.Repository), c.write)
+	if c.o.Files == nil {
+		return nil
+	}
+	if err := c.sameRepository(ctx, lease); err != nil {
+		meaning, advice := fault.Explanation(err)
+		c.o.Log.WarnContext(ctx, "what is mounted here is not used, and packs go to the manager", "err", err, "meaning", meaning, "advice", advice)
+		c.o.Files = nil
+	}
+	return nil
+}
+
+// sameRepository refuses a mounted directory that is not the repository that the ticket is for, or is a copy of it: that
+// has not what was made for this session just now.
+func (c *Client) sameRepository(ctx context.Context, lease string) error {
+	id, err := RepositoryIn(ctx, c.o.Files)
+	if err != nil {
+		return err
+	}
+	if want := hexID(c.terms.Repository); id != want {
+		return fault.New(fault.Invalid, "look at the mounted repository", "", "it is %s, not %s", id, want).Explain(
+			"What is mounted on the mover is another repository than the one this backup goes to.", "Mount the right directory, or none.")
+	}
+	if lease == "" {
+		return nil
+	}
+	if _, err := c.o.Files.Stat(ctx, lease); err != nil {
+		return fault.Context("look at the mounted repository", "", err).Explain(
+			"What is mounted on the mover does not have what the repository wrote just now: it is a copy, or cannot be read.",
+			"Mount the repository's own storage on the mover, or take the directory out of its configuration.")
+	}
+	return nil
+}
+
+// RepositoryIn returns the id of the repository that lies in files. It proves nothing about who owns it.
+func RepositoryIn(ctx context.Context, files Files) (id string, err error) {
 	const limit = 1 << 20
-	info, err := c.o.Files.Stat(ctx, "config")
+	info, err := files.Stat(ctx, "config")
 	if err == nil && info.Size > limit {
 		err = malformed("look at the mounted repository", "its configuration has %d bytes", info.Size)
 	}
 	if err != nil {
-		return fault.Context("look at the mounted repository", "", err)
+		return "", fault.Context("look at the mounted repository", "", err)
 	}
 	p := make([]byte, info.Size)
-	if err := c.o.Files.ReadAt(ctx, "config", p, 0); err != nil {
-		return fault.Context("look at the mounted repository", "", err)
+	if err := files.ReadAt(ctx, "config", p, 0); err != nil {
+		return "", fault.Context("look at the mounted repository", "", err)
 	}
 	var config struct {
 		Config struct {
@@ -132,13 +174,9 @@ func (c *Client) sameRepository(ctx context.Context) error {
 		} `json:"config"`
 	}
 	if err := json.Unmarshal(p, &config); err != nil {
-		return fault.Wrap(fault.Invalid, "look at the mounted repository", "", err)
+		return "", fault.Wrap(fault.Invalid, "look at the mounted repository", "", err)
 	}
-	if want := hexID(c.terms.Repository); config.Config.Repository != want {
-		return fault.New(fault.Invalid, "look at the mounted repository", "", "it is %s, not %s", config.Config.Repository, want).Explain(
-			"What is mounted on the mover is another repository than the one this backup goes to.", "Mount the right directory, or none.")
-	}
-	return nil
+	return config.Config.Repository, nil
 }
 
 // leaving bounds what Close says to an owner that may not be there.

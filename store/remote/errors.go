@@ -19,8 +19,33 @@ var codeOf = map[fault.Kind]codes.Code{
 	fault.Transient: codes.Unavailable, fault.Corrupt: codes.DataLoss, fault.Canceled: codes.Canceled,
 }
 
+// judged is an error of the Authorizer, which knows of it.
+type judged struct{ error }
+
+// Unwrap is for errors.As.
+func (j judged) Unwrap() error { return j.error }
+
+// tell tells of what a good ticket does not allow, and of what no mover of ours would ask.
+func (s *Server) tell(ctx context.Context, call string, err error) {
+	if s.o.Refused == nil || err == nil {
+		return
+	}
+	if kind := fault.KindOf(err); kind != fault.Denied && kind != fault.Invalid {
+		return
+	}
+	if _, known := errors.AsType[judged](err); known {
+		return
+	}
+	ticket, _, noTicket := ticketOf(ctx)
+	if noTicket != nil {
+		ticket = ""
+	}
+	s.o.Refused(ctx, ticket, call, err)
+}
+
 // toWire makes an error of a call what goes over the wire: kind and words. What is Internal stays in the log.
 func (s *Server) toWire(ctx context.Context, call string, err error) error {
+	s.tell(ctx, call, err)
 	if err == nil || ctx.Err() != nil {
 		return err
 	}

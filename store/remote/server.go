@@ -22,6 +22,9 @@ const (
 type Options struct {
 	Authorizer Authorizer
 	Log        *slog.Logger // nil: none
+	// Refused, if not nil, is told of calls that were refused though the Authorizer had nothing against the ticket: for
+	// what the ticket does not name, or what is no proper call. ticket is "" if there was none.
+	Refused func(ctx context.Context, ticket, call string, err error)
 }
 
 // Server serves repositories to movers. What it keeps is what is being read; all about writing is in the sessions, so
@@ -88,12 +91,13 @@ func (s *Server) Open(ctx context.Context, _ *mover.OpenRequest) (_ *mover.OpenR
 	}
 	a, err := s.o.Authorizer.Open(ctx, ticket, opener)
 	if err != nil {
-		return nil, err
+		return nil, judged{err}
 	}
 	var t store.Terms
+	var lease string
 	switch {
 	case a.Session != nil:
-		t = a.Session.Terms()
+		t, lease = a.Session.Terms(), a.Session.Lease()
 	case a.Repository != nil:
 		t = a.Repository.Terms()
 		t.Keys.Fingerprint, t.Keys.Mask = [32]byte{}, [32]byte{} // for writing only
@@ -103,6 +107,6 @@ func (s *Server) Open(ctx context.Context, _ *mover.OpenRequest) (_ *mover.OpenR
 	keys := append(append(append(make([]byte, 0, 96), t.Keys.Chunk[:]...), t.Keys.Fingerprint[:]...), t.Keys.Mask[:]...)
 	return &mover.OpenResponse{
 		Repository: t.Repository[:], ChunkBytes: uint32(t.ChunkBytes), FrameBytes: uint32(t.FrameBytes), PackBytes: uint32(t.PackBytes),
-		Codec: t.Codec, Write: a.Session != nil, HashKeys: keys,
+		Codec: t.Codec, Write: a.Session != nil, HashKeys: keys, Lease: lease,
 	}, nil
 }

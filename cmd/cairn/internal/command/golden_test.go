@@ -28,9 +28,10 @@ func TestPages(t *testing.T) {
 	a.get("/connections/conn_01/networks", client.NetworkList{Items: []client.Network{{Name: "network:default", Kind: "network", Active: true}, {Name: "bridge:br0", Kind: "bridge"}}})
 	a.get("/tokens", client.TokenList{Items: []client.Token{{ID: "tok_1", Name: "ci", User: "admin", ExpiresAt: noon.Add(90 * 24 * time.Hour)}}})
 	a.get("/movers", client.MoverList{Items: movers})
+	a.get("/mover-limits", client.MoverLimitList{Items: moverLimits})
 	a.get("/audit", client.AuditList{Items: audited})
 	pages := []string{
-		"mover list", "mover list -o wide", "mover show m1", "mover show built-in", "audit list",
+		"mover list", "mover list -o wide", "mover show m1", "mover show built-in", "mover limit list", "audit list",
 		"connection list", "connection list -o wide", "connection list -o json", "connection show lab", "connection show far", "connection datastores lab",
 		"connection networks lab", "repository list", "repository list -o yaml", "repository show", "vm list", "vm list -o wide", "vm list -o name",
 		"vm list db -o json", "vm list --gone", "vm show web01", "vm show vm_web -o yaml", "point list", "point list web01 -o wide", "point show rp_02", "point show rp_01",
@@ -99,13 +100,18 @@ var (
 		{ID: "built-in", Name: "built-in", State: client.MoverOnline, Slots: 8, Hostname: "cairn", CPUs: 2, Version: "1.2.3", Transports: []string{"nbd"}},
 		{
 			ID: "mover_01", Name: "m1", State: client.MoverDraining, Transfers: 1, Slots: 4, Rate: 100 << 20, Hostname: "m1.example", CPUs: 2,
-			MemoryBytes: 512 << 20, Version: "1.2.3", Transports: []string{"nbd"}, MachineUUID: "0c5d", Source: "192.0.2.7", EnrolledAt: noon.Add(-48 * time.Hour),
+			MemoryBytes: 512 << 20, Version: "1.2.3", Transports: []string{"nbd"}, MachineUUID: "0c5d", Outdated: true, ReadLimit: 100 << 20, NetworkLimit: 20 << 20,
+			ReceivedBytes: 3 << 30, SentBytes: 5 << 20, Mounts: []client.MoverMount{{Path: "/srv/repository", StoreID: "3f9a"}}, Source: "192.0.2.7", EnrolledAt: noon.Add(-48 * time.Hour),
 			ConnectedAt: noon.Add(-2 * time.Hour), LastSeenAt: noon.Add(-2 * time.Hour), CertificateEndsAt: noon.Add(20 * time.Hour),
 		},
 		{
 			ID: "mover_02", Name: "m2", State: client.MoverRevoked, Slots: 4, Hostname: "m2.example", Source: "192.0.2.8", EnrolledAt: noon.Add(-48 * time.Hour),
 			LastSeenAt: noon.Add(-3 * time.Hour), RevokedAt: noon.Add(-time.Hour), CertificateEndsAt: noon.Add(-time.Hour),
 		},
+	}
+	moverLimits = []client.MoverLimit{
+		{ID: "limit_1", Kind: client.LimitOfLink, Name: "10.2.0.0/16", NetworkBytesPerSecond: 20 << 20, From: "07:00", To: "19:00", Days: []string{"mon", "tue"}, Holds: true, CreatedBy: "admin"},
+		{ID: "limit_2", Kind: client.LimitOfMover, Name: "m1", Slots: 2, ReadBytesPerSecond: 100 << 20},
 	}
 	audited = []client.AuditEntry{
 		{ID: "2", Time: noon.Add(-time.Minute), Source: "192.0.2.66", Action: "mover.enrol", Refused: true, Detail: "use join token: it was used already", Hash: "cd"},

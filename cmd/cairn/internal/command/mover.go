@@ -20,7 +20,7 @@ import (
 
 func (a *App) movers() *cobra.Command {
 	group := a.group("mover", "Who reads and writes the disks", "")
-	group.AddCommand(a.moverDeploy(), a.moverToken(), a.moverList(), a.moverShow(), a.moverDrain(), a.moverResume(), a.moverRevoke(), a.moverRemove())
+	group.AddCommand(a.moverDeploy(), a.moverToken(), a.moverList(), a.moverShow(), a.moverDrain(), a.moverResume(), a.moverRevoke(), a.moverRemove(), a.moverLimits())
 	return group
 }
 
@@ -99,10 +99,12 @@ func (a *App) moverList() *cobra.Command {
 				{Header: "TRANSFERS", Right: true, Value: func(m client.Mover) string { return fmt.Sprintf("%d/%d", m.Transfers, m.Slots) }},
 				{Header: "RATE", Right: true, Value: func(m client.Mover) string { return rateOf(m.Rate) }},
 				{Header: "TRANSPORTS", Value: func(m client.Mover) string { return strings.Join(m.Transports, ",") }},
+				{Header: "VERSION", Value: versionOf},
 				{Header: "HOST", Value: func(m client.Mover) string { return m.Hostname }},
 				{Header: "SEEN", Right: true, Value: func(m client.Mover) string { return a.age(m.LastSeenAt) }},
 				{Header: "ID", Wide: true, Value: func(m client.Mover) string { return m.ID }},
-				{Header: "VERSION", Wide: true, Value: func(m client.Mover) string { return m.Version }},
+				{Header: "RECEIVED", Right: true, Wide: true, Value: func(m client.Mover) string { return sizeOf(m.ReceivedBytes) }},
+				{Header: "SENT", Right: true, Wide: true, Value: func(m client.Mover) string { return sizeOf(m.SentBytes) }},
 				{Header: "SOURCE", Wide: true, Value: func(m client.Mover) string { return m.Source }},
 				{Header: "CERTIFICATE", Wide: true, Value: func(m client.Mover) string { return output.Time(m.CertificateEndsAt, a.Location) }},
 			})
@@ -115,6 +117,49 @@ func rateOf(n int64) string {
 		return ""
 	}
 	return output.Size(n) + "/s"
+}
+
+func sizeOf(n int64) string {
+	if n == 0 {
+		return ""
+	}
+	return output.Size(n)
+}
+
+// versionOf is a mover's version, and whether the appliance has another one.
+func versionOf(m client.Mover) string {
+	if m.Outdated {
+		return m.Version + " (not the appliance's)"
+	}
+	return m.Version
+}
+
+// limitsOf says what a mover may use now.
+func limitsOf(m client.Mover) string {
+	var out []string
+	if m.ReadLimit > 0 {
+		out = append(out, rateOf(m.ReadLimit)+" of disks")
+	}
+	if m.NetworkLimit > 0 {
+		out = append(out, rateOf(m.NetworkLimit)+" of network")
+	}
+	return strings.Join(out, ", ")
+}
+
+// networkOf says what went over the network between a mover and the appliance.
+func networkOf(m client.Mover) string {
+	if m.ReceivedBytes == 0 && m.SentBytes == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%s received from it, %s sent to it since the appliance was started", output.Size(m.ReceivedBytes), output.Size(m.SentBytes))
+}
+
+func mountsOf(m client.Mover) string {
+	var out []string
+	for _, x := range m.Mounts {
+		out = append(out, x.Path+" ("+x.StoreID+")")
+	}
+	return strings.Join(out, ", ")
 }
 
 func (a *App) moverShow() *cobra.Command {
@@ -135,8 +180,11 @@ func (a *App) showMover(m client.Mover) error {
 			{Name: "State", Value: string(m.State), State: true},
 			{Name: "Transfers", Value: fmt.Sprintf("%d of %d at once", m.Transfers, m.Slots)},
 			{Name: "Rate", Value: rateOf(m.Rate)},
+			{Name: "Limits now", Value: limitsOf(m)},
+			{Name: "Network", Value: networkOf(m)},
 			{Name: "Transports", Value: strings.Join(m.Transports, ", ")},
-			{Name: "Version", Value: m.Version},
+			{Name: "Repositories mounted", Value: mountsOf(m)},
+			{Name: "Version", Value: versionOf(m)},
 			{Name: "Host", Value: m.Hostname},
 			{Name: "CPUs", Value: countOf(m.CPUs)},
 			{Name: "Memory", Value: memory},
@@ -167,13 +215,30 @@ func exactly(t time.Time, l *time.Location) string {
 }
 
 func (a *App) moverDrain() *cobra.Command {
-	return a.onMover("drain NAME", "Give a mover no more transfers; those under way go on", func(ctx context.Context, s *remote.Session, m client.Mover) error {
+	var wait bool
+	cmd := a.onMover("drain NAME", "Give a mover no more transfers; those under way go on", func(ctx context.Context, s *remote.Session, m client.Mover) error {
 		resp, err := s.DrainMover(ctx, m.ID)
 		if m, err = remote.Decode[client.Mover](s, resp, err); err != nil {
 			return err
 		}
+		for wait && m.State == client.MoverDraining {
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-time.After(time.Second):
+			}
+			resp, err := s.GetMover(ctx, m.ID)
+			if m, err = remote.Decode[client.Mover](s, resp, err); err != nil {
+				return err
+			}
+		}
 		return a.showMover(m)
 	})
+	cmd.Long = "Give a mover no more transfers; those under way go on. To upgrade a mover: drain it with --wait, put the new program or\n" +
+		"image in its place and start it with the state it has, then resume it. One that has lost its state, such as a machine\n" +
+		"that was deployed anew, enrols with a token of `cairn mover token --name NAME --replace`."
+	cmd.Flags().BoolVar(&wait, "wait", false, "wait until it has no transfers left")
+	return cmd
 }
 
 func (a *App) moverResume() *cobra.Command {
