@@ -142,6 +142,10 @@ func (d *Deployer) complete(ctx context.Context, t *jobs.Task, o *order, m fleet
 		return err
 	}
 	fault.Point("deploy.enrolled")
+	entry := catalog.AuditEntry{Actor: o.spec.User, Action: "mover.deploy", Subject: m.Name, Detail: fmt.Sprintf("VM %s on connection %s", vm.ID, o.conn.Name)}
+	if err := d.Catalog.Audit(ctx, entry); err != nil {
+		t.Warn(ctx, "The deployment is not in the audit log: "+err.Error())
+	}
 	t.Event(ctx, fmt.Sprintf("Mover %s is connected, with the transports %s.", m.Name, strings.Join(m.Facts.Transports, ", ")), "mover", m.Name)
 	return t.Journal().Settle(ctx, t.ID)
 }

@@ -31,6 +31,7 @@ type platform struct {
 	hypervisors.Unsupported
 	mu     sync.Mutex
 	vms    map[string]hypervisors.MoverRequest // by tag
+	gone   []string                            // ids of VMs that were removed
 	fail   error
 	full   []string // datastores that will not do
 	booted func(tag string, seed []byte)
@@ -84,6 +85,16 @@ func (p *platform) CleanUp(_ context.Context, o hypervisors.Owed) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.vms, strings.TrimPrefix(o.Name, "cairn-"))
+	return nil
+}
+
+func (p *platform) RemoveMover(_ context.Context, id string) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.fail != nil {
+		return p.fail
+	}
+	p.gone = append(p.gone, id)
 	return nil
 }
 
@@ -266,6 +277,47 @@ func TestFailedDeploymentLeavesNothing(t *testing.T) {
 				t.Errorf("the next deployment of that name: %s, %+v", task.State, task.Error)
 			}
 		})
+	}
+}
+
+// busy is a fleet whose movers have transfers.
+type busy struct {
+	Fleet
+	transfers int
+}
+
+func (b busy) Drain(ctx context.Context, who fleet.Who, id string, drain bool) (fleet.Info, error) {
+	m, err := b.Fleet.Drain(ctx, who, id, drain)
+	m.Transfers = b.transfers
+	return m, err
+}
+
+// TestRemove: a mover at work stays, with its VM; what fails can be repeated, and then both are gone.
+func TestRemove(t *testing.T) {
+	b := newBench(t)
+	b.platform.booted = func(tag string, seed []byte) { b.enrol(seed, "vm-"+tag) }
+	task := b.run(b.spec())
+	who := fleet.Who{User: "admin"}
+	m, err := b.fleet.Get(t.Context(), "m1")
+	b.ok(err)
+	b.deployer.Fleet = busy{b.fleet, 1}
+	if err := b.deployer.Remove(t.Context(), who, m); fault.KindOf(err) != fault.Conflict || len(b.platform.gone) != 0 {
+		t.Errorf("a mover at work: %v, removed %v", err, b.platform.gone)
+	}
+	b.deployer.Fleet, b.platform.fail = b.fleet, fault.New(fault.Conflict, "", "", "1 disks are plugged into it")
+	if err := b.deployer.Remove(t.Context(), who, m); fault.KindOf(err) != fault.Conflict {
+		t.Errorf("a VM that cannot be removed: %v", err)
+	}
+	if m, err = b.fleet.Get(t.Context(), "m1"); err != nil || !m.Drained || m.RevokedAt != nil {
+		t.Errorf("the mover is then %+v, %v; want it drained", m, err)
+	}
+	b.platform.fail = nil
+	b.ok(b.deployer.Remove(t.Context(), who, m))
+	if diff := cmp.Diff([]string{"vm-" + jobs.Tag(task.ID)}, b.platform.gone); diff != "" {
+		t.Errorf("removed VMs (-want +got):\n%s", diff)
+	}
+	if _, err := b.fleet.Get(t.Context(), "m1"); fault.KindOf(err) != fault.NotFound {
+		t.Errorf("the mover is still known: %v", err)
 	}
 }
 

@@ -134,7 +134,7 @@ const attachedPatience = 3
 // are made of; plugged has the tasks that wait, and is added to.
 func (j *Journal) settle(ctx context.Context, rows []catalog.OwedCleanup, plugged map[string]bool) error {
 	rows = slices.Clone(rows)
-	slices.SortStableFunc(rows, func(a, b catalog.OwedCleanup) int { return rank(a) - rank(b) })
+	slices.SortStableFunc(rows, func(a, b catalog.OwedCleanup) int { return rank(a.Owed) - rank(b.Owed) })
 	var errs []error
 	for _, row := range rows {
 		attached := row.Owed.Kind == hypervisors.OwedAttached
@@ -161,8 +161,8 @@ func (j *Journal) settle(ctx context.Context, rows []catalog.OwedCleanup, plugge
 }
 
 // rank is 0 for what goes first.
-func rank(row catalog.OwedCleanup) int {
-	if row.Owed.Kind == hypervisors.OwedAttached {
+func rank(o hypervisors.Owed) int {
+	if o.Kind == hypervisors.OwedAttached {
 		return 0
 	}
 	return 1
@@ -231,7 +231,7 @@ func (j *Journal) sweepJournal(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	slices.SortStableFunc(rows, func(a, b catalog.OwedCleanup) int { return rank(a) - rank(b) })
+	slices.SortStableFunc(rows, func(a, b catalog.OwedCleanup) int { return rank(a.Owed) - rank(b.Owed) })
 	var errs []error
 	plugged := map[string]bool{}
 	for _, row := range rows {
@@ -263,6 +263,7 @@ func (j *Journal) sweepPlatform(ctx context.Context, connectionID string) error 
 	if err != nil {
 		return err
 	}
+	slices.SortStableFunc(found, func(a, b hypervisors.Owed) int { return rank(a) - rank(b) })
 	var errs []error
 	for _, owed := range found {
 		tag := tagOf(owed)
