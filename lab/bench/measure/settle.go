@@ -15,8 +15,10 @@ import (
 // settle makes the machine the same for whoever is measured next: what was written before is on the disk, and what is to
 // be read is in the page cache, whoever read it last. What is compared is the engines, not this machine's disk.
 func settle(paths ...string) error {
-	unix.Sync()
 	for _, path := range paths {
+		if err := syncAround(path); err != nil {
+			return err
+		}
 		err := filepath.WalkDir(path, func(path string, d fs.DirEntry, err error) error {
 			if err != nil || !d.Type().IsRegular() {
 				return err
@@ -28,6 +30,16 @@ func settle(paths ...string) error {
 		}
 	}
 	return nil
+}
+
+// syncAround waits until what was written to the file system that path is on is on the disk.
+func syncAround(path string) (err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	return os.NewSyscallError("syncfs", unix.Syncfs(int(f.Fd())))
 }
 
 // readData reads what is no hole.
