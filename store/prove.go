@@ -259,6 +259,9 @@ func (p *proving) byPrints(ctx context.Context, e *pack.Entry, slot uint32, data
 	ours := p.prints[int(slot)*n : (int(slot)+1)*n]
 	p.r.hasher.Prints(data, p.got[:bits.OnesCount64(e.Present)])
 	got, refs := p.got[:], e.Refs
+	var buf [4]index.Location
+	var target Hash // whose places these are: most references are to one chunk
+	var places []index.Location
 	for i := range n {
 		want := chunk.Fingerprint{}
 		switch bit := uint64(1) << i; {
@@ -268,7 +271,14 @@ func (p *proving) byPrints(ctx context.Context, e *pack.Entry, slot uint32, data
 		default:
 			ref := refs[0]
 			refs = refs[1:]
-			if ok, err := p.r.hasPrint(ctx, ref, ours[i]); !ok || err != nil {
+			if ref.Target != target {
+				var err error
+				if places, err = p.r.idx.Lookup(buf[:0], ref.Target); err != nil {
+					return false, fault.Wrap(fault.Internal, "look up", ref.Target.Short(), err)
+				}
+				target = ref.Target
+			}
+			if ok, err := p.r.hasPrint(ctx, places, ref, ours[i]); !ok || err != nil {
 				return false, err
 			}
 			continue
@@ -280,13 +290,8 @@ func (p *proving) byPrints(ctx context.Context, e *pack.Entry, slot uint32, data
 	return true, nil
 }
 
-// hasPrint reports whether a pack that has the block referred to says that it has this fingerprint.
-func (r *Repository) hasPrint(ctx context.Context, ref pack.Ref, want chunk.Fingerprint) (bool, error) {
-	var buf [4]index.Location
-	places, err := r.idx.Lookup(buf[:0], ref.Target)
-	if err != nil {
-		return false, fault.Wrap(fault.Internal, "look up", ref.Target.Short(), err)
-	}
+// hasPrint reports whether one of the places of a chunk that has the block referred to says that it has this fingerprint.
+func (r *Repository) hasPrint(ctx context.Context, places []index.Location, ref pack.Ref, want chunk.Fingerprint) (bool, error) {
 	for _, at := range places {
 		rd, e, err := r.entry(ctx, at)
 		if err == nil && (e.ID != ref.Target || e.Type != pack.Chunk) {

@@ -19,19 +19,24 @@ const (
 	lost               // no copy of it can be read
 )
 
+// knownChunks is how many chunks a walker remembers, in some 16 MiB: those of a leaf are mostly those of the leaf of the
+// day before.
+const knownChunks = 1 << 18
+
 // walker finds the condition of what restore points need. It visits each tree node once.
 type walker struct {
 	r      *Repository
 	bad    map[seal.ID]*packState
 	proven func(seal.ID) bool // of a pack that is not bad; nil: all are
 	nodes  map[Hash]condition
+	chunks map[Hash]condition // of late, but those that are lost
 	// mend, if there is one, is asked for what is lost. ok says that it is there again, and then p is the object if
 	// it is not a chunk.
 	mend func(ctx context.Context, typ pack.EntryType, id Hash) (p []byte, ok bool, err error)
 }
 
 func newWalker(r *Repository) *walker {
-	return &walker{r: r, bad: map[seal.ID]*packState{}, nodes: map[Hash]condition{}}
+	return &walker{r: r, bad: map[seal.ID]*packState{}, nodes: map[Hash]condition{}, chunks: map[Hash]condition{}}
 }
 
 // touched returns the restore points that are not whole.
@@ -82,7 +87,11 @@ func (w *walker) point(ctx context.Context, p *point) (t TouchedPoint, worst con
 
 // object returns the condition of an object itself, not of what it names. A damaged one that is mended is proven.
 func (w *walker) object(ctx context.Context, typ pack.EntryType, id Hash) (condition, error) {
-	if c, ok := w.nodes[id]; ok && typ != pack.Chunk {
+	known := w.nodes
+	if typ == pack.Chunk {
+		known = w.chunks
+	}
+	if c, ok := known[id]; ok {
 		return c, nil
 	}
 	c, err := w.copies(ctx, typ, id)
@@ -94,6 +103,12 @@ func (w *walker) object(ctx context.Context, typ pack.EntryType, id Hash) (condi
 	}
 	if err == nil && typ == pack.Document {
 		w.nodes[id] = c
+	}
+	if err == nil && typ == pack.Chunk && c != lost {
+		if len(w.chunks) >= knownChunks {
+			clear(w.chunks)
+		}
+		w.chunks[id] = c
 	}
 	return c, err
 }
