@@ -97,6 +97,8 @@ func TestDeployedMoverEnrols(t *testing.T) {
 		t.Errorf("mover %q enrolled: %+v, want that in VM %s, with hotadd", mover.Name, mover.Facts, vm.ID)
 	}
 
+	keepsToItself(t, l, f, image)
+
 	source, err := l.Run(ctx, kvmlab.Spec{Name: "source", Rate: -1, AreaBytes: 2 << 20, Disks: []kvmlab.Disk{{MiB: 8}}})
 	if err != nil {
 		t.Fatal(err)
@@ -126,6 +128,41 @@ func TestDeployedMoverEnrols(t *testing.T) {
 	removed = true
 	if left, err := d.Leftovers(ctx); err != nil || len(left) > 0 {
 		t.Errorf("left: %+v, %v", left, err)
+	}
+}
+
+// keepsToItself restarts the mover's machine while a disk is plugged in that has everything a mover looks for on its own:
+// it is another mover's. The mover comes back as who it was.
+func keepsToItself(t *testing.T, l *kvmlab.Lab, f *fleet.Fleet, image []byte) {
+	t.Helper()
+	ctx := t.Context()
+	before := online(ctx, t, f)
+	file, doc := filepath.Join(l.PoolDir(), "another.qcow2"), filepath.Join(l.Dir(), "another.xml")
+	if err := os.WriteFile(file, image, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	xml := `<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='` + file + `'/><target dev='sdz' bus='scsi'/>` +
+		`<address type='drive' controller='0' bus='0' target='7' unit='3'/><serial>` + hypervisors.NewSerial() + `</serial></disk>`
+	if err := os.WriteFile(doc, []byte(xml), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{"attach-device", "cairn-mover1", doc, "--live"}, {"reset", "cairn-mover1"}} {
+		if _, err := l.Virsh(ctx, args...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for after := online(ctx, t, f); !after.Since.After(before.Since); after = online(ctx, t, f) {
+		if after.ID != before.ID {
+			t.Fatalf("mover %s has come in place of %s", after.ID, before.ID)
+		}
+		select {
+		case <-time.After(200 * time.Millisecond):
+		case <-ctx.Done():
+			t.Fatal("the mover did not come back")
+		}
+	}
+	if _, err := l.Virsh(ctx, "detach-device", "cairn-mover1", doc, "--live"); err != nil {
+		t.Fatal(err)
 	}
 }
 
