@@ -20,6 +20,7 @@ import (
 
 	"go.uber.org/goleak"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/time/rate"
 
 	"github.com/cairn-backup/cairn/datamover/nbd"
 	"github.com/cairn-backup/cairn/datamover/nbd/nbdtest"
@@ -509,6 +510,34 @@ func TestRateLimitAndProgress(t *testing.T) {
 		}
 		if last.BytesScanned != 32*mib || last.BytesSkipped != 16*mib || last.ETA != 0 {
 			t.Errorf("at the end: %+v", last)
+		}
+	})
+}
+
+// TestSharedLimit: transfers that share a limit keep to it together, also when it changes.
+func TestSharedLimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		shared := rate.NewLimiter(mib, mib)
+		both := func() time.Duration {
+			begin := time.Now()
+			var g errgroup.Group
+			for range 2 {
+				g.Go(func() error {
+					_, err := transfer.Backup(t.Context(), full(t, 8*mib), newPlane(8*mib), transfer.Options{Shared: shared})
+					return err
+				})
+			}
+			if err := g.Wait(); err != nil {
+				t.Fatal(err)
+			}
+			return time.Since(begin)
+		}
+		if took := both(); took != 15*time.Second { // the first of 16 MiB is free
+			t.Errorf("16 MiB at 1 MiB a second took %v", took)
+		}
+		shared.SetLimit(rate.Inf)
+		if took := both(); took != 0 {
+			t.Errorf("without a limit it took %v", took)
 		}
 	})
 }
