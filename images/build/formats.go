@@ -12,23 +12,28 @@ import (
 	"github.com/cairn-backup/cairn/images/ovf"
 )
 
-// finish turns an image into its formats and lays them beside its other files.
-func (b *builder) finish(ctx context.Context, img image) error {
-	raw := filepath.Join(b.work, img.name+".raw")
+// raw writes an image's disk and returns it with the name that is derived from its content.
+func (b *builder) raw(img image) (name string, whole disk.GUID, err error) {
 	code, err := os.ReadFile(img.mbr)
 	if err != nil {
-		return err
+		return "", whole, err
 	}
 	words := []string{img.name}
 	for _, p := range img.parts {
 		sum, err := sumFile(p.Content)
 		if err != nil {
-			return err
+			return "", whole, err
 		}
 		words = append(words, string(sum))
 	}
-	whole := id(words...)
-	if err := disk.WriteImage(raw, whole, code, img.parts); err != nil {
+	name, whole = filepath.Join(b.work, img.name+".raw"), id(words...)
+	return name, whole, disk.WriteImage(name, whole, code, img.parts)
+}
+
+// finish turns an image into its formats and lays them beside its other files.
+func (b *builder) finish(ctx context.Context, img image) error {
+	raw, whole, err := b.raw(img)
+	if err != nil {
 		return err
 	}
 	for _, f := range b.formats {
@@ -53,6 +58,7 @@ func (b *builder) finish(ctx context.Context, img image) error {
 	if err := os.Remove(raw); err != nil {
 		return err
 	}
+	b.made = append(b.made, img.name)
 	return bom.Write(filepath.Join(b.out, img.name+".cdx.json"), img.name, b.version, b.time, whole, img.bom)
 }
 
@@ -64,7 +70,7 @@ func (b *builder) ova(img image, raw, vmdk string) error {
 	}
 	out := filepath.Join(b.work, img.name+".ova")
 	err = ovf.WriteOVA(out, ovf.Machine{
-		Name: img.name, Product: img.product, Version: b.version, CPUs: img.cpus, MemoryMiB: img.memory, Capacity: info.Size(),
+		Name: img.name, Product: img.product, Version: b.version, CPUs: img.cpus, MemoryMiB: img.memory, Capacity: info.Size(), DataGiB: img.dataGiB,
 		Annotation: "Configuration: a NoCloud seed, which is a CD labelled cidata; see docs/images.md.",
 	}, vmdk, b.time)
 	if err != nil {

@@ -14,6 +14,9 @@ import (
 // moverState is guest.StateUUID: the partition that a mover knows as its own.
 var moverState = disk.GUID([]byte("cairn-mover-stat"))
 
+// moverTags are those of the Makefile too.
+const moverTags = "grpcnotrace"
+
 const (
 	bootMiB  = disk.MinBootMiB
 	stateMiB = 32
@@ -22,7 +25,7 @@ const (
 // small makes the small mover.
 func (b *builder) small(ctx context.Context) (image, error) {
 	img := image{name: "cairn-mover", product: "Cairn DataMover", cpus: 2, memory: 1024}
-	program, err := b.program(ctx, "cairn-mover")
+	program, err := b.program(ctx, "cairn-mover", moverTags)
 	if err != nil {
 		return img, err
 	}

@@ -2,9 +2,11 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/cairn-backup/cairn/images/bom"
@@ -17,7 +19,7 @@ const systemCmdline = "root=PARTUUID=%s ro console=tty0 console=ttyS0,115200 qui
 
 func (b *builder) moverDebian(ctx context.Context) (image, error) {
 	img := image{name: "cairn-mover-debian", product: "Cairn DataMover (Debian)", cpus: 2, memory: 1536}
-	program, err := b.program(ctx, "cairn-mover", "CGO_ENABLED=0")
+	program, err := b.program(ctx, "cairn-mover", moverTags)
 	if err != nil {
 		return img, err
 	}
@@ -28,20 +30,47 @@ func (b *builder) moverDebian(ctx context.Context) (image, error) {
 }
 
 func (b *builder) appliance(ctx context.Context) (image, error) {
-	img := image{name: "cairn-appliance", product: "Cairn appliance", cpus: 4, memory: 4096}
+	img := image{name: "cairn-appliance", product: "Cairn appliance", cpus: 4, memory: 4096, dataGiB: 64}
 	// cairnd speaks to libvirt by its library, which it opens when it needs it.
-	daemon, err := b.program(ctx, "cairnd", "CGO_ENABLED=1", "GOFLAGS=-tags=libvirt_dlopen")
+	daemon, err := b.program(ctx, "cairnd", "libvirt_dlopen", "CGO_ENABLED=1")
 	if err != nil {
 		return img, err
 	}
-	client, err := b.program(ctx, "cairn", "CGO_ENABLED=0")
+	client, err := b.program(ctx, "cairn", "")
 	if err != nil {
 		return img, err
 	}
 	r := system.Appliance
-	r.Programs = map[string]string{daemon: "cairnd", client: "cairn"}
+	// The mover's own program reads what the machine was given, here its name and its network.
+	mover, err := b.program(ctx, "cairn-mover", moverTags)
+	if err != nil {
+		return img, err
+	}
+	r.Programs = map[string]string{daemon: "cairnd", client: "cairn", mover: "cairn-mover"}
 	r.Units = []string{"images/systemd/cairnd.service"}
+	image, err := b.moverDisk(ctx)
+	if err != nil {
+		return img, err
+	}
+	r.Files = map[string]string{image: "usr/share/cairn/images/cairn-mover.qcow2"} // for `cairn mover deploy`
 	return b.system(ctx, img, r, 8192)
+}
+
+// moverDisk returns the small mover's qcow2: what was just made, or one made for it.
+func (b *builder) moverDisk(ctx context.Context) (string, error) {
+	if slices.Contains(b.made, "cairn-mover") && slices.Contains(b.formats, disk.QCOW2) {
+		return filepath.Join(b.out, "cairn-mover.qcow2"), nil
+	}
+	img, err := b.small(ctx)
+	if err != nil {
+		return "", err
+	}
+	raw, whole, err := b.raw(img)
+	if err != nil {
+		return "", err
+	}
+	out := filepath.Join(b.work, img.name+".qcow2")
+	return out, errors.Join(disk.Convert(ctx, raw, out, disk.QCOW2, whole), os.Remove(raw))
 }
 
 // system makes an image of a Debian system on a root of rootMiB.

@@ -33,7 +33,7 @@ func Convert(ctx context.Context, raw, out string, to Format, id GUID) error {
 	if args == nil {
 		return fmt.Errorf("there is no format %q", to)
 	}
-	args = append([]string{"convert", "-f", "raw", "-O", string(to), "-m", "1"}, append(args, raw, out)...)
+	args = append([]string{"convert", "-f", "raw", "-O", string(to), "-m", "4"}, append(args, raw, out)...)
 	if err := runIn(ctx, nil, "qemu-img", args...); err != nil {
 		return err
 	}
@@ -79,10 +79,11 @@ func edit(name string, at int64, size int, change func([]byte) error) (err error
 	return err
 }
 
-func runIn(ctx context.Context, env []string, name string, args ...string) error {
-	path := "PATH=" + searchPath()
+// command is a program of administrators or of everybody.
+func command(ctx context.Context, env []string, name string, args ...string) *exec.Cmd {
+	path := searchPath()
 	if !strings.Contains(name, "/") {
-		for _, dir := range filepath.SplitList(searchPath()) {
+		for _, dir := range filepath.SplitList(path) {
 			if info, err := os.Stat(filepath.Join(dir, name)); err == nil && info.Mode()&0o111 != 0 {
 				name = filepath.Join(dir, name)
 				break
@@ -90,7 +91,12 @@ func runIn(ctx context.Context, env []string, name string, args ...string) error
 		}
 	}
 	cmd := exec.CommandContext(ctx, name, args...)
-	cmd.Env = append(append(os.Environ(), path), env...)
+	cmd.Env = append(append(os.Environ(), "PATH="+path), env...)
+	return cmd
+}
+
+func runIn(ctx context.Context, env []string, name string, args ...string) error {
+	cmd := command(ctx, env, name, args...)
 	var said bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &said, &said
 	if err := cmd.Run(); err != nil {

@@ -94,20 +94,6 @@ func (t tools) put(ctx context.Context, fat, work, from, to string) error {
 	return t.run(ctx, "mcopy", "-m", "-i", fat, one, "::/"+to)
 }
 
-// WriteExt4 writes an ext4 file system with the content of a directory ("" for none).
-func WriteExt4(ctx context.Context, name, label string, id GUID, mib int, from string, epoch time.Time) error {
-	if err := makeFile(name, int64(mib)<<20); err != nil {
-		return err
-	}
-	uuid := id.String()
-	args := []string{"-q", "-t", "ext4", "-L", label, "-U", uuid, "-m", "0",
-		"-E", "hash_seed=" + uuid + ",lazy_itable_init=0,lazy_journal_init=0,root_owner=0:0,nodiscard"}
-	if from != "" {
-		args = append(args, "-d", from)
-	}
-	return tools{epoch: epoch}.run(ctx, "mke2fs", append(args, name)...)
-}
-
 func makeFile(name string, size int64) error {
 	f, err := os.Create(name)
 	if err != nil {

@@ -26,6 +26,7 @@ type Machine struct {
 	CPUs       int
 	MemoryMiB  int
 	Capacity   int64 // of the disk, bytes
+	DataGiB    int   // of a second, empty disk that the importer makes; 0 for none
 }
 
 // WriteOVA writes an archive with the machine's description, the manifest and the disk, in the order that importers
@@ -87,8 +88,9 @@ var descriptor = template.Must(template.New("ovf").Parse(`<?xml version="1.0" en
     <File ovf:id="file1" ovf:href="{{.File}}" ovf:size="{{.Size}}"/>
   </References>
   <DiskSection>
-    <Info>The disk</Info>
-    <Disk ovf:diskId="disk1" ovf:fileRef="file1" ovf:capacity="{{.Capacity}}" ovf:capacityAllocationUnits="byte" ovf:format="http://www.vmware.com/interfaces/specifications/vmdk.html#streamOptimized"/>
+    <Info>The disks</Info>
+    <Disk ovf:diskId="disk1" ovf:fileRef="file1" ovf:capacity="{{.Capacity}}" ovf:capacityAllocationUnits="byte" ovf:format="http://www.vmware.com/interfaces/specifications/vmdk.html#streamOptimized"/>{{if .DataGiB}}
+    <Disk ovf:diskId="disk2" ovf:capacity="{{.DataGiB}}" ovf:capacityAllocationUnits="byte * 2^30" ovf:populatedSize="0" ovf:format="http://www.vmware.com/interfaces/specifications/vmdk.html#streamOptimized"/>{{end}}
   </DiskSection>
   <NetworkSection>
     <Info>The network by which the machine reaches the manager</Info>
@@ -158,6 +160,16 @@ var descriptor = template.Must(template.New("ovf").Parse(`<?xml version="1.0" en
         <rasd:ResourceSubType>VmxNet3</rasd:ResourceSubType>
         <rasd:ResourceType>10</rasd:ResourceType>
       </Item>
+      {{- if .DataGiB}}
+      <Item>
+        <rasd:AddressOnParent>1</rasd:AddressOnParent>
+        <rasd:ElementName>Disk 2, data</rasd:ElementName>
+        <rasd:HostResource>ovf:/disk/disk2</rasd:HostResource>
+        <rasd:InstanceID>6</rasd:InstanceID>
+        <rasd:Parent>3</rasd:Parent>
+        <rasd:ResourceType>17</rasd:ResourceType>
+      </Item>
+      {{- end}}
       <vmw:Config ovf:required="false" vmw:key="firmware" vmw:value="efi"/>
       <vmw:ExtraConfig ovf:required="false" vmw:key="disk.EnableUUID" vmw:value="TRUE"/>
     </VirtualHardwareSection>

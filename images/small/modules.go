@@ -11,10 +11,11 @@ var devices = []string{
 
 // always are loaded at every boot: what no device asks for, and what a seed is read with.
 var always = []string{
-	"sd_mod", "sr_mod", "isofs", "vfat", "nls_cp437", "nls_ascii", "nls_utf8", "crc32c_generic", "button", "evdev", "qemu_fw_cfg",
+	"sd_mod", "sr_mod", "isofs", "vfat", "nls_cp437", "nls_ascii", "nls_utf8", "crc32c_generic", "button", "evdev", "qemu_fw_cfg", "scsi_dh_alua",
 }
 
-// onDemand are loaded when a task needs them: a repository on a LUN or on NFS, and LUNs of the platform.
-var onDemand = []string{"ext4", "xfs", "nfsv4", "iscsi_tcp", "nvme_tcp", "scsi_dh_alua"}
+// onDemand are loaded by the mover itself when it needs them: its state. Repositories on file systems that must be mounted, and
+// LUNs that must be logged in to, are for the Debian mover, which has the tools for it.
+var onDemand = []string{"ext4"}
 
 // Nothing here makes the kernel look at what disks contain: no md, no device mapper, no multipath.

@@ -27,6 +27,7 @@ type Recipe struct {
 	Packages []string          // beside the common ones
 	Overlay  string            // folder below files/
 	Programs map[string]string // program's file -> name below /usr/bin
+	Files    map[string]string // other file -> path in the tree
 	Units    []string          // unit files
 	Enable   []string          // units that start at boot
 	Mask     []string          // units that never start
@@ -49,7 +50,7 @@ var (
 	Appliance = Recipe{
 		Packages: []string{"libvirt0", "openssh-client", "qemu-guest-agent", "nfs-common", "xfsprogs"},
 		Overlay:  "appliance",
-		Enable:   []string{"cairnd.service"},
+		Enable:   []string{"cairn-config.service", "cairn-data.service", "cairnd.service"},
 		Mask:     []string{"rpcbind.socket", "rpcbind.service", "nfs-client.target", "rpc-statd.service", "rpc-statd-notify.service", "ssh-agent.service"},
 		Hostname: "cairn",
 	}
@@ -100,6 +101,15 @@ func (r Recipe) bootstrap(ctx context.Context, tar, cache string, epoch time.Tim
 	if err := os.MkdirAll(debs, 0o755); err != nil {
 		return err
 	}
+	hook, err := files.ReadFile("files/common" + initramfsHook)
+	if err != nil {
+		return err
+	}
+	early := tar + ".hook"
+	if err := os.WriteFile(early, hook, 0o755); err != nil {
+		return err
+	}
+	defer os.Remove(early)
 	// In mount and process namespaces of their own: what mmdebstrap mounts for the packages' scripts, and the processes they
 	// start, are gone when it ends in whatever way, and nothing of it is seen outside.
 	return run(ctx, epoch, "unshare", "--mount", "--pid", "--fork", "--kill-child", "--", "env", "TMPDIR="+filepath.Dir(tar), "mmdebstrap", "--mode=root", "--variant=minbase", "--quiet",
@@ -114,10 +124,14 @@ func (r Recipe) bootstrap(ctx context.Context, tar, cache string, epoch time.Tim
 		`--essential-hook=mkdir -p "$1"/etc/initramfs-tools/conf.d`,
 		`--essential-hook=printf 'MODULES=list\nCOMPRESS=zstd\nFSTYPE=ext4\nRESUME=none\n' >"$1"/etc/initramfs-tools/conf.d/cairn`,
 		`--essential-hook=printf '%s\n' `+strings.Join(bootModules, " ")+` >"$1"/etc/initramfs-tools/modules`,
+		"--essential-hook=install -D -m 0755 "+early+` "$1"`+initramfsHook,
 		"--customize-hook=sync-out /var/cache/apt/archives "+debs,
 		`--customize-hook=rm -f "$1"/etc/resolv.conf "$1"/var/log/*.log "$1"/var/log/apt/* "$1"/var/lib/dbus/machine-id "$1"/etc/iscsi/initiatorname.iscsi "$1"/etc/nvme/hostnqn "$1"/etc/nvme/hostid`,
 		"bookworm", tar)
 }
+
+// initramfsHook must be there before the packages that make the first file system.
+const initramfsHook = "/etc/initramfs-tools/hooks/cairn"
 
 // bootModules are the drivers of the disk that the system is on.
 var bootModules = []string{
@@ -158,18 +172,26 @@ func (r Recipe) install(dir string) error {
 	for from, name := range r.Programs {
 		note(copyFile(filepath.Join(dir, "usr/bin", name), from, 0o755))
 	}
+	for from, name := range r.Files {
+		to := filepath.Join(dir, name)
+		note(os.MkdirAll(filepath.Dir(to), 0o755))
+		note(copyFile(to, from, 0o644))
+	}
 	etc := filepath.Join(dir, "etc/systemd/system")
 	for _, u := range r.Units {
 		note(copyFile(filepath.Join(dir, "usr/lib/systemd/system", filepath.Base(u)), u, 0o644))
 	}
 	note(os.MkdirAll(filepath.Join(etc, "multi-user.target.wants"), 0o755))
-	for _, u := range append([]string{"systemd-networkd.service", "systemd-resolved.service", "systemd-timesyncd.service"}, r.Enable...) {
+	for _, u := range append([]string{"systemd-networkd.service", "systemd-resolved.service", "systemd-timesyncd.service", "cairn-console.service"}, r.Enable...) {
 		target := "/usr/lib/systemd/system/" + u
 		if _, err := os.Stat(filepath.Join(etc, u)); err == nil {
 			target = "/etc/systemd/system/" + u
 		}
 		note(link(target, filepath.Join(etc, "multi-user.target.wants", u)))
 	}
+	note(os.MkdirAll(filepath.Join(etc, "network-online.target.wants"), 0o755))
+	const online = "systemd-networkd-wait-online.service" // without it a service starts before its machine has an address
+	note(link("/usr/lib/systemd/system/"+online, filepath.Join(etc, "network-online.target.wants", online)))
 	for _, u := range slices.Concat(neverStart, r.Mask) {
 		note(link("/dev/null", filepath.Join(etc, u)))
 	}

@@ -20,7 +20,7 @@ func MoverImage(t testing.TB) string {
 		t.Fatal("the source tree is not known")
 	}
 	dir := t.TempDir()
-	cmd := exec.CommandContext(t.Context(), "go", "run", "./images/build", "-only", "mover", "-out", dir)
+	cmd := exec.CommandContext(t.Context(), "go", "run", "./images/build", "-only", "mover", "-formats", "qcow2", "-out", dir)
 	cmd.Dir = filepath.Join(filepath.Dir(here), "..", "..")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("make the mover image: %v: %s", err, out)
