@@ -13,11 +13,11 @@ import (
 	"github.com/cairn-backup/cairn/store/blob/file"
 )
 
-// effort is how much a campaign does: little in a plain run and under the race detector, as much as was promised in CI
-// (which sets CAIRN_LAB), and very much with CAIRN_SOAK.
+// effort is how much a campaign does: little in a plain run, less under the race detector and with -short, as much as was
+// promised in CI (which sets CAIRN_LAB), and very much with CAIRN_SOAK.
 func effort(plain, ci, soak int) int {
 	switch {
-	case raceEnabled:
+	case raceEnabled || testing.Short():
 		return max(1, plain/10)
 	case os.Getenv("CAIRN_SOAK") != "":
 		return soak

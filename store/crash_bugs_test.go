@@ -51,8 +51,8 @@ func crashBugs() []plant {
 
 // TestCampaignPlantedBugs shows that the crash campaign can fail.
 func TestCampaignPlantedBugs(t *testing.T) {
-	if raceEnabled {
-		t.Skip("one goroutine a state; run without -race")
+	if raceEnabled || testing.Short() {
+		t.Skip("one goroutine a state; run without -race and -short")
 	}
 	bugs, found := crashBugs(), 0
 	scratch, seed := memoryDir(t), crashSeed(t)

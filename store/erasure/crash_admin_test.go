@@ -240,6 +240,9 @@ func TestCrashWhileASetIsChanged(t *testing.T) {
 	if os.Getenv("CAIRN_SOAK") != "" {
 		losses, every = 10, 1
 	}
+	if testing.Short() {
+		every = 20
+	}
 	for _, l := range []Layout{{1, 1}, {2, 1}} {
 		o, err := recordOverhaul(l, nil)
 		if err != nil {
@@ -249,7 +252,7 @@ func TestCrashWhileASetIsChanged(t *testing.T) {
 		if err != nil {
 			t.Errorf("%v: after %d states: %v", l, states, err)
 			lost++
-		} else if changing < 50 {
+		} else if changing < 50 && !testing.Short() {
 			t.Errorf("%v: only %d states in the midst of a change", l, changing)
 		}
 		all += states
@@ -260,6 +263,9 @@ func TestCrashWhileASetIsChanged(t *testing.T) {
 
 // TestCrashWhileChangedFindsBugs shows that it can fail.
 func TestCrashWhileChangedFindsBugs(t *testing.T) {
+	if testing.Short() {
+		t.Skip("a short campaign finds few")
+	}
 	for what, lie := range map[string]func(string, bool, string) bool{
 		"descriptions are not durable": func(name string, isDir bool, _ string) bool { return isDir && strings.HasSuffix(name, "/"+setFolder) },
 		"no fsync of files":            func(_ string, isDir bool, _ string) bool { return !isDir },

@@ -96,6 +96,9 @@ func TestCampaignEveryOrderOfEvents(t *testing.T) {
 		if os.Getenv("CAIRN_SOAK") != "" {
 			tt.depth, tt.limit = tt.soaking, tt.soakings
 		}
+		if testing.Short() {
+			tt.limit /= 10
+		}
 		out := explore(t, tt.l, tt.depth, tt.limit, nil)
 		if out.wrong != nil {
 			t.Errorf("%v: after %d states: %v", tt.l, out.states, out.wrong)
