@@ -8,6 +8,7 @@ import (
 	"github.com/cairn-backup/cairn/internal/boundary"
 	"github.com/cairn-backup/cairn/store/campaign/memory"
 	"github.com/cairn-backup/cairn/store/chunk"
+	"github.com/cairn-backup/cairn/store/seal"
 )
 
 // FuzzNotes: what a record of a journal names is in the image.
@@ -61,7 +62,7 @@ func FuzzJournalRecord(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	r := &Repository{b: m, id: id, keys: keys, config: c}
+	r := &Repository{b: m, id: id, keys: keys, config: c, o: Options{Cipher: seal.Preferred()}}
 	const session = "01m80535s294v7sh9hh6568zdn"
 	head, err := json.Marshal(journalHead{Key: "vda", SizeBytes: 1 << 40})
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/cairn-backup/cairn/internal/boundary"
 	"github.com/cairn-backup/cairn/store/campaign/memory"
+	"github.com/cairn-backup/cairn/store/chunk"
 )
 
 // FuzzPruned gives anything as a record of what was pruned, as it is and signed: unsigned none counts, and a signed
@@ -23,7 +24,7 @@ func FuzzPruned(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	r := &Repository{b: m, id: id, keys: keys}
+	r := &Repository{b: m, id: id, keys: keys, hasher: chunk.NewHasher(keys.IDs)}
 	key := r.seriesKey("vm")
 	private := ed25519.NewKeyFromSeed(keys.Seed[:])
 	good, err := json.Marshal(prunedBody{Format: formatVersion, Repository: r.ID(), Series: key, Ranges: [][2]uint64{{1, 3}, {7, 7}}})
