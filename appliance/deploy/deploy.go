@@ -44,11 +44,15 @@ func (d *Deployer) Deploy(ctx context.Context, t *jobs.Task) error {
 	o.req.Seed = nocloud.Seed(t.ID, spec.Name, document)
 	fault.Point("deploy.token")
 	mover, vm, err := d.make(ctx, t, o, token)
+	ctx = context.WithoutCancel(ctx)
+	if err == nil {
+		err = d.record(ctx, t, o, mover, vm)
+	}
 	if err != nil {
-		d.giveUp(context.WithoutCancel(ctx), t, spec, token)
+		d.giveUp(ctx, t, spec, token)
 		return err
 	}
-	return d.complete(context.WithoutCancel(ctx), t, o, mover, vm)
+	return d.complete(ctx, t, o, mover, vm)
 }
 
 // make has the VM made, and waits for the mover in it.
@@ -133,14 +137,16 @@ func (d *Deployer) giveUp(ctx context.Context, t *jobs.Task, spec Spec, token ca
 	}
 }
 
-// complete records the mover: from then on its VM is no longer owed.
-func (d *Deployer) complete(ctx context.Context, t *jobs.Task, o *order, m fleet.Info, vm hypervisors.VM) error {
+// record notes durably that the mover is there: from then on its VM is no longer owed.
+func (d *Deployer) record(ctx context.Context, t *jobs.Task, o *order, m fleet.Info, vm hypervisors.VM) error {
 	if err := d.Catalog.DeployedMover(ctx, m.ID, o.conn.ID); err != nil {
 		return err
 	}
-	if err := t.SetResult(ctx, catalog.Result{VMPlatformID: vm.ID, VMName: vm.Name, MoverID: m.ID}); err != nil {
-		return err
-	}
+	return t.SetResult(ctx, catalog.Result{VMPlatformID: vm.ID, VMName: vm.Name, MoverID: m.ID})
+}
+
+// complete tells of it, and strikes off what was owed.
+func (d *Deployer) complete(ctx context.Context, t *jobs.Task, o *order, m fleet.Info, vm hypervisors.VM) error {
 	fault.Point("deploy.enrolled")
 	entry := catalog.AuditEntry{Actor: o.spec.User, Action: "mover.deploy", Subject: m.Name, Detail: fmt.Sprintf("VM %s on connection %s", vm.ID, o.conn.Name)}
 	if err := d.Catalog.Audit(ctx, entry); err != nil {

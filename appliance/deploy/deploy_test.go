@@ -119,10 +119,17 @@ type bench struct {
 }
 
 // enrolled is a fleet in which all that have enrolled are connected.
-type enrolled struct{ *fleet.Fleet }
+type enrolled struct {
+	*fleet.Fleet
+	listed func() // called once after a list was made
+}
 
 func (e *enrolled) List(ctx context.Context) ([]fleet.Info, error) {
 	all, err := e.Fleet.List(ctx)
+	if e.listed != nil {
+		e.listed()
+		e.listed = nil
+	}
 	for i := range all {
 		all[i].State = fleet.Online
 	}
@@ -140,7 +147,7 @@ func newBench(t *testing.T) *bench {
 	authority, err := identity.OpenAuthority(filepath.Join(dir, "tls"), []string{"localhost"})
 	b.ok(err)
 	log := slog.New(slog.DiscardHandler)
-	b.fleet = &enrolled{fleet.New(fleet.Options{Catalog: b.catalog, Authority: authority, Log: log})}
+	b.fleet = &enrolled{Fleet: fleet.New(fleet.Options{Catalog: b.catalog, Authority: authority, Log: log})}
 	drivers := func(context.Context, string) (hypervisors.Driver, error) { return b.platform, nil }
 	b.ok(os.WriteFile(filepath.Join(dir, imageOf[hypervisors.KVM]), []byte("an image"), 0o600))
 	b.deployer = New(Options{
@@ -251,6 +258,12 @@ func TestFailedDeploymentLeavesNothing(t *testing.T) {
 	}{
 		"the platform fails":   {func(b *bench) { b.platform.fail = errors.New("no room") }, "no room"},
 		"the mover never came": {func(b *bench) { b.deployer.Patience = time.Millisecond }, "was not connected within 1ms"},
+		"the mover is removed at once": {func(b *bench) {
+			b.platform.booted = func(tag string, seed []byte) {
+				id := b.enrol(seed, "vm-"+tag)
+				b.fleet.listed = func() { b.ok(b.catalog.RemoveMover(context.Background(), id)) }
+			}
+		}, "change mover"},
 		"somebody else has the token": {func(b *bench) {
 			b.platform.booted = func(_ string, seed []byte) { b.enrol(seed, "another machine") }
 		}, `enrolled from machine "another machine"`},
@@ -262,7 +275,7 @@ func TestFailedDeploymentLeavesNothing(t *testing.T) {
 			if task.State != catalog.Failed || task.Error == nil || !strings.Contains(task.Error.What, tt.words) {
 				t.Fatalf("task %s: %+v; want %q", task.State, task.Error, tt.words)
 			}
-			if name != "the platform fails" && (task.Error.Meaning == "" || task.Error.Advice == "") {
+			if name != "the platform fails" && name != "the mover is removed at once" && (task.Error.Meaning == "" || task.Error.Advice == "") {
 				t.Errorf("no explanation: %+v", task.Error)
 			}
 			if b.owed() != 0 || b.platform.there() != 0 {
