@@ -33,7 +33,7 @@ const diskBytes = 4 << 20
 // bench is an appliance with a platform in memory, one VM of two disks and one repository.
 type bench struct {
 	*Appliance
-	t        *testing.T
+	t        testing.TB
 	root     string // holds data/ and repo/
 	platform *memplatform.Platform
 	vm       hypervisors.VM
@@ -49,6 +49,11 @@ type bench struct {
 func newBench(t *testing.T) *bench {
 	t.Helper()
 	t.Parallel() // most of a test's time is waiting for the disk and the queue
+	return makeBench(t)
+}
+
+func makeBench(t testing.TB) *bench {
+	t.Helper()
 	p, err := memplatform.New(memplatform.Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -273,7 +278,7 @@ func kindOf(err error) string {
 	return fault.KindOf(err).String()
 }
 
-func copyTree(t *testing.T, from, to string) {
+func copyTree(t testing.TB, from, to string) {
 	t.Helper()
 	if err := os.CopyFS(to, os.DirFS(from)); err != nil {
 		t.Fatal(err)

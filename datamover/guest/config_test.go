@@ -38,6 +38,8 @@ func TestParseCmdline(t *testing.T) {
 		{name: "short fingerprint", line: "cairn.fingerprint=0011", ok: true, err: "64 hexadecimal digits"},
 		{name: "name that is none", line: "cairn.name=-x", ok: true, err: "host name"},
 		{name: "gateway without address", line: "cairn.gateway=192.0.2.1", ok: true, err: "needs an address"},
+		{name: "repositories", line: "cairn.repositories=/srv/a,/srv/b", ok: true, want: Config{Repositories: []string{"/srv/a", "/srv/b"}}},
+		{name: "repository without a path", line: "cairn.repositories=a", ok: true, err: "no absolute path"},
 		{name: "mtu", line: "cairn.mtu=100", ok: true, err: "between 576"},
 		{name: "name server", line: "cairn.dns=nobody", ok: true, err: "network: "},
 	} {
@@ -60,8 +62,8 @@ func TestParseCmdline(t *testing.T) {
 }
 
 func TestParseDocument(t *testing.T) {
-	full := "#cloud-config\nhostname: other\ncairn:\n  manager: 192.0.2.1:8441\n  token: T0k\n  network:\n    address: 192.0.2.9/24\n    dns: [192.0.2.2]\n    mtu: 1400\n"
-	want := Config{Manager: "192.0.2.1:8441", Token: "T0k", Network: Network{
+	full := "#cloud-config\nhostname: other\ncairn:\n  manager: 192.0.2.1:8441\n  token: T0k\n  repositories: [/srv/a/, /srv/b]\n  network:\n    address: 192.0.2.9/24\n    dns: [192.0.2.2]\n    mtu: 1400\n"
+	want := Config{Manager: "192.0.2.1:8441", Token: "T0k", Repositories: []string{"/srv/a", "/srv/b"}, Network: Network{
 		Address: netip.MustParsePrefix("192.0.2.9/24"), DNS: []netip.Addr{netip.MustParseAddr("192.0.2.2")}, MTU: 1400}}
 	got, err := ParseDocument([]byte(full))
 	if err != nil {
