@@ -20,7 +20,7 @@ func (b *builder) raw(img image) (name string, whole disk.GUID, err error) {
 	}
 	words := []string{img.name}
 	for _, p := range img.parts {
-		sum, err := sumFile(p.Content)
+		sum, err := disk.Sum(p.Content)
 		if err != nil {
 			return "", whole, err
 		}

@@ -150,27 +150,10 @@ func protective(boot []byte, sectors uint64) []byte {
 
 // copySparse copies a file to an offset and leaves out what is zero.
 func copySparse(to io.WriterAt, at int64, name string) (int64, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return 0, err
-	}
-	defer f.Close()
-	buf := make([]byte, 64<<10)
-	for n := int64(0); ; {
-		k, err := io.ReadFull(f, buf)
-		if k > 0 && !allZero(buf[:k]) {
-			if _, err := to.WriteAt(buf[:k], at+n); err != nil {
-				return n, err
-			}
-		}
-		n += int64(k)
-		if err == io.EOF || err == io.ErrUnexpectedEOF {
-			return n, nil
-		}
-		if err != nil {
-			return n, err
-		}
-	}
+	return eachData(name, func(off int64, p []byte) error {
+		_, err := to.WriteAt(p, at+off)
+		return err
+	})
 }
 
 func allZero(p []byte) bool {

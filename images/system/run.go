@@ -19,7 +19,7 @@ import (
 func run(ctx context.Context, epoch time.Time, name string, args ...string) error {
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Env = append(os.Environ(), "SOURCE_DATE_EPOCH="+strconv.FormatInt(epoch.Unix(), 10), "TZ=UTC", "LC_ALL=C",
-		"PATH=/usr/sbin:/sbin:"+os.Getenv("PATH"))
+		"PATH=/usr/sbin:/usr/bin:/sbin:/bin") // Debian's own programs, and no other Python that somebody prefers
 	var said bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &said, &said
 	cmd.Cancel = func() error { return cmd.Process.Signal(unix.SIGTERM) }
