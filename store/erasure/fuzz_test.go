@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/hex"
+	"strings"
 	"testing"
 
 	"github.com/zeebo/blake3"
@@ -96,6 +97,8 @@ func FuzzDocument(f *testing.F) {
 
 func FuzzSession(f *testing.F) {
 	f.Add(sessionName(7))
+	f.Add(strings.ToUpper(sessionName(10)))
+	f.Add(sessionPrefix + "000000000000000A")
 	for _, v := range boundary.Values {
 		f.Add(sessionName(v))
 		f.Add(sessionName(v) + announceSuffix)

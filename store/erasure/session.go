@@ -29,7 +29,7 @@ func parseSession(file string) (n uint64, announced, ok bool) {
 	rest, ok := strings.CutPrefix(file, sessionPrefix)
 	rest, announced = strings.CutSuffix(rest, announceSuffix)
 	n, err := strconv.ParseUint(rest, 16, 64)
-	return n, announced, ok && err == nil && len(rest) == 16
+	return n, announced, ok && err == nil && sessionName(n) == sessionPrefix+rest
 }
 
 func readSession(ctx context.Context, b blob.Store) (a attended, err error) {
