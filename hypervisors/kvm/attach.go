@@ -87,8 +87,8 @@ func limitAfter(ctx context.Context) time.Duration {
 
 func goodDisk(id string) bool { return goodTag.MatchString(id) }
 
-// plug attaches the disk. The place it takes in the mover may be taken by somebody else in the same moment; then it
-// looks for another one.
+// plug attaches the disk, one at a time: two would choose the same place in the mover. Somebody else may still take it in the
+// same moment; then it looks for another one.
 func (d *Driver) plug(ctx context.Context, req hypervisors.AttachRequest, name string) error {
 	_, err := making(ctx, d, req.Tag, "attach disk "+req.Export.Name+" to mover", req.Mover, func(lv *libvirt.Connect) (none, error) {
 		dom, err := lv.LookupDomainByUUIDString(req.Mover)
@@ -96,18 +96,25 @@ func (d *Driver) plug(ctx context.Context, req hypervisors.AttachRequest, name s
 			return none{}, err
 		}
 		defer dom.Free()
+		d.plugging.Lock()
+		defer d.plugging.Unlock()
 		for try := 1; ; try++ {
 			doc, err := attachXML(dom, &d.addresses, req, name, d.socketPath(req.Tag))
 			if err != nil {
 				return none{}, err
 			}
 			err = dom.AttachDeviceFlags(doc, libvirt.DOMAIN_DEVICE_MODIFY_LIVE)
-			if err == nil || try == 10 || !strings.Contains(err.Error(), "already") {
+			if err == nil || try == 10 || !placeTaken(err) {
 				return none{}, explainAttach(err)
 			}
 		}
 	})
 	return err
+}
+
+// placeTaken says whether a disk was refused because of its target or its address.
+func placeTaken(err error) bool {
+	return strings.Contains(err.Error(), "already") || strings.Contains(err.Error(), "duplicated")
 }
 
 // attachXML describes the disk in a free place of the mover as it is now.

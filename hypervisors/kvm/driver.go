@@ -77,6 +77,7 @@ type Driver struct {
 	log     *slog.Logger
 	tmp     string // private directory on the appliance, made when needed
 
+	plugging  sync.Mutex // held while a disk is plugged into a mover
 	addresses scsiAddresses
 
 	mu       sync.Mutex

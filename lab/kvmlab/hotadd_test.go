@@ -327,6 +327,36 @@ func (b *hotBench) refusesMounted(refused func(err error, kind fault.Kind, words
 	b.ok(err)
 }
 
+// TestHotaddAtOnce plugs several disks into one mover in the same moment, as the transfers of one task do.
+func TestHotaddAtOnce(t *testing.T) {
+	b := newHotBench(t, kvmlab.Spec{}, kvmlab.Disk{MiB: 8, Fill: 1 << 20}, kvmlab.Disk{MiB: 8}, kvmlab.Disk{MiB: 8})
+	f, tag := b.freeze("")
+	disks := f.Info().Disks
+	plugged, errs := make([]hypervisors.Attached, len(disks)), make([]error, len(disks))
+	var wg sync.WaitGroup
+	for i, d := range disks {
+		wg.Go(func() {
+			plugged[i], errs[i] = b.d.Attach(t.Context(), hypervisors.AttachRequest{
+				Mover: b.mover.UUID, Tag: tag, Export: d.Export, Serial: hypervisors.NewSerial(), Owe: b.owe,
+			})
+		})
+	}
+	wg.Wait()
+	for i, a := range plugged {
+		b.ok(errs[i])
+		d, err := b.mover.OpenSource(t.Context(), a.Export())
+		b.ok(err)
+		got := make([]byte, d.Size())
+		_, err = d.ReadAt(got, 0)
+		b.ok(err)
+		b.ok(d.Close())
+		if !bytes.Equal(got, b.nbdcopy(disks[i].Export)) {
+			t.Errorf("disk %s in the mover is another one", disks[i].Disk.ID)
+		}
+		b.end("detach", a.Detach)
+	}
+}
+
 // TestHotaddByPCI has a mover without a SCSI controller: there are only so many slots, and a guest that stands still
 // lets go of nothing.
 func TestHotaddByPCI(t *testing.T) {
