@@ -19,8 +19,9 @@ const (
 	defaultDatastoreSlots = 8
 )
 
-// MinRate is the least bytes a second that a limit may leave: below it transfers are taken for dead.
-const MinRate = 64 << 10
+// MinRate is the least bytes a second that a limit may leave: with less, calls that wait for each other on one connection
+// would be taken for dead.
+const MinRate = 256 << 10
 
 // Bandwidth is what the transfers of a mover may use together, in bytes a second; 0 is no limit.
 type Bandwidth struct{ Read, Network int64 }

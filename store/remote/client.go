@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -29,7 +30,8 @@ type ClientOptions struct {
 	Files Files
 	// Mounted, if not nil, finds the Files of the repository with an id, for writing or for reading only; it may answer nil.
 	Mounted func(repository string, write bool) Files
-	// Patience is how long a lost connection or a busy owner is waited for in one call; 0 is two minutes.
+	// Patience is how long a lost connection or a busy owner is waited for in one call in which nothing moves; 0 is two
+	// minutes.
 	Patience time.Duration
 	Log      *slog.Logger // nil: none
 }
@@ -207,10 +209,26 @@ func (c *Client) with(ctx context.Context) context.Context {
 // retry runs a call until it succeeds, fails for good, or the connection was waited for long enough. try waits for the
 // connection; its context ends with the patience.
 func (c *Client) retry(ctx context.Context, op string, try func(ctx context.Context) error) error {
-	until := time.Now().Add(c.o.Patience)
+	return c.retryMoving(ctx, op, func(ctx context.Context, _ func()) error { return try(ctx) })
+}
+
+// retryMoving is retry for a call that carries data and takes as long as the line takes: patience begins anew whenever try
+// says that something has moved.
+func (c *Client) retryMoving(ctx context.Context, op string, try func(ctx context.Context, moved func()) error) error {
+	var until atomic.Int64 // Unix nanoseconds
+	until.Store(time.Now().Add(c.o.Patience).UnixNano())
+	left := func() time.Duration { return time.Duration(until.Load() - time.Now().UnixNano()) }
 	for wait := 20 * time.Millisecond; ; wait = min(2*wait, 2*time.Second) {
-		limited, cancel := context.WithDeadline(c.with(ctx), until)
-		err := fromWire(op, try(limited))
+		limited, cancel := context.WithCancel(c.with(ctx))
+		end := time.AfterFunc(left(), cancel)
+		err := fromWire(op, try(limited, func() {
+			until.Store(time.Now().Add(c.o.Patience).UnixNano())
+			end.Reset(c.o.Patience)
+		}))
+		if err != nil && limited.Err() != nil && ctx.Err() == nil {
+			err = fault.Wrap(fault.Transient, op, "", err)
+		}
+		end.Stop()
 		cancel()
 		if err == nil {
 			return nil
@@ -218,7 +236,7 @@ func (c *Client) retry(ctx context.Context, op string, try func(ctx context.Cont
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if fault.KindOf(err) != fault.Transient || !time.Now().Add(wait).Before(until) {
+		if fault.KindOf(err) != fault.Transient || left() <= wait {
 			return err
 		}
 		c.o.Log.Debug("call is made again", "call", op, "err", err)
