@@ -79,7 +79,7 @@ func (s *scene) through(run client.Run, mover, transport string) {
 // TestMoverVM: a mover VM of the built image is deployed and enrols by itself. A running VM's disk is plugged into it and
 // backed up, in full and by its changes, and restored so, bit for bit.
 func TestMoverVM(t *testing.T) {
-	s := newScene(t, kvmlab.Options{Private: true}, kvmlab.Spec{Name: "hot", Rate: -1, AreaBytes: 2 << 20, Disks: []kvmlab.Disk{{MiB: 24, Fill: 8 << 20}}})
+	s := newScene(t, kvmlab.Options{Private: true}, kvmlab.Spec{Name: "hot", Rate: -1, AreaBytes: 2 << 20, Disks: []kvmlab.Disk{{MiB: 24, Fill: 8 << 20}, {MiB: 8}}})
 	m := s.deployed("m1")
 	info := s.movers()["m1"]
 	if info.DeployedOn != s.connection.ID || !strings.Contains(s.virsh("dumpxml", "cairn-m1"), info.MachineUUID) {
