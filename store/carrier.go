@@ -46,7 +46,6 @@ type Carrier struct {
 	waiting int // places of claims
 	grants  map[seal.ID]*grant
 	done    map[seal.ID]struct{}
-	packs   int // that were done: claims have gone
 }
 
 // claim is a chunk that the carrier was asked to store.
@@ -87,7 +86,6 @@ func (w *ImageWriter) Attach(ctx context.Context) (*Carrier, error) {
 	w.carried()
 	w.s.mu.Lock()
 	w.s.carriers[c] = struct{}{}
-	delete(w.s.carriers, old)
 	w.s.mu.Unlock()
 	if old != nil {
 		return c, old.end(ctx)
@@ -128,9 +126,12 @@ func (c *Carrier) Look(ctx context.Context, chunks []carry.Chunk) error {
 	if err := c.w.check("write image", 0, 0); err != nil {
 		return err
 	}
-	var t trail
 	for i := range chunks {
-		if err := c.look(ctx, &t, &chunks[i]); err != nil {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		// What has begun is done: a caller that goes away must not leave half of it to the session.
+		if err := c.look(context.WithoutCancel(ctx), &chunks[i]); err != nil {
 			return err
 		}
 	}
@@ -141,7 +142,7 @@ func tooMany(op string, n, limit int) error {
 	return fault.New(fault.Invalid, op, "", "%d at once, of at most %d", n, limit)
 }
 
-func (c *Carrier) look(ctx context.Context, t *trail, k *carry.Chunk) error {
+func (c *Carrier) look(ctx context.Context, k *carry.Chunk) error {
 	k.Store = false
 	if err := c.inImage(k.Number); err != nil {
 		return err
@@ -153,38 +154,16 @@ func (c *Carrier) look(ctx context.Context, t *trail, k *carry.Chunk) error {
 		c.w.zero.Add(int64(c.w.ChunkBytes()))
 		return c.w.settle(ctx, k.Number, k.ID)
 	}
-	for {
-		packs, answered, err := c.claimed(k)
-		if answered || err != nil {
-			return err
-		}
-		var last parentOf
-		known, err := c.w.known(ctx, t, k, &last)
-		if err != nil {
-			return c.w.s.fail(err)
-		}
-		if known {
-			c.w.given.Add(1)
-			return c.w.settle(ctx, k.Number, k.ID)
-		}
-		if c.claim(k, packs) {
-			c.w.given.Add(1)
-			return nil
-		}
-		if err := c.crowded(); err != nil {
-			return err
-		}
+	var last parentOf
+	same, err := c.w.inherited(ctx, k, &last)
+	if err != nil {
+		return err
 	}
-}
-
-// crowded refuses to ask for more than fits into memory; whoever finishes packs, as Flush says, does not come to it.
-func (c *Carrier) crowded() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if len(c.claims) < hardClaims {
-		return nil
+	if same {
+		c.w.given.Add(1)
+		return c.w.settle(ctx, k.Number, k.ID)
 	}
-	return fault.New(fault.Transient, "write image", c.w.s.o.Series, "%d chunks that were asked for have not come", len(c.claims))
+	return c.claim(k)
 }
 
 func (c *Carrier) inImage(number int64) error {
@@ -194,37 +173,49 @@ func (c *Carrier) inImage(number int64) error {
 	return fault.New(fault.Invalid, "write image", c.w.s.o.Series, "chunk %d of an image of %d", number, c.w.chunks)
 }
 
-// claimed answers for a chunk that the carrier was asked for already. packs says when that was looked at.
-func (c *Carrier) claimed(k *carry.Chunk) (packs int, answered bool, err error) {
+// claim asks for a chunk. Whether it is stored elsewhere is said when it is placed, to who has shown to have it. Whoever
+// finishes packs, as Flush says, is never refused.
+func (c *Carrier) claim(k *carry.Chunk) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	cl := c.claims[k.ID]
-	if cl == nil {
-		return c.packs, false, nil
+	k.Store = cl == nil || cl.numbers[0] == k.Number
+	switch {
+	case cl != nil && k.Store:
+		return nil // asked before, and the answer was lost
+	case len(c.claims) >= hardClaims && cl == nil, c.waiting >= hardWaiting:
+		k.Store = false
+		return fault.New(fault.Transient, "write image", c.w.s.o.Series, "%d chunks that were asked for have not come", c.waiting)
+	case cl == nil:
+		c.claims[k.ID] = &claim{numbers: []int64{k.Number}}
+	default:
+		cl.numbers = append(cl.numbers, k.Number)
 	}
-	if k.Store = cl.numbers[0] == k.Number; k.Store {
-		return 0, true, nil
-	}
-	if c.waiting >= hardWaiting {
-		return 0, true, tooMany("write image", c.waiting+1, hardWaiting)
-	}
-	cl.numbers = append(cl.numbers, k.Number)
 	c.waiting++
 	c.w.given.Add(1)
-	return 0, true, nil
+	return nil
 }
 
-// claim asks for a chunk that is not known. False: it may have become known since packs was counted.
-func (c *Carrier) claim(k *carry.Chunk, packs int) bool {
+// fulfil puts chunks that are stored into the image.
+func (c *Carrier) fulfil(ctx context.Context, ids ...Hash) error {
+	numbers := make([][]int64, len(ids))
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.packs != packs || c.claims[k.ID] != nil || len(c.claims) >= hardClaims {
-		return false
+	for i, id := range ids {
+		if cl := c.claims[id]; cl != nil { // the same call twice at once
+			numbers[i] = cl.numbers
+			c.waiting -= len(cl.numbers)
+			delete(c.claims, id)
+		}
 	}
-	c.claims[k.ID] = &claim{numbers: []int64{k.Number}}
-	c.waiting++
-	k.Store = true
-	return true
+	c.mu.Unlock()
+	for i, id := range ids {
+		for _, n := range numbers[i] {
+			if err := c.w.settle(ctx, n, id); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // Flush reports whether the carrier should finish the pack it fills before it asks for more.
@@ -243,15 +234,22 @@ func (c *Carrier) Place(ctx context.Context, placings []carry.Placing) error {
 	if len(placings) > maxAsk {
 		return tooMany("place chunks", len(placings), maxAsk)
 	}
+	var t trail
 	for i := range placings {
-		if err := c.place(ctx, &placings[i]); err != nil {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := c.place(context.WithoutCancel(ctx), &t, &placings[i]); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (c *Carrier) place(ctx context.Context, p *carry.Placing) error {
+func (c *Carrier) place(ctx context.Context, t *trail, p *carry.Placing) error {
+	if err := c.inImage(p.Number); err != nil {
+		return err
+	}
 	c.mu.Lock()
 	cl := c.claims[p.ID]
 	var item *pack.Item
@@ -261,6 +259,9 @@ func (c *Carrier) place(ctx context.Context, p *carry.Placing) error {
 	}
 	c.mu.Unlock()
 	switch {
+	case !asked && c.w.isThere(p.Number): // said before, and the answer was lost
+		p.Known = true
+		return nil
 	case !asked:
 		return fault.New(fault.Denied, "place chunk", p.ID.Short(), "nobody asked for it")
 	case item != nil:
@@ -277,8 +278,15 @@ func (c *Carrier) place(ctx context.Context, p *carry.Placing) error {
 		}
 	}
 	p.Entry = pack.Entry{Type: pack.Chunk, ID: p.ID, Zeros: p.Zeros, Present: all &^ p.Zeros}
+	known, err := c.w.possessed(ctx, t, p)
+	if err != nil {
+		return err
+	}
+	if p.Known = known; known {
+		return c.fulfil(ctx, p.ID)
+	}
 	if err := c.w.place(ctx, p, parentOf{number: -1}); err != nil {
-		return c.w.s.fail(err)
+		return err
 	}
 	p.SetLength()
 	decided := p.Item
@@ -303,6 +311,7 @@ func (c *Carrier) Zero(ctx context.Context, off, n int64) error {
 	if err := c.w.check("write image", off, n); err != nil {
 		return err
 	}
+	ctx = context.WithoutCancel(ctx)
 	if err := c.w.zeroRange(ctx, off, n); err != nil {
 		return err
 	}
@@ -331,7 +340,7 @@ func (c *Carrier) Finish(ctx context.Context) (ImageRef, error) {
 	if missing := len(c.claims) + owed; missing > 0 {
 		return ImageRef{}, fault.New(fault.Conflict, "finish image", c.w.s.o.Series, "content that was asked for has not come: %d chunks", missing)
 	}
-	out, err := c.w.finish(ctx)
+	out, err := c.w.finish(context.WithoutCancel(ctx))
 	if err != nil {
 		return ImageRef{}, c.w.s.fail(err)
 	}
@@ -363,6 +372,9 @@ func (c *Carrier) end(ctx context.Context) error {
 	}
 	c.w.mu.Unlock()
 	c.claims = nil
+	c.w.s.mu.Lock()
+	delete(c.w.s.carriers, c)
+	c.w.s.mu.Unlock()
 	return c.dropGrants(context.WithoutCancel(ctx))
 }
 
@@ -372,9 +384,18 @@ func (s *Session) Image(ctx context.Context, key string, o ImageOptions) (*Image
 	if key == "" || len(key) > maxImageKey {
 		return nil, fault.New(fault.Invalid, "begin image", s.o.Series, "a key of %d bytes", len(key))
 	}
+	if o.SizeBytes > maxCarried {
+		return nil, fault.New(fault.Invalid, "begin image", s.o.Series, "a disk of %d bytes, of at most %d", o.SizeBytes, int64(maxCarried)).Explain(
+			"A mover can back up disks of at most 64 TiB.", "If the disk has this size, exclude it; else look at the mover that says so.")
+	}
 	s.keying.Lock()
 	defer s.keying.Unlock()
+	anew := 0
 	if w := s.keyed[key]; w != nil && o.Anew {
+		if anew = w.anew + 1; anew > maxAnew {
+			return nil, fault.New(fault.Conflict, "begin image", s.o.Series, "it was begun anew %d times", maxAnew).Explain(
+				"The transfer of this disk begins from its start again and again.", "See why its source cannot be trusted to stay the same, then run the backup again.")
+		}
 		if err := w.giveUp(ctx); err != nil {
 			return nil, err
 		}
@@ -389,14 +410,13 @@ func (s *Session) Image(ctx context.Context, key string, o ImageOptions) (*Image
 	if err != nil {
 		return nil, err
 	}
-	w.key, w.ordinal = key, s.ordinals
-	s.ordinals++
+	w.key, w.anew = key, anew
 	if s.o.Resumable {
 		if err := s.enter(); err != nil {
 			return nil, err
 		}
 		defer s.leave()
-		if err := w.beginJournal(ctx); err != nil {
+		if err := w.beginJournal(context.WithoutCancel(ctx)); err != nil {
 			return nil, err
 		}
 	}
@@ -404,7 +424,12 @@ func (s *Session) Image(ctx context.Context, key string, o ImageOptions) (*Image
 	return w, nil
 }
 
-const maxImageKey = 256
+// Limits of what is carried: the owner holds a bit for each chunk, and a record for each beginning.
+const (
+	maxImageKey = 256
+	maxCarried  = 64 << 40 // bytes of an image
+	maxAnew     = 100      // times that one is begun anew
+)
 
 // giveUp ends who carries the image, which nobody will finish.
 func (w *ImageWriter) giveUp(ctx context.Context) error {

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
 
@@ -32,6 +33,7 @@ func (c *Carrier) NewPack(_ context.Context, key uint64) (PackGrant, error) {
 		return PackGrant{}, tooMany("begin pack", len(c.grants)+1, maxGrants)
 	}
 	head := pack.Header{Kind: pack.Data, Cipher: r.o.Cipher, Repository: r.id, ID: seal.NewID(), KeyID: r.keys.ID, Salt: seal.NewSalt()}
+	r.withheld.add(head.ID)
 	c.grants[head.ID] = &grant{key: key, head: head}
 	return r.packGrant(head)
 }
@@ -93,6 +95,9 @@ func (c *Carrier) CreatePack(ctx context.Context, id seal.ID) (blob.Writer, erro
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
+	if u.err != nil {
+		return nil, u.err
+	}
 	u.w, err = c.w.s.r.b.Create(ctx, pack.Name(id))
 	return u, err
 }
@@ -104,8 +109,8 @@ func (u *upload) Write(p []byte) (int, error) {
 	if u.err != nil {
 		return 0, u.err
 	}
-	if u.size+int64(len(p)) > pack.MaxPack {
-		return 0, fault.New(fault.Invalid, "write pack", pack.Name(u.g.head.ID), "it grows beyond %d bytes", pack.MaxPack)
+	if most := u.c.w.s.r.carriedPack(); u.size+int64(len(p)) > most {
+		return 0, fault.New(fault.Invalid, "write pack", pack.Name(u.g.head.ID), "it grows beyond %d bytes", most)
 	}
 	u.size += int64(len(p))
 	return u.w.Write(p)
@@ -135,10 +140,13 @@ func (u *upload) Commit(ctx context.Context) error {
 func (u *upload) Abort() error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.err != nil || u.w == nil {
+	if u.err != nil {
 		return nil
 	}
 	u.err = fault.New(fault.Canceled, "write pack", pack.Name(u.g.head.ID), "it was given up")
+	if u.w == nil {
+		return nil
+	}
 	return u.w.Abort()
 }
 
@@ -187,7 +195,13 @@ func (c *Carrier) inspect(ctx context.Context, g *grant, size int64) (*pack.Dire
 	if info.Size != size {
 		return nil, fault.New(fault.Denied, "index pack", pack.Name(id), "it has %d bytes, not %d", info.Size, size)
 	}
-	rd, err := pack.Open(ctx, r.b, r.id, id, size, r.secrets)
+	if size > r.carriedPack() {
+		return nil, c.refuse(ctx, g, fmt.Errorf("it has %d bytes", size))
+	}
+	c.mu.Lock()
+	most := len(c.claims)
+	c.mu.Unlock()
+	rd, err := pack.OpenBounded(ctx, r.b, r.id, id, size, r.secrets, most)
 	var prints []chunk.Fingerprint
 	if err == nil {
 		prints, err = rd.Prints(ctx)
@@ -201,17 +215,29 @@ func (c *Carrier) inspect(ctx context.Context, g *grant, size int64) (*pack.Dire
 		err = c.agrees(g, d, prints)
 	}
 	if err != nil {
-		r.log.Warn("mover wrote a pack that was not asked for; it is removed", "pack", pack.Name(id), "err", err)
-		denied := fault.Wrap(fault.Denied, "index pack", pack.Name(id), err).Explain(
-			"What the mover wrote is not what it was asked to store. It was removed again.",
-			"If this happens again, take the mover out of service and look at its machine.")
-		c.mu.Lock()
-		delete(c.grants, id)
-		c.mu.Unlock()
-		return nil, errors.Join(denied, c.remove(context.WithoutCancel(ctx), id))
+		return nil, c.refuse(ctx, g, err)
 	}
 	d.Prints = prints
 	return d, nil
+}
+
+// carriedPack is how long a pack of a mover may be: full, with a frame of each of its goroutines beyond that.
+func (r *Repository) carriedPack() int64 { return min(pack.MaxPack, 2*int64(r.o.packBytes)+64<<20) }
+
+// refuse removes a pack that is not what was asked for.
+func (c *Carrier) refuse(ctx context.Context, g *grant, cause error) error {
+	id := g.head.ID
+	c.w.s.r.log.Warn("mover wrote a pack that was not asked for; it is removed", "pack", pack.Name(id), "err", cause)
+	if g.upload != nil {
+		_ = g.upload.Abort() // or it could put the pack back
+	}
+	denied := fault.Wrap(fault.Denied, "index pack", pack.Name(id), cause).Explain(
+		"What the mover wrote is not what it was asked to store. It was removed again.",
+		"If this happens again, take the mover out of service and look at its machine.")
+	c.mu.Lock()
+	delete(c.grants, id)
+	c.mu.Unlock()
+	return errors.Join(denied, c.remove(context.WithoutCancel(ctx), id))
 }
 
 // agrees compares a pack with its grant and with what was decided.
@@ -219,6 +245,9 @@ func (c *Carrier) agrees(g *grant, d *pack.Directory, prints []chunk.Fingerprint
 	blocks := c.w.s.r.blocks
 	if d.Header != g.head || d.Blocks != blocks {
 		return errors.New("its header is not the one it was given")
+	}
+	if err := d.Tiled(max(runTarget, c.w.ChunkBytes())); err != nil {
+		return err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -248,30 +277,19 @@ func (c *Carrier) take(ctx context.Context, g *grant, d *pack.Directory) error {
 	if err := s.indexPack(d); err != nil {
 		return s.fail(err)
 	}
+	s.r.withheld.taken(g.head.ID)
 	fault.Point("store.carrier.pack-indexed")
 	c.w.stored.Add(d.Size())
-	type placed struct {
-		id      Hash
-		numbers []int64
-	}
-	list := make([]placed, 0, len(d.Entries))
 	c.mu.Lock()
-	c.packs++
 	delete(c.grants, g.head.ID)
 	c.done[g.head.ID] = struct{}{}
-	for i := range d.Entries {
-		id := d.Entries[i].ID
-		list = append(list, placed{id, c.claims[id].numbers})
-		c.waiting -= len(c.claims[id].numbers)
-		delete(c.claims, id)
-	}
 	c.mu.Unlock()
-	for _, p := range list {
-		for _, n := range p.numbers {
-			if err := c.w.settle(context.WithoutCancel(ctx), n, p.id); err != nil {
-				return err
-			}
-		}
+	ids := make([]Hash, len(d.Entries))
+	for i := range d.Entries {
+		ids[i] = d.Entries[i].ID
+	}
+	if err := c.fulfil(context.WithoutCancel(ctx), ids...); err != nil {
+		return err
 	}
 	return c.w.checkpoint(ctx)
 }
@@ -289,14 +307,20 @@ func (c *Carrier) dropGrants(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// remove removes a pack that is in no index: it was not asked for, or nobody will say that it is done.
+// remove removes a pack that is withheld: it was not asked for, or nobody will say that it is done. One that the index
+// knows nevertheless, of a taking that failed half-way, stays: others may rely on it.
 func (c *Carrier) remove(ctx context.Context, id seal.ID) error {
 	r := c.w.s.r
+	if _, known := r.idx.Pack(id); known {
+		r.withheld.taken(id)
+		return nil
+	}
 	if err := r.fence(ctx); err != nil {
 		return err
 	}
 	if err := r.b.Delete(ctx, pack.Name(id)); err != nil && fault.KindOf(err) != fault.NotFound {
 		return err
 	}
+	r.withheld.removed(id)
 	return nil
 }

@@ -3,9 +3,11 @@ package store
 import (
 	"context"
 	"math/bits"
+	"slices"
 
 	"github.com/cairn-backup/cairn/store/carry"
 	"github.com/cairn-backup/cairn/store/chunk"
+	"github.com/cairn-backup/cairn/store/pack"
 )
 
 // local decides about the chunks of one Write in this process: what is given to it is stored before the session ends,
@@ -55,15 +57,45 @@ func (d *local) Place(ctx context.Context, placings []carry.Placing) error {
 
 // known reports whether the content of a chunk is stored, and if so makes sure that it stays.
 func (w *ImageWriter) known(ctx context.Context, t *trail, c *carry.Chunk, last *parentOf) (bool, error) {
+	same, err := w.inherited(ctx, c, last)
+	if same || err != nil {
+		return same, err
+	}
+	return w.s.has(ctx, t, c.ID)
+}
+
+// inherited reports whether the parent has a chunk at its place. The parent is kept for the session's life.
+func (w *ImageWriter) inherited(ctx context.Context, c *carry.Chunk, last *parentOf) (bool, error) {
 	parent, err := w.parentChunk(ctx, c.Number)
 	if err != nil {
 		return false, err
 	}
 	*last = parentOf{c.Number, parent}
-	if parent == c.ID && !w.s.r.idx.AnySuspect() { // the parent is kept for the session's life
-		return true, nil
+	return parent == c.ID && !w.s.r.idx.AnySuspect(), nil
+}
+
+// possessed reports whether the content of a chunk is stored, as known does, to who proves to have it by naming the
+// fingerprints of all its blocks: an id alone may have been learned from a reference to another machine's chunk.
+func (w *ImageWriter) possessed(ctx context.Context, t *trail, p *carry.Placing) (bool, error) {
+	known, err := w.s.has(ctx, t, p.ID)
+	if !known || err != nil {
+		return false, err
 	}
-	return w.s.has(ctx, t, c.ID)
+	same := false
+	err = w.s.r.eachCopy(ctx, pack.Chunk, p.ID, func(rd *pack.Reader, _ *pack.Entry) error {
+		blocks, err := w.s.r.blocksOf(ctx, rd)
+		if err != nil {
+			return err
+		}
+		w.s.near.touch(nearPack{rd, blocks})
+		slot, ok := rd.Directory().Find(p.ID)
+		same = ok && slices.Equal(blocks.Of(slot), p.Prints)
+		return nil
+	})
+	if err != nil && !damaged(err) {
+		return false, err
+	}
+	return err == nil && same, nil // else it is stored again, which is always safe
 }
 
 // place decides how a new chunk is stored; last is where its parent is looked for first.

@@ -30,10 +30,15 @@
 //	                object is found at any time. Who has a place of before in its hands and misses the file looks the
 //	                object up again (moving); readers in other processes look at the packs again first (catchUp).
 //	carrier beside  Its claims are its own, so it waits for nobody; whoever takes its image over ends it (its life lock
-//	  all           waits for its calls), and what it had not made durable is owed. Its packs are in the index, pinned, or
-//	                nobody's: those that are not done when it ends are removed, behind the fence.
+//	  all           waits for its calls), and what it had not made durable is owed. Its packs are in the index and pinned,
+//	                or withheld: from before a mover may write one until the index has it, whoever lists packs (collect,
+//	                sweep, verify, heal, check) does not see it, so nobody relies on what is removed, behind the fence,
+//	                when the carrier ends. What a caller that goes away has begun is done without it.
 //	session of an   Its journal names only what is durable. Before anything else runs, an open pins what that needs, and
-//	  owner before  the parents, until it is resumed or ends. Its lease goes before its manifest comes: it publishes once.
+//	  owner before  the parents that can be read, until it is resumed, forgotten or ends. Its lease goes before its manifest
+//	                comes: it publishes once. Lease and records are removed, and records written, behind the fence; a name
+//	                that an overtaken owner took in between is passed over, and a lease that it took away then costs the
+//	                next owner's successor the resuming, nothing else.
 //	owner beside    A read-only process may know restore points and packs that the owner has removed. Before anything
 //	  its readers   is called damaged there, both are looked at again (current): NotFound if the point is gone.
 //	space beside    Space and WouldFree hold collecting: packs stand still but for new ones, which no point needs yet.

@@ -36,6 +36,7 @@ type ImageWriter struct {
 	carrier *Carrier
 	there   []uint64           // bitmap of chunks that are in the image, durably
 	owed    map[int64]struct{} // chunks that a carrier before was asked for and did not deliver
+	anew    int                // times that it was begun anew
 
 	// Of an image of a resumable session.
 	journal    bool

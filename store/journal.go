@@ -79,7 +79,11 @@ func (r *Repository) journalBox(f *journalFile, session string) (*seal.Box, erro
 
 func journalPlace(image, record uint32) uint64 { return uint64(image)<<32 | uint64(record) }
 
+// putRecord writes a record, behind the fence. Exists: an owner that was overtaken has come between fence and writing.
 func (r *Repository) putRecord(ctx context.Context, session string, image, record uint32, plain []byte) error {
+	if err := r.fence(ctx); err != nil {
+		return err
+	}
 	salt := seal.NewSalt()
 	f := journalFile{Format: formatVersion, Key: r.keys.ID, Cipher: r.o.Cipher, Salt: salt[:]}
 	box, err := r.journalBox(&f, session)
@@ -186,8 +190,12 @@ func (w *ImageWriter) checkpoint(ctx context.Context) error {
 		for _, x := range notes[:n] {
 			p = appendNote(p, x)
 		}
-		w.record++
-		if err := w.s.r.putRecord(context.WithoutCancel(ctx), w.s.id(), w.ordinal, w.record, p); err != nil {
+		var err error
+		for taken := true; taken; taken = fault.KindOf(err) == fault.Exists {
+			w.record++
+			err = w.s.r.putRecord(context.WithoutCancel(ctx), w.s.id(), w.ordinal, w.record, p)
+		}
+		if err != nil {
 			return w.s.fail(err)
 		}
 		notes = notes[n:]
@@ -195,13 +203,18 @@ func (w *ImageWriter) checkpoint(ctx context.Context) error {
 	return nil
 }
 
-// beginJournal makes it durable that an image was begun.
+// beginJournal makes it durable that an image was begun. s.keying is held.
 func (w *ImageWriter) beginJournal(ctx context.Context) error {
 	p, err := json.Marshal(journalHead{w.key, w.size, w.o.Parent})
 	if err != nil {
 		return fault.Wrap(fault.Internal, "write journal", w.key, err)
 	}
-	if err := w.s.r.putRecord(ctx, w.s.id(), w.ordinal, 0, p); err != nil {
+	for taken := true; taken; taken = fault.KindOf(err) == fault.Exists {
+		w.ordinal = w.s.ordinals
+		w.s.ordinals++
+		err = w.s.r.putRecord(ctx, w.s.id(), w.ordinal, 0, p)
+	}
+	if err != nil {
 		return w.s.fail(err)
 	}
 	w.journal = true

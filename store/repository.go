@@ -73,6 +73,8 @@ type Repository struct {
 	reading  map[ImageRef]int    // images of open ImageReaders
 	waiting  map[string]bool     // restore points whose good records Heal has put aside; none are after an open
 	unmended map[string]struct{} // damaged objects that the backend could not repair
+
+	withheld withheld
 }
 
 type frameKey struct {
@@ -147,15 +149,19 @@ func (r *Repository) open(ctx context.Context) error {
 	return r.awaken(ctx)
 }
 
-// listPacks returns the sizes of all packs.
+// listPacks returns the sizes of all packs but those that are withheld.
 func (r *Repository) listPacks(ctx context.Context) (map[seal.ID]int64, error) {
+	r.withheld.listing.RLock()
+	defer r.withheld.listing.RUnlock()
 	there := map[seal.ID]int64{}
 	for info, err := range r.b.List(ctx, pack.Folder) {
 		if err != nil {
 			return nil, fault.Context("list packs of repository", r.b.Location(), err)
 		}
 		if id, err := pack.ParseName(info.Name); err == nil {
-			there[id] = info.Size
+			if !r.withheld.has(id) {
+				there[id] = info.Size
+			}
 		} else {
 			r.log.Warn("foreign file among packs", "object", info.Name)
 		}

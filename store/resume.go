@@ -14,8 +14,8 @@ import (
 	"github.com/cairn-backup/cairn/store/index"
 )
 
-// Suspended is a session of an owner before, which can be resumed. Until then, or until it is aborted after that, what
-// its journal names stays.
+// Suspended is a session of an owner before, which can be resumed, or forgotten. Until it has ended, what its journal
+// names stays.
 type Suspended struct {
 	ID     string    `json:"id"`
 	Series string    `json:"series"`
@@ -77,7 +77,11 @@ func (r *Repository) awaken(ctx context.Context) error {
 		r.sessions[z.s] = struct{}{}
 		for image, records := range z.records {
 			slices.Sort(records)
+			z.s.ordinals = max(z.s.ordinals, image+1) // also those that cannot be read have their names
 			head, err := r.journalHead(ctx, id, image, records)
+			if err == nil && head.Parent != nil {
+				_, err = r.imageHead(ctx, *head.Parent) // as a root it would keep each collect from deciding
+			}
 			if err != nil {
 				if !damaged(err) {
 					return err
@@ -177,8 +181,8 @@ func (r *Repository) Suspended() []Suspended {
 }
 
 // Resume goes on with a session of an owner before. Its images are those that were begun with a key: Image returns them,
-// and Durable says what they have. To give a session up, it is resumed and aborted. NotFound: it has ended, or
-// its restore point may have been published.
+// and Durable says what they have. NotFound: it has ended, or its restore point may have been published. After another
+// error it may be resumed again, or be forgotten.
 func (r *Repository) Resume(ctx context.Context, id string) (*Session, error) {
 	ctx, leave, err := r.enter(ctx, "resume session")
 	if err != nil {
@@ -188,20 +192,60 @@ func (r *Repository) Resume(ctx context.Context, id string) (*Session, error) {
 	if err := r.writable("resume session"); err != nil {
 		return nil, err
 	}
-	r.mu.Lock()
-	z := r.asleep[id]
-	delete(r.asleep, id)
-	r.mu.Unlock()
-	if z == nil {
-		return nil, fault.New(fault.NotFound, "resume session", id, "there is none to be resumed").Explain(
-			"The session had ended, or was about to publish, when the process before stopped.", "Look for its restore point; else begin the backup anew: what is stored is not stored again.")
+	z, err := r.wake("resume session", id)
+	if err != nil {
+		return nil, err
 	}
 	for _, image := range slices.Sorted(maps.Keys(z.records)) { // of those with one key, the last counts
 		if err := z.s.resumeImage(ctx, image, z.records[image]); err != nil {
-			return nil, errors.Join(fault.Context("resume session", id, err), z.s.stop(ctx, true)) // the next owner may try again
+			return nil, errors.Join(fault.Context("resume session", id, err), r.sleepAgain(ctx, z))
 		}
 	}
 	return z.s, nil
+}
+
+// Forget gives up a session of an owner before: what its journal names is not kept any longer. NotFound as of Resume.
+func (r *Repository) Forget(ctx context.Context, id string) error {
+	ctx, leave, err := r.enter(ctx, "forget session")
+	if err != nil {
+		return err
+	}
+	defer leave()
+	if err := r.writable("forget session"); err != nil {
+		return err
+	}
+	z, err := r.wake("forget session", id)
+	if err != nil {
+		return err
+	}
+	return z.s.Abort(ctx)
+}
+
+// wake takes a session from those that are to be resumed.
+func (r *Repository) wake(op, id string) (*suspended, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	z := r.asleep[id]
+	if z == nil {
+		return nil, fault.New(fault.NotFound, op, id, "there is none to be resumed").Explain(
+			"The session had ended, or was about to publish, when the process before stopped.", "Look for its restore point; else begin the backup anew: what is stored is not stored again.")
+	}
+	delete(r.asleep, id)
+	return z, nil
+}
+
+// sleepAgain makes a session that could not be resumed one that can be, or be forgotten: it keeps what it kept.
+func (r *Repository) sleepAgain(ctx context.Context, z *suspended) error {
+	half := z.s
+	z.s = r.newSession(half.o, half.lease)
+	half.mu.Lock()
+	z.s.pins, z.s.images, z.s.ordinals = maps.Clone(half.pins), maps.Clone(half.images), half.ordinals
+	half.mu.Unlock()
+	r.mu.Lock()
+	r.sessions[z.s] = struct{}{}
+	r.asleep[z.ID] = z
+	r.mu.Unlock()
+	return half.stop(ctx, true)
 }
 
 // resumeImage makes an image what its journal says.
@@ -237,6 +281,5 @@ func (s *Session) resumeImage(ctx context.Context, image uint32, records []uint3
 	}
 	w.journal = true
 	s.keyed[head.Key] = w
-	s.ordinals = max(s.ordinals, image+1)
 	return nil
 }

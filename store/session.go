@@ -472,8 +472,14 @@ func (s *Session) end(ctx context.Context) error {
 	return s.endJournal(ctx)
 }
 
-// endLease removes the lease: nobody resumes the session from now on.
+// endLease removes the lease: nobody resumes the session from now on. That of one which can be resumed may be another
+// owner's by now.
 func (s *Session) endLease(ctx context.Context) error {
+	if s.o.Resumable {
+		if err := s.r.fence(ctx); err != nil {
+			return err
+		}
+	}
 	err := s.r.b.Delete(ctx, s.lease)
 	fault.Point("store.session.lease-removed")
 	if fault.KindOf(err) == fault.NotFound {

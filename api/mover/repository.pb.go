@@ -497,7 +497,7 @@ func (x *LookRequest) GetIds() []byte {
 
 type LookResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Store         []byte                 `protobuf:"bytes,1,opt,name=store,proto3" json:"store,omitempty"`  // one byte for each: 1 if its content is to be stored
+	Store         []byte                 `protobuf:"bytes,1,opt,name=store,proto3" json:"store,omitempty"`  // one byte for each: 1 if it is to be placed
 	Flush         bool                   `protobuf:"varint,2,opt,name=flush,proto3" json:"flush,omitempty"` // finish the pack that is being filled
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -629,6 +629,7 @@ type PlaceResponse struct {
 	// References of all chunks one after the other, for each block that is neither present nor zeros.
 	Targets       []byte `protobuf:"bytes,2,opt,name=targets,proto3" json:"targets,omitempty"` // 32 bytes each
 	Blocks        []byte `protobuf:"bytes,3,opt,name=blocks,proto3" json:"blocks,omitempty"`   // one byte each
+	Known         []byte `protobuf:"bytes,4,opt,name=known,proto3" json:"known,omitempty"`     // one byte for each chunk: 1 if nothing of it is to be stored
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -680,6 +681,13 @@ func (x *PlaceResponse) GetTargets() []byte {
 func (x *PlaceResponse) GetBlocks() []byte {
 	if x != nil {
 		return x.Blocks
+	}
+	return nil
+}
+
+func (x *PlaceResponse) GetKnown() []byte {
+	if x != nil {
+		return x.Known
 	}
 	return nil
 }
@@ -2271,11 +2279,12 @@ const file_repository_proto_rawDesc = "" +
 	"\anumbers\x18\x02 \x03(\x03R\anumbers\x12\x10\n" +
 	"\x03ids\x18\x03 \x01(\fR\x03ids\x12\x14\n" +
 	"\x05zeros\x18\x04 \x03(\x06R\x05zeros\x12\x16\n" +
-	"\x06prints\x18\x05 \x01(\fR\x06prints\"[\n" +
+	"\x06prints\x18\x05 \x01(\fR\x06prints\"q\n" +
 	"\rPlaceResponse\x12\x18\n" +
 	"\apresent\x18\x01 \x03(\x06R\apresent\x12\x18\n" +
 	"\atargets\x18\x02 \x01(\fR\atargets\x12\x16\n" +
-	"\x06blocks\x18\x03 \x01(\fR\x06blocks\"Q\n" +
+	"\x06blocks\x18\x03 \x01(\fR\x06blocks\x12\x14\n" +
+	"\x05known\x18\x04 \x01(\fR\x05known\"Q\n" +
 	"\vZeroRequest\x12\x12\n" +
 	"\x04turn\x18\x01 \x01(\x04R\x04turn\x12\x16\n" +
 	"\x06offset\x18\x02 \x01(\x03R\x06offset\x12\x16\n" +

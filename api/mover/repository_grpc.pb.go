@@ -56,9 +56,9 @@ type RepositoryClient interface {
 	Begin(ctx context.Context, in *BeginRequest, opts ...grpc.CallOption) (*BeginResponse, error)
 	// Durable lists what of the image need not be read again.
 	Durable(ctx context.Context, in *DurableRequest, opts ...grpc.CallOption) (*DurableResponse, error)
-	// Look says where chunks lie, and asks for those that are not in the repository.
+	// Look says where chunks lie, and asks for those that the image does not have from its parent.
 	Look(ctx context.Context, in *LookRequest, opts ...grpc.CallOption) (*LookResponse, error)
-	// Place decides how chunks are stored that Look asked for.
+	// Place decides how chunks are stored that Look asked for. What is in the repository already is in the image then.
 	Place(ctx context.Context, in *PlaceRequest, opts ...grpc.CallOption) (*PlaceResponse, error)
 	// Zero says that a range is all zeros.
 	Zero(ctx context.Context, in *ZeroRequest, opts ...grpc.CallOption) (*ZeroResponse, error)
@@ -287,9 +287,9 @@ type RepositoryServer interface {
 	Begin(context.Context, *BeginRequest) (*BeginResponse, error)
 	// Durable lists what of the image need not be read again.
 	Durable(context.Context, *DurableRequest) (*DurableResponse, error)
-	// Look says where chunks lie, and asks for those that are not in the repository.
+	// Look says where chunks lie, and asks for those that the image does not have from its parent.
 	Look(context.Context, *LookRequest) (*LookResponse, error)
-	// Place decides how chunks are stored that Look asked for.
+	// Place decides how chunks are stored that Look asked for. What is in the repository already is in the image then.
 	Place(context.Context, *PlaceRequest) (*PlaceResponse, error)
 	// Zero says that a range is all zeros.
 	Zero(context.Context, *ZeroRequest) (*ZeroResponse, error)

@@ -51,7 +51,7 @@ func (b *batch) group(first int64, at, end int) error {
 		prints := b.prints(blocks)
 		zeros := b.w.o.Hasher.Prints(p, prints)
 		e := pack.Entry{Type: pack.Chunk, ID: c.ID, Zeros: zeros, Present: all &^ zeros}
-		b.placings = append(b.placings, Placing{c.Number, pack.Item{Entry: e, Prints: prints}})
+		b.placings = append(b.placings, Placing{Number: c.Number, Item: pack.Item{Entry: e, Prints: prints}})
 	}
 	if len(b.placings) == 0 {
 		return nil
@@ -60,6 +60,9 @@ func (b *batch) group(first int64, at, end int) error {
 		return err
 	}
 	for i := range b.placings {
+		if b.placings[i].Known {
+			continue
+		}
 		item := &b.placings[i].Item
 		item.SetLength()
 		p, from := b.chunk(b.placings[i].Number)

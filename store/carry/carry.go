@@ -18,10 +18,11 @@ type Chunk struct {
 }
 
 // Placing is a chunk to be stored. Its entry says which of its blocks are zeros, and all others are present; the answer
-// takes away from these what is to be found elsewhere.
+// takes away from these what is to be found elsewhere, or says that all of it is stored already.
 type Placing struct {
 	Number int64
 	pack.Item
+	Known bool // the answer: nothing of it is to be given to a frame
 }
 
 // Decider says what is to be stored of an image. Its methods may be called from several goroutines, but those of one
@@ -30,7 +31,8 @@ type Decider interface {
 	// Look records the chunks and sets Store of those that are to be stored: a content is asked for once.
 	Look(ctx context.Context, chunks []Chunk) error
 	// Place decides how chunks are stored that Look asked for: it narrows Present and sets Refs. What is left has to be
-	// given to a frame.
+	// given to a frame. A Decider that does not take the caller's word for having a content asks for more in Look, and
+	// sets Known here.
 	Place(ctx context.Context, placings []Placing) error
 }
 

@@ -119,6 +119,7 @@ type Directory struct {
 	// just written, or to be indexed.
 	Prints []chunk.Fingerprint
 	size   int64
+	end    int64 // of the frames, of a pack that was opened
 	prints span
 	places places
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/subtle"
 	"errors"
 	"fmt"
+	"math"
 
 	"github.com/zeebo/blake3"
 
@@ -33,6 +34,11 @@ const tailGuess = 64 << 10
 
 // Open reads and proves the header and the directory of the pack id of size bytes.
 func Open(ctx context.Context, src Source, repository, id seal.ID, size int64, secrets Secrets) (*Reader, error) {
+	return OpenBounded(ctx, src, repository, id, size, secrets, math.MaxInt32)
+}
+
+// OpenBounded is Open for a pack by who is not trusted: memory is taken for at most so many entries, and as many frames.
+func OpenBounded(ctx context.Context, src Source, repository, id seal.ID, size int64, secrets Secrets, entries int) (*Reader, error) {
 	name := Name(id)
 	if size < HeaderBytes+2*seal.Overhead+TrailerBytes || size > MaxPack {
 		return nil, fmt.Errorf("pack of %d bytes", size)
@@ -62,6 +68,9 @@ func Open(ctx context.Context, src Source, repository, id seal.ID, size int64, s
 	if t.pack != id {
 		return nil, errors.New("trailer names another pack")
 	}
+	if int64(t.dirLen) > maxDirectory(entries) {
+		return nil, fmt.Errorf("directory of %d bytes for at most %d entries", t.dirLen, entries)
+	}
 	sealed := make([]byte, t.dirLen)
 	if from := int64(len(tail)) - (size - int64(t.directory)); from >= 0 {
 		copy(sealed, tail[from:])
@@ -80,6 +89,9 @@ func Open(ctx context.Context, src Source, repository, id seal.ID, size int64, s
 	if err != nil {
 		return nil, fmt.Errorf("directory %w", err)
 	}
+	if err := bounded(plain, entries); err != nil {
+		return nil, err
+	}
 	dir, err := parseDirectory(plain, int64(t.directory))
 	if err != nil {
 		return nil, err
@@ -89,7 +101,7 @@ func Open(ctx context.Context, src Source, repository, id seal.ID, size int64, s
 			return nil, fmt.Errorf("entry %d of type %d in a pack of kind %s", i, dir.Entries[i].Type, head.Kind)
 		}
 	}
-	dir.Header, dir.size = head, size
+	dir.Header, dir.size, dir.end = head, size, int64(t.directory)
 	dir.prints = span{int64(t.directory) + int64(t.dirLen), int64(t.printsLen)}
 	return &Reader{src: src, name: name, dir: dir, box: box}, nil
 }

@@ -274,7 +274,7 @@ func TestTornConnections(t *testing.T) {
 		s := g.begin()
 		conn := g.dial(p.l.Addr().String())
 		c := g.client(conn, Access{Session: s, Image: "sda"}, ClientOptions{})
-		c.terms.PackBytes = smallPack
+		c.terms.PackBytes, c.terms.FrameBytes = smallPack/2, smallPack/4 // a pack must fit through one connection
 		w, err := c.NewImage(t.Context(), store.ImageOptions{SizeBytes: int64(len(d))})
 		var ref store.ImageRef
 		if err == nil {

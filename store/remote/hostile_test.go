@@ -2,7 +2,9 @@ package remote
 
 import (
 	"context"
+	"fmt"
 	mathrand "math/rand/v2"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -98,17 +100,19 @@ func FuzzServer(f *testing.F) {
 		boundary.Add(f, append([]byte{byte(n)}, p...), boundary.Binary(append([]byte{byte(n)}, p...)))
 	}
 	s = g.begin()
+	var inputs atomic.Int64
 	f.Fuzz(func(t *testing.T, p []byte) {
 		if len(p) == 0 {
 			return
 		}
-		a := Access{Session: s, Image: "sda", Repository: g.repo, Images: []store.ImageRef{ref}}
+		image := fmt.Sprint("sda", inputs.Add(1)/64) // an image may not be begun anew for ever
+		a := Access{Session: s, Image: image, Repository: g.repo, Images: []store.ImageRef{ref}}
 		ticket := g.desk.issue(a)
 		ctx := metadata.NewIncomingContext(context.Background(), metadata.Pairs(ticketKey, ticket, openerKey, "me"))
 		if _, err := g.desk.Open(ctx, ticket, "me"); err != nil {
 			t.Fatal(err)
 		}
-		w, err := s.Image(ctx, "sda", store.ImageOptions{SizeBytes: 1 << 20, Anew: true})
+		w, err := s.Image(ctx, image, store.ImageOptions{SizeBytes: 1 << 20, Anew: true})
 		if err != nil {
 			t.Fatal(err)
 		}

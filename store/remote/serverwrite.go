@@ -145,8 +145,12 @@ func (s *Server) Place(ctx context.Context, q *mover.PlaceRequest) (_ *mover.Pla
 	if err := c.Place(ctx, placings); err != nil {
 		return nil, err
 	}
-	answer := &mover.PlaceResponse{Present: make([]uint64, n)}
+	answer := &mover.PlaceResponse{Present: make([]uint64, n), Known: make([]byte, n)}
 	for i := range placings {
+		if placings[i].Known {
+			answer.Known[i] = 1
+			continue
+		}
 		answer.Present[i] = placings[i].Present
 		for _, ref := range placings[i].Refs {
 			answer.Targets = append(answer.Targets, ref.Target[:]...)

@@ -231,13 +231,16 @@ func (d asking) Place(ctx context.Context, placings []carry.Placing) error {
 	if err != nil {
 		return err
 	}
-	if len(a.GetPresent()) != len(placings) || len(a.GetTargets()) != 32*len(a.GetBlocks()) {
-		return malformed("place chunks", "%d answers for %d chunks, with %d and %d bytes of references",
-			len(a.GetPresent()), len(placings), len(a.GetTargets()), len(a.GetBlocks()))
+	if len(a.GetPresent()) != len(placings) || len(a.GetKnown()) != len(placings) || len(a.GetTargets()) != 32*len(a.GetBlocks()) {
+		return malformed("place chunks", "%d and %d answers for %d chunks, with %d and %d bytes of references",
+			len(a.GetPresent()), len(a.GetKnown()), len(placings), len(a.GetTargets()), len(a.GetBlocks()))
 	}
 	targets, blocks := a.GetTargets(), a.GetBlocks()
 	for i := range placings {
 		p := &placings[i]
+		if p.Known = a.GetKnown()[i] != 0; p.Known {
+			continue
+		}
 		n := bits.OnesCount64(p.Present &^ a.GetPresent()[i])
 		if a.GetPresent()[i]&^p.Present != 0 || n > len(blocks) {
 			return malformed("place chunks", "blocks %x of %x, %d references left", a.GetPresent()[i], p.Present, len(blocks))
@@ -253,8 +256,11 @@ func (d asking) Place(ctx context.Context, placings []carry.Placing) error {
 		targets, blocks = targets[32*n:], blocks[n:]
 	}
 	d.w.count(func(s *store.ImageStats) {
-		s.ChunksNew += int64(len(placings))
 		for i := range placings {
+			if placings[i].Known {
+				continue
+			}
+			s.ChunksNew++
 			s.BytesNew += int64(bits.OnesCount64(placings[i].Present) * 4096)
 			if len(placings[i].Refs) > 0 {
 				s.ChunksRefs++
