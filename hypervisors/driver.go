@@ -43,6 +43,9 @@ type Freezer interface {
 	// Freeze makes the disks of a VM readable as they are at one instant. On an error nothing of it is left, except
 	// what was owed and could not be removed.
 	Freeze(ctx context.Context, req FreezeRequest) (Frozen, error)
+	// Refreeze takes up a freeze that an earlier process made, if it stands as it was made; its exports may be reached
+	// otherwise than before. One that does not stand any more is a Conflict. It makes nothing on the platform.
+	Refreeze(ctx context.Context, standing Standing) (Frozen, error)
 	// Checkpoints returns the checkpoints of ours on a VM, oldest first.
 	Checkpoints(ctx context.Context, vm string) ([]Checkpoint, error)
 	// KeepCheckpoint removes every checkpoint of ours on a VM except keep; "" removes them all. Checkpoints of other
@@ -86,6 +89,13 @@ type FreezeRequest struct {
 	// Owe is called before each thing made on the platform, and must have made its record durable when it returns.
 	// An error of Owe stops the freeze.
 	Owe func(ctx context.Context, owed Owed) error
+}
+
+// Standing is a freeze as the process that made it has recorded it.
+type Standing struct {
+	Tag  string     // of the request
+	Info FrozenInfo // what was said of it
+	Owed []Owed     // what was owed for it and not removed yet, in the order of making
 }
 
 // Frozen is a frozen VM. Release must be called, also after errors and cancellation.

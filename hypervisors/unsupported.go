@@ -33,6 +33,11 @@ func (u Unsupported) Freeze(context.Context, FreezeRequest) (Frozen, error) {
 	return nil, u.no("freeze VM")
 }
 
+// Refreeze is not supported.
+func (u Unsupported) Refreeze(context.Context, Standing) (Frozen, error) {
+	return nil, u.no("take up freeze of VM")
+}
+
 // Checkpoints is not supported.
 func (u Unsupported) Checkpoints(context.Context, string) ([]Checkpoint, error) {
 	return nil, u.no("list checkpoints")

@@ -18,7 +18,7 @@ import (
 )
 
 // schemaVersion is the version of the tables this program writes.
-const schemaVersion = 6
+const schemaVersion = 7
 
 // Catalog is an open catalog. Its methods may be called from several goroutines.
 type Catalog struct {
@@ -132,6 +132,9 @@ func migrate(tx *gorm.DB, version int) error {
 	}
 	if version < 6 {
 		errs = append(errs, tx.AutoMigrate(&MoverLimit{}))
+	}
+	if version < 7 {
+		errs = append(errs, tx.AutoMigrate(&KeptTask{}))
 	}
 	if version == 1 {
 		errs = append(errs, m.AddColumn(&Connection{}, "HostID"))

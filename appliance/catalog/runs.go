@@ -189,6 +189,9 @@ func moveTask(tx *gorm.DB, t *Task, to State, change func(*Task)) error {
 		t.Attempt++
 	case to.Final():
 		t.FinishedAt = &now
+		if err := tx.Where("task_id = ?", t.ID).Delete(&KeptTask{}).Error; err != nil {
+			return err
+		}
 	}
 	if err := tx.Save(t).Error; err != nil {
 		return err

@@ -1,5 +1,6 @@
 // Package jobs runs tasks: it queues them durably with River, claims them, cancels them, cleans up behind them and,
-// after the manager was killed, brings those it was running to their end.
+// after the manager was killed, takes up those of which it has kept something (Task.Keep) and brings the others to
+// their end.
 //
 // It does not know what a backup or a restore is; handlers do. The task's row in the catalog is the truth about it,
 // a River job only says "look at this task": claiming a task moves its row from queued to running in one transaction,

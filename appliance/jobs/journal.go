@@ -77,6 +77,19 @@ func (j *Journal) Owe(connectionID, taskID string) func(context.Context, hypervi
 	}
 }
 
+// Owing returns what a task still owes, in the order of making.
+func (j *Journal) Owing(ctx context.Context, taskID string) ([]hypervisors.Owed, error) {
+	rows, err := j.catalog.OpenCleanups(ctx, taskID)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]hypervisors.Owed, 0, len(rows))
+	for _, row := range slices.Backward(rows) {
+		out = append(out, row.Owed)
+	}
+	return out, nil
+}
+
 // Unplug removes the disks that a task has in movers. It succeeds when the platform confirms that none is there; only then
 // may go what they are made of.
 func (j *Journal) Unplug(ctx context.Context, taskID string) error {

@@ -54,7 +54,8 @@ type Queue struct {
 	sweeper  sync.WaitGroup
 	mu       sync.Mutex
 	running  map[string]context.CancelCauseFunc
-	sweeping chan struct{} // one token: one sweep at a time
+	before   map[string]catalog.Secret // of tasks to be taken up
+	sweeping chan struct{}             // one token: one sweep at a time
 }
 
 // What the contexts of tasks are cancelled with.
@@ -93,7 +94,7 @@ func (w *worker) Timeout(*river.Job[jobArgs]) time.Duration { return -1 }
 func New(ctx context.Context, o Options) (*Queue, error) {
 	q := &Queue{
 		catalog: o.Catalog, journal: o.Journal, handlers: o.Handlers, publish: o.Publish, log: o.Log,
-		every: o.SweepEvery, running: map[string]context.CancelCauseFunc{}, sweeping: make(chan struct{}, 1),
+		every: o.SweepEvery, running: map[string]context.CancelCauseFunc{}, before: map[string]catalog.Secret{}, sweeping: make(chan struct{}, 1),
 	}
 	if q.every == 0 {
 		q.every = 5 * time.Minute
@@ -208,7 +209,12 @@ func (q *Queue) work(ctx context.Context, id string) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	q.mu.Lock()
+	if q.running[id] != nil {
+		q.mu.Unlock()
+		return nil // the job was delivered twice
+	}
 	q.running[id] = cancel // before the claim, so that no cancelling falls between the two
+	before := q.before[id]
 	q.mu.Unlock()
 	defer func() {
 		q.mu.Lock()
@@ -218,7 +224,7 @@ func (q *Queue) work(ctx context.Context, id string) error {
 	if q.stopping.Load() {
 		return errStopping // it stays queued
 	}
-	row, err := q.catalog.MoveTask(ctx, id, catalog.Running, nil)
+	t, err := q.claim(ctx, id, before)
 	switch {
 	case err == nil:
 	case fault.KindOf(err) == fault.Conflict, fault.KindOf(err) == fault.NotFound:
@@ -226,10 +232,16 @@ func (q *Queue) work(ctx context.Context, id string) error {
 	default:
 		return err
 	}
-	t := &Task{Task: row, q: q}
-	q.publish.PublishTask(row)
-	q.publishRun(ctx, row.RunID)
+	q.mu.Lock()
+	delete(q.before, id)
+	q.mu.Unlock()
+	q.publish.PublishTask(t.Task)
+	q.publishRun(ctx, t.RunID)
 	err = q.handle(ctx, t)
+	if errors.Is(err, ErrLeft) {
+		t.Event(ctx, "The manager stops; the task goes on when it is started again.")
+		return nil
+	}
 	q.finish(ctx, t, err)
 	return nil
 }

@@ -11,17 +11,19 @@ import (
 // orphanTime bounds the clean-up behind one task of a dead manager: nothing is answered before it is over.
 const orphanTime = 20 * time.Second
 
-// reconcile ends the tasks that a manager which is no more was running: what they owe is removed first. Tasks that
-// were queued are queued again, because the job of one may have been lost between delivery and claim.
+// reconcile takes up the tasks that a manager which is no more was running and has kept something of, and ends the
+// others: what they owe is removed first. Tasks that were queued are queued again, because the job of one may have been
+// lost between delivery and claim.
 func (q *Queue) reconcile(ctx context.Context) error {
 	tasks, err := q.catalog.ActiveTasks(ctx)
 	if err != nil {
 		return err
 	}
 	for _, row := range tasks {
+		taken := false
 		if row.State == catalog.Queued {
 			_, err = q.client.Insert(ctx, jobArgs{TaskID: row.ID}, nil)
-		} else {
+		} else if taken, err = q.takeUp(ctx, row); err == nil && !taken {
 			err = q.endOrphan(ctx, row)
 		}
 		if err != nil {

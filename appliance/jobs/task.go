@@ -23,7 +23,9 @@ type Task struct {
 	catalog.Task // as it was claimed
 
 	q        *Queue
+	before   catalog.Secret // what an earlier process kept
 	mu       sync.Mutex
+	kept     bool // for the next process
 	phase    string
 	disks    []catalog.DiskProgress
 	warnings []string

@@ -36,13 +36,35 @@ type backup struct {
 	frozen hypervisors.Frozen
 	info   hypervisors.FrozenInfo
 	plugs  jobs.Plugs
+	away   away
 }
 
 // Backup is the handler of backup tasks.
 func (p *Protector) Backup(ctx context.Context, t *jobs.Task) error {
 	fault.Point("backup.claimed")
 	b := &backup{Protector: p, t: t}
-	if err := b.prepare(ctx); err != nil {
+	var k kept
+	goesOn, err := t.TakenUp(&k)
+	if err != nil {
+		return err
+	}
+	err = b.work(ctx, goesOn, k)
+	if err == nil {
+		return nil
+	}
+	if left, leaves := t.Leave(ctx, err); leaves {
+		return left
+	}
+	if goesOn {
+		b.giveUp(ctx, k)
+	}
+	return err
+}
+
+// work is the backup from its start, or from where an earlier process left it.
+func (b *backup) work(ctx context.Context, goesOn bool, k kept) error {
+	t := b.t
+	if err := b.prepare(ctx, goesOn); err != nil {
 		return err
 	}
 	release, err := t.Journal().Hold(ctx, b.vm.ConnectionID, b.vm.PlatformID)
@@ -53,16 +75,19 @@ func (p *Protector) Backup(ctx context.Context, t *jobs.Task) error {
 	if err := t.Journal().SettleVM(ctx, b.vm.ConnectionID, b.vm.PlatformID, t.ID); err != nil {
 		t.Warn(ctx, "Leftovers of an earlier task on this VM could not be removed: "+err.Error())
 	}
-	session, err := b.repo.Begin(ctx, store.SessionOptions{Series: b.series(), Writer: t.ID})
+	session, err := b.begin(ctx, goesOn, k)
 	if err != nil {
-		return fault.Context("begin backup in repository", "", err)
+		return err
 	}
 	point, err := b.run(ctx, session)
 	if err != nil {
+		if _, leaves := t.Leave(ctx, err); leaves {
+			return err // the session is suspended with its repository, and the freeze stands
+		}
 		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUpTime)
 		defer cancel()
 		if abortErr := session.Abort(clean); abortErr != nil {
-			p.log.WarnContext(ctx, "session was not aborted", "task_id", t.ID, "err", abortErr)
+			b.log.WarnContext(ctx, "session was not aborted", "task_id", t.ID, "err", abortErr)
 		}
 		b.release(clean)
 		return err
@@ -70,8 +95,20 @@ func (p *Protector) Backup(ctx context.Context, t *jobs.Task) error {
 	return b.complete(context.WithoutCancel(ctx), point)
 }
 
+// begin opens the session: the one of an earlier process if the backup goes on.
+func (b *backup) begin(ctx context.Context, goesOn bool, k kept) (*store.Session, error) {
+	if goesOn {
+		return b.takeUp(ctx, k)
+	}
+	session, err := b.repo.Begin(ctx, store.SessionOptions{Series: b.series(), Writer: b.t.ID, Resumable: true})
+	if err != nil {
+		return nil, fault.Context("begin backup in repository", "", err)
+	}
+	return session, nil
+}
+
 // prepare finds everything the backup needs and changes nothing.
-func (b *backup) prepare(ctx context.Context) (err error) {
+func (b *backup) prepare(ctx context.Context, goesOn bool) (err error) {
 	b.t.SetPhase(ctx, "checking")
 	if err = b.t.ReadSpec(&b.spec); err != nil {
 		return err
@@ -96,7 +133,9 @@ func (b *backup) prepare(ctx context.Context) (err error) {
 	if b.repo, err = b.repositories(ctx, b.spec.RepositoryID); err != nil {
 		return err
 	}
-	b.base, err = b.findBase(ctx)
+	if !goesOn {
+		b.base, err = b.findBase(ctx)
+	}
 	return err
 }
 
@@ -106,8 +145,10 @@ func (b *backup) series() string {
 
 // run does everything up to the durable manifest.
 func (b *backup) run(ctx context.Context, session *store.Session) (store.RestorePoint, error) {
-	if err := b.freeze(ctx); err != nil {
-		return store.RestorePoint{}, err
+	if b.frozen == nil {
+		if err := b.freeze(ctx); err != nil {
+			return store.RestorePoint{}, err
+		}
 	}
 	manifest := b.manifest()
 	fault.Point("backup.configured")
@@ -209,6 +250,7 @@ func (b *backup) transferDisk(ctx context.Context, session *store.Session, d hyp
 		ID: b.t.ID + "/" + d.Disk.ID, Disk: d.Disk.ID, Export: plan.export, Session: session, Parent: plan.parent,
 		Mover: b.spec.Mover, Transport: b.spec.Transport, Fallback: b.spec.Fallback, Plugs: b.plugs, ConnectionID: b.conn.ID, RepositoryID: b.spec.RepositoryID,
 		VMHost: b.info.VM.Host, Datastore: d.Disk.Datastore, Tell: b.t.Event, Warn: b.t.Warn,
+		Before: b.before(d.Disk.ID), Away: func(ctx context.Context, mover string) error { return b.leaves(ctx, session, d.Disk.ID, mover) },
 	}, show)
 	if err != nil {
 		return store.NamedImage{}, fault.Context("read disk", d.Disk.ID, err)

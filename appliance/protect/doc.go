@@ -39,6 +39,10 @@ type ReadRequest struct {
 	RepositoryID     string
 	VMHost           string // of the platform, where the VM runs; "" is not known
 	Datastore        string // of the disk
+	// Before is the mover that had the disk when the manager ended, which is waited for; "" if there is none.
+	Before string
+	// Away is called before the disk is given to a mover in another process, by its id.
+	Away func(ctx context.Context, mover string) error
 	// Tell adds a line to the task's log; fields are pairs of a name and a value. Warn adds a warning to the task.
 	Tell, Warn func(ctx context.Context, message string, fields ...string)
 }

@@ -123,6 +123,8 @@ type order struct {
 	tell     func(ctx context.Context, message string, fields ...string)
 	warn     func(ctx context.Context, message string, fields ...string)
 	progress func(catalog.DiskProgress)
+	before   string                                        // mover that had it when the manager ended
+	away     func(ctx context.Context, mover string) error // see protect.ReadRequest; may be nil
 }
 
 // work does an order with a mover that was found, on the disk as that mover gets it.
@@ -132,6 +134,11 @@ type work func(chosen agent.Mover, ticket string, e hypervisors.Export, show fun
 // one where that is allowed.
 func (m *mover) do(ctx context.Context, o order, do work) error {
 	o.wish.ExportBoot = m.boot // connections that are not local offer no sockets and no loopback addresses
+	if o.before != "" {
+		if err := m.fleet.Await(ctx, o.before); err != nil {
+			return err
+		}
+	}
 	o.wish.NoHotadd, o.wish.Failed = o.plugs.None, map[hypervisors.Transport]string{}
 	o.wish.Pluggable, o.wish.Avoid = map[string]bool{}, map[string]string{}
 	for id := range o.plugs.Machines {
@@ -181,6 +188,11 @@ func (m *mover) once(ctx context.Context, o order, do work) (by hypervisors.Tran
 		o.progress(p)
 	}
 	show(catalog.DiskProgress{BytesTotal: o.wish.Export.SizeBytes})
+	if !place.Mover.BuiltIn && o.away != nil {
+		if err := o.away(ctx, place.Mover.ID); err != nil {
+			return place.Transport, err
+		}
+	}
 	e, unplug, err := o.open(ctx, place.Choice)
 	if err != nil {
 		return place.Transport, err
@@ -239,7 +251,8 @@ func (m *mover) ReadDisk(
 			Mover: r.Mover, Transport: r.Transport, Export: r.Export, Connection: r.ConnectionID, Host: r.VMHost, Datastore: r.Datastore,
 			StoreID: storeID(r.Session.Terms()),
 		},
-		grant: tickets.Grant{RepositoryID: r.RepositoryID, Session: r.Session, Parent: r.Parent},
+		grant:  tickets.Grant{RepositoryID: r.RepositoryID, Session: r.Session, Parent: r.Parent},
+		before: r.Before, away: r.Away,
 	}
 	err = m.do(ctx, o, func(chosen agent.Mover, ticket string, e hypervisors.Export, show func(catalog.DiskProgress)) error {
 		res, err := chosen.Backup(ctx, agent.BackupTask{ID: r.ID, Disk: r.Disk, Ticket: ticket, Export: e, Parent: r.Parent},

@@ -110,8 +110,27 @@ func (a *Appliance) opened(ctx context.Context, id string) (opened, error) {
 	if err != nil {
 		return opened{}, fault.Wrap(absentKind(err), "open repository", row.Name, err)
 	}
+	a.forgetSuspended(ctx, o.repo)
 	entry.opened = o
 	return o, nil
+}
+
+// forgetSuspended gives up the sessions of an earlier process whose tasks do not go on.
+func (a *Appliance) forgetSuspended(ctx context.Context, repo *store.Repository) {
+	for _, s := range repo.Suspended() {
+		task, err := a.catalog.Task(ctx, s.Writer)
+		if err == nil && task.State == catalog.Running {
+			_, err = a.catalog.Kept(ctx, s.Writer)
+		} else if err == nil {
+			err = fault.New(fault.NotFound, "take up task", s.Writer, "it has ended")
+		}
+		if fault.KindOf(err) != fault.NotFound {
+			continue
+		}
+		if err := repo.Forget(ctx, s.ID); err != nil {
+			a.log.WarnContext(ctx, "session was not forgotten", "session", s.ID, "err", err)
+		}
+	}
 }
 
 // absentKind is the kind of an error about something the appliance itself needs. When that is not there, a client must

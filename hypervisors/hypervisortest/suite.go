@@ -70,6 +70,7 @@ func Run(t *testing.T, open func(t *testing.T) Fixture) {
 		{"FrozenContent", testFrozenContent},
 		{"StableWhileGuestWrites", testStable},
 		{"ReleaseMayBeRepeated", testRelease},
+		{"Refreeze", testRefreeze},
 		{"SecondFreezeIsRefused", testSecondFreeze},
 		{"Quiesce", testQuiesce},
 		{"ExcludedDisk", testExcluded},

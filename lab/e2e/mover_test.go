@@ -202,31 +202,6 @@ func TestKilledMover(t *testing.T) {
 	s.noLeftovers()
 }
 
-// TestKilledManager: the mover comes back by itself and has ended what the manager does not know any more.
-func TestKilledManager(t *testing.T) {
-	s := newScene(t, kvmlab.Options{}, smallVM)
-	m := s.enrol("m1")
-	m.proxy.Set(netfault.Fault{Rate: 64 << 10})
-	s.write(20)
-	run, err := s.startBackup(s.vmID, s.repo.ID, map[string]any{"mover": "m1"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.wait("the transfer on m1", func() bool { return strings.Contains(m.log.String(), "transfer begun") })
-	s.kill()
-	m.proxy.Heal()
-	s.start()
-	s.restarted(m)
-	s.ended(run.ID, client.StateFailed)
-	s.wait("the mover to end it", func() bool {
-		log := m.log.String()
-		return strings.Count(log, "transfer ended") == strings.Count(log, "transfer begun")
-	})
-	s.backup(s.vmID, s.repo.ID, map[string]any{"mover": "m1"})
-	s.verifyAll()
-	s.noLeftovers()
-}
-
 func (s *scene) fingerprint() string {
 	s.t.Helper()
 	f := regexp.MustCompile(`CA fingerprint:\s+([0-9a-f]{64})`).FindStringSubmatch(s.log.String())

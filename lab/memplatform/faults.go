@@ -13,7 +13,8 @@ const (
 	OpVM             = "VM"
 	OpDatastores     = "Datastores"
 	OpNetworks       = "Networks"
-	OpFreeze         = "Freeze"        // before anything is made
+	OpFreeze         = "Freeze" // before anything is made
+	OpRefreeze       = "Refreeze"
 	OpFreezeExport   = "Freeze.export" // after checkpoint and job were made, before the exports are
 	OpRelease        = "Release"
 	OpCheckpoints    = "Checkpoints"

@@ -59,6 +59,26 @@ func (d *driver) Freeze(ctx context.Context, req hypervisors.FreezeRequest) (hyp
 	return f, nil
 }
 
+func (d *driver) Refreeze(ctx context.Context, s hypervisors.Standing) (hypervisors.Frozen, error) {
+	if !d.p.caps.Backup {
+		return d.Unsupported.Refreeze(ctx, s)
+	}
+	if err := d.enter(ctx, OpRefreeze, s.Info.VM.ID); err != nil {
+		return nil, err
+	}
+	f := &frozen{d: d, name: marker + s.Tag, info: s.Info}
+	d.p.mu.Lock()
+	defer d.p.mu.Unlock()
+	if _, err := d.p.find("take up freeze of VM", s.Info.VM.ID); err != nil {
+		return nil, err
+	}
+	if d.p.jobs[f.name] == nil {
+		return nil, fault.New(fault.Conflict, "take up freeze of VM", s.Info.VM.Name, "it does not stand any more").
+			Explain("Somebody has ended the job of the freeze.", "Run the backup again.")
+	}
+	return f, nil
+}
+
 func owe(ctx context.Context, record func(context.Context, hypervisors.Owed) error, o hypervisors.Owed) error {
 	if record != nil {
 		if err := record(ctx, o); err != nil {

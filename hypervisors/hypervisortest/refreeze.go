@@ -1,0 +1,40 @@
+package hypervisortest
+
+import (
+	"github.com/cairn-backup/cairn/hypervisors"
+	"github.com/cairn-backup/cairn/internal/fault"
+)
+
+// testRefreeze takes up a freeze as another process would, with nothing but what was recorded of it.
+func testRefreeze(e *env) {
+	e.need(e.caps.Backup, "backup")
+	e.Write(e.T)
+	req := e.request(e.Running)
+	f := e.freeze(req)
+	standing := hypervisors.Standing{Tag: req.Tag, Info: f.Info(), Owed: e.owed.items}
+	want := map[string][]byte{}
+	for _, d := range f.Info().Disks {
+		want[d.Disk.ID] = e.Content(e.T, e.Running, d.Disk.ID)
+	}
+	other := standing
+	other.Tag = e.tag()
+	_, err := e.Driver.Refreeze(e.Context(), other)
+	e.kind(err, fault.Conflict, "take up a freeze that is another's")
+	owed := len(e.owed.items)
+	g, err := e.Driver.Refreeze(e.Context(), standing)
+	e.ok(err, "take up a freeze")
+	if len(e.owed.items) != owed {
+		e.Error("taking a freeze up made something")
+	}
+	if got, was := diskIDs(g.Info().Disks), diskIDs(f.Info().Disks); len(got) != len(was) || !g.Info().Time.Equal(f.Info().Time) {
+		e.Errorf("taken up with disks %v of %v, %v of %v", got, was, g.Info().Time, f.Info().Time)
+	}
+	e.Write(e.T)
+	for _, d := range g.Info().Disks {
+		e.same(e.read(d.Export), want[d.Disk.ID], "disk "+d.Disk.ID+" of a freeze that was taken up")
+	}
+	e.release(g)
+	e.clean("after the release of a freeze that was taken up")
+	_, err = e.Driver.Refreeze(e.Context(), standing)
+	e.kind(err, fault.Conflict, "take up a freeze that has ended")
+}

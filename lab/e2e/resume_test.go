@@ -1,0 +1,88 @@
+package e2e
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/cairn-backup/cairn/api/client"
+	"github.com/cairn-backup/cairn/lab/kvmlab"
+	"github.com/cairn-backup/cairn/lab/netfault"
+)
+
+// TestTransferGoesOn ends the manager or the mover in the middle of a transfer of several packs: the backup goes on from
+// the last durable pack, and what is sent twice is what was on its way.
+func TestTransferGoesOn(t *testing.T) {
+	const (
+		pack  = 32 << 20
+		held  = 2 * pack // what a mover of two goroutines has on its way
+		fill  = 5 * pack
+		slack = fill / 16 // ids, fingerprints, headers
+	)
+	tests := []struct {
+		name string
+		told string // in the run's events
+		end  func(s *scene, m *mover)
+	}{
+		{"manager killed", "The manager was restarted; the task goes on.", func(s *scene, m *mover) {
+			s.kill()
+			s.start()
+			m.proxy.Retarget(s.moversAddress())
+		}},
+		{"manager stopped", "The manager stops; the task goes on when it is started again.", func(s *scene, m *mover) {
+			s.stop()
+			s.start()
+			m.proxy.Retarget(s.moversAddress())
+		}},
+		{"mover killed", "the mover was lost, and the transfer goes on", func(s *scene, m *mover) {
+			m.kill()
+			m.start("--fingerprint", s.fingerprint())
+		}},
+	}
+	for n, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			s := newScene(t, kvmlab.Options{}, kvmlab.Spec{
+				Name: fmt.Sprint("goeson", n), Rate: 0.5, Disks: []kvmlab.Disk{{MiB: 2 * fill >> 20, Fill: fill}},
+			})
+			m := s.enrol("m1")
+			up := func() int64 { n, _ := m.proxy.Bytes(); return n }
+			m.proxy.Set(netfault.Fault{Rate: 16 << 20}) // so that there is a middle
+			run, err := s.startBackup(s.vmID, s.repo.ID, map[string]any{"mover": "m1"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			begun := up()
+			s.wait("the middle of the transfer", func() bool { return up()-begun > held+pack+pack/2 })
+			before := up() - begun
+			tt.end(s, m)
+			if m.proxy.Fired() == 0 {
+				t.Error("the link was not narrow")
+			}
+			m.proxy.Heal()
+			ended := s.ended(run.ID, client.StateSucceeded, client.StateWarning)
+			twice := up() - begun - fill
+			t.Logf("%d bytes sent before, %d in all for %d of content: %d twice or around it", before, up()-begun, fill, twice)
+			if up()-begun < fill || twice > held+slack {
+				t.Errorf("%d bytes were sent for %d, want at most %d more", up()-begun, fill, held+slack)
+			}
+			s.point(ended)
+			for _, x := range ended.Tasks[0].Transfers {
+				if x.Mover != "m1" {
+					t.Errorf("disk %s went through %q", x.Disk, x.Mover)
+				}
+			}
+			var events client.RunEventList
+			s.must("GET", "/runs/"+run.ID+"/events?limit=1000", nil, &events)
+			if !strings.Contains(fmt.Sprint(events.Items), tt.told) {
+				t.Errorf("%q is not in the run's events: %v", tt.told, events.Items)
+			}
+			s.noLeftovers()
+			next := s.backup(s.vmID, s.repo.ID, map[string]any{"mover": "m1"})
+			if next.Disks[0].Mode != client.DiskIncremental {
+				t.Errorf("the next backup is %s: %v", next.Disks[0].Mode, next.Disks[0].FullReason)
+			}
+			s.verifyAll()
+			s.noLeftovers()
+		})
+	}
+}
