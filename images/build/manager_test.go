@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -141,15 +140,4 @@ func (m *manager) awaitMover(t *testing.T, v *vm, name string, state client.Move
 	}
 	t.Fatalf("mover %s does not become %s: %+v; its machine said:\n%s", name, state, all, v.said())
 	return client.Mover{}
-}
-
-// freePort returns a TCP port of this machine that nobody listens at.
-func freePort(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
 }
