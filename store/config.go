@@ -10,6 +10,7 @@ import (
 
 	"github.com/cairn-backup/cairn/internal/fault"
 	"github.com/cairn-backup/cairn/store/blob"
+	"github.com/cairn-backup/cairn/store/carry"
 	"github.com/cairn-backup/cairn/store/chunk"
 	"github.com/cairn-backup/cairn/store/seal"
 )
@@ -35,8 +36,8 @@ const (
 	maxDocument     = 64 << 20
 	documentPiece   = 256 << 10
 	packTarget      = 32 << 20
-	frameTarget     = 256 << 10 // of frames put together of pieces: parts of chunks, nodes
-	runTarget       = 1 << 20   // of frames of whole chunks that follow each other on a disk
+	frameTarget     = carry.PieceFrame // of frames put together of pieces: parts of chunks, nodes
+	runTarget       = 1 << 20          // of frames of whole chunks that follow each other on a disk
 	maxDirtyLeaves  = 2048
 	maxListedDamage = 1000
 )

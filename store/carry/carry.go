@@ -56,11 +56,11 @@ type Options struct {
 	Store      Store
 }
 
-// restFrame is what a frame of chunks and blocks from here and there is filled up to. What lies in it is scattered over a
-// disk, so parts of a restore that are far from each other decode it anew.
-const restFrame = 256 << 10
+// PieceFrame is what a frame of chunks and blocks from here and there is filled up to, in bytes of plaintext. What lies in
+// it is scattered over a disk, so parts of a restore that are far from each other decode it anew.
+const PieceFrame = 256 << 10
 
-func (o *Options) restBytes() int { return min(o.FrameBytes, restFrame) }
+func (o *Options) restBytes() int { return min(o.FrameBytes, PieceFrame) }
 
 // New returns a writer.
 func New(o Options) *Writer { return &Writer{o: o} }
