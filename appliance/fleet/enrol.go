@@ -16,6 +16,7 @@ import (
 
 	pb "github.com/cairn-backup/cairn/api/mover"
 	"github.com/cairn-backup/cairn/appliance/catalog"
+	"github.com/cairn-backup/cairn/appliance/tickets"
 	"github.com/cairn-backup/cairn/internal/fault"
 )
 
@@ -49,7 +50,7 @@ func (f *Fleet) IssueToken(ctx context.Context, n NewToken) (catalog.JoinToken, 
 	case n.Life < 0 || n.Life > MaxTokenLife:
 		return catalog.JoinToken{}, "", fault.New(fault.Invalid, "create join token", n.Name, "it would be good for %v", n.Life).Explain(
 			"A join token is good for at most seven days.", "Ask for a shorter time.")
-	case n.Name != "" && !namePattern.MatchString(n.Name), n.Name == "built-in":
+	case n.Name != "" && !namePattern.MatchString(n.Name), n.Name == tickets.BuiltIn:
 		return catalog.JoinToken{}, "", fault.New(fault.Invalid, "create join token", n.Name, "no mover can have this name").Explain(
 			"Names are letters, digits, dots, dashes and underscores, at most 63, and \"built-in\" is the appliance's own mover.",
 			"Choose another name.")
@@ -105,7 +106,7 @@ func (e *enrolment) enrol(ctx context.Context, source string, r *pb.EnrolRequest
 	if m.Name == "" {
 		m.Name = m.Facts.Hostname
 	}
-	if !namePattern.MatchString(m.Name) || m.Name == "built-in" {
+	if !namePattern.MatchString(m.Name) || m.Name == tickets.BuiltIn {
 		m.Name = "mover"
 	}
 	csr, err := checkCSR(r.GetCsr())

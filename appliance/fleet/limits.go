@@ -10,6 +10,7 @@ import (
 
 	pb "github.com/cairn-backup/cairn/api/mover"
 	"github.com/cairn-backup/cairn/appliance/catalog"
+	"github.com/cairn-backup/cairn/appliance/tickets"
 	"github.com/cairn-backup/cairn/internal/fault"
 )
 
@@ -233,8 +234,8 @@ func (f *Fleet) applyLimits() {
 		f.bandwidth[id] = b
 		l.push(&pb.ToMover{Body: &pb.ToMover_Bandwidth{Bandwidth: &pb.Bandwidth{Read: b.Read, Network: b.Network}}})
 	}
-	if own := bandwidthOf(f.limits, member{name: builtIn}, nil, now); own != f.bandwidth[builtIn] {
-		f.bandwidth[builtIn] = own
+	if own := bandwidthOf(f.limits, member{name: tickets.BuiltIn}, nil, now); own != f.bandwidth[tickets.BuiltIn] {
+		f.bandwidth[tickets.BuiltIn] = own
 		if f.ownBandwidth != nil {
 			f.ownBandwidth(own)
 		}
@@ -252,9 +253,6 @@ func (f *Fleet) members() (out []member) {
 	}
 	return out
 }
-
-// builtIn is the id and name of the appliance's own mover.
-const builtIn = "built-in"
 
 // LoadLimits reads the limits. own is told what the appliance's own mover may use, now and whenever that changes; its
 // network is none, for it stores in this process.

@@ -20,7 +20,7 @@ import (
 	"github.com/cairn-backup/cairn/store"
 )
 
-// BuiltIn is the mover of the appliance's own process in Grant.Mover.
+// BuiltIn is the id and name of the mover in the appliance's own process, in Grant.Mover and wherever movers are listed.
 const BuiltIn = "built-in"
 
 // Grant is what a ticket allows. A ticket to write has a Session, one to read a Repository and Images.
