@@ -19,12 +19,8 @@ type KeptTask struct {
 // Keep stores what a running task needs to be taken up by the next process; what was kept before is replaced.
 func (c *Catalog) Keep(ctx context.Context, taskID string, what Secret) error {
 	err := c.db.WithContext(ctx).Transaction(func(tx *gorm.DB) error {
-		var t Task
-		if err := tx.Where("id = ?", taskID).Take(&t).Error; err != nil {
+		if _, err := runningTask(tx, taskID); err != nil {
 			return err
-		}
-		if t.State != Running {
-			return fault.New(fault.Conflict, "", "", "the task is %s", t.State)
 		}
 		return tx.Save(&KeptTask{TaskID: taskID, Sealed: c.seal.seal(taskID, what)}).Error
 	})
@@ -46,12 +42,9 @@ func (c *Catalog) Kept(ctx context.Context, taskID string) (Secret, error) {
 // TakeUp begins another attempt of a task that was running when a process ended.
 func (c *Catalog) TakeUp(ctx context.Context, id string) (Task, error) {
 	var t Task
-	err := c.db.WithContext(ctx).Transaction(func(tx *gorm.DB) error {
-		if err := tx.Where("id = ?", id).Take(&t).Error; err != nil {
+	err := c.db.WithContext(ctx).Transaction(func(tx *gorm.DB) (err error) {
+		if t, err = runningTask(tx, id); err != nil {
 			return err
-		}
-		if t.State != Running {
-			return fault.New(fault.Conflict, "", "", "the task is %s", t.State)
 		}
 		t.Attempt++
 		if err := tx.Model(&Task{}).Where("id = ?", id).Update("attempt", t.Attempt).Error; err != nil {
@@ -61,6 +54,17 @@ func (c *Catalog) TakeUp(ctx context.Context, id string) (Task, error) {
 	})
 	if err != nil {
 		return Task{}, failure("take up task", id, err)
+	}
+	return t, nil
+}
+
+// runningTask returns a task, which must be running: Conflict if it is not.
+func runningTask(tx *gorm.DB, id string) (t Task, err error) {
+	if err := tx.Where("id = ?", id).Take(&t).Error; err != nil {
+		return t, err
+	}
+	if t.State != Running {
+		return t, fault.New(fault.Conflict, "", "", "the task is %s", t.State)
 	}
 	return t, nil
 }
