@@ -68,21 +68,9 @@ func TestSlotsOfADatastore(t *testing.T) {
 	defer cancel()
 	first, err := m.fleet.Find(ctx, wish(false), own, nil, nil)
 	check(t, err)
-	waits, found := make(chan string, 1), make(chan error, 1)
-	go func() {
-		p, err := m.fleet.Find(ctx, wish(true), own, nil, func(c fleet.Choice) { waits <- c.Words() })
-		if err == nil {
-			p.Release()
-		}
-		found <- err
-	}()
-	select {
-	case words := <-waits:
-		if !strings.Contains(words, "datastore pool has 1 transfers already") {
-			t.Errorf("waits: %q", words)
-		}
-	case err := <-found:
-		t.Fatalf("it did not wait: %v", err)
+	words, found := m.waits(ctx, wish(true), own)
+	if !strings.Contains(words, "datastore pool has 1 transfers already") {
+		t.Errorf("waits: %q", words)
 	}
 	check(t, m.fleet.RemoveLimit(t.Context(), who, l.ID))
 	check(t, <-found)

@@ -100,6 +100,25 @@ func (m *manager) token(n fleet.NewToken) string {
 	return secret
 }
 
+// waits looks for a mover, which must not be found at once: the reasons given, and what comes of it when one is found.
+func (m *manager) waits(ctx context.Context, w fleet.Wish, own fleet.Candidate) (words string, found <-chan error) {
+	m.t.Helper()
+	waits, done := make(chan string, 1), make(chan error, 1)
+	go func() {
+		p, err := m.fleet.Find(ctx, w, own, nil, func(c fleet.Choice) { waits <- c.Words() })
+		if err == nil {
+			p.Release()
+		}
+		done <- err
+	}()
+	select {
+	case words = <-waits:
+	case err := <-done:
+		m.t.Fatalf("it did not wait: %v", err)
+	}
+	return words, done
+}
+
 // audited returns the log's entries of an action, the newest first.
 func (m *manager) audited(action string) (out []catalog.AuditEntry) {
 	m.t.Helper()
