@@ -121,6 +121,34 @@ func TestMoverIsStatic(t *testing.T) {
 	}
 }
 
+// traffic is what went over a mover's link.
+type traffic struct{ up, down int64 }
+
+func (b traffic) String() string {
+	return fmt.Sprintf("%d bytes to the manager, %d from it", b.up, b.down)
+}
+
+// backUpFrozen backs the scene's VM up while a copy of its frozen disks is taken to compare with, on a manager that has
+// just been started and that m is connected to.
+func (s *scene) backUpFrozen(m *mover, dir string, round int, how map[string]any) (client.Run, traffic) {
+	s.t.Helper()
+	p := s.pauseAt("backup.transferred")
+	s.restarted(m)
+	up, down := m.proxy.Bytes()
+	run, err := s.startBackup(s.vmID, s.repo.ID, how)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	p.reached()
+	for _, e := range s.exports() {
+		s.nbdcopy(e, frozenFile(dir, round, e.disk))
+	}
+	p.release()
+	ended := s.ended(run.ID, client.StateSucceeded, client.StateWarning)
+	upNow, downNow := m.proxy.Bytes()
+	return ended, traffic{upNow - up, downNow - down}
+}
+
 // TestBackupThroughAMover: a mover in a process of its own backs a running VM up, in full and incrementally, and
 // restores it, bit for bit.
 func TestBackupThroughAMover(t *testing.T) {
@@ -130,29 +158,16 @@ func TestBackupThroughAMover(t *testing.T) {
 	s.write(20)
 	dir := t.TempDir()
 	for round := range 2 {
-		p := s.pauseAt("backup.transferred")
-		s.restarted(m)
-		up, down := m.proxy.Bytes()
-		run, err := s.startBackup(s.vmID, s.repo.ID, by)
-		if err != nil {
-			t.Fatal(err)
-		}
-		p.reached()
-		for _, e := range s.exports() {
-			s.nbdcopy(e, frozenFile(dir, round, e.disk))
-		}
-		p.release()
-		ended := s.ended(run.ID, client.StateSucceeded, client.StateWarning)
-		upNow, downNow := m.proxy.Bytes()
+		ended, lan := s.backUpFrozen(m, dir, round, by)
 		point := s.point(ended)
 		for _, x := range ended.Tasks[0].Transfers {
 			if x.Mover != "m1" {
 				t.Errorf("disk %s went through %q", x.Disk, x.Mover)
 			}
 		}
-		t.Logf("round %d: read %d bytes, stored %d; LAN: %d bytes to the manager, %d from it", round, point.ReadBytes, point.StoredBytes, upNow-up, downNow-down)
+		t.Logf("round %d: read %d bytes, stored %d; LAN: %v", round, point.ReadBytes, point.StoredBytes, lan)
 		var events client.RunEventList
-		s.must("GET", "/runs/"+run.ID+"/events?limit=1000", nil, &events)
+		s.must("GET", "/runs/"+ended.ID+"/events?limit=1000", nil, &events)
 		if !strings.Contains(fmt.Sprint(events.Items), "through mover m1: it runs on the machine that offers the disk") ||
 			!strings.Contains(fmt.Sprint(events.Items), "built-in: another mover was asked for") {
 			t.Errorf("the choice is not in the run's events: %v", events.Items)
