@@ -25,6 +25,7 @@ import (
 	"github.com/cairn-backup/cairn/api/server"
 	"github.com/cairn-backup/cairn/appliance/catalog"
 	"github.com/cairn-backup/cairn/appliance/identity"
+	"github.com/cairn-backup/cairn/internal/locked"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -41,7 +42,7 @@ type testServer struct {
 	core     *fakeCore
 	catalog  *catalog.Catalog
 	identity *identity.Service
-	logs     *lockedBuffer
+	logs     *locked.Buffer
 	url      string
 	client   *http.Client
 	setUp    string // the one-time token
@@ -63,7 +64,7 @@ func start(t *testing.T, heartbeat time.Duration) *testServer {
 func startOver(t *testing.T, core Core, stream *Stream, heartbeat time.Duration) *testServer {
 	t.Helper()
 	dir := t.TempDir()
-	ts := &testServer{t: t, logs: &lockedBuffer{}}
+	ts := &testServer{t: t, logs: &locked.Buffer{}}
 	log := slog.New(slog.NewTextHandler(ts.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	var err error
 	ts.catalog, err = catalog.Open(t.Context(), catalog.Options{Path: filepath.Join(dir, "catalog.db"), KeyFile: filepath.Join(dir, "keys", "catalog.key")})
@@ -266,22 +267,4 @@ func (a answer) want(t *testing.T, status int, problem string) server.Problem {
 		t.Errorf("problem does not match its answer: %s", a.body)
 	}
 	return p
-}
-
-// lockedBuffer is written by the server's goroutines and read by the test.
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }

@@ -9,7 +9,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 
@@ -18,6 +17,7 @@ import (
 	"github.com/cairn-backup/cairn/appliance/httpapi"
 	"github.com/cairn-backup/cairn/datamover/program"
 	"github.com/cairn-backup/cairn/hypervisors"
+	"github.com/cairn-backup/cairn/internal/locked"
 	"github.com/cairn-backup/cairn/lab/netfault"
 )
 
@@ -42,27 +42,9 @@ type outside struct {
 	state string
 	args  []string
 	proxy *netfault.Proxy
-	log   *written
+	log   *locked.Buffer
 	cmd   *exec.Cmd
 	gone  chan struct{}
-}
-
-// written is a log that is written by a process.
-type written struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (w *written) Write(p []byte) (int, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.b.Write(p)
-}
-
-func (w *written) String() string {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.b.String()
 }
 
 // listen lets movers in and returns where.
@@ -91,7 +73,7 @@ func (b *bench) outside(address, name string, args ...string) *outside {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	o := &outside{b: b, name: name, state: filepath.Join(b.t.TempDir(), "state"), proxy: proxy, log: &written{}}
+	o := &outside{b: b, name: name, state: filepath.Join(b.t.TempDir(), "state"), proxy: proxy, log: &locked.Buffer{}}
 	b.t.Cleanup(func() {
 		o.kill()
 		proxy.Close()

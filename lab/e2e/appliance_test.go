@@ -14,12 +14,12 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/cairn-backup/cairn/api/client"
+	"github.com/cairn-backup/cairn/internal/locked"
 )
 
 // patience is far more than any single step takes here; it only bounds a test that hangs.
@@ -75,30 +75,13 @@ type appliance struct {
 	exited chan struct{}
 	addr   string
 	http   *http.Client
-	log    *lockedBuffer
-}
-
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
+	log    *locked.Buffer
 }
 
 // newAppliance starts cairnd on an empty data directory and makes the first administrator.
 func newAppliance(t *testing.T) *appliance {
 	t.Helper()
-	a := &appliance{t: t, data: t.TempDir(), log: &lockedBuffer{}}
+	a := &appliance{t: t, data: t.TempDir(), log: &locked.Buffer{}}
 	t.Cleanup(func() {
 		a.stop()
 		if t.Failed() {

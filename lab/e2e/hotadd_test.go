@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/cairn-backup/cairn/api/client"
+	"github.com/cairn-backup/cairn/internal/locked"
 	"github.com/cairn-backup/cairn/lab/kvmlab"
 	"github.com/cairn-backup/cairn/lab/netfault"
 )
@@ -36,7 +37,7 @@ func (s *scene) deployed(name string) *mover {
 		s.t.Fatal(err)
 	}
 	s.t.Cleanup(proxy.Close)
-	m := &mover{t: s.t, proxy: proxy, name: name, log: &lockedBuffer{}}
+	m := &mover{t: s.t, proxy: proxy, name: name, log: &locked.Buffer{}}
 	request := s.deployRequest(name, kvmlab.MoverImage(s.t), proxy)
 	var run client.Run
 	s.killAt("deploy.enrolled", func() {

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/cairn-backup/cairn/api/client"
+	"github.com/cairn-backup/cairn/internal/locked"
 	"github.com/cairn-backup/cairn/lab/kvmlab"
 	"github.com/cairn-backup/cairn/lab/netfault"
 )
@@ -22,7 +23,7 @@ type mover struct {
 	state string
 	name  string
 	cmd   *exec.Cmd
-	log   *lockedBuffer
+	log   *locked.Buffer
 	gone  chan struct{}
 }
 
@@ -54,7 +55,7 @@ func (s *scene) enrol(name string) *mover {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	m := &mover{t: s.t, proxy: proxy, state: filepath.Join(s.t.TempDir(), "state"), name: name, log: &lockedBuffer{}}
+	m := &mover{t: s.t, proxy: proxy, state: filepath.Join(s.t.TempDir(), "state"), name: name, log: &locked.Buffer{}}
 	s.t.Cleanup(func() {
 		m.kill()
 		proxy.Close()

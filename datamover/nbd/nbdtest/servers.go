@@ -14,6 +14,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/cairn-backup/cairn/internal/locked"
 )
 
 // Require skips the test when a program is missing; with CAIRN_LAB=1 it fails instead.
@@ -48,7 +50,7 @@ type Process struct {
 	Network, Address string
 	cmd              *exec.Cmd
 	kill             sync.Once
-	output           lockedBuffer
+	output           locked.Buffer
 }
 
 // Kill stops the server at once and waits until it is gone.
@@ -64,23 +66,6 @@ func (p *Process) Wait() { p.kill.Do(func() { _ = p.cmd.Wait() }) }
 
 // Output returns what the server wrote to its standard error so far.
 func (p *Process) Output() string { return p.output.String() }
-
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
 
 // NBDKit starts nbdkit on a Unix socket.
 func NBDKit(t testing.TB, args ...string) *Process {
