@@ -9,7 +9,8 @@ type Platform string
 
 // The platforms Cairn knows by name. A platform without a driver in the table of hypervisors/all cannot be connected.
 const (
-	KVM Platform = "kvm"
+	KVM   Platform = "kvm"
+	OVirt Platform = "ovirt" // oVirt, RHV and OLVM
 )
 
 // Power is the power state of a VM.
@@ -35,11 +36,16 @@ const (
 // VM is the platform-neutral description of a virtual machine; it is stored as JSON in every restore point, so
 // fields are only ever added. Drivers leave out what they cannot know.
 type VM struct {
-	ID          string            `json:"id"` // the platform's stable identity (KVM: the domain's UUID)
-	Name        string            `json:"name"`
-	Title       string            `json:"title,omitempty"`
-	Description string            `json:"description,omitempty"`
-	Host        string            `json:"host,omitempty"`
+	ID          string `json:"id"` // the platform's stable identity (KVM, oVirt: a UUID)
+	Name        string `json:"name"`
+	Title       string `json:"title,omitempty"`
+	Description string `json:"description,omitempty"`
+	Host        string `json:"host,omitempty"`
+	// DataCenter, Cluster and Folder are names of where the VM stands in the platform's own order, "/" between nested
+	// folders; "" where the platform has none of that kind (KVM: all three).
+	DataCenter  string            `json:"data_center,omitempty"`
+	Cluster     string            `json:"cluster,omitempty"`
+	Folder      string            `json:"folder,omitempty"`
 	Power       Power             `json:"power"`
 	Arch        string            `json:"arch,omitempty"`    // "x86_64"
 	Machine     string            `json:"machine,omitempty"` // "q35", "pc"
@@ -53,8 +59,12 @@ type VM struct {
 	NICs        []NIC             `json:"nics,omitempty"`
 	Agent       bool              `json:"agent,omitempty"` // a guest agent channel is configured
 	Tags        []string          `json:"tags,omitempty"`
+	Labels      []string          `json:"labels,omitempty"` // affinity labels: which hosts and VMs it belongs with
 	Metadata    map[string]string `json:"metadata,omitempty"`
 	Notes       []string          `json:"notes,omitempty"` // what a person should know, in whole sentences
+	// Unprotectable says why this VM cannot be backed up at all, whatever its disks; empty means it can. Freeze refuses
+	// it as a Conflict with this reason.
+	Unprotectable string `json:"unprotectable,omitempty"`
 }
 
 // DiskKind tells disks from the other things that sit on a disk bus.
@@ -77,9 +87,10 @@ const (
 	QCOW2 DiskFormat = "qcow2"
 )
 
-// Disk is one disk of a VM. ID is stable within the VM (KVM: the target, "vda").
+// Disk is one disk of a VM. ID is stable within the VM (KVM: the target, "vda"; oVirt: the disk's UUID).
 type Disk struct {
 	ID        string     `json:"id"`
+	Name      string     `json:"name,omitempty"` // what people call it, where that is not the ID (oVirt: the alias)
 	Kind      DiskKind   `json:"kind"`
 	Bus       string     `json:"bus,omitempty"`
 	Format    DiskFormat `json:"format,omitempty"`
