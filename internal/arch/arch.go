@@ -57,7 +57,7 @@ var homes = map[string][]string{
 	"github.com/klauspost/reedsolomon":    {"store/erasure"},
 	"github.com/hanwen/go-fuse":           {"store/campaign"},
 	"github.com/vmware/govmomi":           {"hypervisors/vsphere", "lab"},
-	"github.com/ovirt/go-ovirt":           {"hypervisors/ovirt"},
+	"github.com/ovirt/go-ovirt":           {"hypervisors/ovirt", "lab/ovirtsim"},
 	"github.com/spf13/cobra":              {"cmd"},
 	"google.golang.org/grpc":              {"api/mover", "appliance/fleet", "appliance/server", "datamover/control", "datamover/program", "store/remote"},
 	"google.golang.org/protobuf":          {"api/mover", "appliance/fleet", "datamover/control", "datamover/program", "store/remote"},
