@@ -209,19 +209,26 @@ func (c *Client) with(ctx context.Context) context.Context {
 // retry runs a call until it succeeds, fails for good, or the connection was waited for long enough. try waits for the
 // connection; its context ends with the patience.
 func (c *Client) retry(ctx context.Context, op string, try func(ctx context.Context) error) error {
-	return c.retryMoving(ctx, op, func(ctx context.Context, _ func()) error { return try(ctx) })
+	return c.retryMoving(ctx, op, func(ctx context.Context, _ func(int64)) error { return try(ctx) })
 }
 
+// fruitless is how often a call may break, having moved something and got no further than before.
+const fruitless = 8
+
 // retryMoving is retry for a call that carries data and takes as long as the line takes: patience begins anew whenever try
-// says that something has moved.
-func (c *Client) retryMoving(ctx context.Context, op string, try func(ctx context.Context, moved func()) error) error {
+// says that something has moved, and how much in this attempt so far. A line that breaks at the same place again and again
+// is given up all the same.
+func (c *Client) retryMoving(ctx context.Context, op string, try func(ctx context.Context, moved func(n int64)) error) error {
 	var until atomic.Int64 // Unix nanoseconds
 	until.Store(time.Now().Add(c.o.Patience).UnixNano())
 	left := func() time.Duration { return time.Duration(until.Load() - time.Now().UnixNano()) }
+	vain, furthest := 0, int64(0)
 	for wait := 20 * time.Millisecond; ; wait = min(2*wait, 2*time.Second) {
 		limited, cancel := context.WithCancel(c.with(ctx))
 		end := time.AfterFunc(left(), cancel)
-		err := fromWire(op, try(limited, func() {
+		var at atomic.Int64
+		err := fromWire(op, try(limited, func(n int64) {
+			at.Add(n)
 			until.Store(time.Now().Add(c.o.Patience).UnixNano())
 			end.Reset(c.o.Patience)
 		}))
@@ -236,7 +243,12 @@ func (c *Client) retryMoving(ctx context.Context, op string, try func(ctx contex
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if fault.KindOf(err) != fault.Transient || left() <= wait {
+		if got := at.Load(); got > furthest {
+			vain, furthest = 0, got
+		} else if got > 0 {
+			vain++
+		}
+		if fault.KindOf(err) != fault.Transient || left() <= wait || vain == fruitless {
 			return err
 		}
 		c.o.Log.Debug("call is made again", "call", op, "err", err)

@@ -91,7 +91,7 @@ func (f *forger) make(head pack.Header, key seal.Subkey, plain []byte, items ...
 }
 
 func (f *forger) send(id seal.ID, p []byte) error {
-	return fromWire("write pack", f.w.packs.sendOnce(f.c.with(f.t.Context()), id, p, func() {}))
+	return fromWire("write pack", f.w.packs.sendOnce(f.c.with(f.t.Context()), id, p, func(int64) {}))
 }
 
 func (f *forger) done(id seal.ID, size int) error {

@@ -227,14 +227,14 @@ func (ps *packs) deliver(ctx context.Context, f *filling) error {
 
 // send gives a pack to the owner, from its start each time it does not arrive.
 func (ps *packs) send(ctx context.Context, id seal.ID, p []byte) error {
-	err := ps.w.c.retryMoving(ctx, "write pack", func(ctx context.Context, moved func()) error { return ps.sendOnce(ctx, id, p, moved) })
+	err := ps.w.c.retryMoving(ctx, "write pack", func(ctx context.Context, moved func(int64)) error { return ps.sendOnce(ctx, id, p, moved) })
 	if fault.KindOf(err) == fault.Exists {
 		return nil // the answer was lost
 	}
 	return err
 }
 
-func (ps *packs) sendOnce(ctx context.Context, id seal.ID, p []byte, moved func()) error {
+func (ps *packs) sendOnce(ctx context.Context, id seal.ID, p []byte, moved func(int64)) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel() // ends the stream where it is left in the middle
 	out, err := ps.w.c.rpc.PutPack(ctx, grpc.WaitForReady(true))
@@ -252,7 +252,7 @@ func (ps *packs) sendOnce(ctx context.Context, id seal.ID, p []byte, moved func(
 		} else if err != nil {
 			return err
 		}
-		moved()
+		moved(int64(len(part.Data)))
 	}
 	_, err = out.CloseAndRecv()
 	return err

@@ -25,28 +25,35 @@ func TestPatience(t *testing.T) {
 	}
 	tests := []struct {
 		name string
-		try  func(ctx context.Context, moved func()) error
+		try  func(ctx context.Context, moved func(int64)) error
 		kind fault.Kind // Internal: it succeeds
 		took time.Duration
 	}{
-		{"slow", func(ctx context.Context, moved func()) error {
+		{"slow", func(ctx context.Context, moved func(int64)) error {
 			for range 10 {
 				if err := step(ctx, minute); err != nil {
 					return err
 				}
-				moved()
+				moved(1)
 			}
 			return nil
 		}, fault.Internal, 10 * minute},
-		{"stalled", func(ctx context.Context, _ func()) error { return step(ctx, time.Hour) }, fault.Transient, 2 * minute},
-		{"stalled in the middle", func(ctx context.Context, moved func()) error {
+		{"stalled", func(ctx context.Context, _ func(int64)) error { return step(ctx, time.Hour) }, fault.Transient, 2 * minute},
+		{"stalled in the middle", func(ctx context.Context, moved func(int64)) error {
 			if err := step(ctx, minute); err != nil {
 				return err
 			}
-			moved()
+			moved(1)
 			return step(ctx, time.Hour)
 		}, fault.Transient, 3 * minute},
-		{"refused", func(ctx context.Context, _ func()) error { return fault.New(fault.Denied, "x", "", "no") }, fault.Denied, 0},
+		{"breaks at the same place", func(ctx context.Context, moved func(int64)) error {
+			if err := step(ctx, minute); err != nil {
+				return err
+			}
+			moved(5)
+			return fault.New(fault.Transient, "x", "", "reset")
+		}, fault.Transient, 9*minute + 20*(1<<7-1)*time.Millisecond + 2*time.Second},
+		{"refused", func(ctx context.Context, _ func(int64)) error { return fault.New(fault.Denied, "x", "", "no") }, fault.Denied, 0},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

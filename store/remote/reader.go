@@ -231,10 +231,10 @@ func (f *frames) ReadAt(ctx context.Context, _ string, p []byte, off int64) erro
 	if off != end {
 		return fault.New(fault.Internal, "read pack", pack.Name(id), "a range that is not one of frames")
 	}
-	return f.i.c.retryMoving(ctx, "read pack", func(ctx context.Context, moved func()) error { return f.read(ctx, q, p, moved) })
+	return f.i.c.retryMoving(ctx, "read pack", func(ctx context.Context, moved func(int64)) error { return f.read(ctx, q, p, moved) })
 }
 
-func (f *frames) read(ctx context.Context, q *mover.ReadFramesRequest, p []byte, moved func()) error {
+func (f *frames) read(ctx context.Context, q *mover.ReadFramesRequest, p []byte, moved func(int64)) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	in, err := f.i.c.rpc.ReadFrames(ctx, q, grpc.WaitForReady(true))
@@ -253,7 +253,7 @@ func (f *frames) read(ctx context.Context, q *mover.ReadFramesRequest, p []byte,
 			return fault.New(fault.Transient, "read pack", "", "%d bytes that are not what was sent, or too many", len(m.GetData()))
 		}
 		p = p[copy(p, m.GetData()):]
-		moved()
+		moved(int64(len(m.GetData())))
 	}
 	if len(p) > 0 {
 		return fault.New(fault.Transient, "read pack", "", "%d bytes are missing", len(p))

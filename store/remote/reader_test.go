@@ -113,7 +113,7 @@ func TestReadingElsewhere(t *testing.T) {
 	}
 	p := theirs.Packs[0]
 	read := func(q *mover.ReadFramesRequest) error {
-		return fromWire("", (&frames{i, &p}).read(c.with(t.Context()), q, make([]byte, 1<<20), func() {}))
+		return fromWire("", (&frames{i, &p}).read(c.with(t.Context()), q, make([]byte, 1<<20), func(int64) {}))
 	}
 	id, f := p.Header.ID, p.Frames[0]
 	denied(t, "a frame of another image's plan", read(&mover.ReadFramesRequest{Image: rootOf(one), Pack: id[:], Frames: []*mover.PlannedFrame{
