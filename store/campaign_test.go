@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"strconv"
@@ -25,6 +26,22 @@ func effort(plain, ci, soak int) int {
 		return ci
 	}
 	return plain
+}
+
+// checks sets how often rapid checks in a test, unless the command line says it.
+func checks(t *testing.T, n int) {
+	t.Helper()
+	f := flag.Lookup("rapid.checks")
+	if f.Value.String() != f.DefValue {
+		return
+	}
+	if testing.Short() {
+		n *= 5 // rapid divides by it
+	}
+	if err := f.Value.Set(strconv.Itoa(n)); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = f.Value.Set(f.DefValue) })
 }
 
 // summary prints the line of a campaign that docs/reliability.md quotes: name=value pairs in the order given.

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -323,22 +324,23 @@ func TestCompactionThatFails(t *testing.T) {
 			g.collect(CollectOptions{Compact: -1}) // whole packs are gone
 			old := g.repo.b
 			for n := 1; ; n += 1 + n/2 {
-				calls, fired, armed := 0, false, true
+				var calls atomic.Int64
+				var fired, armed atomic.Bool
+				armed.Store(true)
 				g.repo.b = blobtest.Fails(old, func(did, name string) error {
-					if armed && did == op && strings.HasPrefix(name, "packs/") {
-						if calls++; calls == n {
-							fired = true
-							return fault.Wrap(fault.Transient, did, name, syscall.EIO)
-						}
+					if !armed.Load() || did != op || !strings.HasPrefix(name, "packs/") || calls.Add(1) != int64(n) {
+						return nil
 					}
-					return nil
+					fired.Store(true)
+					return fault.Wrap(fault.Transient, did, name, syscall.EIO)
 				})
 				g.repo.frames.Clear()
 				g.repo.nodes.Clear()
 				g.repo.directories.Clear()
 				_, err := g.repo.Collect(t.Context(), CollectOptions{Compact: 0.9})
-				g.repo.b, armed = old, false
-				if !fired {
+				g.repo.b = old
+				armed.Store(false)
+				if !fired.Load() {
 					if n == 1 {
 						t.Error("no call failed")
 					}

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -366,6 +367,7 @@ func TestHealPutsRecordsBack(t *testing.T) {
 type mending struct {
 	blob.Store
 	dir, good string
+	mu        sync.Mutex
 	repairs   []string
 	err       error // of another part
 }
@@ -378,6 +380,8 @@ func (m *mending) Repair(_ context.Context, name string) (bool, error) {
 	if now, err := os.ReadFile(filepath.Join(m.dir, name)); err == nil && bytes.Equal(p, now) {
 		return false, nil
 	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	m.repairs = append(m.repairs, name)
 	return true, errors.Join(m.err, os.WriteFile(filepath.Join(m.dir, name), p, 0o600))
 }

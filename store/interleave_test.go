@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"math/rand/v2"
 	"runtime"
@@ -449,12 +448,7 @@ func (c *weaveTotals) add(w *weave) {
 // single steps, with power cuts, against a model.
 func TestCampaignInterleavings(t *testing.T) {
 	shards := runtime.GOMAXPROCS(0)
-	if f := flag.Lookup("rapid.checks"); f.Value.String() == f.DefValue {
-		if err := f.Value.Set(strconv.Itoa((effort(200, 3000, 60_000) + shards - 1) / shards)); err != nil {
-			t.Fatal(err)
-		}
-		defer func() { _ = f.Value.Set(f.DefValue) }()
-	}
+	checks(t, (effort(200, 3000, 60_000)+shards-1)/shards)
 	var c weaveTotals
 	t.Run("runs", func(t *testing.T) {
 		for n := range shards {

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -154,15 +153,7 @@ func (m *model) check(t *rapid.T) {
 }
 
 func TestAgainstModel(t *testing.T) {
-	if f := flag.Lookup("rapid.checks"); f.Value.String() == f.DefValue {
-		checks := "50" // -rapid.checks asks for more
-		if raceEnabled {
-			checks = "5"
-		}
-		if err := f.Value.Set(checks); err != nil {
-			t.Fatal(err)
-		}
-	}
+	checks(t, effort(50, 50, 50))
 	freed := 0
 	rapid.Check(t, func(t *rapid.T) {
 		m := newModel(t)
