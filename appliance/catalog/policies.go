@@ -1,0 +1,216 @@
+package catalog
+
+import (
+	"context"
+	"time"
+
+	"gorm.io/gorm"
+	"gorm.io/gorm/clause"
+
+	"github.com/cairn-backup/cairn/appliance/policy"
+	"github.com/cairn-backup/cairn/hypervisors"
+	"github.com/cairn-backup/cairn/internal/fault"
+)
+
+// CreatePolicy stores a new policy and fills in its id and times. It is due for the first time after now.
+func (c *Catalog) CreatePolicy(ctx context.Context, p *Policy, now time.Time) error {
+	p.ID, p.Version, p.OpenedUntil = NewID(PrefixPolicy), 1, now.UTC()
+	if err := c.db.WithContext(ctx).Create(p).Error; err != nil {
+		return failure("create policy", p.Name, err)
+	}
+	return nil
+}
+
+// Policy returns one policy by its id.
+func (c *Catalog) Policy(ctx context.Context, id string) (Policy, error) {
+	return first[Policy](ctx, c, "look up policy", id, "id = ?", id)
+}
+
+// Policies returns all policies, by name.
+func (c *Catalog) Policies(ctx context.Context) ([]Policy, error) {
+	var out []Policy
+	if err := c.db.WithContext(ctx).Order("name").Find(&out).Error; err != nil {
+		return nil, failure("list policies", "", err)
+	}
+	return out, nil
+}
+
+// UpdatePolicy changes a policy as change says. A version other than 0 must be the present one, or the answer is Conflict. When the
+// schedule changes or a pause ends, what was due before now is not due any more.
+func (c *Catalog) UpdatePolicy(ctx context.Context, id string, version int, now time.Time, change func(*Policy)) (Policy, error) {
+	var p Policy
+	err := c.db.WithContext(ctx).Transaction(func(tx *gorm.DB) error {
+		if err := tx.Where("id = ?", id).Take(&p).Error; err != nil {
+			return err
+		}
+		if version != 0 && version != p.Version {
+			return fault.New(fault.Conflict, "", "", "it has been changed: version %d, not %d", p.Version, version).Explain(
+				"Somebody else has changed the policy since it was read.", "Read it again and repeat the change.")
+		}
+		before := p
+		change(&p)
+		p.ID, p.Version = id, before.Version+1
+		moved := p.Spec.Schedule != before.Spec.Schedule || p.Spec.TimeZone != before.Spec.TimeZone
+		if (moved || before.Paused && !p.Paused) && p.OpenedUntil.Before(now) {
+			p.OpenedUntil = now.UTC()
+		}
+		return tx.Save(&p).Error
+	})
+	if err != nil {
+		return Policy{}, failure("change policy", id, err)
+	}
+	return p, nil
+}
+
+// DeletePolicy removes a policy and the turns that have not begun. Restore points stay.
+func (c *Catalog) DeletePolicy(ctx context.Context, id string, now time.Time) error {
+	err := c.db.WithContext(ctx).Transaction(func(tx *gorm.DB) error {
+		res := tx.Where("id = ?", id).Delete(&Policy{})
+		if res.Error == nil && res.RowsAffected == 0 {
+			return gorm.ErrRecordNotFound
+		}
+		if res.Error != nil {
+			return res.Error
+		}
+		now = now.UTC()
+		return tx.Model(&Turn{}).Where("policy_id = ? AND state = ?", id, TurnWaiting).
+			Select("state", "reason", "ended_at").Updates(&Turn{State: TurnMissed, Reason: "the policy was removed", EndedAt: &now}).Error
+	})
+	if err != nil {
+		return failure("remove policy", id, err)
+	}
+	return nil
+}
+
+// AddExclusion stores an exclusion and fills in its id and time.
+func (c *Catalog) AddExclusion(ctx context.Context, e *Exclusion) error {
+	e.ID = NewID(PrefixExclusion)
+	if err := c.db.WithContext(ctx).Create(e).Error; err != nil {
+		return failure("create exclusion", e.Filter, err)
+	}
+	return nil
+}
+
+// Exclusions returns all exclusions, those that have ended, too, the oldest first.
+func (c *Catalog) Exclusions(ctx context.Context) ([]Exclusion, error) {
+	var out []Exclusion
+	if err := c.db.WithContext(ctx).Order("id").Find(&out).Error; err != nil {
+		return nil, failure("list exclusions", "", err)
+	}
+	return out, nil
+}
+
+// RemoveExclusion removes an exclusion.
+func (c *Catalog) RemoveExclusion(ctx context.Context, id string) error {
+	res := c.db.WithContext(ctx).Where("id = ?", id).Delete(&Exclusion{})
+	if res.Error != nil {
+		return failure("remove exclusion", id, res.Error)
+	}
+	if res.RowsAffected == 0 {
+		return notFound("remove exclusion", id)
+	}
+	return nil
+}
+
+// SetHold keeps a restore point from being pruned, or changes why and until when.
+func (c *Catalog) SetHold(ctx context.Context, h Hold) error {
+	err := c.db.WithContext(ctx).Transaction(func(tx *gorm.DB) error {
+		if err := tx.Where("id = ?", h.RestorePointID).Take(&RestorePoint{}).Error; err != nil {
+			return err
+		}
+		return tx.Clauses(clause.OnConflict{UpdateAll: true}).Create(&h).Error
+	})
+	if err != nil {
+		return failure("hold restore point", h.RestorePointID, err)
+	}
+	return nil
+}
+
+// ReleaseHold takes a hold back.
+func (c *Catalog) ReleaseHold(ctx context.Context, pointID string) error {
+	res := c.db.WithContext(ctx).Where("restore_point_id = ?", pointID).Delete(&Hold{})
+	if res.Error != nil {
+		return failure("release restore point", pointID, res.Error)
+	}
+	if res.RowsAffected == 0 {
+		return notFound("release restore point", pointID)
+	}
+	return nil
+}
+
+// Holds returns the holds of some restore points, by the restore point's id, also those that have ended.
+func (c *Catalog) Holds(ctx context.Context, pointIDs []string) (map[string]Hold, error) {
+	out := map[string]Hold{}
+	const batch = 500
+	for len(pointIDs) > 0 {
+		n := min(batch, len(pointIDs))
+		var rows []Hold
+		if err := c.db.WithContext(ctx).Where("restore_point_id IN ?", pointIDs[:n]).Find(&rows).Error; err != nil {
+			return nil, failure("list holds", "", err)
+		}
+		for _, h := range rows {
+			out[h.RestorePointID] = h
+		}
+		pointIDs = pointIDs[n:]
+	}
+	return out, nil
+}
+
+// factsOf returns what a filter can look at of a VM, but for its connection's name.
+func factsOf(id, connectionID string, v hypervisors.VM) policy.VM {
+	facts := policy.VM{
+		ID: id, Name: v.Name, ConnectionID: connectionID, DataCenter: v.DataCenter, Cluster: v.Cluster, Host: v.Host, Folder: v.Folder,
+		State: string(v.Power), Tags: v.Tags, Labels: v.Labels,
+	}
+	seen := map[string]bool{}
+	for _, d := range v.Disks {
+		if d.Datastore != "" && !seen[d.Datastore] {
+			seen[d.Datastore] = true
+			facts.Datastores = append(facts.Datastores, d.Datastore)
+		}
+	}
+	return facts
+}
+
+// VMFacts returns what filters can look at of all VMs that are there, by name.
+func (c *Catalog) VMFacts(ctx context.Context) ([]policy.VM, error) {
+	var connections []Connection
+	if err := c.db.WithContext(ctx).Select("id", "name", "platform").Find(&connections).Error; err != nil {
+		return nil, failure("list connections", "", err)
+	}
+	byID := make(map[string]Connection, len(connections))
+	for _, conn := range connections {
+		byID[conn.ID] = conn
+	}
+	var rows []VM
+	if err := c.db.WithContext(ctx).Select("id", "connection_id", "facts").Where("gone_at IS NULL").Order("name, id").Find(&rows).Error; err != nil {
+		return nil, failure("list VMs", "", err)
+	}
+	out := make([]policy.VM, len(rows))
+	for i, row := range rows {
+		out[i] = row.FactsIn(byID[row.ConnectionID])
+	}
+	return out, nil
+}
+
+// FactsIn returns what filters can look at, in the VM's connection.
+func (v *VM) FactsIn(conn Connection) policy.VM {
+	facts := v.Facts
+	facts.ID, facts.ConnectionID, facts.Connection, facts.Platform = v.ID, v.ConnectionID, conn.Name, string(conn.Platform)
+	return facts
+}
+
+// NewestGood returns when the newest restore point was made that is not known to be damaged, by VM.
+func (c *Catalog) NewestGood(ctx context.Context) (map[string]NewestPoint, error) {
+	var rows []RestorePoint
+	newest := c.db.Model(&RestorePoint{}).Select("MAX(id)").Where("verify_result <> ?", VerifyDamaged).Group("vm_id")
+	err := c.db.WithContext(ctx).Select("id", "vm_id", "time").Where("id IN (?)", newest).Find(&rows).Error
+	if err != nil {
+		return nil, failure("list newest restore points", "", err)
+	}
+	out := make(map[string]NewestPoint, len(rows))
+	for _, r := range rows {
+		out[r.VMID] = NewestPoint{VMID: r.VMID, ID: r.ID, Time: r.Time}
+	}
+	return out, nil
+}
