@@ -116,7 +116,8 @@ func TestSchemaOfTheFirstVersionIsBroughtUpToDate(t *testing.T) {
 	}
 	for _, q := range []string{
 		"ALTER TABLE connections DROP COLUMN host_id", "ALTER TABLE repositories DROP COLUMN members",
-		"ALTER TABLE repositories DROP COLUMN verification", "ALTER TABLE repositories DROP COLUMN generation", "UPDATE schema_version SET version = 1",
+		"ALTER TABLE repositories DROP COLUMN verification", "ALTER TABLE repositories DROP COLUMN generation", "ALTER TABLE vms DROP COLUMN facts", "DROP INDEX idx_runs_policy_id", "ALTER TABLE runs DROP COLUMN policy_id", "ALTER TABLE runs DROP COLUMN turn_id",
+		"UPDATE schema_version SET version = 1",
 	} {
 		if _, err := c.sql.Exec(q); err != nil {
 			t.Fatal(err)
@@ -150,7 +151,8 @@ func TestRepositoryOfTheSecondVersionGetsItsColumns(t *testing.T) {
 	}
 	for _, q := range []string{
 		"ALTER TABLE repositories DROP COLUMN members", "ALTER TABLE repositories DROP COLUMN verification",
-		"ALTER TABLE repositories DROP COLUMN generation", "UPDATE schema_version SET version = 2",
+		"ALTER TABLE repositories DROP COLUMN generation", "ALTER TABLE vms DROP COLUMN facts", "DROP INDEX idx_runs_policy_id", "ALTER TABLE runs DROP COLUMN policy_id", "ALTER TABLE runs DROP COLUMN turn_id",
+		"UPDATE schema_version SET version = 2",
 	} {
 		if _, err := c.sql.Exec(q); err != nil {
 			t.Fatal(err)

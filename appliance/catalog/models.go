@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"time"
 
+	"github.com/cairn-backup/cairn/appliance/policy"
 	"github.com/cairn-backup/cairn/hypervisors"
 )
 
@@ -112,6 +113,7 @@ type VM struct {
 	FirstSeen    time.Time         `json:"first_seen"`
 	LastSeen     time.Time         `json:"last_seen"`
 	GoneAt       *time.Time        `json:"gone_at,omitempty"`
+	Facts        policy.VM         `gorm:"serializer:json" json:"-"` // what filters look at, without the rest of the description
 }
 
 // RunKind says what a run or task does.
@@ -152,6 +154,9 @@ type Run struct {
 	// RequestKey and RequestPrint tell a repetition of the request that started the run.
 	RequestKey   string `gorm:"index" json:"-"`
 	RequestPrint string `json:"-"`
+	// PolicyID and TurnID say for whom it is; empty when somebody asked for it.
+	PolicyID string `gorm:"index" json:"policy_id,omitempty"`
+	TurnID   string `json:"turn_id,omitempty"`
 }
 
 // Task is the part of a run that deals with one VM.

@@ -10,7 +10,8 @@ func TestMoversOfTheFourthVersionGetTheirColumn(t *testing.T) {
 	dir := t.TempDir()
 	c := open(t, dir)
 	for _, q := range []string{
-		"ALTER TABLE movers DROP COLUMN deployed_on", "ALTER TABLE repositories DROP COLUMN generation", "UPDATE schema_version SET version = 4",
+		"ALTER TABLE movers DROP COLUMN deployed_on", "ALTER TABLE repositories DROP COLUMN generation", "ALTER TABLE vms DROP COLUMN facts", "DROP INDEX idx_runs_policy_id", "ALTER TABLE runs DROP COLUMN policy_id", "ALTER TABLE runs DROP COLUMN turn_id",
+		"UPDATE schema_version SET version = 4",
 		"INSERT INTO movers (id, name, slots) VALUES ('mover_1', 'm1', 4)",
 	} {
 		if _, err := c.sql.Exec(q); err != nil {

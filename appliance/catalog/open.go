@@ -18,7 +18,7 @@ import (
 )
 
 // schemaVersion is the version of the tables this program writes.
-const schemaVersion = 7
+const schemaVersion = 8
 
 // Catalog is an open catalog. Its methods may be called from several goroutines.
 type Catalog struct {
@@ -135,6 +135,13 @@ func migrate(tx *gorm.DB, version int) error {
 	}
 	if version < 7 {
 		errs = append(errs, tx.AutoMigrate(&KeptTask{}))
+	}
+	if version < 8 {
+		errs = append(errs, tx.AutoMigrate(&Policy{}, &Exclusion{}, &Occurrence{}, &Turn{}, &Breaker{}, &Hold{}))
+	}
+	if version > 0 && version < 8 {
+		errs = append(errs, m.AddColumn(&VM{}, "Facts"), m.AddColumn(&Run{}, "PolicyID"), m.AddColumn(&Run{}, "TurnID"),
+			m.CreateIndex(&Run{}, "PolicyID"))
 	}
 	if version == 1 {
 		errs = append(errs, m.AddColumn(&Connection{}, "HostID"))

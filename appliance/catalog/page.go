@@ -75,3 +75,33 @@ func page[T any](q *gorm.DB, p Page, o order[T]) (List[T], error) {
 	}
 	return out, nil
 }
+
+// PageOf returns one page of a list that is in memory, in the order of its keys, each of which is there once.
+func PageOf[T any](all []T, p Page, key func(T) (name, id string)) ([]T, string, error) {
+	limit := min(p.Limit, MaxLimit)
+	if limit <= 0 {
+		limit = DefaultLimit
+	}
+	if p.Cursor != "" {
+		var at [2]string
+		raw, err := base64.RawURLEncoding.DecodeString(p.Cursor)
+		if err != nil || json.Unmarshal(raw, &at) != nil {
+			return nil, "", fault.New(fault.Invalid, "read page", "", "the page token is not one of this list").Explain(
+				"Page tokens are good for the list they came from, in the same order.", "Read the list from its beginning.")
+		}
+		skip := 0
+		for _, v := range all {
+			if name, id := key(v); name > at[0] || name == at[0] && id > at[1] {
+				break
+			}
+			skip++
+		}
+		all = all[skip:]
+	}
+	if len(all) <= limit {
+		return all, "", nil
+	}
+	name, id := key(all[limit-1])
+	raw, _ := json.Marshal([2]string{name, id}) // two strings always marshal
+	return all[:limit], base64.RawURLEncoding.EncodeToString(raw), nil
+}

@@ -41,6 +41,19 @@ func (c *Catalog) RestorePoints(ctx context.Context, f PointFilter, p Page) (Lis
 	return page(q, p, newestFirst(func(v RestorePoint) string { return v.ID }))
 }
 
+// PointsOfVM returns all restore points of a VM in a repository ("": in all), the newest first.
+func (c *Catalog) PointsOfVM(ctx context.Context, vmID, repositoryID string) ([]RestorePoint, error) {
+	q := c.db.WithContext(ctx).Where("vm_id = ?", vmID)
+	if repositoryID != "" {
+		q = q.Where("repository_id = ?", repositoryID)
+	}
+	var out []RestorePoint
+	if err := q.Select("id", "vm_id", "vm_name", "repository_id", "time", "verify_result", "checkpoint", "size_bytes").Order("id DESC").Find(&out).Error; err != nil {
+		return nil, failure("list restore points of", vmID, err)
+	}
+	return out, nil
+}
+
 // NewestRestorePoint returns the newest restore point of a VM in a repository ("": in any), or NotFound.
 func (c *Catalog) NewestRestorePoint(ctx context.Context, vmID, repositoryID string) (RestorePoint, error) {
 	list, err := c.RestorePoints(ctx, PointFilter{VMID: vmID, RepositoryID: repositoryID}, Page{Limit: 1})

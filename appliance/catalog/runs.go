@@ -17,6 +17,8 @@ type RunFilter struct {
 	Kind  RunKind
 	State State
 	VMID  string // runs with a task of this VM
+
+	PolicyID string
 }
 
 // TaskFilter selects tasks; empty fields select all.
@@ -58,6 +60,9 @@ func (c *Catalog) CreateRun(
 			if err := createTask(ctx, tx, t, enqueue); err != nil {
 				return err
 			}
+		}
+		if run.TurnID != "" {
+			return claimTurn(tx, run, tasks[0])
 		}
 		return nil
 	})
@@ -126,6 +131,9 @@ func (c *Catalog) Runs(ctx context.Context, f RunFilter, p Page) (List[Run], err
 	}
 	if f.State != "" {
 		q = q.Where("state = ?", f.State)
+	}
+	if f.PolicyID != "" {
+		q = q.Where("policy_id = ?", f.PolicyID)
 	}
 	if f.VMID != "" {
 		q = q.Where("id IN (?)", c.db.Model(&Task{}).Select("run_id").Where("vm_id = ?", f.VMID))

@@ -149,6 +149,7 @@ func upsertVM(tx *gorm.DB, row VM, connectionID string, v hypervisors.VM, now ti
 		row = VM{ID: NewID(PrefixVM), ConnectionID: connectionID, PlatformID: v.ID, FirstSeen: now}
 	}
 	row.Name, row.Power, row.Description, row.LastSeen, row.GoneAt = v.Name, v.Power, v, now, nil
+	row.Facts = factsOf(row.ID, connectionID, v)
 	return tx.Save(&row).Error
 }
 

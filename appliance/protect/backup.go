@@ -92,7 +92,11 @@ func (b *backup) work(ctx context.Context, goesOn bool, k kept) error {
 		b.release(clean)
 		return err
 	}
-	return b.complete(context.WithoutCancel(ctx), point)
+	if err := b.complete(context.WithoutCancel(ctx), point); err != nil {
+		return err
+	}
+	b.retain(context.WithoutCancel(ctx))
+	return nil
 }
 
 // begin opens the session: the one of an earlier process if the backup goes on.

@@ -20,7 +20,8 @@ type BackupSpec struct {
 	Full         bool                `json:"full,omitempty"`    // read every disk whole
 	Mover        string              `json:"mover,omitempty"`   // id or name; "" is chosen
 	Transport    string              `json:"transport,omitempty"`
-	Fallback     bool                `json:"fallback,omitempty"` // to another transport when one fails
+	Fallback     bool                `json:"fallback,omitempty"`  // to another transport when one fails
+	PolicyID     string              `json:"policy_id,omitempty"` // whose retention follows; "" is none
 }
 
 // RequestBackup checks a request and makes the task for it, which it does not store.

@@ -19,6 +19,7 @@ import (
 	"github.com/cairn-backup/cairn/appliance/jobs"
 	"github.com/cairn-backup/cairn/appliance/protect"
 	"github.com/cairn-backup/cairn/appliance/recover"
+	"github.com/cairn-backup/cairn/appliance/schedule"
 	"github.com/cairn-backup/cairn/hypervisors"
 	"github.com/cairn-backup/cairn/internal/fault"
 )
@@ -47,7 +48,7 @@ type Options struct {
 
 	Images string // directory with the mover images
 
-	Ticks <-chan time.Time // when to look whether a repository is to be verified; nil is every hour
+	Ticks <-chan time.Time // when to look at policies and at repositories that are to be verified; nil is every 5 seconds, and every hour
 
 	observe func(catalog.Task) // for tests: sees every change of a task
 }
@@ -62,6 +63,7 @@ type Appliance struct {
 	queue     *jobs.Queue
 	protector *protect.Protector
 	recoverer *recover.Recoverer
+	scheduler *schedule.Scheduler
 	stream    *httpapi.Stream
 	mover     *mover
 	authority *identity.Authority
@@ -71,7 +73,7 @@ type Appliance struct {
 
 	connections  connections
 	repositories repositories
-	schedule     schedule
+	routine      routine
 	closing      sync.Once
 	closeErr     error
 }
@@ -134,6 +136,7 @@ func Open(ctx context.Context, o Options) (_ *Appliance, err error) {
 	if err := a.queue.Start(ctx); err != nil {
 		return nil, err
 	}
+	a.scheduler = schedule.New(a.catalog, a.submitTurn, a.log)
 	a.beginSchedule(o.Ticks)
 	return a, nil
 }
@@ -146,7 +149,7 @@ func (a *Appliance) path(parts ...string) string {
 // queued for the next process.
 func (a *Appliance) Close(ctx context.Context) error {
 	a.closing.Do(func() {
-		a.schedule.end()
+		a.routine.end()
 		a.closeErr = errors.Join(a.queue.Stop(ctx), a.shut())
 	})
 	return a.closeErr

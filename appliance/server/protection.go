@@ -119,27 +119,5 @@ func (a *Appliance) GetRestorePoint(ctx context.Context, id string) (httpapi.Poi
 
 // PruneRestorePoint implements httpapi.Core.
 func (a *Appliance) PruneRestorePoint(ctx context.Context, id string) error {
-	row, err := a.catalog.RestorePoint(ctx, id)
-	if err != nil {
-		return err
-	}
-	active, err := a.catalog.ActiveTasks(ctx)
-	if err != nil {
-		return err
-	}
-	for _, t := range active {
-		// A backup of the VM may be building on it.
-		if t.RestorePointID == id || (t.Kind == catalog.KindBackup && t.VMID == row.VMID) {
-			return fault.New(fault.Conflict, "prune restore point", id, "task %s uses it", t.ID).Explain(
-				"A task that is queued or running needs this restore point.", "Wait for it, or cancel it.")
-		}
-	}
-	repo, err := a.repository(ctx, row.RepositoryID)
-	if err != nil {
-		return err
-	}
-	if err := repo.Prune(ctx, id); err != nil {
-		return fault.Context("prune restore point", id, err)
-	}
-	return a.catalog.DeleteRestorePoint(context.WithoutCancel(ctx), id)
+	return a.protector.PrunePoint(ctx, id)
 }

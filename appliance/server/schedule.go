@@ -19,35 +19,42 @@ const (
 	scheduledBudget = 256 << 30
 )
 
-// schedule begins what the appliance does by itself.
-type schedule struct {
+// routine begins what the appliance does by itself.
+type routine struct {
 	cancel context.CancelFunc
 	done   sync.WaitGroup
 	last   map[string]time.Time // when a repository was last begun to be verified, by its id
+	purged time.Time            // when old turns were last forgotten
 }
 
 func (a *Appliance) beginSchedule(ticks <-chan time.Time) {
 	ctx, cancel := context.WithCancel(context.Background())
-	a.schedule.cancel, a.schedule.last = cancel, map[string]time.Time{}
-	a.schedule.done.Go(func() { a.fleet.KeepLimits(ctx) })
-	a.schedule.done.Go(func() {
+	a.routine.cancel, a.routine.last = cancel, map[string]time.Time{}
+	a.routine.done.Go(func() { a.fleet.KeepLimits(ctx) })
+	a.routine.done.Go(func() {
+		every := time.Duration(0) // between two looks at repositories; tests say at each tick when it is
 		if ticks == nil {
-			ticker := time.NewTicker(lookEvery)
+			ticker := time.NewTicker(policyEvery)
 			defer ticker.Stop()
-			ticks = ticker.C
+			ticks, every = ticker.C, lookEvery
 		}
+		last := time.Now()
 		for {
 			select {
 			case <-ctx.Done():
 				return
 			case now := <-ticks:
-				a.verifyDue(ctx, now)
+				a.keepPolicies(ctx, now)
+				if every == 0 || now.Sub(last) >= every {
+					last = now
+					a.verifyDue(ctx, now)
+				}
 			}
 		}
 	})
 }
 
-func (s *schedule) end() {
+func (s *routine) end() {
 	s.cancel()
 	s.done.Wait()
 }
@@ -70,11 +77,11 @@ func (a *Appliance) verifyNext(ctx context.Context, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	row, ok := nextDue(list.Items, now, a.schedule.last)
+	row, ok := nextDue(list.Items, now, a.routine.last)
 	if !ok {
 		return nil
 	}
-	a.schedule.last[row.ID] = now // also if it cannot be opened, so that others have their turn
+	a.routine.last[row.ID] = now // also if it cannot be opened, so that others have their turn
 	_, err = a.startBy(ctx, catalog.TriggerScheduled, httpapi.Start{}, catalog.KindVerify, func() (*catalog.Task, error) {
 		return a.protector.RequestSweep(ctx, row.ID, scheduledSweep(row))
 	})

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	_ "time/tzdata" // policies name time zones, and a small system has no database of them
 
 	"github.com/cairn-backup/cairn/appliance/server"
 	"github.com/cairn-backup/cairn/hypervisors"
