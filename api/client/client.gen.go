@@ -404,6 +404,24 @@ func (e Status) Valid() bool {
 	}
 }
 
+// Defines values for TokenScope.
+const (
+	ScopeAll     TokenScope = "all"
+	ScopeMetrics TokenScope = "metrics"
+)
+
+// Valid indicates whether the value is a known member of the TokenScope enum.
+func (e TokenScope) Valid() bool {
+	switch e {
+	case ScopeAll:
+		return true
+	case ScopeMetrics:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for Topic.
 const (
 	TopicInventory Topic = "inventory"
@@ -588,6 +606,9 @@ type ConnectionHealth struct {
 type ConnectionList struct {
 	Items []Connection `json:"items"`
 	Next  string       `json:"next,omitempty,omitzero"`
+
+	// Total With `include_total`: how many there are in all.
+	Total *int `json:"total,omitempty"`
 }
 
 // CreateConnectionRequest defines model for CreateConnectionRequest.
@@ -645,6 +666,9 @@ type CreateTokenRequest struct {
 
 	// Name What it is for.
 	Name string `json:"name"`
+
+	// Scope What a token is good for: everything its user may do, which is what is meant when it is absent, or `/metrics` alone.
+	Scope TokenScope `json:"scope,omitempty,omitzero"`
 }
 
 // DamagedPack defines model for DamagedPack.
@@ -1160,6 +1184,9 @@ type Problem struct {
 	Status    int    `json:"status"`
 	Title     string `json:"title"`
 
+	// TraceID Of the request's `traceparent`.
+	TraceID string `json:"trace_id,omitempty,omitzero"`
+
 	// Type Stable, `/problems/<kind>` or `/problems/<kind>/<what>`.
 	//
 	// Examples: /problems/conflict
@@ -1284,6 +1311,9 @@ type RepositoryDamage struct {
 type RepositoryList struct {
 	Items []Repository `json:"items"`
 	Next  string       `json:"next,omitempty,omitzero"`
+
+	// Total With `include_total`: how many there are in all.
+	Total *int `json:"total,omitempty"`
 }
 
 // RepositorySpace defines model for RepositorySpace.
@@ -1419,6 +1449,9 @@ type RestorePointList struct {
 	// Items Without `description`; show one restore point to see it.
 	Items []RestorePoint `json:"items"`
 	Next  string         `json:"next,omitempty,omitzero"`
+
+	// Total With `include_total`: how many there are in all.
+	Total *int `json:"total,omitempty"`
 }
 
 // RestoreRequest defines model for RestoreRequest.
@@ -1507,6 +1540,9 @@ type RunKind string
 type RunList struct {
 	Items []Run  `json:"items"`
 	Next  string `json:"next,omitempty,omitzero"`
+
+	// Total With `include_total`: how many there are in all.
+	Total *int `json:"total,omitempty"`
 }
 
 // ScrubRequest defines model for ScrubRequest.
@@ -1603,6 +1639,9 @@ type Task struct {
 type TaskList struct {
 	Items []Task `json:"items"`
 	Next  string `json:"next,omitempty,omitzero"`
+
+	// Total With `include_total`: how many there are in all.
+	Total *int `json:"total,omitempty"`
 }
 
 // TaskResult What was made or found.
@@ -1713,14 +1752,23 @@ type Token struct {
 	// LastUsedAt Absent when it was never used.
 	LastUsedAt time.Time `json:"last_used_at,omitempty,omitzero"`
 	Name       string    `json:"name"`
-	User       string    `json:"user"`
+
+	// Scope What a token is good for: everything its user may do, which is what is meant when it is absent, or `/metrics` alone.
+	Scope TokenScope `json:"scope"`
+	User  string     `json:"user"`
 }
 
 // TokenList defines model for TokenList.
 type TokenList struct {
 	Items []Token `json:"items"`
 	Next  string  `json:"next,omitempty,omitzero"`
+
+	// Total With `include_total`: how many there are in all.
+	Total *int `json:"total,omitempty"`
 }
+
+// TokenScope What a token is good for: everything its user may do, which is what is meant when it is absent, or `/metrics` alone.
+type TokenScope string
 
 // Topic defines model for Topic.
 type Topic string
@@ -1864,6 +1912,9 @@ type VMList struct {
 	// Items Without `description`; show one VM to see it.
 	Items []VM   `json:"items"`
 	Next  string `json:"next,omitempty,omitzero"`
+
+	// Total With `include_total`: how many there are in all.
+	Total *int `json:"total,omitempty"`
 }
 
 // VMSpace defines model for VMSpace.
@@ -1917,17 +1968,38 @@ type VerificationSettings struct {
 
 // Version defines model for Version.
 type Version struct {
-	API     string `json:"api"`
-	Commit  string `json:"commit,omitempty,omitzero"`
-	Go      string `json:"go"`
+	// API Version of this document.
+	API string `json:"api"`
+
+	// BuiltAt Time of the commit.
+	BuiltAt time.Time `json:"built_at,omitempty,omitzero"`
+
+	// Commit Absent when it was not built from a repository.
+	Commit string `json:"commit,omitempty,omitzero"`
+	Go     string `json:"go"`
+
+	// Platform Examples: linux/amd64
+	Platform string `json:"platform"`
+
+	// Schema Version of the catalog's tables.
+	Schema  int    `json:"schema"`
 	Version string `json:"version"`
 }
 
 // ConnectionID defines model for ConnectionID.
 type ConnectionID = string
 
+// Fields defines model for Fields.
+type Fields = []string
+
 // IdempotencyKey defines model for IdempotencyKey.
 type IdempotencyKey = string
+
+// IfMatch defines model for IfMatch.
+type IfMatch = string
+
+// IncludeTotal defines model for IncludeTotal.
+type IncludeTotal = bool
 
 // KeyID defines model for KeyID.
 type KeyID = string
@@ -1981,6 +2053,9 @@ type ListAuditParams struct {
 
 	// PageToken The `next` of the page before.
 	PageToken *PageToken `form:"page_token,omitempty" json:"page_token,omitempty"`
+
+	// Fields Only these members of each item, separated by commas; all when absent.
+	Fields *Fields `form:"fields,omitempty" json:"fields,omitempty"`
 }
 
 // ListConnectionsParams defines parameters for ListConnections.
@@ -1990,6 +2065,27 @@ type ListConnectionsParams struct {
 
 	// PageToken The `next` of the page before.
 	PageToken *PageToken `form:"page_token,omitempty" json:"page_token,omitempty"`
+
+	// Sort Sort by `name` or `created_at`; descending after `-`. `name` when absent.
+	Sort *string `form:"sort,omitempty" json:"sort,omitempty"`
+
+	// IncludeTotal Count all there are, too; of long lists that takes longer than a page.
+	IncludeTotal *IncludeTotal `form:"include_total,omitempty" json:"include_total,omitempty"`
+
+	// Fields Only these members of each item, separated by commas; all when absent.
+	Fields *Fields `form:"fields,omitempty" json:"fields,omitempty"`
+}
+
+// CreateConnectionParams defines parameters for CreateConnection.
+type CreateConnectionParams struct {
+	// IdempotencyKey Chosen by the client, kept 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// DeleteConnectionParams defines parameters for DeleteConnection.
+type DeleteConnectionParams struct {
+	// IfMatch The `ETag` that GET answered, several, or `*`. Needed: 428 without it, 412 when the thing has changed since.
+	IfMatch *IfMatch `json:"If-Match,omitempty"`
 }
 
 // StreamEventsParams defines parameters for StreamEvents.
@@ -2001,6 +2097,24 @@ type StreamEventsParams struct {
 	LastEventID *string `json:"Last-Event-ID,omitempty"`
 }
 
+// AddMoverLimitParams defines parameters for AddMoverLimit.
+type AddMoverLimitParams struct {
+	// IdempotencyKey Chosen by the client, kept 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// RemoveMoverLimitParams defines parameters for RemoveMoverLimit.
+type RemoveMoverLimitParams struct {
+	// IfMatch The `ETag` that GET answered, several, or `*`. Needed: 428 without it, 412 when the thing has changed since.
+	IfMatch *IfMatch `json:"If-Match,omitempty"`
+}
+
+// CreateMoverTokenParams defines parameters for CreateMoverToken.
+type CreateMoverTokenParams struct {
+	// IdempotencyKey Chosen by the client, kept 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
 // DeployMoverParams defines parameters for DeployMover.
 type DeployMoverParams struct {
 	// Prefer `wait=30` waits up to 30 seconds (at most 300) for the run to end.
@@ -2010,6 +2124,12 @@ type DeployMoverParams struct {
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
+// RemoveMoverParams defines parameters for RemoveMover.
+type RemoveMoverParams struct {
+	// IfMatch The `ETag` that GET answered, several, or `*`. Needed: 428 without it, 412 when the thing has changed since.
+	IfMatch *IfMatch `json:"If-Match,omitempty"`
+}
+
 // ListRepositoriesParams defines parameters for ListRepositories.
 type ListRepositoriesParams struct {
 	// Limit At most so many items, 100 when absent.
@@ -2017,6 +2137,33 @@ type ListRepositoriesParams struct {
 
 	// PageToken The `next` of the page before.
 	PageToken *PageToken `form:"page_token,omitempty" json:"page_token,omitempty"`
+
+	// Sort Sort by `name` or `created_at`; descending after `-`. `name` when absent.
+	Sort *string `form:"sort,omitempty" json:"sort,omitempty"`
+
+	// IncludeTotal Count all there are, too; of long lists that takes longer than a page.
+	IncludeTotal *IncludeTotal `form:"include_total,omitempty" json:"include_total,omitempty"`
+
+	// Fields Only these members of each item, separated by commas; all when absent.
+	Fields *Fields `form:"fields,omitempty" json:"fields,omitempty"`
+}
+
+// CreateRepositoryParams defines parameters for CreateRepository.
+type CreateRepositoryParams struct {
+	// IdempotencyKey Chosen by the client, kept 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// DetachRepositoryParams defines parameters for DetachRepository.
+type DetachRepositoryParams struct {
+	// IfMatch The `ETag` that GET answered, several, or `*`. Needed: 428 without it, 412 when the thing has changed since.
+	IfMatch *IfMatch `json:"If-Match,omitempty"`
+}
+
+// UpdateRepositoryParams defines parameters for UpdateRepository.
+type UpdateRepositoryParams struct {
+	// IfMatch The `ETag` that GET answered, several, or `*`. Needed: 428 without it, 412 when the thing has changed since.
+	IfMatch *IfMatch `json:"If-Match,omitempty"`
 }
 
 // StartCollectParams defines parameters for StartCollect.
@@ -2033,6 +2180,30 @@ type StartHealParams struct {
 	// Prefer `wait=30` waits up to 30 seconds (at most 300) for the run to end.
 	Prefer *Prefer `json:"Prefer,omitempty"`
 
+	// IdempotencyKey Chosen by the client, kept 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// AddKeyParams defines parameters for AddKey.
+type AddKeyParams struct {
+	// IdempotencyKey Chosen by the client, kept 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// RotateKeyParams defines parameters for RotateKey.
+type RotateKeyParams struct {
+	// IdempotencyKey Chosen by the client, kept 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// RemoveKeyParams defines parameters for RemoveKey.
+type RemoveKeyParams struct {
+	// IfMatch The `ETag` that GET answered, several, or `*`. Needed: 428 without it, 412 when the thing has changed since.
+	IfMatch *IfMatch `json:"If-Match,omitempty"`
+}
+
+// GrowRepositoryParams defines parameters for GrowRepository.
+type GrowRepositoryParams struct {
 	// IdempotencyKey Chosen by the client, kept 24 hours.
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
@@ -2083,6 +2254,21 @@ type ListRestorePointsParams struct {
 
 	// PageToken The `next` of the page before.
 	PageToken *PageToken `form:"page_token,omitempty" json:"page_token,omitempty"`
+
+	// Sort Sort by `created_at`, `time`, `vm_name` or `stored_bytes`; descending after `-`. `-created_at` when absent.
+	Sort *string `form:"sort,omitempty" json:"sort,omitempty"`
+
+	// IncludeTotal Count all there are, too; of long lists that takes longer than a page.
+	IncludeTotal *IncludeTotal `form:"include_total,omitempty" json:"include_total,omitempty"`
+
+	// Fields Only these members of each item, separated by commas; all when absent.
+	Fields *Fields `form:"fields,omitempty" json:"fields,omitempty"`
+}
+
+// PruneRestorePointParams defines parameters for PruneRestorePoint.
+type PruneRestorePointParams struct {
+	// IfMatch The `ETag` that GET answered, several, or `*`. Needed: 428 without it, 412 when the thing has changed since.
+	IfMatch *IfMatch `json:"If-Match,omitempty"`
 }
 
 // StartVerifyParams defines parameters for StartVerify.
@@ -2119,6 +2305,15 @@ type ListRunsParams struct {
 
 	// PageToken The `next` of the page before.
 	PageToken *PageToken `form:"page_token,omitempty" json:"page_token,omitempty"`
+
+	// Sort Sort by `created_at`; descending after `-`. `-created_at` when absent.
+	Sort *string `form:"sort,omitempty" json:"sort,omitempty"`
+
+	// IncludeTotal Count all there are, too; of long lists that takes longer than a page.
+	IncludeTotal *IncludeTotal `form:"include_total,omitempty" json:"include_total,omitempty"`
+
+	// Fields Only these members of each item, separated by commas; all when absent.
+	Fields *Fields `form:"fields,omitempty" json:"fields,omitempty"`
 }
 
 // ListRunEventsParams defines parameters for ListRunEvents.
@@ -2128,6 +2323,9 @@ type ListRunEventsParams struct {
 
 	// PageToken The `next` of the page before.
 	PageToken *PageToken `form:"page_token,omitempty" json:"page_token,omitempty"`
+
+	// Fields Only these members of each item, separated by commas; all when absent.
+	Fields *Fields `form:"fields,omitempty" json:"fields,omitempty"`
 }
 
 // ListTasksParams defines parameters for ListTasks.
@@ -2146,6 +2344,15 @@ type ListTasksParams struct {
 
 	// PageToken The `next` of the page before.
 	PageToken *PageToken `form:"page_token,omitempty" json:"page_token,omitempty"`
+
+	// Sort Sort by `created_at`; descending after `-`. `-created_at` when absent.
+	Sort *string `form:"sort,omitempty" json:"sort,omitempty"`
+
+	// IncludeTotal Count all there are, too; of long lists that takes longer than a page.
+	IncludeTotal *IncludeTotal `form:"include_total,omitempty" json:"include_total,omitempty"`
+
+	// Fields Only these members of each item, separated by commas; all when absent.
+	Fields *Fields `form:"fields,omitempty" json:"fields,omitempty"`
 }
 
 // ListTokensParams defines parameters for ListTokens.
@@ -2155,6 +2362,27 @@ type ListTokensParams struct {
 
 	// PageToken The `next` of the page before.
 	PageToken *PageToken `form:"page_token,omitempty" json:"page_token,omitempty"`
+
+	// Sort Sort by `created_at`; descending after `-`. `-created_at` when absent.
+	Sort *string `form:"sort,omitempty" json:"sort,omitempty"`
+
+	// IncludeTotal Count all there are, too; of long lists that takes longer than a page.
+	IncludeTotal *IncludeTotal `form:"include_total,omitempty" json:"include_total,omitempty"`
+
+	// Fields Only these members of each item, separated by commas; all when absent.
+	Fields *Fields `form:"fields,omitempty" json:"fields,omitempty"`
+}
+
+// CreateTokenParams defines parameters for CreateToken.
+type CreateTokenParams struct {
+	// IdempotencyKey Chosen by the client, kept 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// DeleteTokenParams defines parameters for DeleteToken.
+type DeleteTokenParams struct {
+	// IfMatch The `ETag` that GET answered, several, or `*`. Needed: 428 without it, 412 when the thing has changed since.
+	IfMatch *IfMatch `json:"If-Match,omitempty"`
 }
 
 // ListVMsParams defines parameters for ListVMs.
@@ -2176,6 +2404,15 @@ type ListVMsParams struct {
 
 	// PageToken The `next` of the page before.
 	PageToken *PageToken `form:"page_token,omitempty" json:"page_token,omitempty"`
+
+	// Sort Sort by `name` or `power`; descending after `-`. `name` when absent.
+	Sort *string `form:"sort,omitempty" json:"sort,omitempty"`
+
+	// IncludeTotal Count all there are, too; of long lists that takes longer than a page.
+	IncludeTotal *IncludeTotal `form:"include_total,omitempty" json:"include_total,omitempty"`
+
+	// Fields Only these members of each item, separated by commas; all when absent.
+	Fields *Fields `form:"fields,omitempty" json:"fields,omitempty"`
 }
 
 // StartBackupParams defines parameters for StartBackup.
@@ -2338,7 +2575,7 @@ type ClientInterface interface {
 	// Takes any type of body and a specified content type.
 	//
 	// Corresponds with POST /connections (the `CreateConnection` operationId).
-	CreateConnectionWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+	CreateConnectionWithBody(ctx context.Context, params *CreateConnectionParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// CreateConnection Connect a hypervisor
 	//
@@ -2347,7 +2584,7 @@ type ClientInterface interface {
 	// Takes a body of the `application/json` content type.
 	//
 	// Corresponds with POST /connections (the `CreateConnection` operationId).
-	CreateConnection(ctx context.Context, body CreateConnectionJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+	CreateConnection(ctx context.Context, params *CreateConnectionParams, body CreateConnectionJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// DeleteConnection Forget a connection
 	//
@@ -2355,7 +2592,7 @@ type ClientInterface interface {
 	// or while something we made there still has to be removed.
 	//
 	// Corresponds with DELETE /connections/{connection_id} (the `DeleteConnection` operationId).
-	DeleteConnection(ctx context.Context, connectionID ConnectionID, reqEditors ...RequestEditorFn) (*http.Response, error)
+	DeleteConnection(ctx context.Context, connectionID ConnectionID, params *DeleteConnectionParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// GetConnection Show a connection
 	//
@@ -2425,7 +2662,7 @@ type ClientInterface interface {
 	// Takes any type of body and a specified content type.
 	//
 	// Corresponds with POST /mover-limits (the `AddMoverLimit` operationId).
-	AddMoverLimitWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+	AddMoverLimitWithBody(ctx context.Context, params *AddMoverLimitParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// AddMoverLimit Limit what transfers use
 	//
@@ -2434,26 +2671,31 @@ type ClientInterface interface {
 	// Takes a body of the `application/json` content type.
 	//
 	// Corresponds with POST /mover-limits (the `AddMoverLimit` operationId).
-	AddMoverLimit(ctx context.Context, body AddMoverLimitJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+	AddMoverLimit(ctx context.Context, params *AddMoverLimitParams, body AddMoverLimitJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// RemoveMoverLimit Take a limit back
 	//
 	// Corresponds with DELETE /mover-limits/{limit_id} (the `RemoveMoverLimit` operationId).
-	RemoveMoverLimit(ctx context.Context, limitID LimitID, reqEditors ...RequestEditorFn) (*http.Response, error)
+	RemoveMoverLimit(ctx context.Context, limitID LimitID, params *RemoveMoverLimitParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetMoverLimit Show a limit of transfers
+	//
+	// Corresponds with GET /mover-limits/{limit_id} (the `GetMoverLimit` operationId).
+	GetMoverLimit(ctx context.Context, limitID LimitID, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// CreateMoverTokenWithBody Make a join token for a new mover
 	//
 	// Takes any type of body and a specified content type.
 	//
 	// Corresponds with POST /mover-tokens (the `CreateMoverToken` operationId).
-	CreateMoverTokenWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+	CreateMoverTokenWithBody(ctx context.Context, params *CreateMoverTokenParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// CreateMoverToken Make a join token for a new mover
 	//
 	// Takes a body of the `application/json` content type.
 	//
 	// Corresponds with POST /mover-tokens (the `CreateMoverToken` operationId).
-	CreateMoverToken(ctx context.Context, body CreateMoverTokenJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+	CreateMoverToken(ctx context.Context, params *CreateMoverTokenParams, body CreateMoverTokenJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ListMovers List movers
 	//
@@ -2488,7 +2730,7 @@ type ClientInterface interface {
 	// while it has transfers. Any other mover is only forgotten; 409 while it is connected.
 	//
 	// Corresponds with DELETE /movers/{mover_id} (the `RemoveMover` operationId).
-	RemoveMover(ctx context.Context, moverID MoverID, reqEditors ...RequestEditorFn) (*http.Response, error)
+	RemoveMover(ctx context.Context, moverID MoverID, params *RemoveMoverParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// GetMover Show a mover
 	//
@@ -2536,7 +2778,7 @@ type ClientInterface interface {
 	// Takes any type of body and a specified content type.
 	//
 	// Corresponds with POST /repositories (the `CreateRepository` operationId).
-	CreateRepositoryWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+	CreateRepositoryWithBody(ctx context.Context, params *CreateRepositoryParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// CreateRepository Create a repository, or attach one that exists
 	//
@@ -2548,14 +2790,14 @@ type ClientInterface interface {
 	// Takes a body of the `application/json` content type.
 	//
 	// Corresponds with POST /repositories (the `CreateRepository` operationId).
-	CreateRepository(ctx context.Context, body CreateRepositoryJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+	CreateRepository(ctx context.Context, params *CreateRepositoryParams, body CreateRepositoryJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// DetachRepository Detach a repository
 	//
 	// The appliance forgets it; its files and its key stay where they are. Refused while a run uses it.
 	//
 	// Corresponds with DELETE /repositories/{repository_id} (the `DetachRepository` operationId).
-	DetachRepository(ctx context.Context, repositoryID RepositoryID, reqEditors ...RequestEditorFn) (*http.Response, error)
+	DetachRepository(ctx context.Context, repositoryID RepositoryID, params *DetachRepositoryParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// GetRepository Show a repository and what it holds
 	//
@@ -2567,14 +2809,14 @@ type ClientInterface interface {
 	// Takes any type of body and a specified content type.
 	//
 	// Corresponds with PATCH /repositories/{repository_id} (the `UpdateRepository` operationId).
-	UpdateRepositoryWithBody(ctx context.Context, repositoryID RepositoryID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+	UpdateRepositoryWithBody(ctx context.Context, repositoryID RepositoryID, params *UpdateRepositoryParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// UpdateRepository Change how a repository is verified
 	//
 	// Takes a body of the `application/json` content type.
 	//
 	// Corresponds with PATCH /repositories/{repository_id} (the `UpdateRepository` operationId).
-	UpdateRepository(ctx context.Context, repositoryID RepositoryID, body UpdateRepositoryJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+	UpdateRepository(ctx context.Context, repositoryID RepositoryID, params *UpdateRepositoryParams, body UpdateRepositoryJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// StartCollectWithBody Free the space no restore point needs
 	//
@@ -2636,7 +2878,7 @@ type ClientInterface interface {
 	// Takes any type of body and a specified content type.
 	//
 	// Corresponds with POST /repositories/{repository_id}/keys (the `AddKey` operationId).
-	AddKeyWithBody(ctx context.Context, repositoryID RepositoryID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+	AddKeyWithBody(ctx context.Context, repositoryID RepositoryID, params *AddKeyParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// AddKey Make a further key open a repository
 	//
@@ -2648,7 +2890,7 @@ type ClientInterface interface {
 	// Takes a body of the `application/json` content type.
 	//
 	// Corresponds with POST /repositories/{repository_id}/keys (the `AddKey` operationId).
-	AddKey(ctx context.Context, repositoryID RepositoryID, body AddKeyJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+	AddKey(ctx context.Context, repositoryID RepositoryID, params *AddKeyParams, body AddKeyJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// DrillKeyWithBody Prove that a key which was put away still opens a repository
 	//
@@ -2677,14 +2919,19 @@ type ClientInterface interface {
 	// that were kept of the old key file are of no use any more: keep one of the new.
 	//
 	// Corresponds with POST /repositories/{repository_id}/keys/rotate (the `RotateKey` operationId).
-	RotateKey(ctx context.Context, repositoryID RepositoryID, reqEditors ...RequestEditorFn) (*http.Response, error)
+	RotateKey(ctx context.Context, repositoryID RepositoryID, params *RotateKeyParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// RemoveKey Take a key out of a repository
 	//
 	// Refused for the key that the appliance itself uses. Data is not encrypted anew.
 	//
 	// Corresponds with DELETE /repositories/{repository_id}/keys/{key_id} (the `RemoveKey` operationId).
-	RemoveKey(ctx context.Context, repositoryID RepositoryID, keyID KeyID, reqEditors ...RequestEditorFn) (*http.Response, error)
+	RemoveKey(ctx context.Context, repositoryID RepositoryID, keyID KeyID, params *RemoveKeyParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetKey Show a key that opens a repository
+	//
+	// Corresponds with GET /repositories/{repository_id}/keys/{key_id} (the `GetKey` operationId).
+	GetKey(ctx context.Context, repositoryID RepositoryID, keyID KeyID, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// GrowRepositoryWithBody Add further members to an erasure-coded repository
 	//
@@ -2694,7 +2941,7 @@ type ClientInterface interface {
 	// Takes any type of body and a specified content type.
 	//
 	// Corresponds with POST /repositories/{repository_id}/members (the `GrowRepository` operationId).
-	GrowRepositoryWithBody(ctx context.Context, repositoryID RepositoryID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+	GrowRepositoryWithBody(ctx context.Context, repositoryID RepositoryID, params *GrowRepositoryParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// GrowRepository Add further members to an erasure-coded repository
 	//
@@ -2704,7 +2951,7 @@ type ClientInterface interface {
 	// Takes a body of the `application/json` content type.
 	//
 	// Corresponds with POST /repositories/{repository_id}/members (the `GrowRepository` operationId).
-	GrowRepository(ctx context.Context, repositoryID RepositoryID, body GrowRepositoryJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+	GrowRepository(ctx context.Context, repositoryID RepositoryID, params *GrowRepositoryParams, body GrowRepositoryJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// StartRebuildWithBody Fill a member of an erasure-coded repository
 	//
@@ -2808,7 +3055,7 @@ type ClientInterface interface {
 	// Refused while a run reads it.
 	//
 	// Corresponds with DELETE /restore-points/{restore_point_id} (the `PruneRestorePoint` operationId).
-	PruneRestorePoint(ctx context.Context, restorePointID RestorePointID, reqEditors ...RequestEditorFn) (*http.Response, error)
+	PruneRestorePoint(ctx context.Context, restorePointID RestorePointID, params *PruneRestorePointParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// GetRestorePoint Show a restore point
 	//
@@ -2910,19 +3157,24 @@ type ClientInterface interface {
 	// Takes any type of body and a specified content type.
 	//
 	// Corresponds with POST /tokens (the `CreateToken` operationId).
-	CreateTokenWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+	CreateTokenWithBody(ctx context.Context, params *CreateTokenParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// CreateToken Create an API token
 	//
 	// Takes a body of the `application/json` content type.
 	//
 	// Corresponds with POST /tokens (the `CreateToken` operationId).
-	CreateToken(ctx context.Context, body CreateTokenJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+	CreateToken(ctx context.Context, params *CreateTokenParams, body CreateTokenJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// DeleteToken Delete an API token
 	//
 	// Corresponds with DELETE /tokens/{token_id} (the `DeleteToken` operationId).
-	DeleteToken(ctx context.Context, tokenID TokenID, reqEditors ...RequestEditorFn) (*http.Response, error)
+	DeleteToken(ctx context.Context, tokenID TokenID, params *DeleteTokenParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetToken Show one of your API tokens
+	//
+	// Corresponds with GET /tokens/{token_id} (the `GetToken` operationId).
+	GetToken(ctx context.Context, tokenID TokenID, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// GetVersion Version of the appliance
 	//
@@ -2991,8 +3243,8 @@ func (c *Client) ListConnections(ctx context.Context, params *ListConnectionsPar
 // Takes any type of body and a specified content type.
 //
 // Corresponds with POST /connections (the `CreateConnection` operationId).
-func (c *Client) CreateConnectionWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewCreateConnectionRequestWithBody(c.Server, contentType, body)
+func (c *Client) CreateConnectionWithBody(ctx context.Context, params *CreateConnectionParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateConnectionRequestWithBody(c.Server, params, contentType, body)
 	if err != nil {
 		return nil, err
 	}
@@ -3010,8 +3262,8 @@ func (c *Client) CreateConnectionWithBody(ctx context.Context, contentType strin
 // Takes a body of the `application/json` content type.
 //
 // Corresponds with POST /connections (the `CreateConnection` operationId).
-func (c *Client) CreateConnection(ctx context.Context, body CreateConnectionJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewCreateConnectionRequest(c.Server, body)
+func (c *Client) CreateConnection(ctx context.Context, params *CreateConnectionParams, body CreateConnectionJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateConnectionRequest(c.Server, params, body)
 	if err != nil {
 		return nil, err
 	}
@@ -3028,8 +3280,8 @@ func (c *Client) CreateConnection(ctx context.Context, body CreateConnectionJSON
 // or while something we made there still has to be removed.
 //
 // Corresponds with DELETE /connections/{connection_id} (the `DeleteConnection` operationId).
-func (c *Client) DeleteConnection(ctx context.Context, connectionID ConnectionID, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewDeleteConnectionRequest(c.Server, connectionID)
+func (c *Client) DeleteConnection(ctx context.Context, connectionID ConnectionID, params *DeleteConnectionParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewDeleteConnectionRequest(c.Server, connectionID, params)
 	if err != nil {
 		return nil, err
 	}
@@ -3208,8 +3460,8 @@ func (c *Client) ListMoverLimits(ctx context.Context, reqEditors ...RequestEdito
 // Takes any type of body and a specified content type.
 //
 // Corresponds with POST /mover-limits (the `AddMoverLimit` operationId).
-func (c *Client) AddMoverLimitWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewAddMoverLimitRequestWithBody(c.Server, contentType, body)
+func (c *Client) AddMoverLimitWithBody(ctx context.Context, params *AddMoverLimitParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewAddMoverLimitRequestWithBody(c.Server, params, contentType, body)
 	if err != nil {
 		return nil, err
 	}
@@ -3227,8 +3479,8 @@ func (c *Client) AddMoverLimitWithBody(ctx context.Context, contentType string, 
 // Takes a body of the `application/json` content type.
 //
 // Corresponds with POST /mover-limits (the `AddMoverLimit` operationId).
-func (c *Client) AddMoverLimit(ctx context.Context, body AddMoverLimitJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewAddMoverLimitRequest(c.Server, body)
+func (c *Client) AddMoverLimit(ctx context.Context, params *AddMoverLimitParams, body AddMoverLimitJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewAddMoverLimitRequest(c.Server, params, body)
 	if err != nil {
 		return nil, err
 	}
@@ -3242,8 +3494,23 @@ func (c *Client) AddMoverLimit(ctx context.Context, body AddMoverLimitJSONReques
 // RemoveMoverLimit Take a limit back
 //
 // Corresponds with DELETE /mover-limits/{limit_id} (the `RemoveMoverLimit` operationId).
-func (c *Client) RemoveMoverLimit(ctx context.Context, limitID LimitID, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewRemoveMoverLimitRequest(c.Server, limitID)
+func (c *Client) RemoveMoverLimit(ctx context.Context, limitID LimitID, params *RemoveMoverLimitParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRemoveMoverLimitRequest(c.Server, limitID, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetMoverLimit Show a limit of transfers
+//
+// Corresponds with GET /mover-limits/{limit_id} (the `GetMoverLimit` operationId).
+func (c *Client) GetMoverLimit(ctx context.Context, limitID LimitID, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetMoverLimitRequest(c.Server, limitID)
 	if err != nil {
 		return nil, err
 	}
@@ -3259,8 +3526,8 @@ func (c *Client) RemoveMoverLimit(ctx context.Context, limitID LimitID, reqEdito
 // Takes any type of body and a specified content type.
 //
 // Corresponds with POST /mover-tokens (the `CreateMoverToken` operationId).
-func (c *Client) CreateMoverTokenWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewCreateMoverTokenRequestWithBody(c.Server, contentType, body)
+func (c *Client) CreateMoverTokenWithBody(ctx context.Context, params *CreateMoverTokenParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateMoverTokenRequestWithBody(c.Server, params, contentType, body)
 	if err != nil {
 		return nil, err
 	}
@@ -3276,8 +3543,8 @@ func (c *Client) CreateMoverTokenWithBody(ctx context.Context, contentType strin
 // Takes a body of the `application/json` content type.
 //
 // Corresponds with POST /mover-tokens (the `CreateMoverToken` operationId).
-func (c *Client) CreateMoverToken(ctx context.Context, body CreateMoverTokenJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewCreateMoverTokenRequest(c.Server, body)
+func (c *Client) CreateMoverToken(ctx context.Context, params *CreateMoverTokenParams, body CreateMoverTokenJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateMoverTokenRequest(c.Server, params, body)
 	if err != nil {
 		return nil, err
 	}
@@ -3351,8 +3618,8 @@ func (c *Client) DeployMover(ctx context.Context, params *DeployMoverParams, bod
 // while it has transfers. Any other mover is only forgotten; 409 while it is connected.
 //
 // Corresponds with DELETE /movers/{mover_id} (the `RemoveMover` operationId).
-func (c *Client) RemoveMover(ctx context.Context, moverID MoverID, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewRemoveMoverRequest(c.Server, moverID)
+func (c *Client) RemoveMover(ctx context.Context, moverID MoverID, params *RemoveMoverParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRemoveMoverRequest(c.Server, moverID, params)
 	if err != nil {
 		return nil, err
 	}
@@ -3469,8 +3736,8 @@ func (c *Client) ListRepositories(ctx context.Context, params *ListRepositoriesP
 // Takes any type of body and a specified content type.
 //
 // Corresponds with POST /repositories (the `CreateRepository` operationId).
-func (c *Client) CreateRepositoryWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewCreateRepositoryRequestWithBody(c.Server, contentType, body)
+func (c *Client) CreateRepositoryWithBody(ctx context.Context, params *CreateRepositoryParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateRepositoryRequestWithBody(c.Server, params, contentType, body)
 	if err != nil {
 		return nil, err
 	}
@@ -3491,8 +3758,8 @@ func (c *Client) CreateRepositoryWithBody(ctx context.Context, contentType strin
 // Takes a body of the `application/json` content type.
 //
 // Corresponds with POST /repositories (the `CreateRepository` operationId).
-func (c *Client) CreateRepository(ctx context.Context, body CreateRepositoryJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewCreateRepositoryRequest(c.Server, body)
+func (c *Client) CreateRepository(ctx context.Context, params *CreateRepositoryParams, body CreateRepositoryJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateRepositoryRequest(c.Server, params, body)
 	if err != nil {
 		return nil, err
 	}
@@ -3508,8 +3775,8 @@ func (c *Client) CreateRepository(ctx context.Context, body CreateRepositoryJSON
 // The appliance forgets it; its files and its key stay where they are. Refused while a run uses it.
 //
 // Corresponds with DELETE /repositories/{repository_id} (the `DetachRepository` operationId).
-func (c *Client) DetachRepository(ctx context.Context, repositoryID RepositoryID, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewDetachRepositoryRequest(c.Server, repositoryID)
+func (c *Client) DetachRepository(ctx context.Context, repositoryID RepositoryID, params *DetachRepositoryParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewDetachRepositoryRequest(c.Server, repositoryID, params)
 	if err != nil {
 		return nil, err
 	}
@@ -3540,8 +3807,8 @@ func (c *Client) GetRepository(ctx context.Context, repositoryID RepositoryID, r
 // Takes any type of body and a specified content type.
 //
 // Corresponds with PATCH /repositories/{repository_id} (the `UpdateRepository` operationId).
-func (c *Client) UpdateRepositoryWithBody(ctx context.Context, repositoryID RepositoryID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewUpdateRepositoryRequestWithBody(c.Server, repositoryID, contentType, body)
+func (c *Client) UpdateRepositoryWithBody(ctx context.Context, repositoryID RepositoryID, params *UpdateRepositoryParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewUpdateRepositoryRequestWithBody(c.Server, repositoryID, params, contentType, body)
 	if err != nil {
 		return nil, err
 	}
@@ -3557,8 +3824,8 @@ func (c *Client) UpdateRepositoryWithBody(ctx context.Context, repositoryID Repo
 // Takes a body of the `application/json` content type.
 //
 // Corresponds with PATCH /repositories/{repository_id} (the `UpdateRepository` operationId).
-func (c *Client) UpdateRepository(ctx context.Context, repositoryID RepositoryID, body UpdateRepositoryJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewUpdateRepositoryRequest(c.Server, repositoryID, body)
+func (c *Client) UpdateRepository(ctx context.Context, repositoryID RepositoryID, params *UpdateRepositoryParams, body UpdateRepositoryJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewUpdateRepositoryRequest(c.Server, repositoryID, params, body)
 	if err != nil {
 		return nil, err
 	}
@@ -3689,8 +3956,8 @@ func (c *Client) ListKeys(ctx context.Context, repositoryID RepositoryID, reqEdi
 // Takes any type of body and a specified content type.
 //
 // Corresponds with POST /repositories/{repository_id}/keys (the `AddKey` operationId).
-func (c *Client) AddKeyWithBody(ctx context.Context, repositoryID RepositoryID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewAddKeyRequestWithBody(c.Server, repositoryID, contentType, body)
+func (c *Client) AddKeyWithBody(ctx context.Context, repositoryID RepositoryID, params *AddKeyParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewAddKeyRequestWithBody(c.Server, repositoryID, params, contentType, body)
 	if err != nil {
 		return nil, err
 	}
@@ -3711,8 +3978,8 @@ func (c *Client) AddKeyWithBody(ctx context.Context, repositoryID RepositoryID, 
 // Takes a body of the `application/json` content type.
 //
 // Corresponds with POST /repositories/{repository_id}/keys (the `AddKey` operationId).
-func (c *Client) AddKey(ctx context.Context, repositoryID RepositoryID, body AddKeyJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewAddKeyRequest(c.Server, repositoryID, body)
+func (c *Client) AddKey(ctx context.Context, repositoryID RepositoryID, params *AddKeyParams, body AddKeyJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewAddKeyRequest(c.Server, repositoryID, params, body)
 	if err != nil {
 		return nil, err
 	}
@@ -3770,8 +4037,8 @@ func (c *Client) DrillKey(ctx context.Context, repositoryID RepositoryID, body D
 // that were kept of the old key file are of no use any more: keep one of the new.
 //
 // Corresponds with POST /repositories/{repository_id}/keys/rotate (the `RotateKey` operationId).
-func (c *Client) RotateKey(ctx context.Context, repositoryID RepositoryID, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewRotateKeyRequest(c.Server, repositoryID)
+func (c *Client) RotateKey(ctx context.Context, repositoryID RepositoryID, params *RotateKeyParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRotateKeyRequest(c.Server, repositoryID, params)
 	if err != nil {
 		return nil, err
 	}
@@ -3787,8 +4054,23 @@ func (c *Client) RotateKey(ctx context.Context, repositoryID RepositoryID, reqEd
 // Refused for the key that the appliance itself uses. Data is not encrypted anew.
 //
 // Corresponds with DELETE /repositories/{repository_id}/keys/{key_id} (the `RemoveKey` operationId).
-func (c *Client) RemoveKey(ctx context.Context, repositoryID RepositoryID, keyID KeyID, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewRemoveKeyRequest(c.Server, repositoryID, keyID)
+func (c *Client) RemoveKey(ctx context.Context, repositoryID RepositoryID, keyID KeyID, params *RemoveKeyParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRemoveKeyRequest(c.Server, repositoryID, keyID, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetKey Show a key that opens a repository
+//
+// Corresponds with GET /repositories/{repository_id}/keys/{key_id} (the `GetKey` operationId).
+func (c *Client) GetKey(ctx context.Context, repositoryID RepositoryID, keyID KeyID, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetKeyRequest(c.Server, repositoryID, keyID)
 	if err != nil {
 		return nil, err
 	}
@@ -3807,8 +4089,8 @@ func (c *Client) RemoveKey(ctx context.Context, repositoryID RepositoryID, keyID
 // Takes any type of body and a specified content type.
 //
 // Corresponds with POST /repositories/{repository_id}/members (the `GrowRepository` operationId).
-func (c *Client) GrowRepositoryWithBody(ctx context.Context, repositoryID RepositoryID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewGrowRepositoryRequestWithBody(c.Server, repositoryID, contentType, body)
+func (c *Client) GrowRepositoryWithBody(ctx context.Context, repositoryID RepositoryID, params *GrowRepositoryParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGrowRepositoryRequestWithBody(c.Server, repositoryID, params, contentType, body)
 	if err != nil {
 		return nil, err
 	}
@@ -3827,8 +4109,8 @@ func (c *Client) GrowRepositoryWithBody(ctx context.Context, repositoryID Reposi
 // Takes a body of the `application/json` content type.
 //
 // Corresponds with POST /repositories/{repository_id}/members (the `GrowRepository` operationId).
-func (c *Client) GrowRepository(ctx context.Context, repositoryID RepositoryID, body GrowRepositoryJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewGrowRepositoryRequest(c.Server, repositoryID, body)
+func (c *Client) GrowRepository(ctx context.Context, repositoryID RepositoryID, params *GrowRepositoryParams, body GrowRepositoryJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGrowRepositoryRequest(c.Server, repositoryID, params, body)
 	if err != nil {
 		return nil, err
 	}
@@ -4041,8 +4323,8 @@ func (c *Client) ListRestorePoints(ctx context.Context, params *ListRestorePoint
 // Refused while a run reads it.
 //
 // Corresponds with DELETE /restore-points/{restore_point_id} (the `PruneRestorePoint` operationId).
-func (c *Client) PruneRestorePoint(ctx context.Context, restorePointID RestorePointID, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewPruneRestorePointRequest(c.Server, restorePointID)
+func (c *Client) PruneRestorePoint(ctx context.Context, restorePointID RestorePointID, params *PruneRestorePointParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewPruneRestorePointRequest(c.Server, restorePointID, params)
 	if err != nil {
 		return nil, err
 	}
@@ -4293,8 +4575,8 @@ func (c *Client) ListTokens(ctx context.Context, params *ListTokensParams, reqEd
 // Takes any type of body and a specified content type.
 //
 // Corresponds with POST /tokens (the `CreateToken` operationId).
-func (c *Client) CreateTokenWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewCreateTokenRequestWithBody(c.Server, contentType, body)
+func (c *Client) CreateTokenWithBody(ctx context.Context, params *CreateTokenParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateTokenRequestWithBody(c.Server, params, contentType, body)
 	if err != nil {
 		return nil, err
 	}
@@ -4310,8 +4592,8 @@ func (c *Client) CreateTokenWithBody(ctx context.Context, contentType string, bo
 // Takes a body of the `application/json` content type.
 //
 // Corresponds with POST /tokens (the `CreateToken` operationId).
-func (c *Client) CreateToken(ctx context.Context, body CreateTokenJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewCreateTokenRequest(c.Server, body)
+func (c *Client) CreateToken(ctx context.Context, params *CreateTokenParams, body CreateTokenJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateTokenRequest(c.Server, params, body)
 	if err != nil {
 		return nil, err
 	}
@@ -4325,8 +4607,23 @@ func (c *Client) CreateToken(ctx context.Context, body CreateTokenJSONRequestBod
 // DeleteToken Delete an API token
 //
 // Corresponds with DELETE /tokens/{token_id} (the `DeleteToken` operationId).
-func (c *Client) DeleteToken(ctx context.Context, tokenID TokenID, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewDeleteTokenRequest(c.Server, tokenID)
+func (c *Client) DeleteToken(ctx context.Context, tokenID TokenID, params *DeleteTokenParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewDeleteTokenRequest(c.Server, tokenID, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetToken Show one of your API tokens
+//
+// Corresponds with GET /tokens/{token_id} (the `GetToken` operationId).
+func (c *Client) GetToken(ctx context.Context, tokenID TokenID, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetTokenRequest(c.Server, tokenID)
 	if err != nil {
 		return nil, err
 	}
@@ -4468,6 +4765,18 @@ func NewListAuditRequest(server string, params *ListAuditParams) (*http.Request,
 
 		}
 
+		if params.Fields != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", false, "fields", *params.Fields, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "array", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
 		if encoded := queryValues.Encode(); encoded != "" {
 			rawQueryFragments = append(rawQueryFragments, encoded)
 		}
@@ -4534,6 +4843,42 @@ func NewListConnectionsRequest(server string, params *ListConnectionsParams) (*h
 
 		}
 
+		if params.Sort != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "sort", *params.Sort, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.IncludeTotal != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "include_total", *params.IncludeTotal, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "boolean", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Fields != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", false, "fields", *params.Fields, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "array", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
 		if encoded := queryValues.Encode(); encoded != "" {
 			rawQueryFragments = append(rawQueryFragments, encoded)
 		}
@@ -4549,18 +4894,18 @@ func NewListConnectionsRequest(server string, params *ListConnectionsParams) (*h
 }
 
 // NewCreateConnectionRequest calls the generic CreateConnection builder with application/json body
-func NewCreateConnectionRequest(server string, body CreateConnectionJSONRequestBody) (*http.Request, error) {
+func NewCreateConnectionRequest(server string, params *CreateConnectionParams, body CreateConnectionJSONRequestBody) (*http.Request, error) {
 	var bodyReader io.Reader
 	buf, err := json.Marshal(body)
 	if err != nil {
 		return nil, err
 	}
 	bodyReader = bytes.NewReader(buf)
-	return NewCreateConnectionRequestWithBody(server, "application/json", bodyReader)
+	return NewCreateConnectionRequestWithBody(server, params, "application/json", bodyReader)
 }
 
 // NewCreateConnectionRequestWithBody constructs an http.Request for the CreateConnection method, with any body, and a specified content type
-func NewCreateConnectionRequestWithBody(server string, contentType string, body io.Reader) (*http.Request, error) {
+func NewCreateConnectionRequestWithBody(server string, params *CreateConnectionParams, contentType string, body io.Reader) (*http.Request, error) {
 	var err error
 
 	serverURL, err := url.Parse(server)
@@ -4585,11 +4930,26 @@ func NewCreateConnectionRequestWithBody(server string, contentType string, body 
 
 	req.Header.Add("Content-Type", contentType)
 
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
+	}
+
 	return req, nil
 }
 
 // NewDeleteConnectionRequest constructs an http.Request for the DeleteConnection method
-func NewDeleteConnectionRequest(server string, connectionID ConnectionID) (*http.Request, error) {
+func NewDeleteConnectionRequest(server string, connectionID ConnectionID, params *DeleteConnectionParams) (*http.Request, error) {
 	var err error
 
 	var pathParam0 string
@@ -4617,6 +4977,21 @@ func NewDeleteConnectionRequest(server string, connectionID ConnectionID) (*http
 	req, err := http.NewRequest(http.MethodDelete, queryURL.String(), nil)
 	if err != nil {
 		return nil, err
+	}
+
+	if params != nil {
+
+		if params.IfMatch != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "If-Match", *params.IfMatch, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("If-Match", headerParam0)
+		}
+
 	}
 
 	return req, nil
@@ -4956,18 +5331,18 @@ func NewListMoverLimitsRequest(server string) (*http.Request, error) {
 }
 
 // NewAddMoverLimitRequest calls the generic AddMoverLimit builder with application/json body
-func NewAddMoverLimitRequest(server string, body AddMoverLimitJSONRequestBody) (*http.Request, error) {
+func NewAddMoverLimitRequest(server string, params *AddMoverLimitParams, body AddMoverLimitJSONRequestBody) (*http.Request, error) {
 	var bodyReader io.Reader
 	buf, err := json.Marshal(body)
 	if err != nil {
 		return nil, err
 	}
 	bodyReader = bytes.NewReader(buf)
-	return NewAddMoverLimitRequestWithBody(server, "application/json", bodyReader)
+	return NewAddMoverLimitRequestWithBody(server, params, "application/json", bodyReader)
 }
 
 // NewAddMoverLimitRequestWithBody constructs an http.Request for the AddMoverLimit method, with any body, and a specified content type
-func NewAddMoverLimitRequestWithBody(server string, contentType string, body io.Reader) (*http.Request, error) {
+func NewAddMoverLimitRequestWithBody(server string, params *AddMoverLimitParams, contentType string, body io.Reader) (*http.Request, error) {
 	var err error
 
 	serverURL, err := url.Parse(server)
@@ -4992,11 +5367,26 @@ func NewAddMoverLimitRequestWithBody(server string, contentType string, body io.
 
 	req.Header.Add("Content-Type", contentType)
 
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
+	}
+
 	return req, nil
 }
 
 // NewRemoveMoverLimitRequest constructs an http.Request for the RemoveMoverLimit method
-func NewRemoveMoverLimitRequest(server string, limitID LimitID) (*http.Request, error) {
+func NewRemoveMoverLimitRequest(server string, limitID LimitID, params *RemoveMoverLimitParams) (*http.Request, error) {
 	var err error
 
 	var pathParam0 string
@@ -5026,22 +5416,71 @@ func NewRemoveMoverLimitRequest(server string, limitID LimitID) (*http.Request, 
 		return nil, err
 	}
 
+	if params != nil {
+
+		if params.IfMatch != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "If-Match", *params.IfMatch, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("If-Match", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewGetMoverLimitRequest constructs an http.Request for the GetMoverLimit method
+func NewGetMoverLimitRequest(server string, limitID LimitID) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "limit_id", limitID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/mover-limits/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
 	return req, nil
 }
 
 // NewCreateMoverTokenRequest calls the generic CreateMoverToken builder with application/json body
-func NewCreateMoverTokenRequest(server string, body CreateMoverTokenJSONRequestBody) (*http.Request, error) {
+func NewCreateMoverTokenRequest(server string, params *CreateMoverTokenParams, body CreateMoverTokenJSONRequestBody) (*http.Request, error) {
 	var bodyReader io.Reader
 	buf, err := json.Marshal(body)
 	if err != nil {
 		return nil, err
 	}
 	bodyReader = bytes.NewReader(buf)
-	return NewCreateMoverTokenRequestWithBody(server, "application/json", bodyReader)
+	return NewCreateMoverTokenRequestWithBody(server, params, "application/json", bodyReader)
 }
 
 // NewCreateMoverTokenRequestWithBody constructs an http.Request for the CreateMoverToken method, with any body, and a specified content type
-func NewCreateMoverTokenRequestWithBody(server string, contentType string, body io.Reader) (*http.Request, error) {
+func NewCreateMoverTokenRequestWithBody(server string, params *CreateMoverTokenParams, contentType string, body io.Reader) (*http.Request, error) {
 	var err error
 
 	serverURL, err := url.Parse(server)
@@ -5065,6 +5504,21 @@ func NewCreateMoverTokenRequestWithBody(server string, contentType string, body 
 	}
 
 	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
+	}
 
 	return req, nil
 }
@@ -5163,7 +5617,7 @@ func NewDeployMoverRequestWithBody(server string, params *DeployMoverParams, con
 }
 
 // NewRemoveMoverRequest constructs an http.Request for the RemoveMover method
-func NewRemoveMoverRequest(server string, moverID MoverID) (*http.Request, error) {
+func NewRemoveMoverRequest(server string, moverID MoverID, params *RemoveMoverParams) (*http.Request, error) {
 	var err error
 
 	var pathParam0 string
@@ -5191,6 +5645,21 @@ func NewRemoveMoverRequest(server string, moverID MoverID) (*http.Request, error
 	req, err := http.NewRequest(http.MethodDelete, queryURL.String(), nil)
 	if err != nil {
 		return nil, err
+	}
+
+	if params != nil {
+
+		if params.IfMatch != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "If-Match", *params.IfMatch, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("If-Match", headerParam0)
+		}
+
 	}
 
 	return req, nil
@@ -5411,6 +5880,42 @@ func NewListRepositoriesRequest(server string, params *ListRepositoriesParams) (
 
 		}
 
+		if params.Sort != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "sort", *params.Sort, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.IncludeTotal != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "include_total", *params.IncludeTotal, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "boolean", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Fields != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", false, "fields", *params.Fields, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "array", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
 		if encoded := queryValues.Encode(); encoded != "" {
 			rawQueryFragments = append(rawQueryFragments, encoded)
 		}
@@ -5426,18 +5931,18 @@ func NewListRepositoriesRequest(server string, params *ListRepositoriesParams) (
 }
 
 // NewCreateRepositoryRequest calls the generic CreateRepository builder with application/json body
-func NewCreateRepositoryRequest(server string, body CreateRepositoryJSONRequestBody) (*http.Request, error) {
+func NewCreateRepositoryRequest(server string, params *CreateRepositoryParams, body CreateRepositoryJSONRequestBody) (*http.Request, error) {
 	var bodyReader io.Reader
 	buf, err := json.Marshal(body)
 	if err != nil {
 		return nil, err
 	}
 	bodyReader = bytes.NewReader(buf)
-	return NewCreateRepositoryRequestWithBody(server, "application/json", bodyReader)
+	return NewCreateRepositoryRequestWithBody(server, params, "application/json", bodyReader)
 }
 
 // NewCreateRepositoryRequestWithBody constructs an http.Request for the CreateRepository method, with any body, and a specified content type
-func NewCreateRepositoryRequestWithBody(server string, contentType string, body io.Reader) (*http.Request, error) {
+func NewCreateRepositoryRequestWithBody(server string, params *CreateRepositoryParams, contentType string, body io.Reader) (*http.Request, error) {
 	var err error
 
 	serverURL, err := url.Parse(server)
@@ -5462,11 +5967,26 @@ func NewCreateRepositoryRequestWithBody(server string, contentType string, body 
 
 	req.Header.Add("Content-Type", contentType)
 
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
+	}
+
 	return req, nil
 }
 
 // NewDetachRepositoryRequest constructs an http.Request for the DetachRepository method
-func NewDetachRepositoryRequest(server string, repositoryID RepositoryID) (*http.Request, error) {
+func NewDetachRepositoryRequest(server string, repositoryID RepositoryID, params *DetachRepositoryParams) (*http.Request, error) {
 	var err error
 
 	var pathParam0 string
@@ -5494,6 +6014,21 @@ func NewDetachRepositoryRequest(server string, repositoryID RepositoryID) (*http
 	req, err := http.NewRequest(http.MethodDelete, queryURL.String(), nil)
 	if err != nil {
 		return nil, err
+	}
+
+	if params != nil {
+
+		if params.IfMatch != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "If-Match", *params.IfMatch, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("If-Match", headerParam0)
+		}
+
 	}
 
 	return req, nil
@@ -5534,18 +6069,18 @@ func NewGetRepositoryRequest(server string, repositoryID RepositoryID) (*http.Re
 }
 
 // NewUpdateRepositoryRequest calls the generic UpdateRepository builder with application/json body
-func NewUpdateRepositoryRequest(server string, repositoryID RepositoryID, body UpdateRepositoryJSONRequestBody) (*http.Request, error) {
+func NewUpdateRepositoryRequest(server string, repositoryID RepositoryID, params *UpdateRepositoryParams, body UpdateRepositoryJSONRequestBody) (*http.Request, error) {
 	var bodyReader io.Reader
 	buf, err := json.Marshal(body)
 	if err != nil {
 		return nil, err
 	}
 	bodyReader = bytes.NewReader(buf)
-	return NewUpdateRepositoryRequestWithBody(server, repositoryID, "application/json", bodyReader)
+	return NewUpdateRepositoryRequestWithBody(server, repositoryID, params, "application/json", bodyReader)
 }
 
 // NewUpdateRepositoryRequestWithBody constructs an http.Request for the UpdateRepository method, with any body, and a specified content type
-func NewUpdateRepositoryRequestWithBody(server string, repositoryID RepositoryID, contentType string, body io.Reader) (*http.Request, error) {
+func NewUpdateRepositoryRequestWithBody(server string, repositoryID RepositoryID, params *UpdateRepositoryParams, contentType string, body io.Reader) (*http.Request, error) {
 	var err error
 
 	var pathParam0 string
@@ -5576,6 +6111,21 @@ func NewUpdateRepositoryRequestWithBody(server string, repositoryID RepositoryID
 	}
 
 	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.IfMatch != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "If-Match", *params.IfMatch, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("If-Match", headerParam0)
+		}
+
+	}
 
 	return req, nil
 }
@@ -5795,18 +6345,18 @@ func NewListKeysRequest(server string, repositoryID RepositoryID) (*http.Request
 }
 
 // NewAddKeyRequest calls the generic AddKey builder with application/json body
-func NewAddKeyRequest(server string, repositoryID RepositoryID, body AddKeyJSONRequestBody) (*http.Request, error) {
+func NewAddKeyRequest(server string, repositoryID RepositoryID, params *AddKeyParams, body AddKeyJSONRequestBody) (*http.Request, error) {
 	var bodyReader io.Reader
 	buf, err := json.Marshal(body)
 	if err != nil {
 		return nil, err
 	}
 	bodyReader = bytes.NewReader(buf)
-	return NewAddKeyRequestWithBody(server, repositoryID, "application/json", bodyReader)
+	return NewAddKeyRequestWithBody(server, repositoryID, params, "application/json", bodyReader)
 }
 
 // NewAddKeyRequestWithBody constructs an http.Request for the AddKey method, with any body, and a specified content type
-func NewAddKeyRequestWithBody(server string, repositoryID RepositoryID, contentType string, body io.Reader) (*http.Request, error) {
+func NewAddKeyRequestWithBody(server string, repositoryID RepositoryID, params *AddKeyParams, contentType string, body io.Reader) (*http.Request, error) {
 	var err error
 
 	var pathParam0 string
@@ -5837,6 +6387,21 @@ func NewAddKeyRequestWithBody(server string, repositoryID RepositoryID, contentT
 	}
 
 	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
+	}
 
 	return req, nil
 }
@@ -5889,7 +6454,7 @@ func NewDrillKeyRequestWithBody(server string, repositoryID RepositoryID, conten
 }
 
 // NewRotateKeyRequest constructs an http.Request for the RotateKey method
-func NewRotateKeyRequest(server string, repositoryID RepositoryID) (*http.Request, error) {
+func NewRotateKeyRequest(server string, repositoryID RepositoryID, params *RotateKeyParams) (*http.Request, error) {
 	var err error
 
 	var pathParam0 string
@@ -5919,11 +6484,26 @@ func NewRotateKeyRequest(server string, repositoryID RepositoryID) (*http.Reques
 		return nil, err
 	}
 
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
+	}
+
 	return req, nil
 }
 
 // NewRemoveKeyRequest constructs an http.Request for the RemoveKey method
-func NewRemoveKeyRequest(server string, repositoryID RepositoryID, keyID KeyID) (*http.Request, error) {
+func NewRemoveKeyRequest(server string, repositoryID RepositoryID, keyID KeyID, params *RemoveKeyParams) (*http.Request, error) {
 	var err error
 
 	var pathParam0 string
@@ -5960,22 +6540,78 @@ func NewRemoveKeyRequest(server string, repositoryID RepositoryID, keyID KeyID) 
 		return nil, err
 	}
 
+	if params != nil {
+
+		if params.IfMatch != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "If-Match", *params.IfMatch, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("If-Match", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewGetKeyRequest constructs an http.Request for the GetKey method
+func NewGetKeyRequest(server string, repositoryID RepositoryID, keyID KeyID) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "repository_id", repositoryID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "key_id", keyID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/repositories/%s/keys/%s", pathParam0, pathParam1)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
 	return req, nil
 }
 
 // NewGrowRepositoryRequest calls the generic GrowRepository builder with application/json body
-func NewGrowRepositoryRequest(server string, repositoryID RepositoryID, body GrowRepositoryJSONRequestBody) (*http.Request, error) {
+func NewGrowRepositoryRequest(server string, repositoryID RepositoryID, params *GrowRepositoryParams, body GrowRepositoryJSONRequestBody) (*http.Request, error) {
 	var bodyReader io.Reader
 	buf, err := json.Marshal(body)
 	if err != nil {
 		return nil, err
 	}
 	bodyReader = bytes.NewReader(buf)
-	return NewGrowRepositoryRequestWithBody(server, repositoryID, "application/json", bodyReader)
+	return NewGrowRepositoryRequestWithBody(server, repositoryID, params, "application/json", bodyReader)
 }
 
 // NewGrowRepositoryRequestWithBody constructs an http.Request for the GrowRepository method, with any body, and a specified content type
-func NewGrowRepositoryRequestWithBody(server string, repositoryID RepositoryID, contentType string, body io.Reader) (*http.Request, error) {
+func NewGrowRepositoryRequestWithBody(server string, repositoryID RepositoryID, params *GrowRepositoryParams, contentType string, body io.Reader) (*http.Request, error) {
 	var err error
 
 	var pathParam0 string
@@ -6006,6 +6642,21 @@ func NewGrowRepositoryRequestWithBody(server string, repositoryID RepositoryID, 
 	}
 
 	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
+	}
 
 	return req, nil
 }
@@ -6420,6 +7071,42 @@ func NewListRestorePointsRequest(server string, params *ListRestorePointsParams)
 
 		}
 
+		if params.Sort != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "sort", *params.Sort, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.IncludeTotal != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "include_total", *params.IncludeTotal, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "boolean", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Fields != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", false, "fields", *params.Fields, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "array", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
 		if encoded := queryValues.Encode(); encoded != "" {
 			rawQueryFragments = append(rawQueryFragments, encoded)
 		}
@@ -6435,7 +7122,7 @@ func NewListRestorePointsRequest(server string, params *ListRestorePointsParams)
 }
 
 // NewPruneRestorePointRequest constructs an http.Request for the PruneRestorePoint method
-func NewPruneRestorePointRequest(server string, restorePointID RestorePointID) (*http.Request, error) {
+func NewPruneRestorePointRequest(server string, restorePointID RestorePointID, params *PruneRestorePointParams) (*http.Request, error) {
 	var err error
 
 	var pathParam0 string
@@ -6463,6 +7150,21 @@ func NewPruneRestorePointRequest(server string, restorePointID RestorePointID) (
 	req, err := http.NewRequest(http.MethodDelete, queryURL.String(), nil)
 	if err != nil {
 		return nil, err
+	}
+
+	if params != nil {
+
+		if params.IfMatch != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "If-Match", *params.IfMatch, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("If-Match", headerParam0)
+		}
+
 	}
 
 	return req, nil
@@ -6716,6 +7418,42 @@ func NewListRunsRequest(server string, params *ListRunsParams) (*http.Request, e
 
 		}
 
+		if params.Sort != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "sort", *params.Sort, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.IncludeTotal != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "include_total", *params.IncludeTotal, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "boolean", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Fields != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", false, "fields", *params.Fields, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "array", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
 		if encoded := queryValues.Encode(); encoded != "" {
 			rawQueryFragments = append(rawQueryFragments, encoded)
 		}
@@ -6848,6 +7586,18 @@ func NewListRunEventsRequest(server string, runID RunID, params *ListRunEventsPa
 		if params.PageToken != nil {
 
 			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "page_token", *params.PageToken, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Fields != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", false, "fields", *params.Fields, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "array", Format: ""}); err != nil {
 				return nil, err
 			} else {
 				for _, qp := range strings.Split(queryFrag, "&") {
@@ -6999,6 +7749,42 @@ func NewListTasksRequest(server string, params *ListTasksParams) (*http.Request,
 
 		}
 
+		if params.Sort != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "sort", *params.Sort, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.IncludeTotal != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "include_total", *params.IncludeTotal, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "boolean", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Fields != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", false, "fields", *params.Fields, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "array", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
 		if encoded := queryValues.Encode(); encoded != "" {
 			rawQueryFragments = append(rawQueryFragments, encoded)
 		}
@@ -7133,6 +7919,42 @@ func NewListTokensRequest(server string, params *ListTokensParams) (*http.Reques
 
 		}
 
+		if params.Sort != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "sort", *params.Sort, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.IncludeTotal != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "include_total", *params.IncludeTotal, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "boolean", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Fields != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", false, "fields", *params.Fields, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "array", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
 		if encoded := queryValues.Encode(); encoded != "" {
 			rawQueryFragments = append(rawQueryFragments, encoded)
 		}
@@ -7148,18 +7970,18 @@ func NewListTokensRequest(server string, params *ListTokensParams) (*http.Reques
 }
 
 // NewCreateTokenRequest calls the generic CreateToken builder with application/json body
-func NewCreateTokenRequest(server string, body CreateTokenJSONRequestBody) (*http.Request, error) {
+func NewCreateTokenRequest(server string, params *CreateTokenParams, body CreateTokenJSONRequestBody) (*http.Request, error) {
 	var bodyReader io.Reader
 	buf, err := json.Marshal(body)
 	if err != nil {
 		return nil, err
 	}
 	bodyReader = bytes.NewReader(buf)
-	return NewCreateTokenRequestWithBody(server, "application/json", bodyReader)
+	return NewCreateTokenRequestWithBody(server, params, "application/json", bodyReader)
 }
 
 // NewCreateTokenRequestWithBody constructs an http.Request for the CreateToken method, with any body, and a specified content type
-func NewCreateTokenRequestWithBody(server string, contentType string, body io.Reader) (*http.Request, error) {
+func NewCreateTokenRequestWithBody(server string, params *CreateTokenParams, contentType string, body io.Reader) (*http.Request, error) {
 	var err error
 
 	serverURL, err := url.Parse(server)
@@ -7184,11 +8006,26 @@ func NewCreateTokenRequestWithBody(server string, contentType string, body io.Re
 
 	req.Header.Add("Content-Type", contentType)
 
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
+	}
+
 	return req, nil
 }
 
 // NewDeleteTokenRequest constructs an http.Request for the DeleteToken method
-func NewDeleteTokenRequest(server string, tokenID TokenID) (*http.Request, error) {
+func NewDeleteTokenRequest(server string, tokenID TokenID, params *DeleteTokenParams) (*http.Request, error) {
 	var err error
 
 	var pathParam0 string
@@ -7214,6 +8051,55 @@ func NewDeleteTokenRequest(server string, tokenID TokenID) (*http.Request, error
 	}
 
 	req, err := http.NewRequest(http.MethodDelete, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+
+		if params.IfMatch != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "If-Match", *params.IfMatch, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("If-Match", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewGetTokenRequest constructs an http.Request for the GetToken method
+func NewGetTokenRequest(server string, tokenID TokenID) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "token_id", tokenID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/tokens/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
 	if err != nil {
 		return nil, err
 	}
@@ -7339,6 +8225,42 @@ func NewListVMsRequest(server string, params *ListVMsParams) (*http.Request, err
 		if params.PageToken != nil {
 
 			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "page_token", *params.PageToken, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Sort != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "sort", *params.Sort, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.IncludeTotal != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "include_total", *params.IncludeTotal, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "boolean", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Fields != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", false, "fields", *params.Fields, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "array", Format: ""}); err != nil {
 				return nil, err
 			} else {
 				for _, qp := range strings.Split(queryFrag, "&") {
@@ -7534,7 +8456,7 @@ type ClientWithResponsesInterface interface {
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with POST /connections (the `CreateConnection` operationId).
-	CreateConnectionWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateConnectionResponse, error)
+	CreateConnectionWithBodyWithResponse(ctx context.Context, params *CreateConnectionParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateConnectionResponse, error)
 
 	// CreateConnectionWithResponse Connect a hypervisor
 	//
@@ -7543,7 +8465,7 @@ type ClientWithResponsesInterface interface {
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with POST /connections (the `CreateConnection` operationId).
-	CreateConnectionWithResponse(ctx context.Context, body CreateConnectionJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateConnectionResponse, error)
+	CreateConnectionWithResponse(ctx context.Context, params *CreateConnectionParams, body CreateConnectionJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateConnectionResponse, error)
 
 	// DeleteConnectionWithResponse Forget a connection
 	//
@@ -7553,7 +8475,7 @@ type ClientWithResponsesInterface interface {
 	// Returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with DELETE /connections/{connection_id} (the `DeleteConnection` operationId).
-	DeleteConnectionWithResponse(ctx context.Context, connectionID ConnectionID, reqEditors ...RequestEditorFn) (*DeleteConnectionResponse, error)
+	DeleteConnectionWithResponse(ctx context.Context, connectionID ConnectionID, params *DeleteConnectionParams, reqEditors ...RequestEditorFn) (*DeleteConnectionResponse, error)
 
 	// GetConnectionWithResponse Show a connection
 	//
@@ -7639,7 +8561,7 @@ type ClientWithResponsesInterface interface {
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with POST /mover-limits (the `AddMoverLimit` operationId).
-	AddMoverLimitWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*AddMoverLimitResponse, error)
+	AddMoverLimitWithBodyWithResponse(ctx context.Context, params *AddMoverLimitParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*AddMoverLimitResponse, error)
 
 	// AddMoverLimitWithResponse Limit what transfers use
 	//
@@ -7648,28 +8570,35 @@ type ClientWithResponsesInterface interface {
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with POST /mover-limits (the `AddMoverLimit` operationId).
-	AddMoverLimitWithResponse(ctx context.Context, body AddMoverLimitJSONRequestBody, reqEditors ...RequestEditorFn) (*AddMoverLimitResponse, error)
+	AddMoverLimitWithResponse(ctx context.Context, params *AddMoverLimitParams, body AddMoverLimitJSONRequestBody, reqEditors ...RequestEditorFn) (*AddMoverLimitResponse, error)
 
 	// RemoveMoverLimitWithResponse Take a limit back
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with DELETE /mover-limits/{limit_id} (the `RemoveMoverLimit` operationId).
-	RemoveMoverLimitWithResponse(ctx context.Context, limitID LimitID, reqEditors ...RequestEditorFn) (*RemoveMoverLimitResponse, error)
+	RemoveMoverLimitWithResponse(ctx context.Context, limitID LimitID, params *RemoveMoverLimitParams, reqEditors ...RequestEditorFn) (*RemoveMoverLimitResponse, error)
+
+	// GetMoverLimitWithResponse Show a limit of transfers
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /mover-limits/{limit_id} (the `GetMoverLimit` operationId).
+	GetMoverLimitWithResponse(ctx context.Context, limitID LimitID, reqEditors ...RequestEditorFn) (*GetMoverLimitResponse, error)
 
 	// CreateMoverTokenWithBodyWithResponse Make a join token for a new mover
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with POST /mover-tokens (the `CreateMoverToken` operationId).
-	CreateMoverTokenWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateMoverTokenResponse, error)
+	CreateMoverTokenWithBodyWithResponse(ctx context.Context, params *CreateMoverTokenParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateMoverTokenResponse, error)
 
 	// CreateMoverTokenWithResponse Make a join token for a new mover
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with POST /mover-tokens (the `CreateMoverToken` operationId).
-	CreateMoverTokenWithResponse(ctx context.Context, body CreateMoverTokenJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateMoverTokenResponse, error)
+	CreateMoverTokenWithResponse(ctx context.Context, params *CreateMoverTokenParams, body CreateMoverTokenJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateMoverTokenResponse, error)
 
 	// ListMoversWithResponse List movers
 	//
@@ -7708,7 +8637,7 @@ type ClientWithResponsesInterface interface {
 	// Returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with DELETE /movers/{mover_id} (the `RemoveMover` operationId).
-	RemoveMoverWithResponse(ctx context.Context, moverID MoverID, reqEditors ...RequestEditorFn) (*RemoveMoverResponse, error)
+	RemoveMoverWithResponse(ctx context.Context, moverID MoverID, params *RemoveMoverParams, reqEditors ...RequestEditorFn) (*RemoveMoverResponse, error)
 
 	// GetMoverWithResponse Show a mover
 	//
@@ -7768,7 +8697,7 @@ type ClientWithResponsesInterface interface {
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with POST /repositories (the `CreateRepository` operationId).
-	CreateRepositoryWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateRepositoryResponse, error)
+	CreateRepositoryWithBodyWithResponse(ctx context.Context, params *CreateRepositoryParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateRepositoryResponse, error)
 
 	// CreateRepositoryWithResponse Create a repository, or attach one that exists
 	//
@@ -7780,7 +8709,7 @@ type ClientWithResponsesInterface interface {
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with POST /repositories (the `CreateRepository` operationId).
-	CreateRepositoryWithResponse(ctx context.Context, body CreateRepositoryJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateRepositoryResponse, error)
+	CreateRepositoryWithResponse(ctx context.Context, params *CreateRepositoryParams, body CreateRepositoryJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateRepositoryResponse, error)
 
 	// DetachRepositoryWithResponse Detach a repository
 	//
@@ -7789,7 +8718,7 @@ type ClientWithResponsesInterface interface {
 	// Returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with DELETE /repositories/{repository_id} (the `DetachRepository` operationId).
-	DetachRepositoryWithResponse(ctx context.Context, repositoryID RepositoryID, reqEditors ...RequestEditorFn) (*DetachRepositoryResponse, error)
+	DetachRepositoryWithResponse(ctx context.Context, repositoryID RepositoryID, params *DetachRepositoryParams, reqEditors ...RequestEditorFn) (*DetachRepositoryResponse, error)
 
 	// GetRepositoryWithResponse Show a repository and what it holds
 	//
@@ -7803,14 +8732,14 @@ type ClientWithResponsesInterface interface {
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with PATCH /repositories/{repository_id} (the `UpdateRepository` operationId).
-	UpdateRepositoryWithBodyWithResponse(ctx context.Context, repositoryID RepositoryID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*UpdateRepositoryResponse, error)
+	UpdateRepositoryWithBodyWithResponse(ctx context.Context, repositoryID RepositoryID, params *UpdateRepositoryParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*UpdateRepositoryResponse, error)
 
 	// UpdateRepositoryWithResponse Change how a repository is verified
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with PATCH /repositories/{repository_id} (the `UpdateRepository` operationId).
-	UpdateRepositoryWithResponse(ctx context.Context, repositoryID RepositoryID, body UpdateRepositoryJSONRequestBody, reqEditors ...RequestEditorFn) (*UpdateRepositoryResponse, error)
+	UpdateRepositoryWithResponse(ctx context.Context, repositoryID RepositoryID, params *UpdateRepositoryParams, body UpdateRepositoryJSONRequestBody, reqEditors ...RequestEditorFn) (*UpdateRepositoryResponse, error)
 
 	// StartCollectWithBodyWithResponse Free the space no restore point needs
 	//
@@ -7876,7 +8805,7 @@ type ClientWithResponsesInterface interface {
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with POST /repositories/{repository_id}/keys (the `AddKey` operationId).
-	AddKeyWithBodyWithResponse(ctx context.Context, repositoryID RepositoryID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*AddKeyResponse, error)
+	AddKeyWithBodyWithResponse(ctx context.Context, repositoryID RepositoryID, params *AddKeyParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*AddKeyResponse, error)
 
 	// AddKeyWithResponse Make a further key open a repository
 	//
@@ -7888,7 +8817,7 @@ type ClientWithResponsesInterface interface {
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with POST /repositories/{repository_id}/keys (the `AddKey` operationId).
-	AddKeyWithResponse(ctx context.Context, repositoryID RepositoryID, body AddKeyJSONRequestBody, reqEditors ...RequestEditorFn) (*AddKeyResponse, error)
+	AddKeyWithResponse(ctx context.Context, repositoryID RepositoryID, params *AddKeyParams, body AddKeyJSONRequestBody, reqEditors ...RequestEditorFn) (*AddKeyResponse, error)
 
 	// DrillKeyWithBodyWithResponse Prove that a key which was put away still opens a repository
 	//
@@ -7919,7 +8848,7 @@ type ClientWithResponsesInterface interface {
 	// Returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with POST /repositories/{repository_id}/keys/rotate (the `RotateKey` operationId).
-	RotateKeyWithResponse(ctx context.Context, repositoryID RepositoryID, reqEditors ...RequestEditorFn) (*RotateKeyResponse, error)
+	RotateKeyWithResponse(ctx context.Context, repositoryID RepositoryID, params *RotateKeyParams, reqEditors ...RequestEditorFn) (*RotateKeyResponse, error)
 
 	// RemoveKeyWithResponse Take a key out of a repository
 	//
@@ -7928,7 +8857,14 @@ type ClientWithResponsesInterface interface {
 	// Returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with DELETE /repositories/{repository_id}/keys/{key_id} (the `RemoveKey` operationId).
-	RemoveKeyWithResponse(ctx context.Context, repositoryID RepositoryID, keyID KeyID, reqEditors ...RequestEditorFn) (*RemoveKeyResponse, error)
+	RemoveKeyWithResponse(ctx context.Context, repositoryID RepositoryID, keyID KeyID, params *RemoveKeyParams, reqEditors ...RequestEditorFn) (*RemoveKeyResponse, error)
+
+	// GetKeyWithResponse Show a key that opens a repository
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /repositories/{repository_id}/keys/{key_id} (the `GetKey` operationId).
+	GetKeyWithResponse(ctx context.Context, repositoryID RepositoryID, keyID KeyID, reqEditors ...RequestEditorFn) (*GetKeyResponse, error)
 
 	// GrowRepositoryWithBodyWithResponse Add further members to an erasure-coded repository
 	//
@@ -7938,7 +8874,7 @@ type ClientWithResponsesInterface interface {
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with POST /repositories/{repository_id}/members (the `GrowRepository` operationId).
-	GrowRepositoryWithBodyWithResponse(ctx context.Context, repositoryID RepositoryID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*GrowRepositoryResponse, error)
+	GrowRepositoryWithBodyWithResponse(ctx context.Context, repositoryID RepositoryID, params *GrowRepositoryParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*GrowRepositoryResponse, error)
 
 	// GrowRepositoryWithResponse Add further members to an erasure-coded repository
 	//
@@ -7948,7 +8884,7 @@ type ClientWithResponsesInterface interface {
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with POST /repositories/{repository_id}/members (the `GrowRepository` operationId).
-	GrowRepositoryWithResponse(ctx context.Context, repositoryID RepositoryID, body GrowRepositoryJSONRequestBody, reqEditors ...RequestEditorFn) (*GrowRepositoryResponse, error)
+	GrowRepositoryWithResponse(ctx context.Context, repositoryID RepositoryID, params *GrowRepositoryParams, body GrowRepositoryJSONRequestBody, reqEditors ...RequestEditorFn) (*GrowRepositoryResponse, error)
 
 	// StartRebuildWithBodyWithResponse Fill a member of an erasure-coded repository
 	//
@@ -8058,7 +8994,7 @@ type ClientWithResponsesInterface interface {
 	// Returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with DELETE /restore-points/{restore_point_id} (the `PruneRestorePoint` operationId).
-	PruneRestorePointWithResponse(ctx context.Context, restorePointID RestorePointID, reqEditors ...RequestEditorFn) (*PruneRestorePointResponse, error)
+	PruneRestorePointWithResponse(ctx context.Context, restorePointID RestorePointID, params *PruneRestorePointParams, reqEditors ...RequestEditorFn) (*PruneRestorePointResponse, error)
 
 	// GetRestorePointWithResponse Show a restore point
 	//
@@ -8180,21 +9116,28 @@ type ClientWithResponsesInterface interface {
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with POST /tokens (the `CreateToken` operationId).
-	CreateTokenWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateTokenResponse, error)
+	CreateTokenWithBodyWithResponse(ctx context.Context, params *CreateTokenParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateTokenResponse, error)
 
 	// CreateTokenWithResponse Create an API token
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with POST /tokens (the `CreateToken` operationId).
-	CreateTokenWithResponse(ctx context.Context, body CreateTokenJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateTokenResponse, error)
+	CreateTokenWithResponse(ctx context.Context, params *CreateTokenParams, body CreateTokenJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateTokenResponse, error)
 
 	// DeleteTokenWithResponse Delete an API token
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with DELETE /tokens/{token_id} (the `DeleteToken` operationId).
-	DeleteTokenWithResponse(ctx context.Context, tokenID TokenID, reqEditors ...RequestEditorFn) (*DeleteTokenResponse, error)
+	DeleteTokenWithResponse(ctx context.Context, tokenID TokenID, params *DeleteTokenParams, reqEditors ...RequestEditorFn) (*DeleteTokenResponse, error)
+
+	// GetTokenWithResponse Show one of your API tokens
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /tokens/{token_id} (the `GetToken` operationId).
+	GetTokenWithResponse(ctx context.Context, tokenID TokenID, reqEditors ...RequestEditorFn) (*GetTokenResponse, error)
 
 	// GetVersionWithResponse Version of the appliance
 	//
@@ -8232,6 +9175,11 @@ type ClientWithResponsesInterface interface {
 	StartBackupWithResponse(ctx context.Context, vmid VMID, params *StartBackupParams, body StartBackupJSONRequestBody, reqEditors ...RequestEditorFn) (*StartBackupResponse, error)
 }
 
+// ListAuditResponse304Headers the declared response headers of an HTTP 304 response for ListAudit
+type ListAuditResponse304Headers struct {
+	ETag string
+}
+
 type ListAuditResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -8239,6 +9187,8 @@ type ListAuditResponse struct {
 	JSON200 *AuditList
 	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
 	ApplicationProblemJSONDefault *Problem
+	// Headers304 the parsed response headers for an HTTP 304 response
+	Headers304 *ListAuditResponse304Headers
 }
 
 // GetJSON200 returns the response for an HTTP 200 `application/json` response
@@ -8280,6 +9230,11 @@ func (r ListAuditResponse) ContentType() string {
 	return ""
 }
 
+// ListConnectionsResponse304Headers the declared response headers of an HTTP 304 response for ListConnections
+type ListConnectionsResponse304Headers struct {
+	ETag string
+}
+
 type ListConnectionsResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -8287,6 +9242,8 @@ type ListConnectionsResponse struct {
 	JSON200 *ConnectionList
 	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
 	ApplicationProblemJSONDefault *Problem
+	// Headers304 the parsed response headers for an HTTP 304 response
+	Headers304 *ListConnectionsResponse304Headers
 }
 
 // GetJSON200 returns the response for an HTTP 200 `application/json` response
@@ -8431,6 +9388,11 @@ func (r DeleteConnectionResponse) ContentType() string {
 	return ""
 }
 
+// GetConnectionResponse304Headers the declared response headers of an HTTP 304 response for GetConnection
+type GetConnectionResponse304Headers struct {
+	ETag string
+}
+
 type GetConnectionResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -8438,6 +9400,8 @@ type GetConnectionResponse struct {
 	JSON200 *Connection
 	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
 	ApplicationProblemJSONDefault *Problem
+	// Headers304 the parsed response headers for an HTTP 304 response
+	Headers304 *GetConnectionResponse304Headers
 }
 
 // GetJSON200 returns the response for an HTTP 200 `application/json` response
@@ -8527,6 +9491,11 @@ func (r CheckConnectionResponse) ContentType() string {
 	return ""
 }
 
+// ListDatastoresResponse304Headers the declared response headers of an HTTP 304 response for ListDatastores
+type ListDatastoresResponse304Headers struct {
+	ETag string
+}
+
 type ListDatastoresResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -8534,6 +9503,8 @@ type ListDatastoresResponse struct {
 	JSON200 *DatastoreList
 	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
 	ApplicationProblemJSONDefault *Problem
+	// Headers304 the parsed response headers for an HTTP 304 response
+	Headers304 *ListDatastoresResponse304Headers
 }
 
 // GetJSON200 returns the response for an HTTP 200 `application/json` response
@@ -8575,6 +9546,11 @@ func (r ListDatastoresResponse) ContentType() string {
 	return ""
 }
 
+// ListNetworksResponse304Headers the declared response headers of an HTTP 304 response for ListNetworks
+type ListNetworksResponse304Headers struct {
+	ETag string
+}
+
 type ListNetworksResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -8582,6 +9558,8 @@ type ListNetworksResponse struct {
 	JSON200 *NetworkList
 	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
 	ApplicationProblemJSONDefault *Problem
+	// Headers304 the parsed response headers for an HTTP 304 response
+	Headers304 *ListNetworksResponse304Headers
 }
 
 // GetJSON200 returns the response for an HTTP 200 `application/json` response
@@ -8712,6 +9690,11 @@ func (r StreamEventsResponse) ContentType() string {
 	return ""
 }
 
+// GetLivezResponse304Headers the declared response headers of an HTTP 304 response for GetLivez
+type GetLivezResponse304Headers struct {
+	ETag string
+}
+
 type GetLivezResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -8719,6 +9702,8 @@ type GetLivezResponse struct {
 	JSON200 *Health
 	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
 	ApplicationProblemJSONDefault *Problem
+	// Headers304 the parsed response headers for an HTTP 304 response
+	Headers304 *GetLivezResponse304Headers
 }
 
 // GetJSON200 returns the response for an HTTP 200 `application/json` response
@@ -8808,6 +9793,11 @@ func (r LoginResponse) ContentType() string {
 	return ""
 }
 
+// ListMoverLimitsResponse304Headers the declared response headers of an HTTP 304 response for ListMoverLimits
+type ListMoverLimitsResponse304Headers struct {
+	ETag string
+}
+
 type ListMoverLimitsResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -8815,6 +9805,8 @@ type ListMoverLimitsResponse struct {
 	JSON200 *MoverLimitList
 	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
 	ApplicationProblemJSONDefault *Problem
+	// Headers304 the parsed response headers for an HTTP 304 response
+	Headers304 *ListMoverLimitsResponse304Headers
 }
 
 // GetJSON200 returns the response for an HTTP 200 `application/json` response
@@ -8945,6 +9937,61 @@ func (r RemoveMoverLimitResponse) ContentType() string {
 	return ""
 }
 
+// GetMoverLimitResponse304Headers the declared response headers of an HTTP 304 response for GetMoverLimit
+type GetMoverLimitResponse304Headers struct {
+	ETag string
+}
+
+type GetMoverLimitResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *MoverLimit
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+	// Headers304 the parsed response headers for an HTTP 304 response
+	Headers304 *GetMoverLimitResponse304Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetMoverLimitResponse) GetJSON200() *MoverLimit {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r GetMoverLimitResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetMoverLimitResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetMoverLimitResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetMoverLimitResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetMoverLimitResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 type CreateMoverTokenResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -8993,6 +10040,11 @@ func (r CreateMoverTokenResponse) ContentType() string {
 	return ""
 }
 
+// ListMoversResponse304Headers the declared response headers of an HTTP 304 response for ListMovers
+type ListMoversResponse304Headers struct {
+	ETag string
+}
+
 type ListMoversResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -9000,6 +10052,8 @@ type ListMoversResponse struct {
 	JSON200 *MoverList
 	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
 	ApplicationProblemJSONDefault *Problem
+	// Headers304 the parsed response headers for an HTTP 304 response
+	Headers304 *ListMoversResponse304Headers
 }
 
 // GetJSON200 returns the response for an HTTP 200 `application/json` response
@@ -9151,6 +10205,11 @@ func (r RemoveMoverResponse) ContentType() string {
 	return ""
 }
 
+// GetMoverResponse304Headers the declared response headers of an HTTP 304 response for GetMover
+type GetMoverResponse304Headers struct {
+	ETag string
+}
+
 type GetMoverResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -9158,6 +10217,8 @@ type GetMoverResponse struct {
 	JSON200 *Mover
 	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
 	ApplicationProblemJSONDefault *Problem
+	// Headers304 the parsed response headers for an HTTP 304 response
+	Headers304 *GetMoverResponse304Headers
 }
 
 // GetJSON200 returns the response for an HTTP 200 `application/json` response
@@ -9343,6 +10404,11 @@ func (r RevokeMoverResponse) ContentType() string {
 	return ""
 }
 
+// GetReadyzResponse304Headers the declared response headers of an HTTP 304 response for GetReadyz
+type GetReadyzResponse304Headers struct {
+	ETag string
+}
+
 type GetReadyzResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -9350,6 +10416,8 @@ type GetReadyzResponse struct {
 	JSON200 *Health
 	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
 	ApplicationProblemJSONDefault *Problem
+	// Headers304 the parsed response headers for an HTTP 304 response
+	Headers304 *GetReadyzResponse304Headers
 }
 
 // GetJSON200 returns the response for an HTTP 200 `application/json` response
@@ -9391,6 +10459,11 @@ func (r GetReadyzResponse) ContentType() string {
 	return ""
 }
 
+// ListRepositoriesResponse304Headers the declared response headers of an HTTP 304 response for ListRepositories
+type ListRepositoriesResponse304Headers struct {
+	ETag string
+}
+
 type ListRepositoriesResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -9398,6 +10471,8 @@ type ListRepositoriesResponse struct {
 	JSON200 *RepositoryList
 	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
 	ApplicationProblemJSONDefault *Problem
+	// Headers304 the parsed response headers for an HTTP 304 response
+	Headers304 *ListRepositoriesResponse304Headers
 }
 
 // GetJSON200 returns the response for an HTTP 200 `application/json` response
@@ -9535,6 +10610,11 @@ func (r DetachRepositoryResponse) ContentType() string {
 	return ""
 }
 
+// GetRepositoryResponse304Headers the declared response headers of an HTTP 304 response for GetRepository
+type GetRepositoryResponse304Headers struct {
+	ETag string
+}
+
 type GetRepositoryResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -9542,6 +10622,8 @@ type GetRepositoryResponse struct {
 	JSON200 *Repository
 	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
 	ApplicationProblemJSONDefault *Problem
+	// Headers304 the parsed response headers for an HTTP 304 response
+	Headers304 *GetRepositoryResponse304Headers
 }
 
 // GetJSON200 returns the response for an HTTP 200 `application/json` response
@@ -9700,6 +10782,11 @@ func (r StartCollectResponse) ContentType() string {
 	return ""
 }
 
+// GetRepositoryDamageResponse304Headers the declared response headers of an HTTP 304 response for GetRepositoryDamage
+type GetRepositoryDamageResponse304Headers struct {
+	ETag string
+}
+
 type GetRepositoryDamageResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -9707,6 +10794,8 @@ type GetRepositoryDamageResponse struct {
 	JSON200 *RepositoryDamage
 	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
 	ApplicationProblemJSONDefault *Problem
+	// Headers304 the parsed response headers for an HTTP 304 response
+	Headers304 *GetRepositoryDamageResponse304Headers
 }
 
 // GetJSON200 returns the response for an HTTP 200 `application/json` response
@@ -9817,6 +10906,11 @@ func (r StartHealResponse) ContentType() string {
 	return ""
 }
 
+// ListKeysResponse304Headers the declared response headers of an HTTP 304 response for ListKeys
+type ListKeysResponse304Headers struct {
+	ETag string
+}
+
 type ListKeysResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -9824,6 +10918,8 @@ type ListKeysResponse struct {
 	JSON200 *KeyList
 	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
 	ApplicationProblemJSONDefault *Problem
+	// Headers304 the parsed response headers for an HTTP 304 response
+	Headers304 *ListKeysResponse304Headers
 }
 
 // GetJSON200 returns the response for an HTTP 200 `application/json` response
@@ -10050,6 +11146,61 @@ func (r RemoveKeyResponse) ContentType() string {
 	return ""
 }
 
+// GetKeyResponse304Headers the declared response headers of an HTTP 304 response for GetKey
+type GetKeyResponse304Headers struct {
+	ETag string
+}
+
+type GetKeyResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Key
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+	// Headers304 the parsed response headers for an HTTP 304 response
+	Headers304 *GetKeyResponse304Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetKeyResponse) GetJSON200() *Key {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r GetKeyResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetKeyResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetKeyResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetKeyResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetKeyResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 type GrowRepositoryResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -10236,6 +11387,11 @@ func (r StartScrubResponse) ContentType() string {
 	return ""
 }
 
+// GetRepositorySpaceResponse304Headers the declared response headers of an HTTP 304 response for GetRepositorySpace
+type GetRepositorySpaceResponse304Headers struct {
+	ETag string
+}
+
 type GetRepositorySpaceResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -10243,6 +11399,8 @@ type GetRepositorySpaceResponse struct {
 	JSON200 *RepositorySpace
 	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
 	ApplicationProblemJSONDefault *Problem
+	// Headers304 the parsed response headers for an HTTP 304 response
+	Headers304 *GetRepositorySpaceResponse304Headers
 }
 
 // GetJSON200 returns the response for an HTTP 200 `application/json` response
@@ -10401,6 +11559,11 @@ func (r StartRepositoryVerifyResponse) ContentType() string {
 	return ""
 }
 
+// ListRestorePointsResponse304Headers the declared response headers of an HTTP 304 response for ListRestorePoints
+type ListRestorePointsResponse304Headers struct {
+	ETag string
+}
+
 type ListRestorePointsResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -10408,6 +11571,8 @@ type ListRestorePointsResponse struct {
 	JSON200 *RestorePointList
 	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
 	ApplicationProblemJSONDefault *Problem
+	// Headers304 the parsed response headers for an HTTP 304 response
+	Headers304 *ListRestorePointsResponse304Headers
 }
 
 // GetJSON200 returns the response for an HTTP 200 `application/json` response
@@ -10490,6 +11655,11 @@ func (r PruneRestorePointResponse) ContentType() string {
 	return ""
 }
 
+// GetRestorePointResponse304Headers the declared response headers of an HTTP 304 response for GetRestorePoint
+type GetRestorePointResponse304Headers struct {
+	ETag string
+}
+
 type GetRestorePointResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -10497,6 +11667,8 @@ type GetRestorePointResponse struct {
 	JSON200 *RestorePoint
 	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
 	ApplicationProblemJSONDefault *Problem
+	// Headers304 the parsed response headers for an HTTP 304 response
+	Headers304 *GetRestorePointResponse304Headers
 }
 
 // GetJSON200 returns the response for an HTTP 200 `application/json` response
@@ -10669,6 +11841,11 @@ func (r StartRestoreResponse) ContentType() string {
 	return ""
 }
 
+// ListRunsResponse304Headers the declared response headers of an HTTP 304 response for ListRuns
+type ListRunsResponse304Headers struct {
+	ETag string
+}
+
 type ListRunsResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -10676,6 +11853,8 @@ type ListRunsResponse struct {
 	JSON200 *RunList
 	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
 	ApplicationProblemJSONDefault *Problem
+	// Headers304 the parsed response headers for an HTTP 304 response
+	Headers304 *ListRunsResponse304Headers
 }
 
 // GetJSON200 returns the response for an HTTP 200 `application/json` response
@@ -10717,6 +11896,11 @@ func (r ListRunsResponse) ContentType() string {
 	return ""
 }
 
+// GetRunResponse304Headers the declared response headers of an HTTP 304 response for GetRun
+type GetRunResponse304Headers struct {
+	ETag string
+}
+
 type GetRunResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -10724,6 +11908,8 @@ type GetRunResponse struct {
 	JSON200 *Run
 	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
 	ApplicationProblemJSONDefault *Problem
+	// Headers304 the parsed response headers for an HTTP 304 response
+	Headers304 *GetRunResponse304Headers
 }
 
 // GetJSON200 returns the response for an HTTP 200 `application/json` response
@@ -10820,6 +12006,11 @@ func (r CancelRunResponse) ContentType() string {
 	return ""
 }
 
+// ListRunEventsResponse304Headers the declared response headers of an HTTP 304 response for ListRunEvents
+type ListRunEventsResponse304Headers struct {
+	ETag string
+}
+
 type ListRunEventsResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -10827,6 +12018,8 @@ type ListRunEventsResponse struct {
 	JSON200 *RunEventList
 	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
 	ApplicationProblemJSONDefault *Problem
+	// Headers304 the parsed response headers for an HTTP 304 response
+	Headers304 *ListRunEventsResponse304Headers
 }
 
 // GetJSON200 returns the response for an HTTP 200 `application/json` response
@@ -10916,6 +12109,11 @@ func (r SetUpResponse) ContentType() string {
 	return ""
 }
 
+// ListTasksResponse304Headers the declared response headers of an HTTP 304 response for ListTasks
+type ListTasksResponse304Headers struct {
+	ETag string
+}
+
 type ListTasksResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -10923,6 +12121,8 @@ type ListTasksResponse struct {
 	JSON200 *TaskList
 	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
 	ApplicationProblemJSONDefault *Problem
+	// Headers304 the parsed response headers for an HTTP 304 response
+	Headers304 *ListTasksResponse304Headers
 }
 
 // GetJSON200 returns the response for an HTTP 200 `application/json` response
@@ -10964,6 +12164,11 @@ func (r ListTasksResponse) ContentType() string {
 	return ""
 }
 
+// GetTaskResponse304Headers the declared response headers of an HTTP 304 response for GetTask
+type GetTaskResponse304Headers struct {
+	ETag string
+}
+
 type GetTaskResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -10971,6 +12176,8 @@ type GetTaskResponse struct {
 	JSON200 *Task
 	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
 	ApplicationProblemJSONDefault *Problem
+	// Headers304 the parsed response headers for an HTTP 304 response
+	Headers304 *GetTaskResponse304Headers
 }
 
 // GetJSON200 returns the response for an HTTP 200 `application/json` response
@@ -11060,6 +12267,11 @@ func (r CancelTaskResponse) ContentType() string {
 	return ""
 }
 
+// ListTokensResponse304Headers the declared response headers of an HTTP 304 response for ListTokens
+type ListTokensResponse304Headers struct {
+	ETag string
+}
+
 type ListTokensResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -11067,6 +12279,8 @@ type ListTokensResponse struct {
 	JSON200 *TokenList
 	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
 	ApplicationProblemJSONDefault *Problem
+	// Headers304 the parsed response headers for an HTTP 304 response
+	Headers304 *ListTokensResponse304Headers
 }
 
 // GetJSON200 returns the response for an HTTP 200 `application/json` response
@@ -11197,6 +12411,66 @@ func (r DeleteTokenResponse) ContentType() string {
 	return ""
 }
 
+// GetTokenResponse304Headers the declared response headers of an HTTP 304 response for GetToken
+type GetTokenResponse304Headers struct {
+	ETag string
+}
+
+type GetTokenResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Token
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+	// Headers304 the parsed response headers for an HTTP 304 response
+	Headers304 *GetTokenResponse304Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetTokenResponse) GetJSON200() *Token {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r GetTokenResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetTokenResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetTokenResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetTokenResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetTokenResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// GetVersionResponse304Headers the declared response headers of an HTTP 304 response for GetVersion
+type GetVersionResponse304Headers struct {
+	ETag string
+}
+
 type GetVersionResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -11204,6 +12478,8 @@ type GetVersionResponse struct {
 	JSON200 *Version
 	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
 	ApplicationProblemJSONDefault *Problem
+	// Headers304 the parsed response headers for an HTTP 304 response
+	Headers304 *GetVersionResponse304Headers
 }
 
 // GetJSON200 returns the response for an HTTP 200 `application/json` response
@@ -11245,6 +12521,11 @@ func (r GetVersionResponse) ContentType() string {
 	return ""
 }
 
+// ListVMsResponse304Headers the declared response headers of an HTTP 304 response for ListVMs
+type ListVMsResponse304Headers struct {
+	ETag string
+}
+
 type ListVMsResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -11252,6 +12533,8 @@ type ListVMsResponse struct {
 	JSON200 *VMList
 	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
 	ApplicationProblemJSONDefault *Problem
+	// Headers304 the parsed response headers for an HTTP 304 response
+	Headers304 *ListVMsResponse304Headers
 }
 
 // GetJSON200 returns the response for an HTTP 200 `application/json` response
@@ -11293,6 +12576,11 @@ func (r ListVMsResponse) ContentType() string {
 	return ""
 }
 
+// GetVMResponse304Headers the declared response headers of an HTTP 304 response for GetVM
+type GetVMResponse304Headers struct {
+	ETag string
+}
+
 type GetVMResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -11300,6 +12588,8 @@ type GetVMResponse struct {
 	JSON200 *VM
 	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
 	ApplicationProblemJSONDefault *Problem
+	// Headers304 the parsed response headers for an HTTP 304 response
+	Headers304 *GetVMResponse304Headers
 }
 
 // GetJSON200 returns the response for an HTTP 200 `application/json` response
@@ -11443,8 +12733,8 @@ func (c *ClientWithResponses) ListConnectionsWithResponse(ctx context.Context, p
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
 // Corresponds with POST /connections (the `CreateConnection` operationId).
-func (c *ClientWithResponses) CreateConnectionWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateConnectionResponse, error) {
-	rsp, err := c.CreateConnectionWithBody(ctx, contentType, body, reqEditors...)
+func (c *ClientWithResponses) CreateConnectionWithBodyWithResponse(ctx context.Context, params *CreateConnectionParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateConnectionResponse, error) {
+	rsp, err := c.CreateConnectionWithBody(ctx, params, contentType, body, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
@@ -11458,8 +12748,8 @@ func (c *ClientWithResponses) CreateConnectionWithBodyWithResponse(ctx context.C
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //
 // Corresponds with POST /connections (the `CreateConnection` operationId).
-func (c *ClientWithResponses) CreateConnectionWithResponse(ctx context.Context, body CreateConnectionJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateConnectionResponse, error) {
-	rsp, err := c.CreateConnection(ctx, body, reqEditors...)
+func (c *ClientWithResponses) CreateConnectionWithResponse(ctx context.Context, params *CreateConnectionParams, body CreateConnectionJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateConnectionResponse, error) {
+	rsp, err := c.CreateConnection(ctx, params, body, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
@@ -11474,8 +12764,8 @@ func (c *ClientWithResponses) CreateConnectionWithResponse(ctx context.Context, 
 // Returns a wrapper object for the known response body format(s).
 //
 // Corresponds with DELETE /connections/{connection_id} (the `DeleteConnection` operationId).
-func (c *ClientWithResponses) DeleteConnectionWithResponse(ctx context.Context, connectionID ConnectionID, reqEditors ...RequestEditorFn) (*DeleteConnectionResponse, error) {
-	rsp, err := c.DeleteConnection(ctx, connectionID, reqEditors...)
+func (c *ClientWithResponses) DeleteConnectionWithResponse(ctx context.Context, connectionID ConnectionID, params *DeleteConnectionParams, reqEditors ...RequestEditorFn) (*DeleteConnectionResponse, error) {
+	rsp, err := c.DeleteConnection(ctx, connectionID, params, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
@@ -11626,8 +12916,8 @@ func (c *ClientWithResponses) ListMoverLimitsWithResponse(ctx context.Context, r
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
 // Corresponds with POST /mover-limits (the `AddMoverLimit` operationId).
-func (c *ClientWithResponses) AddMoverLimitWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*AddMoverLimitResponse, error) {
-	rsp, err := c.AddMoverLimitWithBody(ctx, contentType, body, reqEditors...)
+func (c *ClientWithResponses) AddMoverLimitWithBodyWithResponse(ctx context.Context, params *AddMoverLimitParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*AddMoverLimitResponse, error) {
+	rsp, err := c.AddMoverLimitWithBody(ctx, params, contentType, body, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
@@ -11641,8 +12931,8 @@ func (c *ClientWithResponses) AddMoverLimitWithBodyWithResponse(ctx context.Cont
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //
 // Corresponds with POST /mover-limits (the `AddMoverLimit` operationId).
-func (c *ClientWithResponses) AddMoverLimitWithResponse(ctx context.Context, body AddMoverLimitJSONRequestBody, reqEditors ...RequestEditorFn) (*AddMoverLimitResponse, error) {
-	rsp, err := c.AddMoverLimit(ctx, body, reqEditors...)
+func (c *ClientWithResponses) AddMoverLimitWithResponse(ctx context.Context, params *AddMoverLimitParams, body AddMoverLimitJSONRequestBody, reqEditors ...RequestEditorFn) (*AddMoverLimitResponse, error) {
+	rsp, err := c.AddMoverLimit(ctx, params, body, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
@@ -11654,12 +12944,25 @@ func (c *ClientWithResponses) AddMoverLimitWithResponse(ctx context.Context, bod
 // Returns a wrapper object for the known response body format(s).
 //
 // Corresponds with DELETE /mover-limits/{limit_id} (the `RemoveMoverLimit` operationId).
-func (c *ClientWithResponses) RemoveMoverLimitWithResponse(ctx context.Context, limitID LimitID, reqEditors ...RequestEditorFn) (*RemoveMoverLimitResponse, error) {
-	rsp, err := c.RemoveMoverLimit(ctx, limitID, reqEditors...)
+func (c *ClientWithResponses) RemoveMoverLimitWithResponse(ctx context.Context, limitID LimitID, params *RemoveMoverLimitParams, reqEditors ...RequestEditorFn) (*RemoveMoverLimitResponse, error) {
+	rsp, err := c.RemoveMoverLimit(ctx, limitID, params, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
 	return ParseRemoveMoverLimitResponse(rsp)
+}
+
+// GetMoverLimitWithResponse Show a limit of transfers
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /mover-limits/{limit_id} (the `GetMoverLimit` operationId).
+func (c *ClientWithResponses) GetMoverLimitWithResponse(ctx context.Context, limitID LimitID, reqEditors ...RequestEditorFn) (*GetMoverLimitResponse, error) {
+	rsp, err := c.GetMoverLimit(ctx, limitID, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetMoverLimitResponse(rsp)
 }
 
 // CreateMoverTokenWithBodyWithResponse Make a join token for a new mover
@@ -11667,8 +12970,8 @@ func (c *ClientWithResponses) RemoveMoverLimitWithResponse(ctx context.Context, 
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
 // Corresponds with POST /mover-tokens (the `CreateMoverToken` operationId).
-func (c *ClientWithResponses) CreateMoverTokenWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateMoverTokenResponse, error) {
-	rsp, err := c.CreateMoverTokenWithBody(ctx, contentType, body, reqEditors...)
+func (c *ClientWithResponses) CreateMoverTokenWithBodyWithResponse(ctx context.Context, params *CreateMoverTokenParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateMoverTokenResponse, error) {
+	rsp, err := c.CreateMoverTokenWithBody(ctx, params, contentType, body, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
@@ -11680,8 +12983,8 @@ func (c *ClientWithResponses) CreateMoverTokenWithBodyWithResponse(ctx context.C
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //
 // Corresponds with POST /mover-tokens (the `CreateMoverToken` operationId).
-func (c *ClientWithResponses) CreateMoverTokenWithResponse(ctx context.Context, body CreateMoverTokenJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateMoverTokenResponse, error) {
-	rsp, err := c.CreateMoverToken(ctx, body, reqEditors...)
+func (c *ClientWithResponses) CreateMoverTokenWithResponse(ctx context.Context, params *CreateMoverTokenParams, body CreateMoverTokenJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateMoverTokenResponse, error) {
+	rsp, err := c.CreateMoverToken(ctx, params, body, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
@@ -11743,8 +13046,8 @@ func (c *ClientWithResponses) DeployMoverWithResponse(ctx context.Context, param
 // Returns a wrapper object for the known response body format(s).
 //
 // Corresponds with DELETE /movers/{mover_id} (the `RemoveMover` operationId).
-func (c *ClientWithResponses) RemoveMoverWithResponse(ctx context.Context, moverID MoverID, reqEditors ...RequestEditorFn) (*RemoveMoverResponse, error) {
-	rsp, err := c.RemoveMover(ctx, moverID, reqEditors...)
+func (c *ClientWithResponses) RemoveMoverWithResponse(ctx context.Context, moverID MoverID, params *RemoveMoverParams, reqEditors ...RequestEditorFn) (*RemoveMoverResponse, error) {
+	rsp, err := c.RemoveMover(ctx, moverID, params, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
@@ -11845,8 +13148,8 @@ func (c *ClientWithResponses) ListRepositoriesWithResponse(ctx context.Context, 
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
 // Corresponds with POST /repositories (the `CreateRepository` operationId).
-func (c *ClientWithResponses) CreateRepositoryWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateRepositoryResponse, error) {
-	rsp, err := c.CreateRepositoryWithBody(ctx, contentType, body, reqEditors...)
+func (c *ClientWithResponses) CreateRepositoryWithBodyWithResponse(ctx context.Context, params *CreateRepositoryParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateRepositoryResponse, error) {
+	rsp, err := c.CreateRepositoryWithBody(ctx, params, contentType, body, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
@@ -11863,8 +13166,8 @@ func (c *ClientWithResponses) CreateRepositoryWithBodyWithResponse(ctx context.C
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //
 // Corresponds with POST /repositories (the `CreateRepository` operationId).
-func (c *ClientWithResponses) CreateRepositoryWithResponse(ctx context.Context, body CreateRepositoryJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateRepositoryResponse, error) {
-	rsp, err := c.CreateRepository(ctx, body, reqEditors...)
+func (c *ClientWithResponses) CreateRepositoryWithResponse(ctx context.Context, params *CreateRepositoryParams, body CreateRepositoryJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateRepositoryResponse, error) {
+	rsp, err := c.CreateRepository(ctx, params, body, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
@@ -11878,8 +13181,8 @@ func (c *ClientWithResponses) CreateRepositoryWithResponse(ctx context.Context, 
 // Returns a wrapper object for the known response body format(s).
 //
 // Corresponds with DELETE /repositories/{repository_id} (the `DetachRepository` operationId).
-func (c *ClientWithResponses) DetachRepositoryWithResponse(ctx context.Context, repositoryID RepositoryID, reqEditors ...RequestEditorFn) (*DetachRepositoryResponse, error) {
-	rsp, err := c.DetachRepository(ctx, repositoryID, reqEditors...)
+func (c *ClientWithResponses) DetachRepositoryWithResponse(ctx context.Context, repositoryID RepositoryID, params *DetachRepositoryParams, reqEditors ...RequestEditorFn) (*DetachRepositoryResponse, error) {
+	rsp, err := c.DetachRepository(ctx, repositoryID, params, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
@@ -11904,8 +13207,8 @@ func (c *ClientWithResponses) GetRepositoryWithResponse(ctx context.Context, rep
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
 // Corresponds with PATCH /repositories/{repository_id} (the `UpdateRepository` operationId).
-func (c *ClientWithResponses) UpdateRepositoryWithBodyWithResponse(ctx context.Context, repositoryID RepositoryID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*UpdateRepositoryResponse, error) {
-	rsp, err := c.UpdateRepositoryWithBody(ctx, repositoryID, contentType, body, reqEditors...)
+func (c *ClientWithResponses) UpdateRepositoryWithBodyWithResponse(ctx context.Context, repositoryID RepositoryID, params *UpdateRepositoryParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*UpdateRepositoryResponse, error) {
+	rsp, err := c.UpdateRepositoryWithBody(ctx, repositoryID, params, contentType, body, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
@@ -11917,8 +13220,8 @@ func (c *ClientWithResponses) UpdateRepositoryWithBodyWithResponse(ctx context.C
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //
 // Corresponds with PATCH /repositories/{repository_id} (the `UpdateRepository` operationId).
-func (c *ClientWithResponses) UpdateRepositoryWithResponse(ctx context.Context, repositoryID RepositoryID, body UpdateRepositoryJSONRequestBody, reqEditors ...RequestEditorFn) (*UpdateRepositoryResponse, error) {
-	rsp, err := c.UpdateRepository(ctx, repositoryID, body, reqEditors...)
+func (c *ClientWithResponses) UpdateRepositoryWithResponse(ctx context.Context, repositoryID RepositoryID, params *UpdateRepositoryParams, body UpdateRepositoryJSONRequestBody, reqEditors ...RequestEditorFn) (*UpdateRepositoryResponse, error) {
+	rsp, err := c.UpdateRepository(ctx, repositoryID, params, body, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
@@ -12025,8 +13328,8 @@ func (c *ClientWithResponses) ListKeysWithResponse(ctx context.Context, reposito
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
 // Corresponds with POST /repositories/{repository_id}/keys (the `AddKey` operationId).
-func (c *ClientWithResponses) AddKeyWithBodyWithResponse(ctx context.Context, repositoryID RepositoryID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*AddKeyResponse, error) {
-	rsp, err := c.AddKeyWithBody(ctx, repositoryID, contentType, body, reqEditors...)
+func (c *ClientWithResponses) AddKeyWithBodyWithResponse(ctx context.Context, repositoryID RepositoryID, params *AddKeyParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*AddKeyResponse, error) {
+	rsp, err := c.AddKeyWithBody(ctx, repositoryID, params, contentType, body, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
@@ -12043,8 +13346,8 @@ func (c *ClientWithResponses) AddKeyWithBodyWithResponse(ctx context.Context, re
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //
 // Corresponds with POST /repositories/{repository_id}/keys (the `AddKey` operationId).
-func (c *ClientWithResponses) AddKeyWithResponse(ctx context.Context, repositoryID RepositoryID, body AddKeyJSONRequestBody, reqEditors ...RequestEditorFn) (*AddKeyResponse, error) {
-	rsp, err := c.AddKey(ctx, repositoryID, body, reqEditors...)
+func (c *ClientWithResponses) AddKeyWithResponse(ctx context.Context, repositoryID RepositoryID, params *AddKeyParams, body AddKeyJSONRequestBody, reqEditors ...RequestEditorFn) (*AddKeyResponse, error) {
+	rsp, err := c.AddKey(ctx, repositoryID, params, body, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
@@ -12092,8 +13395,8 @@ func (c *ClientWithResponses) DrillKeyWithResponse(ctx context.Context, reposito
 // Returns a wrapper object for the known response body format(s).
 //
 // Corresponds with POST /repositories/{repository_id}/keys/rotate (the `RotateKey` operationId).
-func (c *ClientWithResponses) RotateKeyWithResponse(ctx context.Context, repositoryID RepositoryID, reqEditors ...RequestEditorFn) (*RotateKeyResponse, error) {
-	rsp, err := c.RotateKey(ctx, repositoryID, reqEditors...)
+func (c *ClientWithResponses) RotateKeyWithResponse(ctx context.Context, repositoryID RepositoryID, params *RotateKeyParams, reqEditors ...RequestEditorFn) (*RotateKeyResponse, error) {
+	rsp, err := c.RotateKey(ctx, repositoryID, params, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
@@ -12107,12 +13410,25 @@ func (c *ClientWithResponses) RotateKeyWithResponse(ctx context.Context, reposit
 // Returns a wrapper object for the known response body format(s).
 //
 // Corresponds with DELETE /repositories/{repository_id}/keys/{key_id} (the `RemoveKey` operationId).
-func (c *ClientWithResponses) RemoveKeyWithResponse(ctx context.Context, repositoryID RepositoryID, keyID KeyID, reqEditors ...RequestEditorFn) (*RemoveKeyResponse, error) {
-	rsp, err := c.RemoveKey(ctx, repositoryID, keyID, reqEditors...)
+func (c *ClientWithResponses) RemoveKeyWithResponse(ctx context.Context, repositoryID RepositoryID, keyID KeyID, params *RemoveKeyParams, reqEditors ...RequestEditorFn) (*RemoveKeyResponse, error) {
+	rsp, err := c.RemoveKey(ctx, repositoryID, keyID, params, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
 	return ParseRemoveKeyResponse(rsp)
+}
+
+// GetKeyWithResponse Show a key that opens a repository
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /repositories/{repository_id}/keys/{key_id} (the `GetKey` operationId).
+func (c *ClientWithResponses) GetKeyWithResponse(ctx context.Context, repositoryID RepositoryID, keyID KeyID, reqEditors ...RequestEditorFn) (*GetKeyResponse, error) {
+	rsp, err := c.GetKey(ctx, repositoryID, keyID, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetKeyResponse(rsp)
 }
 
 // GrowRepositoryWithBodyWithResponse Add further members to an erasure-coded repository
@@ -12123,8 +13439,8 @@ func (c *ClientWithResponses) RemoveKeyWithResponse(ctx context.Context, reposit
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
 // Corresponds with POST /repositories/{repository_id}/members (the `GrowRepository` operationId).
-func (c *ClientWithResponses) GrowRepositoryWithBodyWithResponse(ctx context.Context, repositoryID RepositoryID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*GrowRepositoryResponse, error) {
-	rsp, err := c.GrowRepositoryWithBody(ctx, repositoryID, contentType, body, reqEditors...)
+func (c *ClientWithResponses) GrowRepositoryWithBodyWithResponse(ctx context.Context, repositoryID RepositoryID, params *GrowRepositoryParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*GrowRepositoryResponse, error) {
+	rsp, err := c.GrowRepositoryWithBody(ctx, repositoryID, params, contentType, body, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
@@ -12139,8 +13455,8 @@ func (c *ClientWithResponses) GrowRepositoryWithBodyWithResponse(ctx context.Con
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //
 // Corresponds with POST /repositories/{repository_id}/members (the `GrowRepository` operationId).
-func (c *ClientWithResponses) GrowRepositoryWithResponse(ctx context.Context, repositoryID RepositoryID, body GrowRepositoryJSONRequestBody, reqEditors ...RequestEditorFn) (*GrowRepositoryResponse, error) {
-	rsp, err := c.GrowRepository(ctx, repositoryID, body, reqEditors...)
+func (c *ClientWithResponses) GrowRepositoryWithResponse(ctx context.Context, repositoryID RepositoryID, params *GrowRepositoryParams, body GrowRepositoryJSONRequestBody, reqEditors ...RequestEditorFn) (*GrowRepositoryResponse, error) {
+	rsp, err := c.GrowRepository(ctx, repositoryID, params, body, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
@@ -12315,8 +13631,8 @@ func (c *ClientWithResponses) ListRestorePointsWithResponse(ctx context.Context,
 // Returns a wrapper object for the known response body format(s).
 //
 // Corresponds with DELETE /restore-points/{restore_point_id} (the `PruneRestorePoint` operationId).
-func (c *ClientWithResponses) PruneRestorePointWithResponse(ctx context.Context, restorePointID RestorePointID, reqEditors ...RequestEditorFn) (*PruneRestorePointResponse, error) {
-	rsp, err := c.PruneRestorePoint(ctx, restorePointID, reqEditors...)
+func (c *ClientWithResponses) PruneRestorePointWithResponse(ctx context.Context, restorePointID RestorePointID, params *PruneRestorePointParams, reqEditors ...RequestEditorFn) (*PruneRestorePointResponse, error) {
+	rsp, err := c.PruneRestorePoint(ctx, restorePointID, params, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
@@ -12527,8 +13843,8 @@ func (c *ClientWithResponses) ListTokensWithResponse(ctx context.Context, params
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
 // Corresponds with POST /tokens (the `CreateToken` operationId).
-func (c *ClientWithResponses) CreateTokenWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateTokenResponse, error) {
-	rsp, err := c.CreateTokenWithBody(ctx, contentType, body, reqEditors...)
+func (c *ClientWithResponses) CreateTokenWithBodyWithResponse(ctx context.Context, params *CreateTokenParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateTokenResponse, error) {
+	rsp, err := c.CreateTokenWithBody(ctx, params, contentType, body, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
@@ -12540,8 +13856,8 @@ func (c *ClientWithResponses) CreateTokenWithBodyWithResponse(ctx context.Contex
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //
 // Corresponds with POST /tokens (the `CreateToken` operationId).
-func (c *ClientWithResponses) CreateTokenWithResponse(ctx context.Context, body CreateTokenJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateTokenResponse, error) {
-	rsp, err := c.CreateToken(ctx, body, reqEditors...)
+func (c *ClientWithResponses) CreateTokenWithResponse(ctx context.Context, params *CreateTokenParams, body CreateTokenJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateTokenResponse, error) {
+	rsp, err := c.CreateToken(ctx, params, body, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
@@ -12553,12 +13869,25 @@ func (c *ClientWithResponses) CreateTokenWithResponse(ctx context.Context, body 
 // Returns a wrapper object for the known response body format(s).
 //
 // Corresponds with DELETE /tokens/{token_id} (the `DeleteToken` operationId).
-func (c *ClientWithResponses) DeleteTokenWithResponse(ctx context.Context, tokenID TokenID, reqEditors ...RequestEditorFn) (*DeleteTokenResponse, error) {
-	rsp, err := c.DeleteToken(ctx, tokenID, reqEditors...)
+func (c *ClientWithResponses) DeleteTokenWithResponse(ctx context.Context, tokenID TokenID, params *DeleteTokenParams, reqEditors ...RequestEditorFn) (*DeleteTokenResponse, error) {
+	rsp, err := c.DeleteToken(ctx, tokenID, params, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
 	return ParseDeleteTokenResponse(rsp)
+}
+
+// GetTokenWithResponse Show one of your API tokens
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /tokens/{token_id} (the `GetToken` operationId).
+func (c *ClientWithResponses) GetTokenWithResponse(ctx context.Context, tokenID TokenID, reqEditors ...RequestEditorFn) (*GetTokenResponse, error) {
+	rsp, err := c.GetToken(ctx, tokenID, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetTokenResponse(rsp)
 }
 
 // GetVersionWithResponse Version of the appliance
@@ -12647,6 +13976,9 @@ func ParseListAuditResponse(rsp *http.Response) (*ListAuditResponse, error) {
 		}
 		response.JSON200 = &dest
 
+	case rsp.StatusCode == 304:
+		break // No content-type
+
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
 		var dest Problem
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
@@ -12654,6 +13986,19 @@ func ParseListAuditResponse(rsp *http.Response) (*ListAuditResponse, error) {
 		}
 		response.ApplicationProblemJSONDefault = &dest
 
+	}
+
+	switch {
+	case rsp.StatusCode == 304:
+		var headers ListAuditResponse304Headers
+		if values := rsp.Header.Values("ETag"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "ETag", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ETag = value
+		}
+		response.Headers304 = &headers
 	}
 
 	return response, nil
@@ -12680,6 +14025,9 @@ func ParseListConnectionsResponse(rsp *http.Response) (*ListConnectionsResponse,
 		}
 		response.JSON200 = &dest
 
+	case rsp.StatusCode == 304:
+		break // No content-type
+
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
 		var dest Problem
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
@@ -12687,6 +14035,19 @@ func ParseListConnectionsResponse(rsp *http.Response) (*ListConnectionsResponse,
 		}
 		response.ApplicationProblemJSONDefault = &dest
 
+	}
+
+	switch {
+	case rsp.StatusCode == 304:
+		var headers ListConnectionsResponse304Headers
+		if values := rsp.Header.Values("ETag"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "ETag", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ETag = value
+		}
+		response.Headers304 = &headers
 	}
 
 	return response, nil
@@ -12795,6 +14156,9 @@ func ParseGetConnectionResponse(rsp *http.Response) (*GetConnectionResponse, err
 		}
 		response.JSON200 = &dest
 
+	case rsp.StatusCode == 304:
+		break // No content-type
+
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
 		var dest Problem
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
@@ -12802,6 +14166,19 @@ func ParseGetConnectionResponse(rsp *http.Response) (*GetConnectionResponse, err
 		}
 		response.ApplicationProblemJSONDefault = &dest
 
+	}
+
+	switch {
+	case rsp.StatusCode == 304:
+		var headers GetConnectionResponse304Headers
+		if values := rsp.Header.Values("ETag"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "ETag", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ETag = value
+		}
+		response.Headers304 = &headers
 	}
 
 	return response, nil
@@ -12861,6 +14238,9 @@ func ParseListDatastoresResponse(rsp *http.Response) (*ListDatastoresResponse, e
 		}
 		response.JSON200 = &dest
 
+	case rsp.StatusCode == 304:
+		break // No content-type
+
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
 		var dest Problem
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
@@ -12868,6 +14248,19 @@ func ParseListDatastoresResponse(rsp *http.Response) (*ListDatastoresResponse, e
 		}
 		response.ApplicationProblemJSONDefault = &dest
 
+	}
+
+	switch {
+	case rsp.StatusCode == 304:
+		var headers ListDatastoresResponse304Headers
+		if values := rsp.Header.Values("ETag"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "ETag", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ETag = value
+		}
+		response.Headers304 = &headers
 	}
 
 	return response, nil
@@ -12894,6 +14287,9 @@ func ParseListNetworksResponse(rsp *http.Response) (*ListNetworksResponse, error
 		}
 		response.JSON200 = &dest
 
+	case rsp.StatusCode == 304:
+		break // No content-type
+
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
 		var dest Problem
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
@@ -12901,6 +14297,19 @@ func ParseListNetworksResponse(rsp *http.Response) (*ListNetworksResponse, error
 		}
 		response.ApplicationProblemJSONDefault = &dest
 
+	}
+
+	switch {
+	case rsp.StatusCode == 304:
+		var headers ListNetworksResponse304Headers
+		if values := rsp.Header.Values("ETag"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "ETag", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ETag = value
+		}
+		response.Headers304 = &headers
 	}
 
 	return response, nil
@@ -12986,6 +14395,9 @@ func ParseGetLivezResponse(rsp *http.Response) (*GetLivezResponse, error) {
 		}
 		response.JSON200 = &dest
 
+	case rsp.StatusCode == 304:
+		break // No content-type
+
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
 		var dest Problem
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
@@ -12993,6 +14405,19 @@ func ParseGetLivezResponse(rsp *http.Response) (*GetLivezResponse, error) {
 		}
 		response.ApplicationProblemJSONDefault = &dest
 
+	}
+
+	switch {
+	case rsp.StatusCode == 304:
+		var headers GetLivezResponse304Headers
+		if values := rsp.Header.Values("ETag"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "ETag", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ETag = value
+		}
+		response.Headers304 = &headers
 	}
 
 	return response, nil
@@ -13052,6 +14477,9 @@ func ParseListMoverLimitsResponse(rsp *http.Response) (*ListMoverLimitsResponse,
 		}
 		response.JSON200 = &dest
 
+	case rsp.StatusCode == 304:
+		break // No content-type
+
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
 		var dest Problem
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
@@ -13059,6 +14487,19 @@ func ParseListMoverLimitsResponse(rsp *http.Response) (*ListMoverLimitsResponse,
 		}
 		response.ApplicationProblemJSONDefault = &dest
 
+	}
+
+	switch {
+	case rsp.StatusCode == 304:
+		var headers ListMoverLimitsResponse304Headers
+		if values := rsp.Header.Values("ETag"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "ETag", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ETag = value
+		}
+		response.Headers304 = &headers
 	}
 
 	return response, nil
@@ -13126,6 +14567,55 @@ func ParseRemoveMoverLimitResponse(rsp *http.Response) (*RemoveMoverLimitRespons
 	return response, nil
 }
 
+// ParseGetMoverLimitResponse parses an HTTP response from a GetMoverLimitWithResponse call
+func ParseGetMoverLimitResponse(rsp *http.Response) (*GetMoverLimitResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetMoverLimitResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest MoverLimit
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case rsp.StatusCode == 304:
+		break // No content-type
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 304:
+		var headers GetMoverLimitResponse304Headers
+		if values := rsp.Header.Values("ETag"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "ETag", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ETag = value
+		}
+		response.Headers304 = &headers
+	}
+
+	return response, nil
+}
+
 // ParseCreateMoverTokenResponse parses an HTTP response from a CreateMoverTokenWithResponse call
 func ParseCreateMoverTokenResponse(rsp *http.Response) (*CreateMoverTokenResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -13180,6 +14670,9 @@ func ParseListMoversResponse(rsp *http.Response) (*ListMoversResponse, error) {
 		}
 		response.JSON200 = &dest
 
+	case rsp.StatusCode == 304:
+		break // No content-type
+
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
 		var dest Problem
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
@@ -13187,6 +14680,19 @@ func ParseListMoversResponse(rsp *http.Response) (*ListMoversResponse, error) {
 		}
 		response.ApplicationProblemJSONDefault = &dest
 
+	}
+
+	switch {
+	case rsp.StatusCode == 304:
+		var headers ListMoversResponse304Headers
+		if values := rsp.Header.Values("ETag"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "ETag", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ETag = value
+		}
+		response.Headers304 = &headers
 	}
 
 	return response, nil
@@ -13305,6 +14811,9 @@ func ParseGetMoverResponse(rsp *http.Response) (*GetMoverResponse, error) {
 		}
 		response.JSON200 = &dest
 
+	case rsp.StatusCode == 304:
+		break // No content-type
+
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
 		var dest Problem
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
@@ -13312,6 +14821,19 @@ func ParseGetMoverResponse(rsp *http.Response) (*GetMoverResponse, error) {
 		}
 		response.ApplicationProblemJSONDefault = &dest
 
+	}
+
+	switch {
+	case rsp.StatusCode == 304:
+		var headers GetMoverResponse304Headers
+		if values := rsp.Header.Values("ETag"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "ETag", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ETag = value
+		}
+		response.Headers304 = &headers
 	}
 
 	return response, nil
@@ -13437,6 +14959,9 @@ func ParseGetReadyzResponse(rsp *http.Response) (*GetReadyzResponse, error) {
 		}
 		response.JSON200 = &dest
 
+	case rsp.StatusCode == 304:
+		break // No content-type
+
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
 		var dest Problem
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
@@ -13444,6 +14969,19 @@ func ParseGetReadyzResponse(rsp *http.Response) (*GetReadyzResponse, error) {
 		}
 		response.ApplicationProblemJSONDefault = &dest
 
+	}
+
+	switch {
+	case rsp.StatusCode == 304:
+		var headers GetReadyzResponse304Headers
+		if values := rsp.Header.Values("ETag"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "ETag", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ETag = value
+		}
+		response.Headers304 = &headers
 	}
 
 	return response, nil
@@ -13470,6 +15008,9 @@ func ParseListRepositoriesResponse(rsp *http.Response) (*ListRepositoriesRespons
 		}
 		response.JSON200 = &dest
 
+	case rsp.StatusCode == 304:
+		break // No content-type
+
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
 		var dest Problem
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
@@ -13477,6 +15018,19 @@ func ParseListRepositoriesResponse(rsp *http.Response) (*ListRepositoriesRespons
 		}
 		response.ApplicationProblemJSONDefault = &dest
 
+	}
+
+	switch {
+	case rsp.StatusCode == 304:
+		var headers ListRepositoriesResponse304Headers
+		if values := rsp.Header.Values("ETag"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "ETag", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ETag = value
+		}
+		response.Headers304 = &headers
 	}
 
 	return response, nil
@@ -13578,6 +15132,9 @@ func ParseGetRepositoryResponse(rsp *http.Response) (*GetRepositoryResponse, err
 		}
 		response.JSON200 = &dest
 
+	case rsp.StatusCode == 304:
+		break // No content-type
+
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
 		var dest Problem
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
@@ -13585,6 +15142,19 @@ func ParseGetRepositoryResponse(rsp *http.Response) (*GetRepositoryResponse, err
 		}
 		response.ApplicationProblemJSONDefault = &dest
 
+	}
+
+	switch {
+	case rsp.StatusCode == 304:
+		var headers GetRepositoryResponse304Headers
+		if values := rsp.Header.Values("ETag"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "ETag", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ETag = value
+		}
+		response.Headers304 = &headers
 	}
 
 	return response, nil
@@ -13707,6 +15277,9 @@ func ParseGetRepositoryDamageResponse(rsp *http.Response) (*GetRepositoryDamageR
 		}
 		response.JSON200 = &dest
 
+	case rsp.StatusCode == 304:
+		break // No content-type
+
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
 		var dest Problem
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
@@ -13714,6 +15287,19 @@ func ParseGetRepositoryDamageResponse(rsp *http.Response) (*GetRepositoryDamageR
 		}
 		response.ApplicationProblemJSONDefault = &dest
 
+	}
+
+	switch {
+	case rsp.StatusCode == 304:
+		var headers GetRepositoryDamageResponse304Headers
+		if values := rsp.Header.Values("ETag"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "ETag", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ETag = value
+		}
+		response.Headers304 = &headers
 	}
 
 	return response, nil
@@ -13803,6 +15389,9 @@ func ParseListKeysResponse(rsp *http.Response) (*ListKeysResponse, error) {
 		}
 		response.JSON200 = &dest
 
+	case rsp.StatusCode == 304:
+		break // No content-type
+
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
 		var dest Problem
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
@@ -13810,6 +15399,19 @@ func ParseListKeysResponse(rsp *http.Response) (*ListKeysResponse, error) {
 		}
 		response.ApplicationProblemJSONDefault = &dest
 
+	}
+
+	switch {
+	case rsp.StatusCode == 304:
+		var headers ListKeysResponse304Headers
+		if values := rsp.Header.Values("ETag"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "ETag", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ETag = value
+		}
+		response.Headers304 = &headers
 	}
 
 	return response, nil
@@ -13938,6 +15540,55 @@ func ParseRemoveKeyResponse(rsp *http.Response) (*RemoveKeyResponse, error) {
 		}
 		response.ApplicationProblemJSONDefault = &dest
 
+	}
+
+	return response, nil
+}
+
+// ParseGetKeyResponse parses an HTTP response from a GetKeyWithResponse call
+func ParseGetKeyResponse(rsp *http.Response) (*GetKeyResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetKeyResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Key
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case rsp.StatusCode == 304:
+		break // No content-type
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 304:
+		var headers GetKeyResponse304Headers
+		if values := rsp.Header.Values("ETag"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "ETag", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ETag = value
+		}
+		response.Headers304 = &headers
 	}
 
 	return response, nil
@@ -14123,6 +15774,9 @@ func ParseGetRepositorySpaceResponse(rsp *http.Response) (*GetRepositorySpaceRes
 		}
 		response.JSON200 = &dest
 
+	case rsp.StatusCode == 304:
+		break // No content-type
+
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
 		var dest Problem
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
@@ -14130,6 +15784,19 @@ func ParseGetRepositorySpaceResponse(rsp *http.Response) (*GetRepositorySpaceRes
 		}
 		response.ApplicationProblemJSONDefault = &dest
 
+	}
+
+	switch {
+	case rsp.StatusCode == 304:
+		var headers GetRepositorySpaceResponse304Headers
+		if values := rsp.Header.Values("ETag"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "ETag", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ETag = value
+		}
+		response.Headers304 = &headers
 	}
 
 	return response, nil
@@ -14252,6 +15919,9 @@ func ParseListRestorePointsResponse(rsp *http.Response) (*ListRestorePointsRespo
 		}
 		response.JSON200 = &dest
 
+	case rsp.StatusCode == 304:
+		break // No content-type
+
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
 		var dest Problem
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
@@ -14259,6 +15929,19 @@ func ParseListRestorePointsResponse(rsp *http.Response) (*ListRestorePointsRespo
 		}
 		response.ApplicationProblemJSONDefault = &dest
 
+	}
+
+	switch {
+	case rsp.StatusCode == 304:
+		var headers ListRestorePointsResponse304Headers
+		if values := rsp.Header.Values("ETag"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "ETag", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ETag = value
+		}
+		response.Headers304 = &headers
 	}
 
 	return response, nil
@@ -14314,6 +15997,9 @@ func ParseGetRestorePointResponse(rsp *http.Response) (*GetRestorePointResponse,
 		}
 		response.JSON200 = &dest
 
+	case rsp.StatusCode == 304:
+		break // No content-type
+
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
 		var dest Problem
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
@@ -14321,6 +16007,19 @@ func ParseGetRestorePointResponse(rsp *http.Response) (*GetRestorePointResponse,
 		}
 		response.ApplicationProblemJSONDefault = &dest
 
+	}
+
+	switch {
+	case rsp.StatusCode == 304:
+		var headers GetRestorePointResponse304Headers
+		if values := rsp.Header.Values("ETag"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "ETag", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ETag = value
+		}
+		response.Headers304 = &headers
 	}
 
 	return response, nil
@@ -14463,6 +16162,9 @@ func ParseListRunsResponse(rsp *http.Response) (*ListRunsResponse, error) {
 		}
 		response.JSON200 = &dest
 
+	case rsp.StatusCode == 304:
+		break // No content-type
+
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
 		var dest Problem
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
@@ -14470,6 +16172,19 @@ func ParseListRunsResponse(rsp *http.Response) (*ListRunsResponse, error) {
 		}
 		response.ApplicationProblemJSONDefault = &dest
 
+	}
+
+	switch {
+	case rsp.StatusCode == 304:
+		var headers ListRunsResponse304Headers
+		if values := rsp.Header.Values("ETag"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "ETag", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ETag = value
+		}
+		response.Headers304 = &headers
 	}
 
 	return response, nil
@@ -14496,6 +16211,9 @@ func ParseGetRunResponse(rsp *http.Response) (*GetRunResponse, error) {
 		}
 		response.JSON200 = &dest
 
+	case rsp.StatusCode == 304:
+		break // No content-type
+
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
 		var dest Problem
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
@@ -14503,6 +16221,19 @@ func ParseGetRunResponse(rsp *http.Response) (*GetRunResponse, error) {
 		}
 		response.ApplicationProblemJSONDefault = &dest
 
+	}
+
+	switch {
+	case rsp.StatusCode == 304:
+		var headers GetRunResponse304Headers
+		if values := rsp.Header.Values("ETag"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "ETag", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ETag = value
+		}
+		response.Headers304 = &headers
 	}
 
 	return response, nil
@@ -14575,6 +16306,9 @@ func ParseListRunEventsResponse(rsp *http.Response) (*ListRunEventsResponse, err
 		}
 		response.JSON200 = &dest
 
+	case rsp.StatusCode == 304:
+		break // No content-type
+
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
 		var dest Problem
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
@@ -14582,6 +16316,19 @@ func ParseListRunEventsResponse(rsp *http.Response) (*ListRunEventsResponse, err
 		}
 		response.ApplicationProblemJSONDefault = &dest
 
+	}
+
+	switch {
+	case rsp.StatusCode == 304:
+		var headers ListRunEventsResponse304Headers
+		if values := rsp.Header.Values("ETag"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "ETag", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ETag = value
+		}
+		response.Headers304 = &headers
 	}
 
 	return response, nil
@@ -14641,6 +16388,9 @@ func ParseListTasksResponse(rsp *http.Response) (*ListTasksResponse, error) {
 		}
 		response.JSON200 = &dest
 
+	case rsp.StatusCode == 304:
+		break // No content-type
+
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
 		var dest Problem
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
@@ -14648,6 +16398,19 @@ func ParseListTasksResponse(rsp *http.Response) (*ListTasksResponse, error) {
 		}
 		response.ApplicationProblemJSONDefault = &dest
 
+	}
+
+	switch {
+	case rsp.StatusCode == 304:
+		var headers ListTasksResponse304Headers
+		if values := rsp.Header.Values("ETag"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "ETag", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ETag = value
+		}
+		response.Headers304 = &headers
 	}
 
 	return response, nil
@@ -14674,6 +16437,9 @@ func ParseGetTaskResponse(rsp *http.Response) (*GetTaskResponse, error) {
 		}
 		response.JSON200 = &dest
 
+	case rsp.StatusCode == 304:
+		break // No content-type
+
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
 		var dest Problem
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
@@ -14681,6 +16447,19 @@ func ParseGetTaskResponse(rsp *http.Response) (*GetTaskResponse, error) {
 		}
 		response.ApplicationProblemJSONDefault = &dest
 
+	}
+
+	switch {
+	case rsp.StatusCode == 304:
+		var headers GetTaskResponse304Headers
+		if values := rsp.Header.Values("ETag"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "ETag", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ETag = value
+		}
+		response.Headers304 = &headers
 	}
 
 	return response, nil
@@ -14740,6 +16519,9 @@ func ParseListTokensResponse(rsp *http.Response) (*ListTokensResponse, error) {
 		}
 		response.JSON200 = &dest
 
+	case rsp.StatusCode == 304:
+		break // No content-type
+
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
 		var dest Problem
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
@@ -14747,6 +16529,19 @@ func ParseListTokensResponse(rsp *http.Response) (*ListTokensResponse, error) {
 		}
 		response.ApplicationProblemJSONDefault = &dest
 
+	}
+
+	switch {
+	case rsp.StatusCode == 304:
+		var headers ListTokensResponse304Headers
+		if values := rsp.Header.Values("ETag"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "ETag", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ETag = value
+		}
+		response.Headers304 = &headers
 	}
 
 	return response, nil
@@ -14814,6 +16609,55 @@ func ParseDeleteTokenResponse(rsp *http.Response) (*DeleteTokenResponse, error) 
 	return response, nil
 }
 
+// ParseGetTokenResponse parses an HTTP response from a GetTokenWithResponse call
+func ParseGetTokenResponse(rsp *http.Response) (*GetTokenResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetTokenResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Token
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case rsp.StatusCode == 304:
+		break // No content-type
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 304:
+		var headers GetTokenResponse304Headers
+		if values := rsp.Header.Values("ETag"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "ETag", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ETag = value
+		}
+		response.Headers304 = &headers
+	}
+
+	return response, nil
+}
+
 // ParseGetVersionResponse parses an HTTP response from a GetVersionWithResponse call
 func ParseGetVersionResponse(rsp *http.Response) (*GetVersionResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -14835,6 +16679,9 @@ func ParseGetVersionResponse(rsp *http.Response) (*GetVersionResponse, error) {
 		}
 		response.JSON200 = &dest
 
+	case rsp.StatusCode == 304:
+		break // No content-type
+
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
 		var dest Problem
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
@@ -14842,6 +16689,19 @@ func ParseGetVersionResponse(rsp *http.Response) (*GetVersionResponse, error) {
 		}
 		response.ApplicationProblemJSONDefault = &dest
 
+	}
+
+	switch {
+	case rsp.StatusCode == 304:
+		var headers GetVersionResponse304Headers
+		if values := rsp.Header.Values("ETag"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "ETag", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ETag = value
+		}
+		response.Headers304 = &headers
 	}
 
 	return response, nil
@@ -14868,6 +16728,9 @@ func ParseListVMsResponse(rsp *http.Response) (*ListVMsResponse, error) {
 		}
 		response.JSON200 = &dest
 
+	case rsp.StatusCode == 304:
+		break // No content-type
+
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
 		var dest Problem
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
@@ -14875,6 +16738,19 @@ func ParseListVMsResponse(rsp *http.Response) (*ListVMsResponse, error) {
 		}
 		response.ApplicationProblemJSONDefault = &dest
 
+	}
+
+	switch {
+	case rsp.StatusCode == 304:
+		var headers ListVMsResponse304Headers
+		if values := rsp.Header.Values("ETag"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "ETag", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ETag = value
+		}
+		response.Headers304 = &headers
 	}
 
 	return response, nil
@@ -14901,6 +16777,9 @@ func ParseGetVMResponse(rsp *http.Response) (*GetVMResponse, error) {
 		}
 		response.JSON200 = &dest
 
+	case rsp.StatusCode == 304:
+		break // No content-type
+
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
 		var dest Problem
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
@@ -14908,6 +16787,19 @@ func ParseGetVMResponse(rsp *http.Response) (*GetVMResponse, error) {
 		}
 		response.ApplicationProblemJSONDefault = &dest
 
+	}
+
+	switch {
+	case rsp.StatusCode == 304:
+		var headers GetVMResponse304Headers
+		if values := rsp.Header.Values("ETag"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "ETag", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ETag = value
+		}
+		response.Headers304 = &headers
 	}
 
 	return response, nil

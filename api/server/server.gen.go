@@ -403,6 +403,24 @@ func (e Status) Valid() bool {
 	}
 }
 
+// Defines values for TokenScope.
+const (
+	ScopeAll     TokenScope = "all"
+	ScopeMetrics TokenScope = "metrics"
+)
+
+// Valid indicates whether the value is a known member of the TokenScope enum.
+func (e TokenScope) Valid() bool {
+	switch e {
+	case ScopeAll:
+		return true
+	case ScopeMetrics:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for Topic.
 const (
 	TopicInventory Topic = "inventory"
@@ -587,6 +605,9 @@ type ConnectionHealth struct {
 type ConnectionList struct {
 	Items []Connection `json:"items"`
 	Next  string       `json:"next,omitempty,omitzero"`
+
+	// Total With `include_total`: how many there are in all.
+	Total *int `json:"total,omitempty"`
 }
 
 // CreateConnectionRequest defines model for CreateConnectionRequest.
@@ -644,6 +665,9 @@ type CreateTokenRequest struct {
 
 	// Name What it is for.
 	Name string `json:"name"`
+
+	// Scope What a token is good for: everything its user may do, which is what is meant when it is absent, or `/metrics` alone.
+	Scope TokenScope `json:"scope,omitempty,omitzero"`
 }
 
 // DamagedPack defines model for DamagedPack.
@@ -1159,6 +1183,9 @@ type Problem struct {
 	Status    int    `json:"status"`
 	Title     string `json:"title"`
 
+	// TraceID Of the request's `traceparent`.
+	TraceID string `json:"trace_id,omitempty,omitzero"`
+
 	// Type Stable, `/problems/<kind>` or `/problems/<kind>/<what>`.
 	//
 	// Examples: /problems/conflict
@@ -1283,6 +1310,9 @@ type RepositoryDamage struct {
 type RepositoryList struct {
 	Items []Repository `json:"items"`
 	Next  string       `json:"next,omitempty,omitzero"`
+
+	// Total With `include_total`: how many there are in all.
+	Total *int `json:"total,omitempty"`
 }
 
 // RepositorySpace defines model for RepositorySpace.
@@ -1418,6 +1448,9 @@ type RestorePointList struct {
 	// Items Without `description`; show one restore point to see it.
 	Items []RestorePoint `json:"items"`
 	Next  string         `json:"next,omitempty,omitzero"`
+
+	// Total With `include_total`: how many there are in all.
+	Total *int `json:"total,omitempty"`
 }
 
 // RestoreRequest defines model for RestoreRequest.
@@ -1506,6 +1539,9 @@ type RunKind string
 type RunList struct {
 	Items []Run  `json:"items"`
 	Next  string `json:"next,omitempty,omitzero"`
+
+	// Total With `include_total`: how many there are in all.
+	Total *int `json:"total,omitempty"`
 }
 
 // ScrubRequest defines model for ScrubRequest.
@@ -1602,6 +1638,9 @@ type Task struct {
 type TaskList struct {
 	Items []Task `json:"items"`
 	Next  string `json:"next,omitempty,omitzero"`
+
+	// Total With `include_total`: how many there are in all.
+	Total *int `json:"total,omitempty"`
 }
 
 // TaskResult What was made or found.
@@ -1712,14 +1751,23 @@ type Token struct {
 	// LastUsedAt Absent when it was never used.
 	LastUsedAt time.Time `json:"last_used_at,omitempty,omitzero"`
 	Name       string    `json:"name"`
-	User       string    `json:"user"`
+
+	// Scope What a token is good for: everything its user may do, which is what is meant when it is absent, or `/metrics` alone.
+	Scope TokenScope `json:"scope"`
+	User  string     `json:"user"`
 }
 
 // TokenList defines model for TokenList.
 type TokenList struct {
 	Items []Token `json:"items"`
 	Next  string  `json:"next,omitempty,omitzero"`
+
+	// Total With `include_total`: how many there are in all.
+	Total *int `json:"total,omitempty"`
 }
+
+// TokenScope What a token is good for: everything its user may do, which is what is meant when it is absent, or `/metrics` alone.
+type TokenScope string
 
 // Topic defines model for Topic.
 type Topic string
@@ -1863,6 +1911,9 @@ type VMList struct {
 	// Items Without `description`; show one VM to see it.
 	Items []VM   `json:"items"`
 	Next  string `json:"next,omitempty,omitzero"`
+
+	// Total With `include_total`: how many there are in all.
+	Total *int `json:"total,omitempty"`
 }
 
 // VMSpace defines model for VMSpace.
@@ -1916,17 +1967,38 @@ type VerificationSettings struct {
 
 // Version defines model for Version.
 type Version struct {
-	API     string `json:"api"`
-	Commit  string `json:"commit,omitempty,omitzero"`
-	Go      string `json:"go"`
+	// API Version of this document.
+	API string `json:"api"`
+
+	// BuiltAt Time of the commit.
+	BuiltAt time.Time `json:"built_at,omitempty,omitzero"`
+
+	// Commit Absent when it was not built from a repository.
+	Commit string `json:"commit,omitempty,omitzero"`
+	Go     string `json:"go"`
+
+	// Platform Examples: linux/amd64
+	Platform string `json:"platform"`
+
+	// Schema Version of the catalog's tables.
+	Schema  int    `json:"schema"`
 	Version string `json:"version"`
 }
 
 // ConnectionID defines model for ConnectionID.
 type ConnectionID = string
 
+// Fields defines model for Fields.
+type Fields = []string
+
 // IdempotencyKey defines model for IdempotencyKey.
 type IdempotencyKey = string
+
+// IfMatch defines model for IfMatch.
+type IfMatch = string
+
+// IncludeTotal defines model for IncludeTotal.
+type IncludeTotal = bool
 
 // KeyID defines model for KeyID.
 type KeyID = string
@@ -1980,6 +2052,9 @@ type ListAuditParams struct {
 
 	// PageToken The `next` of the page before.
 	PageToken *PageToken `form:"page_token,omitempty" json:"page_token,omitempty"`
+
+	// Fields Only these members of each item, separated by commas; all when absent.
+	Fields *Fields `form:"fields,omitempty" json:"fields,omitempty"`
 }
 
 // ListConnectionsParams defines parameters for ListConnections.
@@ -1989,6 +2064,27 @@ type ListConnectionsParams struct {
 
 	// PageToken The `next` of the page before.
 	PageToken *PageToken `form:"page_token,omitempty" json:"page_token,omitempty"`
+
+	// Sort Sort by `name` or `created_at`; descending after `-`. `name` when absent.
+	Sort *string `form:"sort,omitempty" json:"sort,omitempty"`
+
+	// IncludeTotal Count all there are, too; of long lists that takes longer than a page.
+	IncludeTotal *IncludeTotal `form:"include_total,omitempty" json:"include_total,omitempty"`
+
+	// Fields Only these members of each item, separated by commas; all when absent.
+	Fields *Fields `form:"fields,omitempty" json:"fields,omitempty"`
+}
+
+// CreateConnectionParams defines parameters for CreateConnection.
+type CreateConnectionParams struct {
+	// IdempotencyKey Chosen by the client, kept 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// DeleteConnectionParams defines parameters for DeleteConnection.
+type DeleteConnectionParams struct {
+	// IfMatch The `ETag` that GET answered, several, or `*`. Needed: 428 without it, 412 when the thing has changed since.
+	IfMatch *IfMatch `json:"If-Match,omitempty"`
 }
 
 // StreamEventsParams defines parameters for StreamEvents.
@@ -2000,6 +2096,24 @@ type StreamEventsParams struct {
 	LastEventID *string `json:"Last-Event-ID,omitempty"`
 }
 
+// AddMoverLimitParams defines parameters for AddMoverLimit.
+type AddMoverLimitParams struct {
+	// IdempotencyKey Chosen by the client, kept 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// RemoveMoverLimitParams defines parameters for RemoveMoverLimit.
+type RemoveMoverLimitParams struct {
+	// IfMatch The `ETag` that GET answered, several, or `*`. Needed: 428 without it, 412 when the thing has changed since.
+	IfMatch *IfMatch `json:"If-Match,omitempty"`
+}
+
+// CreateMoverTokenParams defines parameters for CreateMoverToken.
+type CreateMoverTokenParams struct {
+	// IdempotencyKey Chosen by the client, kept 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
 // DeployMoverParams defines parameters for DeployMover.
 type DeployMoverParams struct {
 	// Prefer `wait=30` waits up to 30 seconds (at most 300) for the run to end.
@@ -2009,6 +2123,12 @@ type DeployMoverParams struct {
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
+// RemoveMoverParams defines parameters for RemoveMover.
+type RemoveMoverParams struct {
+	// IfMatch The `ETag` that GET answered, several, or `*`. Needed: 428 without it, 412 when the thing has changed since.
+	IfMatch *IfMatch `json:"If-Match,omitempty"`
+}
+
 // ListRepositoriesParams defines parameters for ListRepositories.
 type ListRepositoriesParams struct {
 	// Limit At most so many items, 100 when absent.
@@ -2016,6 +2136,33 @@ type ListRepositoriesParams struct {
 
 	// PageToken The `next` of the page before.
 	PageToken *PageToken `form:"page_token,omitempty" json:"page_token,omitempty"`
+
+	// Sort Sort by `name` or `created_at`; descending after `-`. `name` when absent.
+	Sort *string `form:"sort,omitempty" json:"sort,omitempty"`
+
+	// IncludeTotal Count all there are, too; of long lists that takes longer than a page.
+	IncludeTotal *IncludeTotal `form:"include_total,omitempty" json:"include_total,omitempty"`
+
+	// Fields Only these members of each item, separated by commas; all when absent.
+	Fields *Fields `form:"fields,omitempty" json:"fields,omitempty"`
+}
+
+// CreateRepositoryParams defines parameters for CreateRepository.
+type CreateRepositoryParams struct {
+	// IdempotencyKey Chosen by the client, kept 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// DetachRepositoryParams defines parameters for DetachRepository.
+type DetachRepositoryParams struct {
+	// IfMatch The `ETag` that GET answered, several, or `*`. Needed: 428 without it, 412 when the thing has changed since.
+	IfMatch *IfMatch `json:"If-Match,omitempty"`
+}
+
+// UpdateRepositoryParams defines parameters for UpdateRepository.
+type UpdateRepositoryParams struct {
+	// IfMatch The `ETag` that GET answered, several, or `*`. Needed: 428 without it, 412 when the thing has changed since.
+	IfMatch *IfMatch `json:"If-Match,omitempty"`
 }
 
 // StartCollectParams defines parameters for StartCollect.
@@ -2032,6 +2179,30 @@ type StartHealParams struct {
 	// Prefer `wait=30` waits up to 30 seconds (at most 300) for the run to end.
 	Prefer *Prefer `json:"Prefer,omitempty"`
 
+	// IdempotencyKey Chosen by the client, kept 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// AddKeyParams defines parameters for AddKey.
+type AddKeyParams struct {
+	// IdempotencyKey Chosen by the client, kept 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// RotateKeyParams defines parameters for RotateKey.
+type RotateKeyParams struct {
+	// IdempotencyKey Chosen by the client, kept 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// RemoveKeyParams defines parameters for RemoveKey.
+type RemoveKeyParams struct {
+	// IfMatch The `ETag` that GET answered, several, or `*`. Needed: 428 without it, 412 when the thing has changed since.
+	IfMatch *IfMatch `json:"If-Match,omitempty"`
+}
+
+// GrowRepositoryParams defines parameters for GrowRepository.
+type GrowRepositoryParams struct {
 	// IdempotencyKey Chosen by the client, kept 24 hours.
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
@@ -2082,6 +2253,21 @@ type ListRestorePointsParams struct {
 
 	// PageToken The `next` of the page before.
 	PageToken *PageToken `form:"page_token,omitempty" json:"page_token,omitempty"`
+
+	// Sort Sort by `created_at`, `time`, `vm_name` or `stored_bytes`; descending after `-`. `-created_at` when absent.
+	Sort *string `form:"sort,omitempty" json:"sort,omitempty"`
+
+	// IncludeTotal Count all there are, too; of long lists that takes longer than a page.
+	IncludeTotal *IncludeTotal `form:"include_total,omitempty" json:"include_total,omitempty"`
+
+	// Fields Only these members of each item, separated by commas; all when absent.
+	Fields *Fields `form:"fields,omitempty" json:"fields,omitempty"`
+}
+
+// PruneRestorePointParams defines parameters for PruneRestorePoint.
+type PruneRestorePointParams struct {
+	// IfMatch The `ETag` that GET answered, several, or `*`. Needed: 428 without it, 412 when the thing has changed since.
+	IfMatch *IfMatch `json:"If-Match,omitempty"`
 }
 
 // StartVerifyParams defines parameters for StartVerify.
@@ -2118,6 +2304,15 @@ type ListRunsParams struct {
 
 	// PageToken The `next` of the page before.
 	PageToken *PageToken `form:"page_token,omitempty" json:"page_token,omitempty"`
+
+	// Sort Sort by `created_at`; descending after `-`. `-created_at` when absent.
+	Sort *string `form:"sort,omitempty" json:"sort,omitempty"`
+
+	// IncludeTotal Count all there are, too; of long lists that takes longer than a page.
+	IncludeTotal *IncludeTotal `form:"include_total,omitempty" json:"include_total,omitempty"`
+
+	// Fields Only these members of each item, separated by commas; all when absent.
+	Fields *Fields `form:"fields,omitempty" json:"fields,omitempty"`
 }
 
 // ListRunEventsParams defines parameters for ListRunEvents.
@@ -2127,6 +2322,9 @@ type ListRunEventsParams struct {
 
 	// PageToken The `next` of the page before.
 	PageToken *PageToken `form:"page_token,omitempty" json:"page_token,omitempty"`
+
+	// Fields Only these members of each item, separated by commas; all when absent.
+	Fields *Fields `form:"fields,omitempty" json:"fields,omitempty"`
 }
 
 // ListTasksParams defines parameters for ListTasks.
@@ -2145,6 +2343,15 @@ type ListTasksParams struct {
 
 	// PageToken The `next` of the page before.
 	PageToken *PageToken `form:"page_token,omitempty" json:"page_token,omitempty"`
+
+	// Sort Sort by `created_at`; descending after `-`. `-created_at` when absent.
+	Sort *string `form:"sort,omitempty" json:"sort,omitempty"`
+
+	// IncludeTotal Count all there are, too; of long lists that takes longer than a page.
+	IncludeTotal *IncludeTotal `form:"include_total,omitempty" json:"include_total,omitempty"`
+
+	// Fields Only these members of each item, separated by commas; all when absent.
+	Fields *Fields `form:"fields,omitempty" json:"fields,omitempty"`
 }
 
 // ListTokensParams defines parameters for ListTokens.
@@ -2154,6 +2361,27 @@ type ListTokensParams struct {
 
 	// PageToken The `next` of the page before.
 	PageToken *PageToken `form:"page_token,omitempty" json:"page_token,omitempty"`
+
+	// Sort Sort by `created_at`; descending after `-`. `-created_at` when absent.
+	Sort *string `form:"sort,omitempty" json:"sort,omitempty"`
+
+	// IncludeTotal Count all there are, too; of long lists that takes longer than a page.
+	IncludeTotal *IncludeTotal `form:"include_total,omitempty" json:"include_total,omitempty"`
+
+	// Fields Only these members of each item, separated by commas; all when absent.
+	Fields *Fields `form:"fields,omitempty" json:"fields,omitempty"`
+}
+
+// CreateTokenParams defines parameters for CreateToken.
+type CreateTokenParams struct {
+	// IdempotencyKey Chosen by the client, kept 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// DeleteTokenParams defines parameters for DeleteToken.
+type DeleteTokenParams struct {
+	// IfMatch The `ETag` that GET answered, several, or `*`. Needed: 428 without it, 412 when the thing has changed since.
+	IfMatch *IfMatch `json:"If-Match,omitempty"`
 }
 
 // ListVMsParams defines parameters for ListVMs.
@@ -2175,6 +2403,15 @@ type ListVMsParams struct {
 
 	// PageToken The `next` of the page before.
 	PageToken *PageToken `form:"page_token,omitempty" json:"page_token,omitempty"`
+
+	// Sort Sort by `name` or `power`; descending after `-`. `name` when absent.
+	Sort *string `form:"sort,omitempty" json:"sort,omitempty"`
+
+	// IncludeTotal Count all there are, too; of long lists that takes longer than a page.
+	IncludeTotal *IncludeTotal `form:"include_total,omitempty" json:"include_total,omitempty"`
+
+	// Fields Only these members of each item, separated by commas; all when absent.
+	Fields *Fields `form:"fields,omitempty" json:"fields,omitempty"`
 }
 
 // StartBackupParams defines parameters for StartBackup.
@@ -2256,10 +2493,10 @@ type ServerInterface interface {
 	ListConnections(ctx echo.Context, params ListConnectionsParams) error
 	// CreateConnection Connect a hypervisor
 	// (POST /connections)
-	CreateConnection(ctx echo.Context) error
+	CreateConnection(ctx echo.Context, params CreateConnectionParams) error
 	// DeleteConnection Forget a connection
 	// (DELETE /connections/{connection_id})
-	DeleteConnection(ctx echo.Context, connectionID ConnectionID) error
+	DeleteConnection(ctx echo.Context, connectionID ConnectionID, params DeleteConnectionParams) error
 	// GetConnection Show a connection
 	// (GET /connections/{connection_id})
 	GetConnection(ctx echo.Context, connectionID ConnectionID) error
@@ -2289,13 +2526,16 @@ type ServerInterface interface {
 	ListMoverLimits(ctx echo.Context) error
 	// AddMoverLimit Limit what transfers use
 	// (POST /mover-limits)
-	AddMoverLimit(ctx echo.Context) error
+	AddMoverLimit(ctx echo.Context, params AddMoverLimitParams) error
 	// RemoveMoverLimit Take a limit back
 	// (DELETE /mover-limits/{limit_id})
-	RemoveMoverLimit(ctx echo.Context, limitID LimitID) error
+	RemoveMoverLimit(ctx echo.Context, limitID LimitID, params RemoveMoverLimitParams) error
+	// GetMoverLimit Show a limit of transfers
+	// (GET /mover-limits/{limit_id})
+	GetMoverLimit(ctx echo.Context, limitID LimitID) error
 	// CreateMoverToken Make a join token for a new mover
 	// (POST /mover-tokens)
-	CreateMoverToken(ctx echo.Context) error
+	CreateMoverToken(ctx echo.Context, params CreateMoverTokenParams) error
 	// ListMovers List movers
 	// (GET /movers)
 	ListMovers(ctx echo.Context) error
@@ -2304,7 +2544,7 @@ type ServerInterface interface {
 	DeployMover(ctx echo.Context, params DeployMoverParams) error
 	// RemoveMover Remove a mover
 	// (DELETE /movers/{mover_id})
-	RemoveMover(ctx echo.Context, moverID MoverID) error
+	RemoveMover(ctx echo.Context, moverID MoverID, params RemoveMoverParams) error
 	// GetMover Show a mover
 	// (GET /movers/{mover_id})
 	GetMover(ctx echo.Context, moverID MoverID) error
@@ -2325,16 +2565,16 @@ type ServerInterface interface {
 	ListRepositories(ctx echo.Context, params ListRepositoriesParams) error
 	// CreateRepository Create a repository, or attach one that exists
 	// (POST /repositories)
-	CreateRepository(ctx echo.Context) error
+	CreateRepository(ctx echo.Context, params CreateRepositoryParams) error
 	// DetachRepository Detach a repository
 	// (DELETE /repositories/{repository_id})
-	DetachRepository(ctx echo.Context, repositoryID RepositoryID) error
+	DetachRepository(ctx echo.Context, repositoryID RepositoryID, params DetachRepositoryParams) error
 	// GetRepository Show a repository and what it holds
 	// (GET /repositories/{repository_id})
 	GetRepository(ctx echo.Context, repositoryID RepositoryID) error
 	// UpdateRepository Change how a repository is verified
 	// (PATCH /repositories/{repository_id})
-	UpdateRepository(ctx echo.Context, repositoryID RepositoryID) error
+	UpdateRepository(ctx echo.Context, repositoryID RepositoryID, params UpdateRepositoryParams) error
 	// StartCollect Free the space no restore point needs
 	// (POST /repositories/{repository_id}/collect)
 	StartCollect(ctx echo.Context, repositoryID RepositoryID, params StartCollectParams) error
@@ -2349,19 +2589,22 @@ type ServerInterface interface {
 	ListKeys(ctx echo.Context, repositoryID RepositoryID) error
 	// AddKey Make a further key open a repository
 	// (POST /repositories/{repository_id}/keys)
-	AddKey(ctx echo.Context, repositoryID RepositoryID) error
+	AddKey(ctx echo.Context, repositoryID RepositoryID, params AddKeyParams) error
 	// DrillKey Prove that a key which was put away still opens a repository
 	// (POST /repositories/{repository_id}/keys/drill)
 	DrillKey(ctx echo.Context, repositoryID RepositoryID) error
 	// RotateKey Put a new key file in the place of the appliance's key
 	// (POST /repositories/{repository_id}/keys/rotate)
-	RotateKey(ctx echo.Context, repositoryID RepositoryID) error
+	RotateKey(ctx echo.Context, repositoryID RepositoryID, params RotateKeyParams) error
 	// RemoveKey Take a key out of a repository
 	// (DELETE /repositories/{repository_id}/keys/{key_id})
-	RemoveKey(ctx echo.Context, repositoryID RepositoryID, keyID KeyID) error
+	RemoveKey(ctx echo.Context, repositoryID RepositoryID, keyID KeyID, params RemoveKeyParams) error
+	// GetKey Show a key that opens a repository
+	// (GET /repositories/{repository_id}/keys/{key_id})
+	GetKey(ctx echo.Context, repositoryID RepositoryID, keyID KeyID) error
 	// GrowRepository Add further members to an erasure-coded repository
 	// (POST /repositories/{repository_id}/members)
-	GrowRepository(ctx echo.Context, repositoryID RepositoryID) error
+	GrowRepository(ctx echo.Context, repositoryID RepositoryID, params GrowRepositoryParams) error
 	// StartRebuild Fill a member of an erasure-coded repository
 	// (POST /repositories/{repository_id}/members/{member_id}/rebuild)
 	StartRebuild(ctx echo.Context, repositoryID RepositoryID, memberID MemberID, params StartRebuildParams) error
@@ -2382,7 +2625,7 @@ type ServerInterface interface {
 	ListRestorePoints(ctx echo.Context, params ListRestorePointsParams) error
 	// PruneRestorePoint Prune a restore point
 	// (DELETE /restore-points/{restore_point_id})
-	PruneRestorePoint(ctx echo.Context, restorePointID RestorePointID) error
+	PruneRestorePoint(ctx echo.Context, restorePointID RestorePointID, params PruneRestorePointParams) error
 	// GetRestorePoint Show a restore point
 	// (GET /restore-points/{restore_point_id})
 	GetRestorePoint(ctx echo.Context, restorePointID RestorePointID) error
@@ -2421,10 +2664,13 @@ type ServerInterface interface {
 	ListTokens(ctx echo.Context, params ListTokensParams) error
 	// CreateToken Create an API token
 	// (POST /tokens)
-	CreateToken(ctx echo.Context) error
+	CreateToken(ctx echo.Context, params CreateTokenParams) error
 	// DeleteToken Delete an API token
 	// (DELETE /tokens/{token_id})
-	DeleteToken(ctx echo.Context, tokenID TokenID) error
+	DeleteToken(ctx echo.Context, tokenID TokenID, params DeleteTokenParams) error
+	// GetToken Show one of your API tokens
+	// (GET /tokens/{token_id})
+	GetToken(ctx echo.Context, tokenID TokenID) error
 	// GetVersion Version of the appliance
 	// (GET /version)
 	GetVersion(ctx echo.Context) error
@@ -2464,6 +2710,13 @@ func (w *ServerInterfaceWrapper) ListAudit(ctx echo.Context) error {
 		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter page_token: %s", err))
 	}
 
+	// ------------- Optional query parameter "fields" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", false, false, "fields", ctx.QueryParams(), &params.Fields, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter fields: %s", err))
+	}
+
 	// Invoke the callback with all the unmarshaled arguments
 	err = w.Handler.ListAudit(ctx, params)
 	return err
@@ -2489,6 +2742,27 @@ func (w *ServerInterfaceWrapper) ListConnections(ctx echo.Context) error {
 		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter page_token: %s", err))
 	}
 
+	// ------------- Optional query parameter "sort" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "sort", ctx.QueryParams(), &params.Sort, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter sort: %s", err))
+	}
+
+	// ------------- Optional query parameter "include_total" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "include_total", ctx.QueryParams(), &params.IncludeTotal, runtime.BindQueryParameterOptions{Type: "boolean", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter include_total: %s", err))
+	}
+
+	// ------------- Optional query parameter "fields" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", false, false, "fields", ctx.QueryParams(), &params.Fields, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter fields: %s", err))
+	}
+
 	// Invoke the callback with all the unmarshaled arguments
 	err = w.Handler.ListConnections(ctx, params)
 	return err
@@ -2498,8 +2772,28 @@ func (w *ServerInterfaceWrapper) ListConnections(ctx echo.Context) error {
 func (w *ServerInterfaceWrapper) CreateConnection(ctx echo.Context) error {
 	var err error
 
+	// Parameter object where we will unmarshal all parameters from the context
+	var params CreateConnectionParams
+
+	headers := ctx.Request().Header
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Expected one value for Idempotency-Key, got %d", n))
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter Idempotency-Key: %s", err))
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+	}
+
 	// Invoke the callback with all the unmarshaled arguments
-	err = w.Handler.CreateConnection(ctx)
+	err = w.Handler.CreateConnection(ctx, params)
 	return err
 }
 
@@ -2514,8 +2808,28 @@ func (w *ServerInterfaceWrapper) DeleteConnection(ctx echo.Context) error {
 		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter connection_id: %s", err))
 	}
 
+	// Parameter object where we will unmarshal all parameters from the context
+	var params DeleteConnectionParams
+
+	headers := ctx.Request().Header
+	// ------------- Optional header parameter "If-Match" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("If-Match")]; found {
+		var IfMatch IfMatch
+		n := len(valueList)
+		if n != 1 {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Expected one value for If-Match, got %d", n))
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "If-Match", valueList[0], &IfMatch, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter If-Match: %s", err))
+		}
+
+		params.IfMatch = &IfMatch
+	}
+
 	// Invoke the callback with all the unmarshaled arguments
-	err = w.Handler.DeleteConnection(ctx, connectionID)
+	err = w.Handler.DeleteConnection(ctx, connectionID, params)
 	return err
 }
 
@@ -2665,8 +2979,28 @@ func (w *ServerInterfaceWrapper) ListMoverLimits(ctx echo.Context) error {
 func (w *ServerInterfaceWrapper) AddMoverLimit(ctx echo.Context) error {
 	var err error
 
+	// Parameter object where we will unmarshal all parameters from the context
+	var params AddMoverLimitParams
+
+	headers := ctx.Request().Header
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Expected one value for Idempotency-Key, got %d", n))
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter Idempotency-Key: %s", err))
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+	}
+
 	// Invoke the callback with all the unmarshaled arguments
-	err = w.Handler.AddMoverLimit(ctx)
+	err = w.Handler.AddMoverLimit(ctx, params)
 	return err
 }
 
@@ -2681,8 +3015,44 @@ func (w *ServerInterfaceWrapper) RemoveMoverLimit(ctx echo.Context) error {
 		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter limit_id: %s", err))
 	}
 
+	// Parameter object where we will unmarshal all parameters from the context
+	var params RemoveMoverLimitParams
+
+	headers := ctx.Request().Header
+	// ------------- Optional header parameter "If-Match" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("If-Match")]; found {
+		var IfMatch IfMatch
+		n := len(valueList)
+		if n != 1 {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Expected one value for If-Match, got %d", n))
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "If-Match", valueList[0], &IfMatch, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter If-Match: %s", err))
+		}
+
+		params.IfMatch = &IfMatch
+	}
+
 	// Invoke the callback with all the unmarshaled arguments
-	err = w.Handler.RemoveMoverLimit(ctx, limitID)
+	err = w.Handler.RemoveMoverLimit(ctx, limitID, params)
+	return err
+}
+
+// GetMoverLimit converts echo context to params.
+func (w *ServerInterfaceWrapper) GetMoverLimit(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "limit_id" -------------
+	var limitID LimitID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "limit_id", ctx.Param("limit_id"), &limitID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter limit_id: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.GetMoverLimit(ctx, limitID)
 	return err
 }
 
@@ -2690,8 +3060,28 @@ func (w *ServerInterfaceWrapper) RemoveMoverLimit(ctx echo.Context) error {
 func (w *ServerInterfaceWrapper) CreateMoverToken(ctx echo.Context) error {
 	var err error
 
+	// Parameter object where we will unmarshal all parameters from the context
+	var params CreateMoverTokenParams
+
+	headers := ctx.Request().Header
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Expected one value for Idempotency-Key, got %d", n))
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter Idempotency-Key: %s", err))
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+	}
+
 	// Invoke the callback with all the unmarshaled arguments
-	err = w.Handler.CreateMoverToken(ctx)
+	err = w.Handler.CreateMoverToken(ctx, params)
 	return err
 }
 
@@ -2759,8 +3149,28 @@ func (w *ServerInterfaceWrapper) RemoveMover(ctx echo.Context) error {
 		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter mover_id: %s", err))
 	}
 
+	// Parameter object where we will unmarshal all parameters from the context
+	var params RemoveMoverParams
+
+	headers := ctx.Request().Header
+	// ------------- Optional header parameter "If-Match" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("If-Match")]; found {
+		var IfMatch IfMatch
+		n := len(valueList)
+		if n != 1 {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Expected one value for If-Match, got %d", n))
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "If-Match", valueList[0], &IfMatch, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter If-Match: %s", err))
+		}
+
+		params.IfMatch = &IfMatch
+	}
+
 	// Invoke the callback with all the unmarshaled arguments
-	err = w.Handler.RemoveMover(ctx, moverID)
+	err = w.Handler.RemoveMover(ctx, moverID, params)
 	return err
 }
 
@@ -2857,6 +3267,27 @@ func (w *ServerInterfaceWrapper) ListRepositories(ctx echo.Context) error {
 		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter page_token: %s", err))
 	}
 
+	// ------------- Optional query parameter "sort" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "sort", ctx.QueryParams(), &params.Sort, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter sort: %s", err))
+	}
+
+	// ------------- Optional query parameter "include_total" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "include_total", ctx.QueryParams(), &params.IncludeTotal, runtime.BindQueryParameterOptions{Type: "boolean", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter include_total: %s", err))
+	}
+
+	// ------------- Optional query parameter "fields" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", false, false, "fields", ctx.QueryParams(), &params.Fields, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter fields: %s", err))
+	}
+
 	// Invoke the callback with all the unmarshaled arguments
 	err = w.Handler.ListRepositories(ctx, params)
 	return err
@@ -2866,8 +3297,28 @@ func (w *ServerInterfaceWrapper) ListRepositories(ctx echo.Context) error {
 func (w *ServerInterfaceWrapper) CreateRepository(ctx echo.Context) error {
 	var err error
 
+	// Parameter object where we will unmarshal all parameters from the context
+	var params CreateRepositoryParams
+
+	headers := ctx.Request().Header
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Expected one value for Idempotency-Key, got %d", n))
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter Idempotency-Key: %s", err))
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+	}
+
 	// Invoke the callback with all the unmarshaled arguments
-	err = w.Handler.CreateRepository(ctx)
+	err = w.Handler.CreateRepository(ctx, params)
 	return err
 }
 
@@ -2882,8 +3333,28 @@ func (w *ServerInterfaceWrapper) DetachRepository(ctx echo.Context) error {
 		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter repository_id: %s", err))
 	}
 
+	// Parameter object where we will unmarshal all parameters from the context
+	var params DetachRepositoryParams
+
+	headers := ctx.Request().Header
+	// ------------- Optional header parameter "If-Match" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("If-Match")]; found {
+		var IfMatch IfMatch
+		n := len(valueList)
+		if n != 1 {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Expected one value for If-Match, got %d", n))
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "If-Match", valueList[0], &IfMatch, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter If-Match: %s", err))
+		}
+
+		params.IfMatch = &IfMatch
+	}
+
 	// Invoke the callback with all the unmarshaled arguments
-	err = w.Handler.DetachRepository(ctx, repositoryID)
+	err = w.Handler.DetachRepository(ctx, repositoryID, params)
 	return err
 }
 
@@ -2914,8 +3385,28 @@ func (w *ServerInterfaceWrapper) UpdateRepository(ctx echo.Context) error {
 		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter repository_id: %s", err))
 	}
 
+	// Parameter object where we will unmarshal all parameters from the context
+	var params UpdateRepositoryParams
+
+	headers := ctx.Request().Header
+	// ------------- Optional header parameter "If-Match" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("If-Match")]; found {
+		var IfMatch IfMatch
+		n := len(valueList)
+		if n != 1 {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Expected one value for If-Match, got %d", n))
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "If-Match", valueList[0], &IfMatch, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter If-Match: %s", err))
+		}
+
+		params.IfMatch = &IfMatch
+	}
+
 	// Invoke the callback with all the unmarshaled arguments
-	err = w.Handler.UpdateRepository(ctx, repositoryID)
+	err = w.Handler.UpdateRepository(ctx, repositoryID, params)
 	return err
 }
 
@@ -3064,8 +3555,28 @@ func (w *ServerInterfaceWrapper) AddKey(ctx echo.Context) error {
 		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter repository_id: %s", err))
 	}
 
+	// Parameter object where we will unmarshal all parameters from the context
+	var params AddKeyParams
+
+	headers := ctx.Request().Header
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Expected one value for Idempotency-Key, got %d", n))
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter Idempotency-Key: %s", err))
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+	}
+
 	// Invoke the callback with all the unmarshaled arguments
-	err = w.Handler.AddKey(ctx, repositoryID)
+	err = w.Handler.AddKey(ctx, repositoryID, params)
 	return err
 }
 
@@ -3096,8 +3607,28 @@ func (w *ServerInterfaceWrapper) RotateKey(ctx echo.Context) error {
 		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter repository_id: %s", err))
 	}
 
+	// Parameter object where we will unmarshal all parameters from the context
+	var params RotateKeyParams
+
+	headers := ctx.Request().Header
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Expected one value for Idempotency-Key, got %d", n))
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter Idempotency-Key: %s", err))
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+	}
+
 	// Invoke the callback with all the unmarshaled arguments
-	err = w.Handler.RotateKey(ctx, repositoryID)
+	err = w.Handler.RotateKey(ctx, repositoryID, params)
 	return err
 }
 
@@ -3120,8 +3651,52 @@ func (w *ServerInterfaceWrapper) RemoveKey(ctx echo.Context) error {
 		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter key_id: %s", err))
 	}
 
+	// Parameter object where we will unmarshal all parameters from the context
+	var params RemoveKeyParams
+
+	headers := ctx.Request().Header
+	// ------------- Optional header parameter "If-Match" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("If-Match")]; found {
+		var IfMatch IfMatch
+		n := len(valueList)
+		if n != 1 {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Expected one value for If-Match, got %d", n))
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "If-Match", valueList[0], &IfMatch, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter If-Match: %s", err))
+		}
+
+		params.IfMatch = &IfMatch
+	}
+
 	// Invoke the callback with all the unmarshaled arguments
-	err = w.Handler.RemoveKey(ctx, repositoryID, keyID)
+	err = w.Handler.RemoveKey(ctx, repositoryID, keyID, params)
+	return err
+}
+
+// GetKey converts echo context to params.
+func (w *ServerInterfaceWrapper) GetKey(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "repository_id" -------------
+	var repositoryID RepositoryID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "repository_id", ctx.Param("repository_id"), &repositoryID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter repository_id: %s", err))
+	}
+
+	// ------------- Path parameter "key_id" -------------
+	var keyID KeyID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "key_id", ctx.Param("key_id"), &keyID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter key_id: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.GetKey(ctx, repositoryID, keyID)
 	return err
 }
 
@@ -3136,8 +3711,28 @@ func (w *ServerInterfaceWrapper) GrowRepository(ctx echo.Context) error {
 		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter repository_id: %s", err))
 	}
 
+	// Parameter object where we will unmarshal all parameters from the context
+	var params GrowRepositoryParams
+
+	headers := ctx.Request().Header
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Expected one value for Idempotency-Key, got %d", n))
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter Idempotency-Key: %s", err))
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+	}
+
 	// Invoke the callback with all the unmarshaled arguments
-	err = w.Handler.GrowRepository(ctx, repositoryID)
+	err = w.Handler.GrowRepository(ctx, repositoryID, params)
 	return err
 }
 
@@ -3377,6 +3972,27 @@ func (w *ServerInterfaceWrapper) ListRestorePoints(ctx echo.Context) error {
 		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter page_token: %s", err))
 	}
 
+	// ------------- Optional query parameter "sort" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "sort", ctx.QueryParams(), &params.Sort, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter sort: %s", err))
+	}
+
+	// ------------- Optional query parameter "include_total" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "include_total", ctx.QueryParams(), &params.IncludeTotal, runtime.BindQueryParameterOptions{Type: "boolean", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter include_total: %s", err))
+	}
+
+	// ------------- Optional query parameter "fields" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", false, false, "fields", ctx.QueryParams(), &params.Fields, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter fields: %s", err))
+	}
+
 	// Invoke the callback with all the unmarshaled arguments
 	err = w.Handler.ListRestorePoints(ctx, params)
 	return err
@@ -3393,8 +4009,28 @@ func (w *ServerInterfaceWrapper) PruneRestorePoint(ctx echo.Context) error {
 		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter restore_point_id: %s", err))
 	}
 
+	// Parameter object where we will unmarshal all parameters from the context
+	var params PruneRestorePointParams
+
+	headers := ctx.Request().Header
+	// ------------- Optional header parameter "If-Match" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("If-Match")]; found {
+		var IfMatch IfMatch
+		n := len(valueList)
+		if n != 1 {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Expected one value for If-Match, got %d", n))
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "If-Match", valueList[0], &IfMatch, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter If-Match: %s", err))
+		}
+
+		params.IfMatch = &IfMatch
+	}
+
 	// Invoke the callback with all the unmarshaled arguments
-	err = w.Handler.PruneRestorePoint(ctx, restorePointID)
+	err = w.Handler.PruneRestorePoint(ctx, restorePointID, params)
 	return err
 }
 
@@ -3550,6 +4186,27 @@ func (w *ServerInterfaceWrapper) ListRuns(ctx echo.Context) error {
 		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter page_token: %s", err))
 	}
 
+	// ------------- Optional query parameter "sort" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "sort", ctx.QueryParams(), &params.Sort, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter sort: %s", err))
+	}
+
+	// ------------- Optional query parameter "include_total" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "include_total", ctx.QueryParams(), &params.IncludeTotal, runtime.BindQueryParameterOptions{Type: "boolean", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter include_total: %s", err))
+	}
+
+	// ------------- Optional query parameter "fields" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", false, false, "fields", ctx.QueryParams(), &params.Fields, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter fields: %s", err))
+	}
+
 	// Invoke the callback with all the unmarshaled arguments
 	err = w.Handler.ListRuns(ctx, params)
 	return err
@@ -3614,6 +4271,13 @@ func (w *ServerInterfaceWrapper) ListRunEvents(ctx echo.Context) error {
 		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter page_token: %s", err))
 	}
 
+	// ------------- Optional query parameter "fields" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", false, false, "fields", ctx.QueryParams(), &params.Fields, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter fields: %s", err))
+	}
+
 	// Invoke the callback with all the unmarshaled arguments
 	err = w.Handler.ListRunEvents(ctx, runID, params)
 	return err
@@ -3667,6 +4331,27 @@ func (w *ServerInterfaceWrapper) ListTasks(ctx echo.Context) error {
 	err = runtime.BindQueryParameterWithOptions("form", true, false, "page_token", ctx.QueryParams(), &params.PageToken, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
 	if err != nil {
 		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter page_token: %s", err))
+	}
+
+	// ------------- Optional query parameter "sort" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "sort", ctx.QueryParams(), &params.Sort, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter sort: %s", err))
+	}
+
+	// ------------- Optional query parameter "include_total" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "include_total", ctx.QueryParams(), &params.IncludeTotal, runtime.BindQueryParameterOptions{Type: "boolean", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter include_total: %s", err))
+	}
+
+	// ------------- Optional query parameter "fields" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", false, false, "fields", ctx.QueryParams(), &params.Fields, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter fields: %s", err))
 	}
 
 	// Invoke the callback with all the unmarshaled arguments
@@ -3726,6 +4411,27 @@ func (w *ServerInterfaceWrapper) ListTokens(ctx echo.Context) error {
 		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter page_token: %s", err))
 	}
 
+	// ------------- Optional query parameter "sort" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "sort", ctx.QueryParams(), &params.Sort, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter sort: %s", err))
+	}
+
+	// ------------- Optional query parameter "include_total" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "include_total", ctx.QueryParams(), &params.IncludeTotal, runtime.BindQueryParameterOptions{Type: "boolean", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter include_total: %s", err))
+	}
+
+	// ------------- Optional query parameter "fields" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", false, false, "fields", ctx.QueryParams(), &params.Fields, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter fields: %s", err))
+	}
+
 	// Invoke the callback with all the unmarshaled arguments
 	err = w.Handler.ListTokens(ctx, params)
 	return err
@@ -3735,8 +4441,28 @@ func (w *ServerInterfaceWrapper) ListTokens(ctx echo.Context) error {
 func (w *ServerInterfaceWrapper) CreateToken(ctx echo.Context) error {
 	var err error
 
+	// Parameter object where we will unmarshal all parameters from the context
+	var params CreateTokenParams
+
+	headers := ctx.Request().Header
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Expected one value for Idempotency-Key, got %d", n))
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter Idempotency-Key: %s", err))
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+	}
+
 	// Invoke the callback with all the unmarshaled arguments
-	err = w.Handler.CreateToken(ctx)
+	err = w.Handler.CreateToken(ctx, params)
 	return err
 }
 
@@ -3751,8 +4477,44 @@ func (w *ServerInterfaceWrapper) DeleteToken(ctx echo.Context) error {
 		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter token_id: %s", err))
 	}
 
+	// Parameter object where we will unmarshal all parameters from the context
+	var params DeleteTokenParams
+
+	headers := ctx.Request().Header
+	// ------------- Optional header parameter "If-Match" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("If-Match")]; found {
+		var IfMatch IfMatch
+		n := len(valueList)
+		if n != 1 {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Expected one value for If-Match, got %d", n))
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "If-Match", valueList[0], &IfMatch, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter If-Match: %s", err))
+		}
+
+		params.IfMatch = &IfMatch
+	}
+
 	// Invoke the callback with all the unmarshaled arguments
-	err = w.Handler.DeleteToken(ctx, tokenID)
+	err = w.Handler.DeleteToken(ctx, tokenID, params)
+	return err
+}
+
+// GetToken converts echo context to params.
+func (w *ServerInterfaceWrapper) GetToken(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "token_id" -------------
+	var tokenID TokenID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "token_id", ctx.Param("token_id"), &tokenID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter token_id: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.GetToken(ctx, tokenID)
 	return err
 }
 
@@ -3811,6 +4573,27 @@ func (w *ServerInterfaceWrapper) ListVMs(ctx echo.Context) error {
 	err = runtime.BindQueryParameterWithOptions("form", true, false, "page_token", ctx.QueryParams(), &params.PageToken, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
 	if err != nil {
 		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter page_token: %s", err))
+	}
+
+	// ------------- Optional query parameter "sort" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "sort", ctx.QueryParams(), &params.Sort, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter sort: %s", err))
+	}
+
+	// ------------- Optional query parameter "include_total" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "include_total", ctx.QueryParams(), &params.IncludeTotal, runtime.BindQueryParameterOptions{Type: "boolean", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter include_total: %s", err))
+	}
+
+	// ------------- Optional query parameter "fields" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", false, false, "fields", ctx.QueryParams(), &params.Fields, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter fields: %s", err))
 	}
 
 	// Invoke the callback with all the unmarshaled arguments
@@ -3947,6 +4730,7 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 	router.GET(options.BaseURL+"/mover-limits", wrapper.ListMoverLimits, options.OperationMiddlewares["listMoverLimits"]...)
 	router.POST(options.BaseURL+"/mover-limits", wrapper.AddMoverLimit, options.OperationMiddlewares["addMoverLimit"]...)
 	router.DELETE(options.BaseURL+"/mover-limits/:limit_id", wrapper.RemoveMoverLimit, options.OperationMiddlewares["removeMoverLimit"]...)
+	router.GET(options.BaseURL+"/mover-limits/:limit_id", wrapper.GetMoverLimit, options.OperationMiddlewares["getMoverLimit"]...)
 	router.POST(options.BaseURL+"/mover-tokens", wrapper.CreateMoverToken, options.OperationMiddlewares["createMoverToken"]...)
 	router.GET(options.BaseURL+"/movers", wrapper.ListMovers, options.OperationMiddlewares["listMovers"]...)
 	router.POST(options.BaseURL+"/movers", wrapper.DeployMover, options.OperationMiddlewares["deployMover"]...)
@@ -3967,6 +4751,7 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 	router.GET(options.BaseURL+"/repositories/:repository_id/keys", wrapper.ListKeys, options.OperationMiddlewares["listKeys"]...)
 	router.POST(options.BaseURL+"/repositories/:repository_id/keys", wrapper.AddKey, options.OperationMiddlewares["addKey"]...)
 	router.DELETE(options.BaseURL+"/repositories/:repository_id/keys/:key_id", wrapper.RemoveKey, options.OperationMiddlewares["removeKey"]...)
+	router.GET(options.BaseURL+"/repositories/:repository_id/keys/:key_id", wrapper.GetKey, options.OperationMiddlewares["getKey"]...)
 	router.POST(options.BaseURL+"/repositories/:repository_id/keys/drill", wrapper.DrillKey, options.OperationMiddlewares["drillKey"]...)
 	router.POST(options.BaseURL+"/repositories/:repository_id/keys/rotate", wrapper.RotateKey, options.OperationMiddlewares["rotateKey"]...)
 	router.POST(options.BaseURL+"/repositories/:repository_id/members", wrapper.GrowRepository, options.OperationMiddlewares["growRepository"]...)
@@ -3991,11 +4776,19 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 	router.GET(options.BaseURL+"/tokens", wrapper.ListTokens, options.OperationMiddlewares["listTokens"]...)
 	router.POST(options.BaseURL+"/tokens", wrapper.CreateToken, options.OperationMiddlewares["createToken"]...)
 	router.DELETE(options.BaseURL+"/tokens/:token_id", wrapper.DeleteToken, options.OperationMiddlewares["deleteToken"]...)
+	router.GET(options.BaseURL+"/tokens/:token_id", wrapper.GetToken, options.OperationMiddlewares["getToken"]...)
 	router.GET(options.BaseURL+"/version", wrapper.GetVersion, options.OperationMiddlewares["getVersion"]...)
 	router.GET(options.BaseURL+"/vms", wrapper.ListVMs, options.OperationMiddlewares["listVMs"]...)
 	router.GET(options.BaseURL+"/vms/:vm_id", wrapper.GetVM, options.OperationMiddlewares["getVM"]...)
 	router.POST(options.BaseURL+"/vms/:vm_id/backup", wrapper.StartBackup, options.OperationMiddlewares["startBackup"]...)
 
+}
+
+type NotModifiedResponseHeaders struct {
+	ETag string
+}
+type NotModifiedResponse struct {
+	Headers NotModifiedResponseHeaders
 }
 
 type ProblemApplicationProblemPlusJSONResponse Problem
@@ -4040,6 +4833,14 @@ func (response ListAudit200JSONResponse) VisitListAuditResponse(w http.ResponseW
 	return err
 }
 
+type ListAudit304Response = NotModifiedResponse
+
+func (response ListAudit304Response) VisitListAuditResponse(w http.ResponseWriter) error {
+	w.Header().Set("ETag", fmt.Sprint(response.Headers.ETag))
+	w.WriteHeader(304)
+	return nil
+}
+
 type ListAuditdefaultApplicationProblemPlusJSONResponse struct {
 	Body       Problem
 	StatusCode int
@@ -4079,6 +4880,14 @@ func (response ListConnections200JSONResponse) VisitListConnectionsResponse(w ht
 	return err
 }
 
+type ListConnections304Response = NotModifiedResponse
+
+func (response ListConnections304Response) VisitListConnectionsResponse(w http.ResponseWriter) error {
+	w.Header().Set("ETag", fmt.Sprint(response.Headers.ETag))
+	w.WriteHeader(304)
+	return nil
+}
+
 type ListConnectionsdefaultApplicationProblemPlusJSONResponse struct {
 	Body       Problem
 	StatusCode int
@@ -4097,7 +4906,8 @@ func (response ListConnectionsdefaultApplicationProblemPlusJSONResponse) VisitLi
 }
 
 type CreateConnectionRequestObject struct {
-	Body *CreateConnectionJSONRequestBody
+	Params CreateConnectionParams
+	Body   *CreateConnectionJSONRequestBody
 }
 
 type CreateConnectionResponseObject interface {
@@ -4159,6 +4969,7 @@ func (response CreateConnectiondefaultApplicationProblemPlusJSONResponse) VisitC
 
 type DeleteConnectionRequestObject struct {
 	ConnectionID ConnectionID `json:"connection_id"`
+	Params       DeleteConnectionParams
 }
 
 type DeleteConnectionResponseObject interface {
@@ -4210,6 +5021,14 @@ func (response GetConnection200JSONResponse) VisitGetConnectionResponse(w http.R
 	w.WriteHeader(200)
 	_, err := buf.WriteTo(w)
 	return err
+}
+
+type GetConnection304Response = NotModifiedResponse
+
+func (response GetConnection304Response) VisitGetConnectionResponse(w http.ResponseWriter) error {
+	w.Header().Set("ETag", fmt.Sprint(response.Headers.ETag))
+	w.WriteHeader(304)
+	return nil
 }
 
 type GetConnectiondefaultApplicationProblemPlusJSONResponse struct {
@@ -4290,6 +5109,14 @@ func (response ListDatastores200JSONResponse) VisitListDatastoresResponse(w http
 	return err
 }
 
+type ListDatastores304Response = NotModifiedResponse
+
+func (response ListDatastores304Response) VisitListDatastoresResponse(w http.ResponseWriter) error {
+	w.Header().Set("ETag", fmt.Sprint(response.Headers.ETag))
+	w.WriteHeader(304)
+	return nil
+}
+
 type ListDatastoresdefaultApplicationProblemPlusJSONResponse struct {
 	Body       Problem
 	StatusCode int
@@ -4327,6 +5154,14 @@ func (response ListNetworks200JSONResponse) VisitListNetworksResponse(w http.Res
 	w.WriteHeader(200)
 	_, err := buf.WriteTo(w)
 	return err
+}
+
+type ListNetworks304Response = NotModifiedResponse
+
+func (response ListNetworks304Response) VisitListNetworksResponse(w http.ResponseWriter) error {
+	w.Header().Set("ETag", fmt.Sprint(response.Headers.ETag))
+	w.WriteHeader(304)
+	return nil
 }
 
 type ListNetworksdefaultApplicationProblemPlusJSONResponse struct {
@@ -4474,6 +5309,14 @@ func (response GetLivez200JSONResponse) VisitGetLivezResponse(w http.ResponseWri
 	return err
 }
 
+type GetLivez304Response = NotModifiedResponse
+
+func (response GetLivez304Response) VisitGetLivezResponse(w http.ResponseWriter) error {
+	w.Header().Set("ETag", fmt.Sprint(response.Headers.ETag))
+	w.WriteHeader(304)
+	return nil
+}
+
 type GetLivezdefaultApplicationProblemPlusJSONResponse struct {
 	Body       Problem
 	StatusCode int
@@ -4551,6 +5394,14 @@ func (response ListMoverLimits200JSONResponse) VisitListMoverLimitsResponse(w ht
 	return err
 }
 
+type ListMoverLimits304Response = NotModifiedResponse
+
+func (response ListMoverLimits304Response) VisitListMoverLimitsResponse(w http.ResponseWriter) error {
+	w.Header().Set("ETag", fmt.Sprint(response.Headers.ETag))
+	w.WriteHeader(304)
+	return nil
+}
+
 type ListMoverLimitsdefaultApplicationProblemPlusJSONResponse struct {
 	Body       Problem
 	StatusCode int
@@ -4569,7 +5420,8 @@ func (response ListMoverLimitsdefaultApplicationProblemPlusJSONResponse) VisitLi
 }
 
 type AddMoverLimitRequestObject struct {
-	Body *AddMoverLimitJSONRequestBody
+	Params AddMoverLimitParams
+	Body   *AddMoverLimitJSONRequestBody
 }
 
 type AddMoverLimitResponseObject interface {
@@ -4609,6 +5461,7 @@ func (response AddMoverLimitdefaultApplicationProblemPlusJSONResponse) VisitAddM
 
 type RemoveMoverLimitRequestObject struct {
 	LimitID LimitID `json:"limit_id"`
+	Params  RemoveMoverLimitParams
 }
 
 type RemoveMoverLimitResponseObject interface {
@@ -4640,8 +5493,56 @@ func (response RemoveMoverLimitdefaultApplicationProblemPlusJSONResponse) VisitR
 	return err
 }
 
+type GetMoverLimitRequestObject struct {
+	LimitID LimitID `json:"limit_id"`
+}
+
+type GetMoverLimitResponseObject interface {
+	VisitGetMoverLimitResponse(w http.ResponseWriter) error
+}
+
+type GetMoverLimit200JSONResponse MoverLimit
+
+func (response GetMoverLimit200JSONResponse) VisitGetMoverLimitResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetMoverLimit304Response = NotModifiedResponse
+
+func (response GetMoverLimit304Response) VisitGetMoverLimitResponse(w http.ResponseWriter) error {
+	w.Header().Set("ETag", fmt.Sprint(response.Headers.ETag))
+	w.WriteHeader(304)
+	return nil
+}
+
+type GetMoverLimitdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response GetMoverLimitdefaultApplicationProblemPlusJSONResponse) VisitGetMoverLimitResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type CreateMoverTokenRequestObject struct {
-	Body *CreateMoverTokenJSONRequestBody
+	Params CreateMoverTokenParams
+	Body   *CreateMoverTokenJSONRequestBody
 }
 
 type CreateMoverTokenResponseObject interface {
@@ -4698,6 +5599,14 @@ func (response ListMovers200JSONResponse) VisitListMoversResponse(w http.Respons
 	w.WriteHeader(200)
 	_, err := buf.WriteTo(w)
 	return err
+}
+
+type ListMovers304Response = NotModifiedResponse
+
+func (response ListMovers304Response) VisitListMoversResponse(w http.ResponseWriter) error {
+	w.Header().Set("ETag", fmt.Sprint(response.Headers.ETag))
+	w.WriteHeader(304)
+	return nil
 }
 
 type ListMoversdefaultApplicationProblemPlusJSONResponse struct {
@@ -4775,6 +5684,7 @@ func (response DeployMoverdefaultApplicationProblemPlusJSONResponse) VisitDeploy
 
 type RemoveMoverRequestObject struct {
 	MoverID MoverID `json:"mover_id"`
+	Params  RemoveMoverParams
 }
 
 type RemoveMoverResponseObject interface {
@@ -4826,6 +5736,14 @@ func (response GetMover200JSONResponse) VisitGetMoverResponse(w http.ResponseWri
 	w.WriteHeader(200)
 	_, err := buf.WriteTo(w)
 	return err
+}
+
+type GetMover304Response = NotModifiedResponse
+
+func (response GetMover304Response) VisitGetMoverResponse(w http.ResponseWriter) error {
+	w.Header().Set("ETag", fmt.Sprint(response.Headers.ETag))
+	w.WriteHeader(304)
+	return nil
 }
 
 type GetMoverdefaultApplicationProblemPlusJSONResponse struct {
@@ -4983,6 +5901,14 @@ func (response GetReadyz200JSONResponse) VisitGetReadyzResponse(w http.ResponseW
 	return err
 }
 
+type GetReadyz304Response = NotModifiedResponse
+
+func (response GetReadyz304Response) VisitGetReadyzResponse(w http.ResponseWriter) error {
+	w.Header().Set("ETag", fmt.Sprint(response.Headers.ETag))
+	w.WriteHeader(304)
+	return nil
+}
+
 type GetReadyzdefaultApplicationProblemPlusJSONResponse struct {
 	Body       Problem
 	StatusCode int
@@ -5022,6 +5948,14 @@ func (response ListRepositories200JSONResponse) VisitListRepositoriesResponse(w 
 	return err
 }
 
+type ListRepositories304Response = NotModifiedResponse
+
+func (response ListRepositories304Response) VisitListRepositoriesResponse(w http.ResponseWriter) error {
+	w.Header().Set("ETag", fmt.Sprint(response.Headers.ETag))
+	w.WriteHeader(304)
+	return nil
+}
+
 type ListRepositoriesdefaultApplicationProblemPlusJSONResponse struct {
 	Body       Problem
 	StatusCode int
@@ -5040,7 +5974,8 @@ func (response ListRepositoriesdefaultApplicationProblemPlusJSONResponse) VisitL
 }
 
 type CreateRepositoryRequestObject struct {
-	Body *CreateRepositoryJSONRequestBody
+	Params CreateRepositoryParams
+	Body   *CreateRepositoryJSONRequestBody
 }
 
 type CreateRepositoryResponseObject interface {
@@ -5088,6 +6023,7 @@ func (response CreateRepositorydefaultApplicationProblemPlusJSONResponse) VisitC
 
 type DetachRepositoryRequestObject struct {
 	RepositoryID RepositoryID `json:"repository_id"`
+	Params       DetachRepositoryParams
 }
 
 type DetachRepositoryResponseObject interface {
@@ -5141,6 +6077,14 @@ func (response GetRepository200JSONResponse) VisitGetRepositoryResponse(w http.R
 	return err
 }
 
+type GetRepository304Response = NotModifiedResponse
+
+func (response GetRepository304Response) VisitGetRepositoryResponse(w http.ResponseWriter) error {
+	w.Header().Set("ETag", fmt.Sprint(response.Headers.ETag))
+	w.WriteHeader(304)
+	return nil
+}
+
 type GetRepositorydefaultApplicationProblemPlusJSONResponse struct {
 	Body       Problem
 	StatusCode int
@@ -5160,6 +6104,7 @@ func (response GetRepositorydefaultApplicationProblemPlusJSONResponse) VisitGetR
 
 type UpdateRepositoryRequestObject struct {
 	RepositoryID RepositoryID `json:"repository_id"`
+	Params       UpdateRepositoryParams
 	Body         *UpdateRepositoryJSONRequestBody
 }
 
@@ -5277,6 +6222,14 @@ func (response GetRepositoryDamage200JSONResponse) VisitGetRepositoryDamageRespo
 	return err
 }
 
+type GetRepositoryDamage304Response = NotModifiedResponse
+
+func (response GetRepositoryDamage304Response) VisitGetRepositoryDamageResponse(w http.ResponseWriter) error {
+	w.Header().Set("ETag", fmt.Sprint(response.Headers.ETag))
+	w.WriteHeader(304)
+	return nil
+}
+
 type GetRepositoryDamagedefaultApplicationProblemPlusJSONResponse struct {
 	Body       Problem
 	StatusCode int
@@ -5373,6 +6326,14 @@ func (response ListKeys200JSONResponse) VisitListKeysResponse(w http.ResponseWri
 	return err
 }
 
+type ListKeys304Response = NotModifiedResponse
+
+func (response ListKeys304Response) VisitListKeysResponse(w http.ResponseWriter) error {
+	w.Header().Set("ETag", fmt.Sprint(response.Headers.ETag))
+	w.WriteHeader(304)
+	return nil
+}
+
 type ListKeysdefaultApplicationProblemPlusJSONResponse struct {
 	Body       Problem
 	StatusCode int
@@ -5392,6 +6353,7 @@ func (response ListKeysdefaultApplicationProblemPlusJSONResponse) VisitListKeysR
 
 type AddKeyRequestObject struct {
 	RepositoryID RepositoryID `json:"repository_id"`
+	Params       AddKeyParams
 	Body         *AddKeyJSONRequestBody
 }
 
@@ -5472,6 +6434,7 @@ func (response DrillKeydefaultApplicationProblemPlusJSONResponse) VisitDrillKeyR
 
 type RotateKeyRequestObject struct {
 	RepositoryID RepositoryID `json:"repository_id"`
+	Params       RotateKeyParams
 }
 
 type RotateKeyResponseObject interface {
@@ -5512,6 +6475,7 @@ func (response RotateKeydefaultApplicationProblemPlusJSONResponse) VisitRotateKe
 type RemoveKeyRequestObject struct {
 	RepositoryID RepositoryID `json:"repository_id"`
 	KeyID        KeyID        `json:"key_id"`
+	Params       RemoveKeyParams
 }
 
 type RemoveKeyResponseObject interface {
@@ -5543,8 +6507,57 @@ func (response RemoveKeydefaultApplicationProblemPlusJSONResponse) VisitRemoveKe
 	return err
 }
 
+type GetKeyRequestObject struct {
+	RepositoryID RepositoryID `json:"repository_id"`
+	KeyID        KeyID        `json:"key_id"`
+}
+
+type GetKeyResponseObject interface {
+	VisitGetKeyResponse(w http.ResponseWriter) error
+}
+
+type GetKey200JSONResponse Key
+
+func (response GetKey200JSONResponse) VisitGetKeyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetKey304Response = NotModifiedResponse
+
+func (response GetKey304Response) VisitGetKeyResponse(w http.ResponseWriter) error {
+	w.Header().Set("ETag", fmt.Sprint(response.Headers.ETag))
+	w.WriteHeader(304)
+	return nil
+}
+
+type GetKeydefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response GetKeydefaultApplicationProblemPlusJSONResponse) VisitGetKeyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type GrowRepositoryRequestObject struct {
 	RepositoryID RepositoryID `json:"repository_id"`
+	Params       GrowRepositoryParams
 	Body         *GrowRepositoryJSONRequestBody
 }
 
@@ -5721,6 +6734,14 @@ func (response GetRepositorySpace200JSONResponse) VisitGetRepositorySpaceRespons
 	return err
 }
 
+type GetRepositorySpace304Response = NotModifiedResponse
+
+func (response GetRepositorySpace304Response) VisitGetRepositorySpaceResponse(w http.ResponseWriter) error {
+	w.Header().Set("ETag", fmt.Sprint(response.Headers.ETag))
+	w.WriteHeader(304)
+	return nil
+}
+
 type GetRepositorySpacedefaultApplicationProblemPlusJSONResponse struct {
 	Body       Problem
 	StatusCode int
@@ -5857,6 +6878,14 @@ func (response ListRestorePoints200JSONResponse) VisitListRestorePointsResponse(
 	return err
 }
 
+type ListRestorePoints304Response = NotModifiedResponse
+
+func (response ListRestorePoints304Response) VisitListRestorePointsResponse(w http.ResponseWriter) error {
+	w.Header().Set("ETag", fmt.Sprint(response.Headers.ETag))
+	w.WriteHeader(304)
+	return nil
+}
+
 type ListRestorePointsdefaultApplicationProblemPlusJSONResponse struct {
 	Body       Problem
 	StatusCode int
@@ -5876,6 +6905,7 @@ func (response ListRestorePointsdefaultApplicationProblemPlusJSONResponse) Visit
 
 type PruneRestorePointRequestObject struct {
 	RestorePointID RestorePointID `json:"restore_point_id"`
+	Params         PruneRestorePointParams
 }
 
 type PruneRestorePointResponseObject interface {
@@ -5927,6 +6957,14 @@ func (response GetRestorePoint200JSONResponse) VisitGetRestorePointResponse(w ht
 	w.WriteHeader(200)
 	_, err := buf.WriteTo(w)
 	return err
+}
+
+type GetRestorePoint304Response = NotModifiedResponse
+
+func (response GetRestorePoint304Response) VisitGetRestorePointResponse(w http.ResponseWriter) error {
+	w.Header().Set("ETag", fmt.Sprint(response.Headers.ETag))
+	w.WriteHeader(304)
+	return nil
 }
 
 type GetRestorePointdefaultApplicationProblemPlusJSONResponse struct {
@@ -6079,6 +7117,14 @@ func (response ListRuns200JSONResponse) VisitListRunsResponse(w http.ResponseWri
 	return err
 }
 
+type ListRuns304Response = NotModifiedResponse
+
+func (response ListRuns304Response) VisitListRunsResponse(w http.ResponseWriter) error {
+	w.Header().Set("ETag", fmt.Sprint(response.Headers.ETag))
+	w.WriteHeader(304)
+	return nil
+}
+
 type ListRunsdefaultApplicationProblemPlusJSONResponse struct {
 	Body       Problem
 	StatusCode int
@@ -6116,6 +7162,14 @@ func (response GetRun200JSONResponse) VisitGetRunResponse(w http.ResponseWriter)
 	w.WriteHeader(200)
 	_, err := buf.WriteTo(w)
 	return err
+}
+
+type GetRun304Response = NotModifiedResponse
+
+func (response GetRun304Response) VisitGetRunResponse(w http.ResponseWriter) error {
+	w.Header().Set("ETag", fmt.Sprint(response.Headers.ETag))
+	w.WriteHeader(304)
+	return nil
 }
 
 type GetRundefaultApplicationProblemPlusJSONResponse struct {
@@ -6198,6 +7252,14 @@ func (response ListRunEvents200JSONResponse) VisitListRunEventsResponse(w http.R
 	return err
 }
 
+type ListRunEvents304Response = NotModifiedResponse
+
+func (response ListRunEvents304Response) VisitListRunEventsResponse(w http.ResponseWriter) error {
+	w.Header().Set("ETag", fmt.Sprint(response.Headers.ETag))
+	w.WriteHeader(304)
+	return nil
+}
+
 type ListRunEventsdefaultApplicationProblemPlusJSONResponse struct {
 	Body       Problem
 	StatusCode int
@@ -6276,6 +7338,14 @@ func (response ListTasks200JSONResponse) VisitListTasksResponse(w http.ResponseW
 	return err
 }
 
+type ListTasks304Response = NotModifiedResponse
+
+func (response ListTasks304Response) VisitListTasksResponse(w http.ResponseWriter) error {
+	w.Header().Set("ETag", fmt.Sprint(response.Headers.ETag))
+	w.WriteHeader(304)
+	return nil
+}
+
 type ListTasksdefaultApplicationProblemPlusJSONResponse struct {
 	Body       Problem
 	StatusCode int
@@ -6313,6 +7383,14 @@ func (response GetTask200JSONResponse) VisitGetTaskResponse(w http.ResponseWrite
 	w.WriteHeader(200)
 	_, err := buf.WriteTo(w)
 	return err
+}
+
+type GetTask304Response = NotModifiedResponse
+
+func (response GetTask304Response) VisitGetTaskResponse(w http.ResponseWriter) error {
+	w.Header().Set("ETag", fmt.Sprint(response.Headers.ETag))
+	w.WriteHeader(304)
+	return nil
 }
 
 type GetTaskdefaultApplicationProblemPlusJSONResponse struct {
@@ -6393,6 +7471,14 @@ func (response ListTokens200JSONResponse) VisitListTokensResponse(w http.Respons
 	return err
 }
 
+type ListTokens304Response = NotModifiedResponse
+
+func (response ListTokens304Response) VisitListTokensResponse(w http.ResponseWriter) error {
+	w.Header().Set("ETag", fmt.Sprint(response.Headers.ETag))
+	w.WriteHeader(304)
+	return nil
+}
+
 type ListTokensdefaultApplicationProblemPlusJSONResponse struct {
 	Body       Problem
 	StatusCode int
@@ -6411,7 +7497,8 @@ func (response ListTokensdefaultApplicationProblemPlusJSONResponse) VisitListTok
 }
 
 type CreateTokenRequestObject struct {
-	Body *CreateTokenJSONRequestBody
+	Params CreateTokenParams
+	Body   *CreateTokenJSONRequestBody
 }
 
 type CreateTokenResponseObject interface {
@@ -6451,6 +7538,7 @@ func (response CreateTokendefaultApplicationProblemPlusJSONResponse) VisitCreate
 
 type DeleteTokenRequestObject struct {
 	TokenID TokenID `json:"token_id"`
+	Params  DeleteTokenParams
 }
 
 type DeleteTokenResponseObject interface {
@@ -6482,6 +7570,53 @@ func (response DeleteTokendefaultApplicationProblemPlusJSONResponse) VisitDelete
 	return err
 }
 
+type GetTokenRequestObject struct {
+	TokenID TokenID `json:"token_id"`
+}
+
+type GetTokenResponseObject interface {
+	VisitGetTokenResponse(w http.ResponseWriter) error
+}
+
+type GetToken200JSONResponse Token
+
+func (response GetToken200JSONResponse) VisitGetTokenResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetToken304Response = NotModifiedResponse
+
+func (response GetToken304Response) VisitGetTokenResponse(w http.ResponseWriter) error {
+	w.Header().Set("ETag", fmt.Sprint(response.Headers.ETag))
+	w.WriteHeader(304)
+	return nil
+}
+
+type GetTokendefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response GetTokendefaultApplicationProblemPlusJSONResponse) VisitGetTokenResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type GetVersionRequestObject struct {
 }
 
@@ -6501,6 +7636,14 @@ func (response GetVersion200JSONResponse) VisitGetVersionResponse(w http.Respons
 	w.WriteHeader(200)
 	_, err := buf.WriteTo(w)
 	return err
+}
+
+type GetVersion304Response = NotModifiedResponse
+
+func (response GetVersion304Response) VisitGetVersionResponse(w http.ResponseWriter) error {
+	w.Header().Set("ETag", fmt.Sprint(response.Headers.ETag))
+	w.WriteHeader(304)
+	return nil
 }
 
 type GetVersiondefaultApplicationProblemPlusJSONResponse struct {
@@ -6542,6 +7685,14 @@ func (response ListVMs200JSONResponse) VisitListVMsResponse(w http.ResponseWrite
 	return err
 }
 
+type ListVMs304Response = NotModifiedResponse
+
+func (response ListVMs304Response) VisitListVMsResponse(w http.ResponseWriter) error {
+	w.Header().Set("ETag", fmt.Sprint(response.Headers.ETag))
+	w.WriteHeader(304)
+	return nil
+}
+
 type ListVMsdefaultApplicationProblemPlusJSONResponse struct {
 	Body       Problem
 	StatusCode int
@@ -6579,6 +7730,14 @@ func (response GetVM200JSONResponse) VisitGetVMResponse(w http.ResponseWriter) e
 	w.WriteHeader(200)
 	_, err := buf.WriteTo(w)
 	return err
+}
+
+type GetVM304Response = NotModifiedResponse
+
+func (response GetVM304Response) VisitGetVMResponse(w http.ResponseWriter) error {
+	w.Header().Set("ETag", fmt.Sprint(response.Headers.ETag))
+	w.WriteHeader(304)
+	return nil
 }
 
 type GetVMdefaultApplicationProblemPlusJSONResponse struct {
@@ -6702,6 +7861,9 @@ type StrictServerInterface interface {
 	// RemoveMoverLimit Take a limit back
 	// (DELETE /mover-limits/{limit_id})
 	RemoveMoverLimit(ctx context.Context, request RemoveMoverLimitRequestObject) (RemoveMoverLimitResponseObject, error)
+	// GetMoverLimit Show a limit of transfers
+	// (GET /mover-limits/{limit_id})
+	GetMoverLimit(ctx context.Context, request GetMoverLimitRequestObject) (GetMoverLimitResponseObject, error)
 	// CreateMoverToken Make a join token for a new mover
 	// (POST /mover-tokens)
 	CreateMoverToken(ctx context.Context, request CreateMoverTokenRequestObject) (CreateMoverTokenResponseObject, error)
@@ -6768,6 +7930,9 @@ type StrictServerInterface interface {
 	// RemoveKey Take a key out of a repository
 	// (DELETE /repositories/{repository_id}/keys/{key_id})
 	RemoveKey(ctx context.Context, request RemoveKeyRequestObject) (RemoveKeyResponseObject, error)
+	// GetKey Show a key that opens a repository
+	// (GET /repositories/{repository_id}/keys/{key_id})
+	GetKey(ctx context.Context, request GetKeyRequestObject) (GetKeyResponseObject, error)
 	// GrowRepository Add further members to an erasure-coded repository
 	// (POST /repositories/{repository_id}/members)
 	GrowRepository(ctx context.Context, request GrowRepositoryRequestObject) (GrowRepositoryResponseObject, error)
@@ -6834,6 +7999,9 @@ type StrictServerInterface interface {
 	// DeleteToken Delete an API token
 	// (DELETE /tokens/{token_id})
 	DeleteToken(ctx context.Context, request DeleteTokenRequestObject) (DeleteTokenResponseObject, error)
+	// GetToken Show one of your API tokens
+	// (GET /tokens/{token_id})
+	GetToken(ctx context.Context, request GetTokenRequestObject) (GetTokenResponseObject, error)
 	// GetVersion Version of the appliance
 	// (GET /version)
 	GetVersion(ctx context.Context, request GetVersionRequestObject) (GetVersionResponseObject, error)
@@ -6911,8 +8079,10 @@ func (sh *strictHandler) ListConnections(ctx echo.Context, params ListConnection
 }
 
 // CreateConnection operation middleware
-func (sh *strictHandler) CreateConnection(ctx echo.Context) error {
+func (sh *strictHandler) CreateConnection(ctx echo.Context, params CreateConnectionParams) error {
 	var request CreateConnectionRequestObject
+
+	request.Params = params
 
 	var body CreateConnectionJSONRequestBody
 	var err error
@@ -6957,10 +8127,11 @@ func (sh *strictHandler) CreateConnection(ctx echo.Context) error {
 }
 
 // DeleteConnection operation middleware
-func (sh *strictHandler) DeleteConnection(ctx echo.Context, connectionID ConnectionID) error {
+func (sh *strictHandler) DeleteConnection(ctx echo.Context, connectionID ConnectionID, params DeleteConnectionParams) error {
 	var request DeleteConnectionRequestObject
 
 	request.ConnectionID = connectionID
+	request.Params = params
 
 	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
 		return sh.ssi.DeleteConnection(ctx.Request().Context(), request.(DeleteConnectionRequestObject))
@@ -7224,8 +8395,10 @@ func (sh *strictHandler) ListMoverLimits(ctx echo.Context) error {
 }
 
 // AddMoverLimit operation middleware
-func (sh *strictHandler) AddMoverLimit(ctx echo.Context) error {
+func (sh *strictHandler) AddMoverLimit(ctx echo.Context, params AddMoverLimitParams) error {
 	var request AddMoverLimitRequestObject
+
+	request.Params = params
 
 	var body AddMoverLimitJSONRequestBody
 	var err error
@@ -7270,10 +8443,11 @@ func (sh *strictHandler) AddMoverLimit(ctx echo.Context) error {
 }
 
 // RemoveMoverLimit operation middleware
-func (sh *strictHandler) RemoveMoverLimit(ctx echo.Context, limitID LimitID) error {
+func (sh *strictHandler) RemoveMoverLimit(ctx echo.Context, limitID LimitID, params RemoveMoverLimitParams) error {
 	var request RemoveMoverLimitRequestObject
 
 	request.LimitID = limitID
+	request.Params = params
 
 	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
 		return sh.ssi.RemoveMoverLimit(ctx.Request().Context(), request.(RemoveMoverLimitRequestObject))
@@ -7294,9 +8468,36 @@ func (sh *strictHandler) RemoveMoverLimit(ctx echo.Context, limitID LimitID) err
 	return nil
 }
 
+// GetMoverLimit operation middleware
+func (sh *strictHandler) GetMoverLimit(ctx echo.Context, limitID LimitID) error {
+	var request GetMoverLimitRequestObject
+
+	request.LimitID = limitID
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.GetMoverLimit(ctx.Request().Context(), request.(GetMoverLimitRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetMoverLimit")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(GetMoverLimitResponseObject); ok {
+		return validResponse.VisitGetMoverLimitResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
 // CreateMoverToken operation middleware
-func (sh *strictHandler) CreateMoverToken(ctx echo.Context) error {
+func (sh *strictHandler) CreateMoverToken(ctx echo.Context, params CreateMoverTokenParams) error {
 	var request CreateMoverTokenRequestObject
+
+	request.Params = params
 
 	var body CreateMoverTokenJSONRequestBody
 	var err error
@@ -7412,10 +8613,11 @@ func (sh *strictHandler) DeployMover(ctx echo.Context, params DeployMoverParams)
 }
 
 // RemoveMover operation middleware
-func (sh *strictHandler) RemoveMover(ctx echo.Context, moverID MoverID) error {
+func (sh *strictHandler) RemoveMover(ctx echo.Context, moverID MoverID, params RemoveMoverParams) error {
 	var request RemoveMoverRequestObject
 
 	request.MoverID = moverID
+	request.Params = params
 
 	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
 		return sh.ssi.RemoveMover(ctx.Request().Context(), request.(RemoveMoverRequestObject))
@@ -7585,8 +8787,10 @@ func (sh *strictHandler) ListRepositories(ctx echo.Context, params ListRepositor
 }
 
 // CreateRepository operation middleware
-func (sh *strictHandler) CreateRepository(ctx echo.Context) error {
+func (sh *strictHandler) CreateRepository(ctx echo.Context, params CreateRepositoryParams) error {
 	var request CreateRepositoryRequestObject
+
+	request.Params = params
 
 	var body CreateRepositoryJSONRequestBody
 	var err error
@@ -7631,10 +8835,11 @@ func (sh *strictHandler) CreateRepository(ctx echo.Context) error {
 }
 
 // DetachRepository operation middleware
-func (sh *strictHandler) DetachRepository(ctx echo.Context, repositoryID RepositoryID) error {
+func (sh *strictHandler) DetachRepository(ctx echo.Context, repositoryID RepositoryID, params DetachRepositoryParams) error {
 	var request DetachRepositoryRequestObject
 
 	request.RepositoryID = repositoryID
+	request.Params = params
 
 	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
 		return sh.ssi.DetachRepository(ctx.Request().Context(), request.(DetachRepositoryRequestObject))
@@ -7681,10 +8886,11 @@ func (sh *strictHandler) GetRepository(ctx echo.Context, repositoryID Repository
 }
 
 // UpdateRepository operation middleware
-func (sh *strictHandler) UpdateRepository(ctx echo.Context, repositoryID RepositoryID) error {
+func (sh *strictHandler) UpdateRepository(ctx echo.Context, repositoryID RepositoryID, params UpdateRepositoryParams) error {
 	var request UpdateRepositoryRequestObject
 
 	request.RepositoryID = repositoryID
+	request.Params = params
 
 	var body UpdateRepositoryJSONRequestBody
 	var err error
@@ -7877,10 +9083,11 @@ func (sh *strictHandler) ListKeys(ctx echo.Context, repositoryID RepositoryID) e
 }
 
 // AddKey operation middleware
-func (sh *strictHandler) AddKey(ctx echo.Context, repositoryID RepositoryID) error {
+func (sh *strictHandler) AddKey(ctx echo.Context, repositoryID RepositoryID, params AddKeyParams) error {
 	var request AddKeyRequestObject
 
 	request.RepositoryID = repositoryID
+	request.Params = params
 
 	var body AddKeyJSONRequestBody
 	var err error
@@ -7973,10 +9180,11 @@ func (sh *strictHandler) DrillKey(ctx echo.Context, repositoryID RepositoryID) e
 }
 
 // RotateKey operation middleware
-func (sh *strictHandler) RotateKey(ctx echo.Context, repositoryID RepositoryID) error {
+func (sh *strictHandler) RotateKey(ctx echo.Context, repositoryID RepositoryID, params RotateKeyParams) error {
 	var request RotateKeyRequestObject
 
 	request.RepositoryID = repositoryID
+	request.Params = params
 
 	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
 		return sh.ssi.RotateKey(ctx.Request().Context(), request.(RotateKeyRequestObject))
@@ -7998,11 +9206,12 @@ func (sh *strictHandler) RotateKey(ctx echo.Context, repositoryID RepositoryID) 
 }
 
 // RemoveKey operation middleware
-func (sh *strictHandler) RemoveKey(ctx echo.Context, repositoryID RepositoryID, keyID KeyID) error {
+func (sh *strictHandler) RemoveKey(ctx echo.Context, repositoryID RepositoryID, keyID KeyID, params RemoveKeyParams) error {
 	var request RemoveKeyRequestObject
 
 	request.RepositoryID = repositoryID
 	request.KeyID = keyID
+	request.Params = params
 
 	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
 		return sh.ssi.RemoveKey(ctx.Request().Context(), request.(RemoveKeyRequestObject))
@@ -8023,11 +9232,38 @@ func (sh *strictHandler) RemoveKey(ctx echo.Context, repositoryID RepositoryID, 
 	return nil
 }
 
+// GetKey operation middleware
+func (sh *strictHandler) GetKey(ctx echo.Context, repositoryID RepositoryID, keyID KeyID) error {
+	var request GetKeyRequestObject
+
+	request.RepositoryID = repositoryID
+	request.KeyID = keyID
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.GetKey(ctx.Request().Context(), request.(GetKeyRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetKey")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(GetKeyResponseObject); ok {
+		return validResponse.VisitGetKeyResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
 // GrowRepository operation middleware
-func (sh *strictHandler) GrowRepository(ctx echo.Context, repositoryID RepositoryID) error {
+func (sh *strictHandler) GrowRepository(ctx echo.Context, repositoryID RepositoryID, params GrowRepositoryParams) error {
 	var request GrowRepositoryRequestObject
 
 	request.RepositoryID = repositoryID
+	request.Params = params
 
 	var body GrowRepositoryJSONRequestBody
 	var err error
@@ -8319,10 +9555,11 @@ func (sh *strictHandler) ListRestorePoints(ctx echo.Context, params ListRestoreP
 }
 
 // PruneRestorePoint operation middleware
-func (sh *strictHandler) PruneRestorePoint(ctx echo.Context, restorePointID RestorePointID) error {
+func (sh *strictHandler) PruneRestorePoint(ctx echo.Context, restorePointID RestorePointID, params PruneRestorePointParams) error {
 	var request PruneRestorePointRequestObject
 
 	request.RestorePointID = restorePointID
+	request.Params = params
 
 	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
 		return sh.ssi.PruneRestorePoint(ctx.Request().Context(), request.(PruneRestorePointRequestObject))
@@ -8690,8 +9927,10 @@ func (sh *strictHandler) ListTokens(ctx echo.Context, params ListTokensParams) e
 }
 
 // CreateToken operation middleware
-func (sh *strictHandler) CreateToken(ctx echo.Context) error {
+func (sh *strictHandler) CreateToken(ctx echo.Context, params CreateTokenParams) error {
 	var request CreateTokenRequestObject
+
+	request.Params = params
 
 	var body CreateTokenJSONRequestBody
 	var err error
@@ -8736,10 +9975,11 @@ func (sh *strictHandler) CreateToken(ctx echo.Context) error {
 }
 
 // DeleteToken operation middleware
-func (sh *strictHandler) DeleteToken(ctx echo.Context, tokenID TokenID) error {
+func (sh *strictHandler) DeleteToken(ctx echo.Context, tokenID TokenID, params DeleteTokenParams) error {
 	var request DeleteTokenRequestObject
 
 	request.TokenID = tokenID
+	request.Params = params
 
 	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
 		return sh.ssi.DeleteToken(ctx.Request().Context(), request.(DeleteTokenRequestObject))
@@ -8754,6 +9994,31 @@ func (sh *strictHandler) DeleteToken(ctx echo.Context, tokenID TokenID) error {
 		return err
 	} else if validResponse, ok := response.(DeleteTokenResponseObject); ok {
 		return validResponse.VisitDeleteTokenResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// GetToken operation middleware
+func (sh *strictHandler) GetToken(ctx echo.Context, tokenID TokenID) error {
+	var request GetTokenRequestObject
+
+	request.TokenID = tokenID
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.GetToken(ctx.Request().Context(), request.(GetTokenRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetToken")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(GetTokenResponseObject); ok {
+		return validResponse.VisitGetTokenResponse(ctx.Response())
 	} else if response != nil {
 		return fmt.Errorf("unexpected response type: %T", response)
 	}

@@ -47,9 +47,12 @@ func (c *Catalog) ConnectionSecret(ctx context.Context, id string) (Secret, erro
 	return c.seal.open(conn.ID, conn.SealedSecret)
 }
 
-// Connections lists connections by name.
+// Connections lists connections by name, or by created_at.
 func (c *Catalog) Connections(ctx context.Context, p Page) (List[Connection], error) {
-	return page(c.db.WithContext(ctx), p, byName(func(v Connection) (string, string) { return v.Name, v.ID }))
+	id := func(v Connection) string { return v.ID }
+	return page(c.db.WithContext(ctx), p, byName(func(v Connection) string { return v.Name }, id, map[string]order[Connection]{
+		"created_at": by("id", id),
+	}))
 }
 
 // UpdateConnection changes a connection as change says, and its credentials when secret is not nil.

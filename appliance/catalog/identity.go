@@ -77,13 +77,18 @@ func (c *Catalog) TokenByHash(ctx context.Context, hash string) (Token, error) {
 	return first[Token](ctx, c, "look up token", "", "hash = ?", hash)
 }
 
+// Token returns one token by its id.
+func (c *Catalog) Token(ctx context.Context, id string) (Token, error) {
+	return first[Token](ctx, c, "look up token", id, "id = ?", id)
+}
+
 // Tokens lists the tokens of a user, or of all for "", the newest first.
 func (c *Catalog) Tokens(ctx context.Context, userID string, p Page) (List[Token], error) {
 	q := c.db.WithContext(ctx)
 	if userID != "" {
 		q = q.Where("user_id = ?", userID)
 	}
-	return page(q, p, newestFirst(func(v Token) string { return v.ID }))
+	return page(q, p, byAge(func(v Token) string { return v.ID }, nil))
 }
 
 // TouchToken stores when a token was last used.

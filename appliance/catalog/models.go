@@ -107,7 +107,7 @@ type VM struct {
 	ID           string            `gorm:"primaryKey" json:"id"`
 	ConnectionID string            `gorm:"uniqueIndex:idx_vms_platform,priority:1;not null" json:"connection_id"`
 	PlatformID   string            `gorm:"uniqueIndex:idx_vms_platform,priority:2;not null" json:"platform_id"`
-	Name         string            `gorm:"index:idx_vms_name" json:"name"`
+	Name         string            `json:"name"`
 	Power        hypervisors.Power `json:"power"`
 	Description  hypervisors.VM    `gorm:"serializer:json" json:"description"`
 	FirstSeen    time.Time         `json:"first_seen"`
@@ -143,10 +143,10 @@ const (
 // Run is something that was asked for; its tasks do it.
 type Run struct {
 	ID         string     `gorm:"primaryKey" json:"id"`
-	Kind       RunKind    `gorm:"index" json:"kind"`
+	Kind       RunKind    `json:"kind"`
 	Trigger    Trigger    `json:"trigger"`
 	User       string     `gorm:"column:requested_by" json:"user,omitempty"`
-	State      State      `gorm:"index" json:"state"`
+	State      State      `json:"state"`
 	Error      *Failure   `gorm:"serializer:json" json:"error,omitempty"` // of the first task that failed
 	CreatedAt  time.Time  `json:"created_at"`
 	StartedAt  *time.Time `json:"started_at,omitempty"`
@@ -162,17 +162,17 @@ type Run struct {
 // Task is the part of a run that deals with one VM.
 type Task struct {
 	ID     string  `gorm:"primaryKey" json:"id"`
-	RunID  string  `gorm:"index;not null" json:"run_id"`
+	RunID  string  `gorm:"not null" json:"run_id"`
 	Kind   RunKind `json:"kind"`
-	VMID   string  `gorm:"index" json:"vm_id,omitempty"`
+	VMID   string  `json:"vm_id,omitempty"`
 	VMName string  `json:"vm_name,omitempty"`
 	// Subject is what the task must have for itself: no two tasks that are queued or running share one. Empty: nothing.
 	Subject         string          `gorm:"uniqueIndex:idx_tasks_active,where:state IN ('queued'\\,'running') AND subject <> ''" json:"-"`
 	ConnectionID    string          `gorm:"index" json:"connection_id,omitempty"`
-	RepositoryID    string          `gorm:"index" json:"repository_id,omitempty"`
+	RepositoryID    string          `json:"repository_id,omitempty"`
 	RestorePointID  string          `json:"restore_point_id,omitempty"` // read by a restore or verify, made by a backup
 	Spec            json.RawMessage `json:"spec,omitempty"`             // what was asked for, in the kind's own words
-	State           State           `gorm:"index" json:"state"`
+	State           State           `json:"state"`
 	Phase           string          `json:"phase,omitempty"`
 	Progress        Progress        `gorm:"serializer:json" json:"progress"`
 	Warnings        []string        `gorm:"serializer:json" json:"warnings,omitempty"`
@@ -327,9 +327,9 @@ type Event struct {
 // RestorePoint is the catalog's row of a restore point in a repository.
 type RestorePoint struct {
 	ID              string                  `gorm:"primaryKey" json:"id"` // the store's
-	RepositoryID    string                  `gorm:"index;not null" json:"repository_id"`
+	RepositoryID    string                  `gorm:"not null" json:"repository_id"`
 	ConnectionID    string                  `json:"connection_id"`
-	VMID            string                  `gorm:"index" json:"vm_id"`
+	VMID            string                  `json:"vm_id"`
 	VMName          string                  `json:"vm_name"`
 	Series          string                  `json:"series"`
 	TaskID          string                  `gorm:"index" json:"task_id,omitempty"`
@@ -405,7 +405,8 @@ type Token struct {
 	ID        string     `gorm:"primaryKey" json:"id"`
 	Hash      string     `gorm:"uniqueIndex;not null" json:"-"`
 	Name      string     `json:"name"`
-	UserID    string     `gorm:"index;not null" json:"user_id"`
+	Scope     string     `gorm:"not null;default:''" json:"scope,omitempty"` // what it is good for; "" is everything its user may do
+	UserID    string     `gorm:"not null" json:"user_id"`
 	CreatedAt time.Time  `json:"created_at"`
 	ExpiresAt *time.Time `json:"expires_at,omitempty"`
 	LastUsed  *time.Time `json:"last_used,omitempty"`

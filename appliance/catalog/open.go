@@ -18,7 +18,10 @@ import (
 )
 
 // schemaVersion is the version of the tables this program writes.
-const schemaVersion = 8
+const schemaVersion = 9
+
+// Schema is the version of the tables.
+func (c *Catalog) Schema() int { return schemaVersion }
 
 // Catalog is an open catalog. Its methods may be called from several goroutines.
 type Catalog struct {
@@ -142,6 +145,12 @@ func migrate(tx *gorm.DB, version int) error {
 	if version > 0 && version < 8 {
 		errs = append(errs, m.AddColumn(&VM{}, "Facts"), m.AddColumn(&Run{}, "PolicyID"), m.AddColumn(&Run{}, "TurnID"),
 			m.CreateIndex(&Run{}, "PolicyID"))
+	}
+	if version < 9 {
+		errs = append(errs, tx.AutoMigrate(&KeyedRequest{}), createIndexes(tx))
+	}
+	if version < 9 && !m.HasColumn(&Token{}, "Scope") {
+		errs = append(errs, m.AddColumn(&Token{}, "Scope"))
 	}
 	if version == 1 {
 		errs = append(errs, m.AddColumn(&Connection{}, "HostID"))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"gorm.io/gorm"
 	"gorm.io/gorm/clause"
 )
 
@@ -23,12 +24,28 @@ func (c *Catalog) AddRestorePoint(ctx context.Context, p RestorePoint) error {
 	return nil
 }
 
+// AddRestorePoints stores many restore points as AddRestorePoint does, all or none of them.
+func (c *Catalog) AddRestorePoints(ctx context.Context, points []RestorePoint) error {
+	if len(points) == 0 {
+		return nil
+	}
+	const batch = 500 // a statement may have 32766 values
+	err := c.db.WithContext(ctx).Transaction(func(tx *gorm.DB) error {
+		return tx.Clauses(clause.OnConflict{DoNothing: true}).CreateInBatches(points, batch).Error
+	})
+	if err != nil {
+		return failure("store restore points", "", err)
+	}
+	return nil
+}
+
 // RestorePoint returns one restore point by its id.
 func (c *Catalog) RestorePoint(ctx context.Context, id string) (RestorePoint, error) {
 	return first[RestorePoint](ctx, c, "look up restore point", id, "id = ?", id)
 }
 
-// RestorePoints lists restore points, the newest first.
+// RestorePoints lists restore points in the order of their publication, the newest first, or by time, vm_name or
+// stored_bytes.
 func (c *Catalog) RestorePoints(ctx context.Context, f PointFilter, p Page) (List[RestorePoint], error) {
 	q := c.db.WithContext(ctx)
 	for column, value := range map[string]string{
@@ -38,7 +55,11 @@ func (c *Catalog) RestorePoints(ctx context.Context, f PointFilter, p Page) (Lis
 			q = q.Where(column+" = ?", value)
 		}
 	}
-	return page(q, p, newestFirst(func(v RestorePoint) string { return v.ID }))
+	return page(q, p, byAge(func(v RestorePoint) string { return v.ID }, map[string]order[RestorePoint]{
+		"time":         by("time", func(v RestorePoint) time.Time { return v.Time.UTC() }),
+		"vm_name":      by("vm_name", func(v RestorePoint) string { return v.VMName }),
+		"stored_bytes": by("bytes_stored", func(v RestorePoint) int64 { return v.BytesStored }),
+	}))
 }
 
 // PointsOfVM returns all restore points of a VM in a repository ("": in all), the newest first.

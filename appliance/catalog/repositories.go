@@ -30,9 +30,12 @@ func (c *Catalog) RepositoryByName(ctx context.Context, name string) (Repository
 	return first[Repository](ctx, c, "look up repository", name, "name = ?", name)
 }
 
-// Repositories lists repositories by name.
+// Repositories lists repositories by name, or by created_at.
 func (c *Catalog) Repositories(ctx context.Context, p Page) (List[Repository], error) {
-	return page(c.db.WithContext(ctx), p, byName(func(v Repository) (string, string) { return v.Name, v.ID }))
+	id := func(v Repository) string { return v.ID }
+	return page(c.db.WithContext(ctx), p, byName(func(v Repository) string { return v.Name }, id, map[string]order[Repository]{
+		"created_at": by("id", id),
+	}))
 }
 
 // UpdateRepository changes a repository as change says.

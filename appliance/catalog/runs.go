@@ -138,7 +138,7 @@ func (c *Catalog) Runs(ctx context.Context, f RunFilter, p Page) (List[Run], err
 	if f.VMID != "" {
 		q = q.Where("id IN (?)", c.db.Model(&Task{}).Select("run_id").Where("vm_id = ?", f.VMID))
 	}
-	return page(q, p, newestFirst(func(v Run) string { return v.ID }))
+	return page(q, p, byAge(func(v Run) string { return v.ID }, nil))
 }
 
 // Tasks lists tasks, the newest first.
@@ -153,7 +153,7 @@ func (c *Catalog) Tasks(ctx context.Context, f TaskFilter, p Page) (List[Task], 
 	if len(f.States) > 0 {
 		q = q.Where("state IN ?", f.States)
 	}
-	return page(q, p, newestFirst(func(v Task) string { return v.ID }))
+	return page(q, p, byAge(func(v Task) string { return v.ID }, nil))
 }
 
 // ActiveTasks returns all tasks that are queued or running, the oldest first.

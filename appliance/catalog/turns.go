@@ -207,7 +207,7 @@ func (c *Catalog) Turns(ctx context.Context, f TurnFilter, p Page) (List[Turn], 
 	if len(f.States) > 0 {
 		q = q.Where("state IN ?", f.States)
 	}
-	return page(q, p, newestFirst(func(t Turn) string { return t.ID }))
+	return page(q, p, byAge(func(t Turn) string { return t.ID }, nil))
 }
 
 // Occurrences returns the newest instants at which a policy was due, the newest first.

@@ -34,7 +34,7 @@ func (c *Catalog) VMByPlatformID(ctx context.Context, connectionID, platformID s
 	return first[VM](ctx, c, "look up VM", platformID, "connection_id = ? AND platform_id = ?", connectionID, platformID)
 }
 
-// VMs lists VMs by name.
+// VMs lists VMs by name, or by power.
 func (c *Catalog) VMs(ctx context.Context, f VMFilter, p Page) (List[VM], error) {
 	q := c.db.WithContext(ctx)
 	if f.ConnectionID != "" {
@@ -49,7 +49,9 @@ func (c *Catalog) VMs(ctx context.Context, f VMFilter, p Page) (List[VM], error)
 	if !f.Gone {
 		q = q.Where("gone_at IS NULL")
 	}
-	return page(q, p, byName(func(v VM) (string, string) { return v.Name, v.ID }))
+	return page(q, p, byName(func(v VM) string { return v.Name }, func(v VM) string { return v.ID }, map[string]order[VM]{
+		"power": by("power", func(v VM) hypervisors.Power { return v.Power }),
+	}))
 }
 
 var likeEscaper = strings.NewReplacer(`\`, `\\`, "%", `\%`, "_", `\_`, "*", "%")

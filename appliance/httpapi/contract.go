@@ -33,10 +33,13 @@ type contract struct {
 
 // operation is one method of one path.
 type operation struct {
-	id     string
-	public bool
-	params map[string]param // of query and header
-	body   *jsonschema.Schema
+	id      string
+	public  bool
+	params  map[string]param // of query and header
+	body    *jsonschema.Schema
+	answer  string          // pointer to the schema of a 200 in JSON; "" when there is none
+	members map[string]bool // of the items when that is a list
+	starts  bool            // a run
 }
 
 type param struct {
@@ -108,6 +111,7 @@ func (c *contract) operation(at string) (*operation, error) {
 	if security, ok := o["security"].([]any); ok && len(security) == 0 {
 		op.public = true
 	}
+	c.addAnswer(op, at)
 	params, _ := o["parameters"].([]any)
 	for i := range params {
 		if err := c.addParam(op, c.resolve(fmt.Sprintf("%s/parameters/%d", at, i))); err != nil {
@@ -122,6 +126,21 @@ func (c *contract) operation(at string) (*operation, error) {
 		op.body = schema
 	}
 	return op, nil
+}
+
+func (c *contract) addAnswer(op *operation, at string) {
+	op.starts = c.object(at+"/responses/202") != nil
+	schema := c.resolve(at+"/responses/200") + "/content/application~1json/schema"
+	if c.object(schema) == nil {
+		return
+	}
+	op.answer = c.resolve(schema)
+	if item := c.resolve(op.answer + "/properties/items/items"); c.object(item) != nil {
+		op.members = map[string]bool{}
+		for name := range c.object(item + "/properties") {
+			op.members[name] = true
+		}
+	}
 }
 
 func (c *contract) addParam(op *operation, at string) error {

@@ -5,6 +5,10 @@
 // invariant: no request reaches a handler before it carries a valid token (set-up, login, health and the document
 // apart) and before its query and body are what the document says.
 //
-// Concurrency: Stream is written by whoever publishes and read by any number of subscribers, under its own mutex.
-// Nothing else in the package is shared between requests and changes.
+// What all operations have in common stands in the middleware, driven by the document: ETags and If-Match, Idempotency-Key,
+// `fields`, limits by token, traces. Between the look at an ETag and the change that asked for it no other request of this
+// process comes; another manager on the same database may.
+//
+// Concurrency: Stream is written by whoever publishes and read by any number of subscribers, under its own mutex,
+// as are limiter and changes. Nothing else in the package is shared between requests and changes.
 package httpapi

@@ -24,9 +24,14 @@ type eventStream struct {
 	seen   string
 }
 
+const eventStreamType = "text/event-stream"
+
 // VisitStreamEventsResponse writes the stream. It starts no goroutine.
 func (e *eventStream) VisitStreamEventsResponse(w http.ResponseWriter) error {
-	w.Header().Set("Content-Type", "text/event-stream")
+	if e.s.metrics != nil {
+		defer e.s.metrics.Stream()()
+	}
+	w.Header().Set("Content-Type", eventStreamType)
 	w.Header().Set("X-Accel-Buffering", "no")
 	w.WriteHeader(http.StatusOK)
 	out := &eventWriter{w: w, control: http.NewResponseController(w)}

@@ -28,8 +28,9 @@ func value[T any](p *T) T {
 	return *p
 }
 
-func pageOf(limit *int, token *string) catalog.Page {
-	return catalog.Page{Limit: value(limit), Cursor: value(token)}
+// paged are the parameters that lists share.
+func paged(limit *int, token, sort *string, total *bool) catalog.Page {
+	return catalog.Page{Limit: value(limit), Cursor: value(token), Sort: value(sort), Total: value(total)}
 }
 
 // bounded gives a call the time that a call may take.
@@ -44,7 +45,13 @@ func (h *handlers) GetLivez(context.Context, server.GetLivezRequestObject) (serv
 func (h *handlers) GetReadyz(ctx context.Context, _ server.GetReadyzRequestObject) (server.GetReadyzResponseObject, error) {
 	ctx, cancel := bounded(ctx)
 	defer cancel()
-	if err := h.s.core.Ready(ctx); err != nil {
+	err := h.s.core.Ready(ctx)
+	select {
+	case <-h.s.closing: // whoever spreads requests is to look for another appliance
+		err = fault.New(fault.Transient, "", "", "the appliance is stopping")
+	default:
+	}
+	if err != nil {
 		// Anybody may ask, so nobody is told why.
 		h.s.log.WarnContext(ctx, "not ready", "err", err)
 		return nil, fault.New(fault.Transient, "", "", "the appliance is not ready")
@@ -55,7 +62,10 @@ func (h *handlers) GetReadyz(ctx context.Context, _ server.GetReadyzRequestObjec
 func (h *handlers) GetVersion(context.Context, server.GetVersionRequestObject) (server.GetVersionResponseObject, error) {
 	v := h.s.version
 	info, _ := h.s.contract.object("/info")["version"].(string)
-	return server.GetVersion200JSONResponse{Version: v.Version, Commit: v.Commit, Go: runtime.Version(), API: info}, nil
+	return server.GetVersion200JSONResponse{
+		Version: v.Version, Commit: v.Commit, BuiltAt: v.Built.UTC(), Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH,
+		API: info, Schema: v.Schema,
+	}, nil
 }
 
 func (h *handlers) SetUp(ctx context.Context, r server.SetUpRequestObject) (server.SetUpResponseObject, error) {
@@ -80,17 +90,30 @@ func issuedOf(i identity.Issued) server.IssuedToken {
 
 func (h *handlers) ListTokens(ctx context.Context, r server.ListTokensRequestObject) (server.ListTokensResponseObject, error) {
 	caller := askedOf(ctx).caller
-	list, err := h.s.identity.Tokens(ctx, caller, pageOf(r.Params.Limit, r.Params.PageToken))
+	list, err := h.s.identity.Tokens(ctx, caller, paged(r.Params.Limit, r.Params.PageToken, r.Params.Sort, r.Params.IncludeTotal))
 	if err != nil {
 		return nil, err
 	}
 	items := each(list.Items, func(t catalog.Token) server.Token { return tokenOf(t, caller.User) })
-	return server.ListTokens200JSONResponse{Items: items, Next: list.Next}, nil
+	return server.ListTokens200JSONResponse{Items: items, Next: list.Next, Total: list.Total}, nil
+}
+
+func (h *handlers) GetToken(ctx context.Context, r server.GetTokenRequestObject) (server.GetTokenResponseObject, error) {
+	caller := askedOf(ctx).caller
+	t, err := h.s.identity.Token(ctx, caller, r.TokenID)
+	if err != nil {
+		return nil, err
+	}
+	return server.GetToken200JSONResponse(tokenOf(t, caller.User)), nil
 }
 
 func (h *handlers) CreateToken(ctx context.Context, r server.CreateTokenRequestObject) (server.CreateTokenResponseObject, error) {
+	scope := string(r.Body.Scope)
+	if r.Body.Scope == server.ScopeAll {
+		scope = ""
+	}
 	lifetime := time.Duration(r.Body.ExpiresInDays) * 24 * time.Hour
-	issued, err := h.s.identity.IssueToken(ctx, askedOf(ctx).caller, r.Body.Name, lifetime)
+	issued, err := h.s.identity.IssueToken(ctx, askedOf(ctx).caller, r.Body.Name, scope, lifetime)
 	if err != nil {
 		return nil, err
 	}
@@ -105,11 +128,11 @@ func (h *handlers) DeleteToken(ctx context.Context, r server.DeleteTokenRequestO
 }
 
 func (h *handlers) ListConnections(ctx context.Context, r server.ListConnectionsRequestObject) (server.ListConnectionsResponseObject, error) {
-	list, err := h.s.core.ListConnections(ctx, pageOf(r.Params.Limit, r.Params.PageToken))
+	list, err := h.s.core.ListConnections(ctx, paged(r.Params.Limit, r.Params.PageToken, r.Params.Sort, r.Params.IncludeTotal))
 	if err != nil {
 		return nil, err
 	}
-	return server.ListConnections200JSONResponse{Items: each(list.Items, connectionOf), Next: list.Next}, nil
+	return server.ListConnections200JSONResponse{Items: each(list.Items, connectionOf), Next: list.Next, Total: list.Total}, nil
 }
 
 func (h *handlers) CreateConnection(ctx context.Context, r server.CreateConnectionRequestObject) (server.CreateConnectionResponseObject, error) {
@@ -200,11 +223,11 @@ func (h *handlers) ListVMs(ctx context.Context, r server.ListVMsRequestObject) (
 	list, err := h.s.core.ListVMs(ctx, catalog.VMFilter{
 		ConnectionID: value(r.Params.Connection), Name: value(r.Params.Name),
 		Power: hypervisors.Power(value(r.Params.Power)), Gone: value(r.Params.Gone),
-	}, pageOf(r.Params.Limit, r.Params.PageToken))
+	}, paged(r.Params.Limit, r.Params.PageToken, r.Params.Sort, r.Params.IncludeTotal))
 	if err != nil {
 		return nil, err
 	}
-	return server.ListVMs200JSONResponse{Items: each(list.Items, vmOf), Next: list.Next}, nil
+	return server.ListVMs200JSONResponse{Items: each(list.Items, vmOf), Next: list.Next, Total: list.Total}, nil
 }
 
 func (h *handlers) GetVM(ctx context.Context, r server.GetVMRequestObject) (server.GetVMResponseObject, error) {
@@ -220,11 +243,11 @@ func (h *handlers) GetVM(ctx context.Context, r server.GetVMRequestObject) (serv
 func (h *handlers) ListRestorePoints(ctx context.Context, r server.ListRestorePointsRequestObject) (server.ListRestorePointsResponseObject, error) {
 	list, err := h.s.core.ListRestorePoints(ctx, catalog.PointFilter{
 		VMID: value(r.Params.VM), RepositoryID: value(r.Params.Repository),
-	}, pageOf(r.Params.Limit, r.Params.PageToken))
+	}, paged(r.Params.Limit, r.Params.PageToken, r.Params.Sort, r.Params.IncludeTotal))
 	if err != nil {
 		return nil, err
 	}
-	return server.ListRestorePoints200JSONResponse{Items: each(list.Items, pointOf), Next: list.Next}, nil
+	return server.ListRestorePoints200JSONResponse{Items: each(list.Items, pointOf), Next: list.Next, Total: list.Total}, nil
 }
 
 func (h *handlers) GetRestorePoint(ctx context.Context, r server.GetRestorePointRequestObject) (server.GetRestorePointResponseObject, error) {
@@ -253,11 +276,11 @@ func (h *handlers) PruneRestorePoint(ctx context.Context, r server.PruneRestoreP
 func (h *handlers) ListRuns(ctx context.Context, r server.ListRunsRequestObject) (server.ListRunsResponseObject, error) {
 	list, err := h.s.core.ListRuns(ctx, catalog.RunFilter{
 		State: catalog.State(value(r.Params.State)), Kind: catalog.RunKind(value(r.Params.Kind)), VMID: value(r.Params.VM),
-	}, pageOf(r.Params.Limit, r.Params.PageToken))
+	}, paged(r.Params.Limit, r.Params.PageToken, r.Params.Sort, r.Params.IncludeTotal))
 	if err != nil {
 		return nil, err
 	}
-	return server.ListRuns200JSONResponse{Items: each(list.Items, runOf), Next: list.Next}, nil
+	return server.ListRuns200JSONResponse{Items: each(list.Items, runOf), Next: list.Next, Total: list.Total}, nil
 }
 
 func (h *handlers) GetRun(ctx context.Context, r server.GetRunRequestObject) (server.GetRunResponseObject, error) {
@@ -296,11 +319,11 @@ func (h *handlers) ListTasks(ctx context.Context, r server.ListTasksRequestObjec
 	if r.Params.State != nil {
 		f.States = []catalog.State{catalog.State(*r.Params.State)}
 	}
-	list, err := h.s.core.ListTasks(ctx, f, pageOf(r.Params.Limit, r.Params.PageToken))
+	list, err := h.s.core.ListTasks(ctx, f, paged(r.Params.Limit, r.Params.PageToken, r.Params.Sort, r.Params.IncludeTotal))
 	if err != nil {
 		return nil, err
 	}
-	return server.ListTasks200JSONResponse{Items: each(list.Items, taskOf), Next: list.Next}, nil
+	return server.ListTasks200JSONResponse{Items: each(list.Items, taskOf), Next: list.Next, Total: list.Total}, nil
 }
 
 func (h *handlers) GetTask(ctx context.Context, r server.GetTaskRequestObject) (server.GetTaskResponseObject, error) {

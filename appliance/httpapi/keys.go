@@ -17,6 +17,21 @@ func (h *handlers) ListKeys(ctx context.Context, r server.ListKeysRequestObject)
 	return server.ListKeys200JSONResponse{Items: each(keys, keyOf)}, nil
 }
 
+func (h *handlers) GetKey(ctx context.Context, r server.GetKeyRequestObject) (server.GetKeyResponseObject, error) {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	keys, err := h.s.core.ListKeys(ctx, r.RepositoryID)
+	if err != nil {
+		return nil, err
+	}
+	for _, k := range keys {
+		if k.ID == r.KeyID {
+			return server.GetKey200JSONResponse(keyOf(k)), nil
+		}
+	}
+	return nil, none("key", r.KeyID)
+}
+
 func (h *handlers) AddKey(ctx context.Context, r server.AddKeyRequestObject) (server.AddKeyResponseObject, error) {
 	b := r.Body
 	var w wrongs

@@ -52,6 +52,7 @@ func (s *Server) identify(next echo.HandlerFunc) echo.HandlerFunc {
 		id := "req_" + strings.ToLower(ulid.Make().String())
 		c.Set(requestIDKey, id)
 		c.Response().Header().Set(echo.HeaderXRequestID, id)
+		takeTrace(c)
 		return next(c)
 	}
 }
@@ -64,12 +65,24 @@ func (s *Server) logAccess(next echo.HandlerFunc) echo.HandlerFunc {
 			c.Error(err)
 		}
 		r := c.Request()
-		s.log.LogAttrs(r.Context(), slog.LevelDebug, "request", slog.String("request_id", requestID(c)),
+		s.log.LogAttrs(r.Context(), slog.LevelDebug, "request", slog.String("request_id", requestID(c)), slog.String("trace_id", traceID(c)),
 			slog.String("method", r.Method), slog.String("path", r.URL.Path), slog.Int("status", c.Response().Status),
 			slog.Int64("bytes", c.Response().Size), slog.Duration("elapsed", time.Since(began)),
 			slog.String("source", c.RealIP()), slog.String("user", askedOf(r.Context()).caller.User))
+		if s.metrics != nil && c.Response().Header().Get(echo.HeaderContentType) != eventStreamType {
+			s.measure(c, time.Since(began))
+		}
 		return nil
 	}
+}
+
+// measure counts an answer. Routes that are not known are one: clients must not be able to make series.
+func (s *Server) measure(c echo.Context, elapsed time.Duration) {
+	method, route := c.Request().Method, c.Path()
+	if key := method + " " + route; s.contract.operations[key] == nil && !pages[key] && key != metricsRoute {
+		method, route = "other", ""
+	}
+	s.metrics.Request(method, route, c.Response().Status, elapsed)
 }
 
 // recoverPanic turns a panic into an Internal error, with its stack in the log only.
@@ -122,6 +135,11 @@ func (s *Server) authenticate(next echo.HandlerFunc) echo.HandlerFunc {
 			caller, err := s.identity.Authenticate(c.Request().Context(), secret)
 			if err != nil {
 				return unauthorized(err)
+			}
+			if caller.Scope == identity.ScopeMetrics && key != metricsRoute {
+				r := reject(fault.Denied, 0, "scope", "this token is only good for /metrics")
+				r.cause.Explain("It was made for a program that measures, and can do nothing else.", "Use another API token.")
+				return r
 			}
 			a.caller = caller
 		}

@@ -19,6 +19,25 @@ func (h *handlers) ListMoverLimits(ctx context.Context, _ server.ListMoverLimits
 	return server.ListMoverLimits200JSONResponse{Items: each(list, limitOf)}, nil
 }
 
+func (h *handlers) GetMoverLimit(ctx context.Context, r server.GetMoverLimitRequestObject) (server.GetMoverLimitResponseObject, error) {
+	list, err := h.s.core.ListMoverLimits(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, l := range list {
+		if l.ID == r.LimitID {
+			return server.GetMoverLimit200JSONResponse(limitOf(l)), nil
+		}
+	}
+	return nil, none("limit", r.LimitID)
+}
+
+// none is the error about a thing that is not in its list.
+func none(what, id string) error {
+	return fault.New(fault.NotFound, "look up "+what, id, "there is none").Explain(
+		"The appliance does not know it, or not any more.", "List what there is, and name one of those.")
+}
+
 func (h *handlers) AddMoverLimit(ctx context.Context, r server.AddMoverLimitRequestObject) (server.AddMoverLimitResponseObject, error) {
 	q := r.Body
 	l := catalog.MoverLimit{

@@ -115,6 +115,9 @@ func got[T any](t *testing.T, v *T, resp *http.Response, problem *client.Problem
 // wait is long enough for every run of these tests; how long it takes does not decide them.
 var wait = "wait=120"
 
+// whatever is an If-Match for what nobody else changes.
+var whatever = "*"
+
 // backup backs the VM up and returns the restore point.
 func (r *real) backup(vm, repository string) client.RestorePoint {
 	r.t.Helper()
@@ -137,10 +140,10 @@ func (r *real) succeeded(run client.Run) client.Run {
 // TestFromSetUpToCollect goes the whole way of an admin; every answer is compared with the document.
 func TestFromSetUpToCollect(t *testing.T) {
 	r := newReal(t)
-	made, err := r.CreateConnectionWithResponse(r.ctx, client.CreateConnectionRequest{Name: "lab", Platform: string(memplatform.PlatformName), Address: "here"})
+	made, err := r.CreateConnectionWithResponse(r.ctx, nil, client.CreateConnectionRequest{Name: "lab", Platform: string(memplatform.PlatformName), Address: "here"})
 	check(t, err)
 	conn := got(t, made.JSON201, made.HTTPResponse, made.ApplicationProblemJSONDefault)
-	built, err := r.CreateRepositoryWithResponse(r.ctx, client.CreateRepositoryRequest{Name: "main", Path: filepath.Join(t.TempDir(), "repo")})
+	built, err := r.CreateRepositoryWithResponse(r.ctx, nil, client.CreateRepositoryRequest{Name: "main", Path: filepath.Join(t.TempDir(), "repo")})
 	check(t, err)
 	repo := got(t, built.JSON201, built.HTTPResponse, built.ApplicationProblemJSONDefault)
 
@@ -204,7 +207,7 @@ func (r *real) verifyPruneCollect(full, next client.RestorePoint, repository str
 	verified, err := r.StartVerifyWithResponse(r.ctx, next.ID, &client.StartVerifyParams{Prefer: &wait})
 	check(r.t, err)
 	r.succeeded(got(r.t, verified.JSON200, verified.HTTPResponse, verified.ApplicationProblemJSONDefault))
-	pruned, err := r.PruneRestorePointWithResponse(r.ctx, full.ID)
+	pruned, err := r.PruneRestorePointWithResponse(r.ctx, full.ID, &client.PruneRestorePointParams{IfMatch: &whatever})
 	check(r.t, err)
 	if pruned.StatusCode() != http.StatusNoContent {
 		r.t.Errorf("prune: %s %s", pruned.Status(), pruned.Body)
@@ -224,11 +227,11 @@ func (r *real) verifyPruneCollect(full, next client.RestorePoint, repository str
 func TestRealRefusals(t *testing.T) {
 	r := newReal(t)
 	conn := client.CreateConnectionRequest{Name: "lab", Platform: string(memplatform.PlatformName), Address: "here"}
-	first, err := r.CreateConnectionWithResponse(r.ctx, conn)
+	first, err := r.CreateConnectionWithResponse(r.ctx, nil, conn)
 	check(t, err)
 	got(t, first.JSON201, first.HTTPResponse, first.ApplicationProblemJSONDefault)
 	repo := client.CreateRepositoryRequest{Name: "main", Path: filepath.Join(t.TempDir(), "repo")}
-	built, err := r.CreateRepositoryWithResponse(r.ctx, repo)
+	built, err := r.CreateRepositoryWithResponse(r.ctx, nil, repo)
 	check(t, err)
 	kept := got(t, built.JSON201, built.HTTPResponse, built.ApplicationProblemJSONDefault)
 	vms, err := r.ListVMsWithResponse(r.ctx, nil)
@@ -240,15 +243,15 @@ func TestRealRefusals(t *testing.T) {
 		want string
 	}{
 		"connection twice": {func() (*http.Response, *client.Problem, error) {
-			x, err := r.CreateConnectionWithResponse(r.ctx, conn)
+			x, err := r.CreateConnectionWithResponse(r.ctx, nil, conn)
 			return x.HTTPResponse, x.ApplicationProblemJSONDefault, err
 		}, "409 /problems/exists"},
 		"unknown platform": {func() (*http.Response, *client.Problem, error) {
-			x, err := r.CreateConnectionWithResponse(r.ctx, client.CreateConnectionRequest{Name: "x", Platform: "zos", Address: "x"})
+			x, err := r.CreateConnectionWithResponse(r.ctx, nil, client.CreateConnectionRequest{Name: "x", Platform: "zos", Address: "x"})
 			return x.HTTPResponse, x.ApplicationProblemJSONDefault, err
 		}, "422 /problems/invalid"},
 		"repository where one is": {func() (*http.Response, *client.Problem, error) {
-			x, err := r.CreateRepositoryWithResponse(r.ctx, client.CreateRepositoryRequest{Name: "other", Path: repo.Path})
+			x, err := r.CreateRepositoryWithResponse(r.ctx, nil, client.CreateRepositoryRequest{Name: "other", Path: repo.Path})
 			return x.HTTPResponse, x.ApplicationProblemJSONDefault, err
 		}, "409 /problems/exists"},
 		"backup into nothing": {func() (*http.Response, *client.Problem, error) {
@@ -296,10 +299,10 @@ func TestRealRefusals(t *testing.T) {
 // lab connects the platform, makes a repository and returns both with the VM.
 func (r *real) lab() (vm, repository string) {
 	r.t.Helper()
-	made, err := r.CreateConnectionWithResponse(r.ctx, client.CreateConnectionRequest{Name: "lab", Platform: string(memplatform.PlatformName), Address: "here"})
+	made, err := r.CreateConnectionWithResponse(r.ctx, nil, client.CreateConnectionRequest{Name: "lab", Platform: string(memplatform.PlatformName), Address: "here"})
 	check(r.t, err)
 	got(r.t, made.JSON201, made.HTTPResponse, made.ApplicationProblemJSONDefault)
-	built, err := r.CreateRepositoryWithResponse(r.ctx, client.CreateRepositoryRequest{Name: "main", Path: filepath.Join(r.t.TempDir(), "repo")})
+	built, err := r.CreateRepositoryWithResponse(r.ctx, nil, client.CreateRepositoryRequest{Name: "main", Path: filepath.Join(r.t.TempDir(), "repo")})
 	check(r.t, err)
 	repo := got(r.t, built.JSON201, built.HTTPResponse, built.ApplicationProblemJSONDefault)
 	vms, err := r.ListVMsWithResponse(r.ctx, nil)

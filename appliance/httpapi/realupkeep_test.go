@@ -15,7 +15,7 @@ import (
 // mirror makes a repository on two directories below dir, beside the one of lab.
 func (r *real) mirror(dir string) client.Repository {
 	r.t.Helper()
-	built, err := r.CreateRepositoryWithResponse(r.ctx, client.CreateRepositoryRequest{Name: "mirror", Set: client.NewSet{
+	built, err := r.CreateRepositoryWithResponse(r.ctx, nil, client.CreateRepositoryRequest{Name: "mirror", Set: client.NewSet{
 		Data: 1, Parity: 1, Members: []client.SetMember{{Path: filepath.Join(dir, "a"), Domain: "x"}, {Path: filepath.Join(dir, "b"), Domain: "y"}},
 	}})
 	check(r.t, err)
@@ -72,7 +72,7 @@ func TestRealUpkeepOfAMirror(t *testing.T) {
 	if res := run.Tasks[0].Result; run.Kind != client.RunVerify || !res.CycleComplete || res.PointsProven != 1 {
 		t.Errorf("verify %+v", res)
 	}
-	changed, err := r.UpdateRepositoryWithResponse(r.ctx, made.ID, client.UpdateRepositoryRequest{
+	changed, err := r.UpdateRepositoryWithResponse(r.ctx, made.ID, &client.UpdateRepositoryParams{IfMatch: &whatever}, client.UpdateRepositoryRequest{
 		Verification: client.VerificationSettings{EveryDays: 90, BytesPerSecond: 1000},
 	})
 	check(t, err)
@@ -122,7 +122,7 @@ func TestRealKeys(t *testing.T) {
 	r := newReal(t)
 	vm, repo := r.lab()
 	point := r.backup(vm, repo)
-	added, err := r.AddKeyWithResponse(r.ctx, repo, client.AddKeyRequest{Kind: client.KeyPaper, Label: "safe"})
+	added, err := r.AddKeyWithResponse(r.ctx, repo, nil, client.AddKeyRequest{Kind: client.KeyPaper, Label: "safe"})
 	check(t, err)
 	paper := got(t, added.JSON201, added.HTTPResponse, added.ApplicationProblemJSONDefault)
 	if _, err := store.ParsePaperKey(paper.Paper); err != nil || paper.Key.Label != "safe" || paper.Key.InUse {
@@ -134,7 +134,7 @@ func TestRealKeys(t *testing.T) {
 	if report.RestorePointID != point.ID || report.VMName != "web" || report.RepositoryID != repo || report.Key.ID != paper.Key.ID {
 		t.Errorf("drill %+v", report)
 	}
-	rotated, err := r.RotateKeyWithResponse(r.ctx, repo)
+	rotated, err := r.RotateKeyWithResponse(r.ctx, repo, nil)
 	check(t, err)
 	fresh := got(t, rotated.JSON200, rotated.HTTPResponse, rotated.ApplicationProblemJSONDefault)
 	listed, err := r.ListKeysWithResponse(r.ctx, repo)
@@ -145,7 +145,7 @@ func TestRealKeys(t *testing.T) {
 			t.Errorf("key %+v; the appliance's is %s", k, fresh.ID)
 		}
 	}
-	removed, err := r.RemoveKeyWithResponse(r.ctx, repo, paper.Key.ID)
+	removed, err := r.RemoveKeyWithResponse(r.ctx, repo, paper.Key.ID, &client.RemoveKeyParams{IfMatch: &whatever})
 	check(t, err)
 	if removed.StatusCode() != http.StatusNoContent || len(keys) != 2 {
 		t.Errorf("remove: %s %s; there were %d keys", removed.Status(), removed.Body, len(keys))
@@ -155,7 +155,7 @@ func TestRealKeys(t *testing.T) {
 	if p := refused.ApplicationProblemJSONDefault; p == nil || p.Type != "/problems/denied" || p.Advice == "" || strings.Contains(string(refused.Body), "CAIRN-PAPER") {
 		t.Errorf("drill with a key that was taken away: %s %+v", refused.Status(), p)
 	}
-	if last, err := r.RemoveKeyWithResponse(r.ctx, repo, fresh.ID); err != nil || last.StatusCode() != http.StatusConflict {
+	if last, err := r.RemoveKeyWithResponse(r.ctx, repo, fresh.ID, &client.RemoveKeyParams{IfMatch: &whatever}); err != nil || last.StatusCode() != http.StatusConflict {
 		t.Errorf("removing the appliance's own key: %s, %v", last.Status(), err)
 	}
 }

@@ -1,7 +1,6 @@
 package httpapi
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"log/slog"
@@ -21,7 +20,7 @@ func (s *Server) renderError(err error, c echo.Context) {
 		return
 	}
 	p := problemOf(err)
-	p.Instance, p.RequestID = c.Request().URL.EscapedPath(), requestID(c)
+	p.Instance, p.RequestID, p.TraceID = c.Request().URL.EscapedPath(), requestID(c), traceID(c)
 	h := c.Response().Header()
 	switch p.Status {
 	case http.StatusUnauthorized:
@@ -31,9 +30,12 @@ func (s *Server) renderError(err error, c echo.Context) {
 		if t, ok := errors.AsType[*identity.Throttled](err); ok {
 			wait = t.Wait
 		}
+		if t, ok := errors.AsType[*tooMany](err); ok {
+			wait = t.wait
+		}
 		h.Set(echo.HeaderRetryAfter, strconv.Itoa(int(wait.Seconds())+1))
 	}
-	s.logProblem(c.Request().Context(), err, p)
+	s.logProblem(c, err, p)
 	body, err := json.Marshal(p)
 	if err == nil {
 		err = c.Blob(p.Status, problemType, body)
@@ -44,10 +46,10 @@ func (s *Server) renderError(err error, c echo.Context) {
 }
 
 // logProblem logs what is our own fault or damage: nobody else sees its text.
-func (s *Server) logProblem(ctx context.Context, err error, p server.Problem) {
+func (s *Server) logProblem(c echo.Context, err error, p server.Problem) {
 	kind := strings.Split(strings.TrimPrefix(p.Type, problemPath), "/")[0]
 	if p.Status == http.StatusInternalServerError {
-		s.log.LogAttrs(ctx, slog.LevelError, "request failed", slog.String("request_id", p.RequestID),
-			slog.String("kind", kind), slog.Any("err", err))
+		s.log.LogAttrs(c.Request().Context(), slog.LevelError, "request failed", slog.String("request_id", p.RequestID),
+			slog.String("kind", kind), slog.String("trace_id", p.TraceID), slog.Any("err", err))
 	}
 }

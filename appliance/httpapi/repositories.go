@@ -9,11 +9,11 @@ import (
 )
 
 func (h *handlers) ListRepositories(ctx context.Context, r server.ListRepositoriesRequestObject) (server.ListRepositoriesResponseObject, error) {
-	list, err := h.s.core.ListRepositories(ctx, pageOf(r.Params.Limit, r.Params.PageToken))
+	list, err := h.s.core.ListRepositories(ctx, paged(r.Params.Limit, r.Params.PageToken, r.Params.Sort, r.Params.IncludeTotal))
 	if err != nil {
 		return nil, err
 	}
-	return server.ListRepositories200JSONResponse{Items: each(list.Items, repositoryOf), Next: list.Next}, nil
+	return server.ListRepositories200JSONResponse{Items: each(list.Items, repositoryOf), Next: list.Next, Total: list.Total}, nil
 }
 
 func (h *handlers) CreateRepository(ctx context.Context, r server.CreateRepositoryRequestObject) (server.CreateRepositoryResponseObject, error) {

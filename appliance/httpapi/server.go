@@ -39,19 +39,36 @@ type Identity interface {
 	Login(ctx context.Context, source, name, password string) (identity.Issued, error)
 	Authenticate(ctx context.Context, secret string) (identity.Caller, error)
 	AuthenticateHash(ctx context.Context, hash string) (identity.Caller, error)
-	IssueToken(ctx context.Context, c identity.Caller, name string, lifetime time.Duration) (identity.Issued, error)
+	IssueToken(ctx context.Context, c identity.Caller, name, scope string, lifetime time.Duration) (identity.Issued, error)
 	Tokens(ctx context.Context, c identity.Caller, p catalog.Page) (catalog.List[catalog.Token], error)
+	Token(ctx context.Context, c identity.Caller, id string) (catalog.Token, error)
 	DeleteToken(ctx context.Context, c identity.Caller, id string) error
 }
 
 // Version is what /version answers.
-type Version struct{ Version, Commit string }
+type Version struct {
+	Version, Commit string
+	Built           time.Time // the commit's
+	Schema          int       // of the catalog
+}
+
+// Metrics counts what the server does and renders all there is to measure. *metrics.Metrics is one.
+type Metrics interface {
+	http.Handler
+	// Request is told of each answer but event streams; route is a pattern, "" when the path matches none.
+	Request(method, route string, status int, elapsed time.Duration)
+	// Stream is told that an event stream begins; the function that it returns, that it ends.
+	Stream() (end func())
+}
 
 // Options of New.
 type Options struct {
 	Core      Core
 	Identity  Identity
+	Requests  Requests
 	Stream    *Stream
+	Rate      Rate    // the zero value is DefaultRate
+	Metrics   Metrics // nil: nothing is counted, and there is no /metrics
 	Log       *slog.Logger
 	Version   Version
 	Heartbeat time.Duration // of event streams; 0 is 15 seconds
@@ -61,7 +78,12 @@ type Options struct {
 type Server struct {
 	core      Core
 	identity  Identity
+	requests  Requests
 	stream    *Stream
+	limiter   *limiter
+	changes   changes
+	docs      []byte
+	metrics   Metrics
 	log       *slog.Logger
 	version   Version
 	heartbeat time.Duration
@@ -81,8 +103,15 @@ func New(o Options) (*Server, error) {
 	if o.Heartbeat == 0 {
 		o.Heartbeat = 15 * time.Second
 	}
+	if o.Rate == (Rate{}) {
+		o.Rate = DefaultRate
+	}
+	docs, err := c.docs()
+	if err != nil {
+		return nil, err
+	}
 	s := &Server{
-		core: o.Core, identity: o.Identity, stream: o.Stream, log: o.Log, version: o.Version, heartbeat: o.Heartbeat,
+		core: o.Core, identity: o.Identity, requests: o.Requests, stream: o.Stream, limiter: newLimiter(o.Rate), docs: docs, metrics: o.Metrics, log: o.Log, version: o.Version, heartbeat: o.Heartbeat,
 		contract: c, closing: make(chan struct{}),
 	}
 	s.echo = s.routes()
@@ -97,7 +126,12 @@ var pages = map[string]bool{
 	"GET /":                    true,
 	"GET /api/v1/openapi.yaml": true,
 	"GET /api/v1/openapi.json": true,
+	"GET /api/v1/docs":         true,
+	"GET /api/v1/docs.css":     true,
 }
+
+// metricsRoute is no operation of the document either, but not for everybody.
+const metricsRoute = "GET /metrics"
 
 func (s *Server) routes() *echo.Echo {
 	e := echo.New()
@@ -105,7 +139,7 @@ func (s *Server) routes() *echo.Echo {
 	e.IPExtractor = echo.ExtractIPDirect() // nobody may choose the address that logins are throttled by
 	e.HTTPErrorHandler = s.renderError
 	e.Binder = jsonBinder{}
-	e.Use(s.identify, s.logAccess, s.recoverPanic, s.secure, s.authenticate, s.conform)
+	e.Use(s.identify, s.logAccess, s.recoverPanic, s.secure, s.authenticate, s.limit, s.conform, s.onlyOnce, s.guard, s.tag)
 	server.RegisterHandlersWithBaseURL(e, server.NewStrictHandler(&handlers{s}, nil), api.BasePath)
 	e.GET("/", func(c echo.Context) error { return c.Blob(http.StatusOK, "text/html; charset=utf-8", index) })
 	e.GET(api.BasePath+"/openapi.yaml", func(c echo.Context) error {
@@ -114,6 +148,11 @@ func (s *Server) routes() *echo.Echo {
 	e.GET(api.BasePath+"/openapi.json", func(c echo.Context) error {
 		return c.Blob(http.StatusOK, "application/json", s.contract.json)
 	})
+	if s.metrics != nil {
+		e.GET("/metrics", echo.WrapHandler(s.metrics))
+	}
+	e.GET(api.BasePath+"/docs", func(c echo.Context) error { return c.Blob(http.StatusOK, "text/html; charset=utf-8", s.docs) })
+	e.GET(api.BasePath+"/docs.css", func(c echo.Context) error { return c.Blob(http.StatusOK, "text/css; charset=utf-8", docsStyle) })
 	return e
 }
 

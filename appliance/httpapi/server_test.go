@@ -25,6 +25,7 @@ import (
 	"github.com/cairn-backup/cairn/api/server"
 	"github.com/cairn-backup/cairn/appliance/catalog"
 	"github.com/cairn-backup/cairn/appliance/identity"
+	"github.com/cairn-backup/cairn/appliance/metrics"
 	"github.com/cairn-backup/cairn/internal/locked"
 )
 
@@ -40,6 +41,7 @@ type testServer struct {
 	t *testing.T
 	*Server
 	core     *fakeCore
+	metrics  *metrics.Metrics
 	catalog  *catalog.Catalog
 	identity *identity.Service
 	logs     *locked.Buffer
@@ -76,8 +78,9 @@ func startOver(t *testing.T, core Core, stream *Stream, heartbeat time.Duration)
 	authority, err := identity.OpenAuthority(filepath.Join(dir, "tls"), []string{"127.0.0.1"})
 	check(t, err)
 
+	ts.metrics = metrics.New(metrics.Build{Version: "1.2.3"}, log)
 	ts.Server, err = New(Options{
-		Core: core, Identity: ts.identity, Stream: stream, Log: log, Version: Version{Version: "1.2.3", Commit: "abc"}, Heartbeat: heartbeat,
+		Core: core, Identity: ts.identity, Requests: ts.catalog, Stream: stream, Metrics: ts.metrics, Rate: Rate{PerSecond: 10_000, Burst: 10_000}, Log: log, Version: Version{Version: "1.2.3", Commit: "abc"}, Heartbeat: heartbeat,
 	})
 	check(t, err)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -172,6 +175,9 @@ func (ts *testServer) request(ctx context.Context, method, path string, body any
 	if ts.token != "" {
 		req.Header.Set("Authorization", "Bearer "+ts.token)
 	}
+	if method == http.MethodDelete || method == http.MethodPatch || method == http.MethodPut {
+		req.Header.Set("If-Match", "*")
+	}
 	for i := 0; i < len(header); i += 2 {
 		req.Header.Set(header[i], header[i+1])
 	}
@@ -181,7 +187,7 @@ func (ts *testServer) request(ctx context.Context, method, path string, body any
 // conforms checks an answer against the document: status, media type, schema.
 func (ts *testServer) conforms(method, path string, a answer) {
 	ts.t.Helper()
-	path, _, _ = strings.Cut(path, "?")
+	path, query, _ := strings.Cut(path, "?")
 	template, ok := ts.template(method, path)
 	if !ok {
 		if a.status < 400 || a.header.Get("Content-Type") != problemType {
@@ -205,6 +211,9 @@ func (ts *testServer) conforms(method, path string, a answer) {
 			ts.t.Errorf("%s %s: %d has a body: %s", method, path, a.status, a.body)
 		}
 		return
+	}
+	if a.status == http.StatusOK && strings.Contains(query, "fields=") {
+		return // what was asked for is not all that the schema wants
 	}
 	schema, err := ts.contract.schema(at + "/content/" + escapePointer(media) + "/schema")
 	if err != nil {

@@ -29,9 +29,7 @@ func (h *handlers) start(
 		return RunInfo{}, false, err
 	}
 	if started.Replayed && started.Fingerprint != key.Fingerprint {
-		r := reject(fault.Invalid, 0, "idempotency-key", "this Idempotency-Key belongs to another request")
-		r.cause.Explain("A key stands for one request for 24 hours, and this one is not the same.", "Use a new key.")
-		return RunInfo{}, false, r
+		return RunInfo{}, false, otherRequest()
 	}
 	wait := waitOf(value(prefer))
 	if wait == 0 {

@@ -210,7 +210,11 @@ func planOf(p RestorePlan) server.RestorePlan {
 }
 
 func tokenOf(t catalog.Token, user string) server.Token {
+	scope := server.ScopeAll
+	if t.Scope != "" {
+		scope = server.TokenScope(t.Scope)
+	}
 	return server.Token{
-		ID: t.ID, Name: t.Name, User: user, CreatedAt: t.CreatedAt.UTC(), ExpiresAt: at(t.ExpiresAt), LastUsedAt: at(t.LastUsed),
+		ID: t.ID, Name: t.Name, Scope: scope, User: user, CreatedAt: t.CreatedAt.UTC(), ExpiresAt: at(t.ExpiresAt), LastUsedAt: at(t.LastUsed),
 	}
 }

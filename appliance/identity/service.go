@@ -62,6 +62,7 @@ type Caller struct {
 	UserID, User string
 	TokenID      string
 	TokenHash    string
+	Scope        string // of the token; "" or ScopeMetrics
 	ExpiresAt    time.Time
 }
 
@@ -103,7 +104,7 @@ func (s *Service) SetUp(ctx context.Context, source, setUpToken, name, password 
 		s.log.WarnContext(ctx, "set-up token not removed, it is void", "err", err)
 	}
 	s.log.InfoContext(ctx, "appliance set up", "user", name)
-	return s.issue(ctx, user, "first token", firstLifetime)
+	return s.issue(ctx, user, "first token", "", firstLifetime)
 }
 
 func setUpDone() error {
@@ -136,5 +137,5 @@ func (s *Service) Login(ctx context.Context, source, name, password string) (Iss
 	if err := s.store.UpdateUser(ctx, user); err != nil {
 		return Issued{}, err
 	}
-	return s.issue(ctx, user, "login", loginLifetime)
+	return s.issue(ctx, user, "login", "", loginLifetime)
 }

@@ -174,7 +174,7 @@ func TestTokenLifetime(t *testing.T) {
 		valid    bool
 	}{{"default", 0, true}, {"an hour", time.Hour, true}, {"over", -time.Second, false}}
 	for _, tt := range tests {
-		issued, err := s.IssueToken(t.Context(), caller, tt.name, tt.lifetime)
+		issued, err := s.IssueToken(t.Context(), caller, tt.name, "", tt.lifetime)
 		check(t, err)
 		_, err = s.Authenticate(t.Context(), issued.Secret)
 		if tt.valid != (err == nil) {

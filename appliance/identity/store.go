@@ -27,6 +27,7 @@ type Tokens interface {
 	CreateToken(ctx context.Context, t *catalog.Token) error
 	TokenByHash(ctx context.Context, hash string) (catalog.Token, error)
 	Tokens(ctx context.Context, userID string, p catalog.Page) (catalog.List[catalog.Token], error)
+	Token(ctx context.Context, id string) (catalog.Token, error)
 	TouchToken(ctx context.Context, id string, at time.Time) error
 	DeleteToken(ctx context.Context, id string) error
 }

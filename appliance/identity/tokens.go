@@ -9,18 +9,21 @@ import (
 	"github.com/cairn-backup/cairn/internal/fault"
 )
 
+// ScopeMetrics is the scope of a token that can only read /metrics. The scope "" is everything its user may do.
+const ScopeMetrics = "metrics"
+
 // IssueToken makes an API token for the caller's user; lifetime 0 is 90 days.
-func (s *Service) IssueToken(ctx context.Context, c Caller, name string, lifetime time.Duration) (Issued, error) {
+func (s *Service) IssueToken(ctx context.Context, c Caller, name, scope string, lifetime time.Duration) (Issued, error) {
 	if lifetime == 0 {
 		lifetime = defaultLifetime
 	}
-	return s.issue(ctx, catalog.User{ID: c.UserID, Name: c.User}, name, lifetime)
+	return s.issue(ctx, catalog.User{ID: c.UserID, Name: c.User}, name, scope, lifetime)
 }
 
-func (s *Service) issue(ctx context.Context, user catalog.User, name string, lifetime time.Duration) (Issued, error) {
+func (s *Service) issue(ctx context.Context, user catalog.User, name, scope string, lifetime time.Duration) (Issued, error) {
 	secret := randomSecret(TokenPrefix)
 	expires := time.Now().UTC().Add(lifetime)
-	t := catalog.Token{Hash: hashSecret(secret), Name: name, UserID: user.ID, ExpiresAt: &expires}
+	t := catalog.Token{Hash: hashSecret(secret), Name: name, Scope: scope, UserID: user.ID, ExpiresAt: &expires}
 	if err := s.store.CreateToken(ctx, &t); err != nil {
 		return Issued{}, err
 	}
@@ -32,23 +35,23 @@ func (s *Service) Tokens(ctx context.Context, c Caller, p catalog.Page) (catalog
 	return s.store.Tokens(ctx, c.UserID, p)
 }
 
+// Token returns a token of the caller's user; those of others are NotFound.
+func (s *Service) Token(ctx context.Context, c Caller, id string) (catalog.Token, error) {
+	t, err := s.store.Token(ctx, id)
+	if err == nil && t.UserID != c.UserID || fault.KindOf(err) == fault.NotFound {
+		return catalog.Token{}, fault.New(fault.NotFound, "look up token", id, "you have no such token").Explain(
+			"It was deleted, or is another one's.", "List your tokens, and name one of those.")
+	}
+	return t, err
+}
+
 // DeleteToken removes a token of the caller's user; it may be the one in use.
 func (s *Service) DeleteToken(ctx context.Context, c Caller, id string) error {
-	for p := (catalog.Page{Limit: catalog.MaxLimit}); ; {
-		list, err := s.store.Tokens(ctx, c.UserID, p)
-		if err != nil {
-			return err
-		}
-		for _, t := range list.Items {
-			if t.ID == id {
-				return s.store.DeleteToken(ctx, id)
-			}
-		}
-		if list.Next == "" {
-			return fault.New(fault.NotFound, "delete token", id, "you have no such token")
-		}
-		p.Cursor = list.Next
+	t, err := s.Token(ctx, c, id)
+	if err != nil {
+		return err
 	}
+	return s.store.DeleteToken(ctx, t.ID)
 }
 
 // Authenticate returns whose token this is. Its error is Denied and matches ErrCredentials when it is nobody's.
@@ -80,7 +83,7 @@ func (s *Service) AuthenticateHash(ctx context.Context, hash string) (Caller, er
 		return Caller{}, err
 	}
 	s.remember(ctx, t, now)
-	return Caller{UserID: user.ID, User: user.Name, TokenID: t.ID, TokenHash: hash, ExpiresAt: *t.ExpiresAt}, nil
+	return Caller{UserID: user.ID, User: user.Name, TokenID: t.ID, TokenHash: hash, Scope: t.Scope, ExpiresAt: *t.ExpiresAt}, nil
 }
 
 func denied(meaning string) error {

@@ -113,16 +113,21 @@ func (p *Protector) Reconcile(ctx context.Context, repositoryID string) (added, 
 		return 0, 0, fault.Context("list restore points of repository", repositoryID, err)
 	}
 	var errs []error
+	var found []catalog.RestorePoint
 	for _, point := range points {
 		if known[point.ID] {
 			delete(known, point.ID)
 			continue
 		}
-		if err := p.take(ctx, repositoryID, point); err != nil {
+		row, err := p.rowOf(ctx, repositoryID, point)
+		if err != nil {
 			errs = append(errs, err)
 			continue
 		}
-		added++
+		found = append(found, row)
+	}
+	if err := p.catalog.AddRestorePoints(ctx, found); err != nil {
+		return 0, 0, errors.Join(append(errs, err)...)
 	}
 	for id := range known {
 		if err := p.catalog.DeleteRestorePoint(ctx, id); err != nil {
@@ -131,31 +136,23 @@ func (p *Protector) Reconcile(ctx context.Context, repositoryID string) (added, 
 		}
 		removed++
 	}
-	return added, removed, errors.Join(errs...)
+	return len(found), removed, errors.Join(errs...)
 }
 
-// take records a restore point that was found in a repository. Its VM is known only if its connection is.
-func (p *Protector) take(ctx context.Context, repositoryID string, point store.RestorePoint) error {
+// rowOf is the row of a restore point that was found in a repository. Its VM is known only if its connection is.
+func (p *Protector) rowOf(ctx context.Context, repositoryID string, point store.RestorePoint) (catalog.RestorePoint, error) {
 	vmID := ""
 	connection := point.Labels[labelConnection]
 	if _, err := p.catalog.Connection(ctx, connection); err == nil {
 		var desc hypervisors.VM
 		if err := json.Unmarshal(point.Description, &desc); err != nil {
-			return fault.Wrap(fault.Unsupported, "read restore point", point.ID, err)
+			return catalog.RestorePoint{}, fault.Wrap(fault.Unsupported, "read restore point", point.ID, err)
 		}
 		vm, err := p.catalog.EnsureVM(ctx, connection, desc)
 		if err != nil {
-			return err
+			return catalog.RestorePoint{}, err
 		}
 		vmID = vm.ID
 	}
-	row, err := pointRow(repositoryID, vmID, point)
-	if err != nil {
-		return err
-	}
-	if err := p.catalog.AddRestorePoint(ctx, row); err != nil {
-		return err
-	}
-	p.log.InfoContext(ctx, "restore point taken from repository", "restore_point", point.ID, "vm", row.VMName)
-	return nil
+	return pointRow(repositoryID, vmID, point)
 }

@@ -19,7 +19,7 @@ func (a *Appliance) ListRuns(ctx context.Context, f catalog.RunFilter, p catalog
 		ids[i] = r.ID
 	}
 	tasks, err := a.catalog.TasksOfRuns(ctx, ids)
-	out := catalog.List[httpapi.RunInfo]{Next: list.Next}
+	out := catalog.List[httpapi.RunInfo]{Next: list.Next, Total: list.Total}
 	for _, r := range list.Items {
 		out.Items = append(out.Items, httpapi.RunInfo{Run: r, Tasks: tasks[r.ID]})
 	}

@@ -81,7 +81,7 @@ func (a *Appliance) open(ctx context.Context, platform hypervisors.Platform, t T
 // ListConnections implements httpapi.Core.
 func (a *Appliance) ListConnections(ctx context.Context, p catalog.Page) (catalog.List[httpapi.ConnectionInfo], error) {
 	list, err := a.catalog.Connections(ctx, p)
-	out := catalog.List[httpapi.ConnectionInfo]{Next: list.Next}
+	out := catalog.List[httpapi.ConnectionInfo]{Next: list.Next, Total: list.Total}
 	for _, c := range list.Items {
 		info, infoErr := a.connectionInfo(ctx, c)
 		if infoErr != nil {

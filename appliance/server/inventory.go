@@ -15,7 +15,7 @@ func (a *Appliance) ListVMs(ctx context.Context, f catalog.VMFilter, p catalog.P
 		return catalog.List[httpapi.VMInfo]{}, err
 	}
 	items, err := a.vmInfos(ctx, list.Items...)
-	return catalog.List[httpapi.VMInfo]{Items: items, Next: list.Next}, err
+	return catalog.List[httpapi.VMInfo]{Items: items, Next: list.Next, Total: list.Total}, err
 }
 
 // GetVM implements httpapi.Core.

@@ -16,7 +16,7 @@ import (
 // ListRepositories implements httpapi.Core.
 func (a *Appliance) ListRepositories(ctx context.Context, p catalog.Page) (catalog.List[httpapi.RepositoryInfo], error) {
 	list, err := a.catalog.Repositories(ctx, p)
-	out := catalog.List[httpapi.RepositoryInfo]{Next: list.Next}
+	out := catalog.List[httpapi.RepositoryInfo]{Next: list.Next, Total: list.Total}
 	for _, row := range list.Items {
 		out.Items = append(out.Items, a.repositoryInfo(ctx, row))
 	}

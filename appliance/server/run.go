@@ -16,6 +16,7 @@ import (
 
 	"github.com/cairn-backup/cairn/appliance/httpapi"
 	"github.com/cairn-backup/cairn/appliance/identity"
+	"github.com/cairn-backup/cairn/appliance/metrics"
 	"github.com/cairn-backup/cairn/hypervisors"
 	"github.com/cairn-backup/cairn/internal/fault"
 	"github.com/cairn-backup/cairn/internal/version"
@@ -27,6 +28,7 @@ const drainTime = 2 * time.Minute
 type settings struct {
 	dir, listen, movers string
 	images              string
+	rate                httpapi.Rate
 	hosts               []string
 	level               slog.Level
 }
@@ -47,6 +49,7 @@ func parse(args []string, getenv func(string) string, output io.Writer) (setting
 	f.StringVar(&s.movers, "movers", env("CAIRN_MOVERS", ":8441"), "address and port for movers, or none (CAIRN_MOVERS)")
 	f.StringVar(&s.images, "images", env("CAIRN_IMAGES_DIR", "/usr/share/cairn/images"), "directory with the mover images (CAIRN_IMAGES_DIR)")
 	hosts := f.String("hosts", getenv("CAIRN_HOSTS"), "more names and addresses for the certificate, separated by commas (CAIRN_HOSTS)")
+	f.IntVar(&s.rate.PerSecond, "requests", httpapi.DefaultRate.PerSecond, "requests a second that the API answers one token for long; four times as many at once")
 	f.TextVar(&s.level, "log-level", slog.LevelInfo, "debug, info, warn or error")
 	if err := f.Parse(args); err != nil {
 		return s, err
@@ -54,6 +57,10 @@ func parse(args []string, getenv func(string) string, output io.Writer) (setting
 	if f.NArg() > 0 {
 		return s, fault.New(fault.Invalid, "read command line", "", "unexpected argument %q", f.Arg(0))
 	}
+	if s.rate.PerSecond < 1 || s.rate.PerSecond > 1_000_000 {
+		return s, fault.New(fault.Invalid, "read command line", "", "-requests is %d, and must be from 1 to 1000000", s.rate.PerSecond)
+	}
+	s.rate.Burst = 4 * s.rate.PerSecond
 	s.hosts = append(ownNames(), strings.FieldsFunc(*hosts, func(r rune) bool { return r == ',' })...)
 	return s, nil
 }
@@ -102,8 +109,11 @@ func Run(ctx context.Context, args []string, getenv func(string) string, stdout,
 // serve answers the API until ctx is done.
 func (a *Appliance) serve(ctx context.Context, s settings, stdout io.Writer) error {
 	people := identity.New(identity.Options{Store: a.catalog, SetUpFile: a.path("setup-token"), Log: a.log})
+	commit, built := version.Source()
 	api, err := httpapi.New(httpapi.Options{
-		Core: a, Identity: people, Stream: a.stream, Log: a.log, Version: httpapi.Version{Version: version.Version},
+		Core: a, Identity: people, Requests: a.catalog, Stream: a.stream, Log: a.log, Rate: s.rate,
+		Metrics: metrics.New(metrics.Build{Version: version.Version, Commit: commit}, a.log),
+		Version: httpapi.Version{Version: version.Version, Commit: commit, Built: built, Schema: a.catalog.Schema()},
 	})
 	if err != nil {
 		return err

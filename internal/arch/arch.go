@@ -59,6 +59,7 @@ var homes = map[string][]string{
 	"github.com/vmware/govmomi":           {"hypervisors/vsphere", "lab"},
 	"github.com/ovirt/go-ovirt":           {"hypervisors/ovirt", "lab/ovirtsim"},
 	"github.com/spf13/cobra":              {"cmd"},
+	"github.com/prometheus/client_golang": {"appliance/metrics"},
 	"google.golang.org/grpc":              {"api/mover", "appliance/fleet", "appliance/server", "datamover/control", "datamover/program", "store/remote"},
 	"google.golang.org/protobuf":          {"api/mover", "appliance/fleet", "datamover/control", "datamover/program", "store/remote"},
 	"github.com/cairn-backup/cairn/lab":   {"lab", "cmd/cairn-lab"},

@@ -45,7 +45,7 @@ func (a *App) connectionAdd() *cobra.Command {
 					return err
 				}
 			}
-			resp, err := s.CreateConnection(ctx, req)
+			resp, err := s.CreateConnection(ctx, nil, req)
 			if req.DryRun {
 				health, err := remote.Decode[client.ConnectionHealth](s, resp, err)
 				if err != nil {
@@ -223,7 +223,7 @@ func (a *App) connectionRemove() *cobra.Command {
 		if err := a.Confirm(ctx, "Forget the connection %q to %s?", c.Name, c.Address); err != nil {
 			return err
 		}
-		resp, err := s.DeleteConnection(ctx, c.ID)
+		resp, err := s.DeleteConnection(ctx, c.ID, nil)
 		if err := remote.Done(s, resp, err); err != nil {
 			return err
 		}

@@ -26,7 +26,7 @@ func TestPages(t *testing.T) {
 	a.get("/tasks/task_03", runningRun.Tasks[0])
 	a.get("/connections/conn_01/datastores", client.DatastoreList{Items: []client.Datastore{{Name: "default", Kind: "dir", Path: "/var/lib/libvirt/images", CapacityBytes: 1 << 40, FreeBytes: 1 << 39, Active: true}}})
 	a.get("/connections/conn_01/networks", client.NetworkList{Items: []client.Network{{Name: "network:default", Kind: "network", Active: true}, {Name: "bridge:br0", Kind: "bridge"}}})
-	a.get("/tokens", client.TokenList{Items: []client.Token{{ID: "tok_1", Name: "ci", User: "admin", ExpiresAt: noon.Add(90 * 24 * time.Hour)}}})
+	a.get("/tokens", client.TokenList{Items: []client.Token{{ID: "tok_1", Name: "ci", Scope: client.ScopeAll, User: "admin", ExpiresAt: noon.Add(90 * 24 * time.Hour)}}})
 	a.get("/movers", client.MoverList{Items: movers})
 	a.get("/mover-limits", client.MoverLimitList{Items: moverLimits})
 	a.get("/audit", client.AuditList{Items: audited})

@@ -143,7 +143,7 @@ func (a *App) keyAdd() *cobra.Command {
 		case recipient == "":
 			req.Kind = client.KeyFile
 		}
-		resp, err := s.AddKey(ctx, r.ID, req)
+		resp, err := s.AddKey(ctx, r.ID, nil, req)
 		added, err := remote.Decode[client.AddedKey](s, resp, err)
 		if err != nil {
 			return err
@@ -192,7 +192,7 @@ func (a *App) keyPaper() *cobra.Command {
 			}
 			defer file.Close()
 		}
-		resp, err := s.AddKey(ctx, r.ID, client.AddKeyRequest{Kind: client.KeyPaper, Label: label, By: by})
+		resp, err := s.AddKey(ctx, r.ID, nil, client.AddKeyRequest{Kind: client.KeyPaper, Label: label, By: by})
 		added, err := remote.Decode[client.AddedKey](s, resp, err)
 		if err != nil {
 			return err
@@ -263,7 +263,7 @@ func (a *App) keyRemove() *cobra.Command {
 			if err := a.Confirm(ctx, "Take the key %s out of %q?", name, r.Name); err != nil {
 				return err
 			}
-			resp, err := s.RemoveKey(ctx, r.ID, k.ID)
+			resp, err := s.RemoveKey(ctx, r.ID, k.ID, nil)
 			if err := remote.Done(s, resp, err); err != nil {
 				return err
 			}
@@ -281,7 +281,7 @@ func (a *App) keyRotate() *cobra.Command {
 		if err := a.Confirm(ctx, "Put a new key in the place of %s? Copies of the old one open %q no longer", r.KeyFile, r.Name); err != nil {
 			return err
 		}
-		resp, err := s.RotateKey(ctx, r.ID)
+		resp, err := s.RotateKey(ctx, r.ID, nil)
 		k, err := remote.Decode[client.Key](s, resp, err)
 		if err != nil {
 			return err

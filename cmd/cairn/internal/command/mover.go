@@ -39,7 +39,7 @@ func (a *App) moverToken() *cobra.Command {
 				return failure.UsageError("Give whole seconds, at least a minute, for example 30m.", "a token cannot be good for %v", life)
 			}
 			req.ExpiresInSeconds = int(life / time.Second)
-			resp, err := s.CreateMoverToken(ctx, req)
+			resp, err := s.CreateMoverToken(ctx, nil, req)
 			t, err := remote.Decode[client.MoverToken](s, resp, err)
 			if err != nil {
 				return err
@@ -273,7 +273,7 @@ func (a *App) moverRemove() *cobra.Command {
 		if err := a.Confirm(ctx, question, m.Name); err != nil {
 			return err
 		}
-		resp, err := s.RemoveMover(ctx, m.ID)
+		resp, err := s.RemoveMover(ctx, m.ID, nil)
 		return remote.Done(s, resp, err)
 	})
 	cmd.Aliases = []string{"rm"}

@@ -100,7 +100,7 @@ func (a *App) limitAdd() *cobra.Command {
 			for _, d := range days {
 				req.Days = append(req.Days, client.MoverLimitRequestDays(strings.ToLower(d)))
 			}
-			resp, err := s.AddMoverLimit(ctx, req)
+			resp, err := s.AddMoverLimit(ctx, nil, req)
 			l, err := remote.Decode[client.MoverLimit](s, resp, err)
 			if err != nil {
 				return err
@@ -132,7 +132,7 @@ func (a *App) limitRemove() *cobra.Command {
 	return &cobra.Command{
 		Use: "remove ID", Aliases: []string{"rm"}, Short: "Take a limit back", Args: args("ID"),
 		RunE: a.ask(func(ctx context.Context, s *remote.Session, args []string) error {
-			resp, err := s.RemoveMoverLimit(ctx, args[0])
+			resp, err := s.RemoveMoverLimit(ctx, args[0], nil)
 			return remote.Done(s, resp, err)
 		}),
 	}

@@ -29,7 +29,7 @@ func listPoints(ctx context.Context, s *remote.Session, filter client.ListRestor
 }
 
 func (a *App) pointList() *cobra.Command {
-	var repository string
+	var repository, sort string
 	var watch bool
 	cmd := &cobra.Command{
 		Use: "list [VM]", Aliases: []string{"ls"}, Short: "List restore points, the newest first", Args: args("[VM]"), ValidArgsFunction: a.completeVMs,
@@ -49,6 +49,9 @@ func (a *App) pointList() *cobra.Command {
 				}
 				filter.Repository = &r.ID
 			}
+			if sort != "" {
+				filter.Sort = &sort
+			}
 			return a.watch(ctx, watch, func(w io.Writer) error {
 				all, err := listPoints(ctx, s, filter)
 				if err != nil {
@@ -62,6 +65,7 @@ func (a *App) pointList() *cobra.Command {
 		}),
 	}
 	cmd.Flags().StringVarP(&repository, "repository", "r", "", "only restore points in this `REPOSITORY`")
+	a.sortFlag(cmd, &sort, "created_at", "time", "vm_name", "stored_bytes")
 	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "list again whenever something may have changed")
 	_ = cmd.RegisterFlagCompletionFunc("repository", a.completeRepositories)
 	return cmd
@@ -196,7 +200,7 @@ by the next "cairn repository collect".`,
 				return err
 			}
 			for _, r := range found {
-				resp, err := s.PruneRestorePoint(ctx, r.ID)
+				resp, err := s.PruneRestorePoint(ctx, r.ID, nil)
 				if err := remote.Done(s, resp, err); err != nil {
 					return err
 				}

@@ -65,7 +65,7 @@ loss of one domain loses nothing, or refused unless --force is given.`,
 					return err
 				}
 			}
-			resp, err := s.CreateRepository(ctx, req)
+			resp, err := s.CreateRepository(ctx, nil, req)
 			r, err := remote.Decode[client.Repository](s, resp, err)
 			if err != nil {
 				return err
@@ -221,7 +221,7 @@ func (a *App) repositoryDetach() *cobra.Command {
 		if err := a.Confirm(ctx, "Forget the repository %q in %s?", r.Name, repositoryPlace(r)); err != nil {
 			return err
 		}
-		resp, err := s.DetachRepository(ctx, r.ID)
+		resp, err := s.DetachRepository(ctx, r.ID, nil)
 		if err := remote.Done(s, resp, err); err != nil {
 			return err
 		}

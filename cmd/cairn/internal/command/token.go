@@ -15,10 +15,11 @@ import (
 func (a *App) tokens() *cobra.Command {
 	group := a.group("token", "API tokens, for scripts and other programs", "")
 	var days int
+	var scope string
 	create := &cobra.Command{
 		Use: "create NAME", Short: "Create an API token and print it, once", Args: args("NAME"), ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: a.ask(func(ctx context.Context, s *remote.Session, args []string) error {
-			resp, err := s.CreateToken(ctx, client.CreateTokenRequest{Name: args[0], ExpiresInDays: days})
+			resp, err := s.CreateToken(ctx, nil, client.CreateTokenRequest{Name: args[0], ExpiresInDays: days, Scope: client.TokenScope(scope)})
 			t, err := remote.Decode[client.IssuedToken](s, resp, err)
 			if err != nil {
 				return err
@@ -31,6 +32,8 @@ func (a *App) tokens() *cobra.Command {
 		}),
 	}
 	create.Flags().IntVar(&days, "days", 0, "valid for `N` days; the appliance's default when not given")
+	create.Flags().StringVar(&scope, "scope", "", "what it is good for: `all` or metrics, which is /metrics only; all when not given")
+	_ = create.RegisterFlagCompletionFunc("scope", cobra.FixedCompletions([]string{"all", "metrics"}, cobra.ShellCompDirectiveNoFileComp))
 	list := &cobra.Command{
 		Use: "list", Aliases: []string{"ls"}, Short: "List your API tokens, never their secrets", Args: args(),
 		RunE: a.ask(func(ctx context.Context, s *remote.Session, _ []string) error {
@@ -45,6 +48,7 @@ func (a *App) tokens() *cobra.Command {
 			return output.List(a.Printer(), all, func(t client.Token) string { return t.ID }, "No tokens.", []output.Column[client.Token]{
 				{Header: "TOKEN", Value: func(t client.Token) string { return t.ID }},
 				{Header: "NAME", Value: func(t client.Token) string { return t.Name }},
+				{Header: "SCOPE", Value: func(t client.Token) string { return string(t.Scope) }},
 				{Header: "USER", Value: func(t client.Token) string { return t.User }},
 				{Header: "EXPIRES", Value: func(t client.Token) string { return output.Time(t.ExpiresAt, a.Location) }},
 				{Header: "LAST USED", Right: true, Value: func(t client.Token) string { return a.age(t.LastUsedAt) }},
@@ -54,7 +58,7 @@ func (a *App) tokens() *cobra.Command {
 	remove := &cobra.Command{
 		Use: "remove TOKEN", Aliases: []string{"rm"}, Short: "Make an API token useless", Args: args("TOKEN"), ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: a.ask(func(ctx context.Context, s *remote.Session, args []string) error {
-			resp, err := s.DeleteToken(ctx, args[0])
+			resp, err := s.DeleteToken(ctx, args[0], nil)
 			return remote.Done(s, resp, err)
 		}),
 	}

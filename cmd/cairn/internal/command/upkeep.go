@@ -38,7 +38,7 @@ func (a *App) repositorySet() *cobra.Command {
 				return err
 			}
 		}
-		resp, err = s.UpdateRepository(ctx, r.ID, client.UpdateRepositoryRequest{Verification: v})
+		resp, err = s.UpdateRepository(ctx, r.ID, nil, client.UpdateRepositoryRequest{Verification: v})
 		r, err = remote.Decode[client.Repository](s, resp, err)
 		if err != nil {
 			return err
@@ -235,7 +235,7 @@ func (a *App) repositoryGrow() *cobra.Command {
 			if err := a.Confirm(ctx, "Add %s to %q? They cannot be taken out again", counted(len(paths), "directory", "directories"), r.Name); err != nil {
 				return err
 			}
-			resp, err := s.GrowRepository(ctx, r.ID, client.GrowRequest{Members: members, Force: force})
+			resp, err := s.GrowRepository(ctx, r.ID, nil, client.GrowRequest{Members: members, Force: force})
 			r, err = remote.Decode[client.Repository](s, resp, err)
 			if err != nil {
 				return err

@@ -24,7 +24,7 @@ func (a *App) vms() *cobra.Command {
 }
 
 func (a *App) vmList() *cobra.Command {
-	var connection, power string
+	var connection, power, sort string
 	var watch, gone bool
 	cmd := &cobra.Command{
 		Use: "list [NAME]", Aliases: []string{"ls"}, Short: "List virtual machines; * in NAME stands for anything", Args: args("[NAME]"),
@@ -37,6 +37,9 @@ func (a *App) vmList() *cobra.Command {
 		}
 		if gone {
 			filter.Gone = &gone
+		}
+		if sort != "" {
+			filter.Sort = &sort
 		}
 		if power != "" {
 			filter.Power = ref(client.Power(power))
@@ -68,6 +71,7 @@ func (a *App) vmList() *cobra.Command {
 	f.StringVar(&connection, "connection", "", "only VMs of this `CONNECTION`")
 	f.StringVar(&power, "power", "", "only VMs in this power `STATE`: on, off, paused, other")
 	f.BoolVar(&gone, "gone", false, "also VMs that the last inventory did not have any more")
+	a.sortFlag(cmd, &sort, "name", "power")
 	f.BoolVarP(&watch, "watch", "w", false, "list again whenever something may have changed")
 	_ = cmd.RegisterFlagCompletionFunc("connection", a.completeConnections)
 	_ = cmd.RegisterFlagCompletionFunc("power", cobra.FixedCompletions([]string{"on", "off", "paused", "other"}, cobra.ShellCompDirectiveNoFileComp))

@@ -4,12 +4,25 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"strings"
 	"time"
+
+	"github.com/spf13/cobra"
 
 	"github.com/cairn-backup/cairn/cmd/cairn/internal/console"
 	"github.com/cairn-backup/cairn/cmd/cairn/internal/failure"
 	"github.com/cairn-backup/cairn/cmd/cairn/internal/output"
 )
+
+// sortFlag gives a list its --sort, with what the appliance sorts it by.
+func (a *App) sortFlag(cmd *cobra.Command, to *string, by ...string) {
+	cmd.Flags().StringVar(to, "sort", "", "sort by `MEMBER`: "+strings.Join(by, ", ")+"; descending after a \"-\"")
+	var words []string
+	for _, b := range by {
+		words = append(words, b, "-"+b)
+	}
+	_ = cmd.RegisterFlagCompletionFunc("sort", cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp))
+}
 
 // watch calls list once, or again and again until it is interrupted: on a terminal it redraws the screen, elsewhere
 // it writes what is new.

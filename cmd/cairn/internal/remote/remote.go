@@ -26,7 +26,8 @@ import (
 // Session is one appliance and the right to ask it.
 type Session struct {
 	*client.Client
-	Server string
+	Server    string
+	transport *http.Transport
 }
 
 // Open prepares a session; no connection is made yet. Close it.
@@ -50,19 +51,15 @@ func Open(c profile.Context) (*Session, error) {
 		}
 		return nil
 	}
-	cl, err := client.NewClient(c.Server+api.BasePath, client.WithHTTPClient(doer), client.WithRequestEditorFn(sign))
+	cl, err := client.NewClient(c.Server+api.BasePath, client.WithHTTPClient(&matching{next: doer, seen: map[string]string{}}), client.WithRequestEditorFn(sign))
 	if err != nil {
 		return nil, fault.Wrap(fault.Invalid, "connect", c.Server, err)
 	}
-	return &Session{Client: cl, Server: c.Server}, nil
+	return &Session{Client: cl, Server: c.Server, transport: transport}, nil
 }
 
 // Close closes idle connections.
-func (s *Session) Close() {
-	if c, ok := s.Client.Client.(*http.Client); ok {
-		c.CloseIdleConnections()
-	}
-}
+func (s *Session) Close() { s.transport.CloseIdleConnections() }
 
 // noRedirect keeps the token from following a redirect to another place.
 func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
