@@ -61,9 +61,10 @@ type Transport string
 
 // The transports there are code for.
 const (
-	TransportNBD    Transport = "nbd"    // over the network
-	TransportHotadd Transport = "hotadd" // a disk hot-plugged into the mover's VM
-	TransportSAN    Transport = "san"    // the platform's LUNs, attached to the mover
+	TransportNBD     Transport = "nbd"     // over the network
+	TransportImageio Transport = "imageio" // over the network, by oVirt's image transfers
+	TransportHotadd  Transport = "hotadd"  // a disk hot-plugged into the mover's VM
+	TransportSAN     Transport = "san"     // the platform's LUNs, attached to the mover
 )
 
 // Export tells a mover where to open one disk, for reading or for writing. It can be sent over the wire.
@@ -71,7 +72,7 @@ type Export struct {
 	Transport Transport `json:"transport"`
 	Network   string    `json:"network"` // "unix" or "tcp"
 	Address   string    `json:"address"` // socket path, or host:port
-	Name      string    `json:"name"`    // the NBD export's name
+	Name      string    `json:"name"`    // the NBD export's name; of other transports, what errors call the disk
 	TLS       *TLS      `json:"tls,omitempty"`
 	// DirtyContext is the NBD metadata context that marks changed ranges ("qemu:dirty-bitmap:…"); empty means every
 	// range may have changed.
@@ -82,6 +83,8 @@ type Export struct {
 	Serial string `json:"serial,omitempty"`
 	// Extents are known to the manager where the transport itself cannot tell them; empty means all is data.
 	Extents ExtentMap `json:"extents,omitempty"`
+	// Imageio says where the disk's image transfer is served.
+	Imageio *Imageio `json:"imageio,omitempty"`
 	// SAN says where the disk lies, for a mover that reads it from the platform's LUNs.
 	SAN *SAN `json:"san,omitempty"`
 }

@@ -366,7 +366,7 @@ type Facts struct {
 	Hostname    string                 `protobuf:"bytes,2,opt,name=hostname,proto3" json:"hostname,omitempty"`
 	Cpus        int32                  `protobuf:"varint,3,opt,name=cpus,proto3" json:"cpus,omitempty"`
 	MemoryBytes int64                  `protobuf:"varint,4,opt,name=memory_bytes,json=memoryBytes,proto3" json:"memory_bytes,omitempty"`
-	Transports  []string               `protobuf:"bytes,5,rep,name=transports,proto3" json:"transports,omitempty"` // that this mover has code and means for: "nbd", "hotadd", "san"
+	Transports  []string               `protobuf:"bytes,5,rep,name=transports,proto3" json:"transports,omitempty"` // that this mover has code and means for: "nbd", "imageio", "hotadd", "san"
 	// The platform's name of the VM that the mover runs in (DMI product UUID, lower case); "" if it is none or unknown.
 	MachineUuid string `protobuf:"bytes,6,opt,name=machine_uuid,json=machineUuid,proto3" json:"machine_uuid,omitempty"`
 	// Identity of the running kernel. A mover with the manager's own reaches what is on the manager's host only.

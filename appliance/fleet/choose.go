@@ -55,14 +55,16 @@ type Wish struct {
 
 // Names says whether a word of an admin's means a transport: its own name, or "network" for the one over the LAN.
 func Names(word string, t hypervisors.Transport) bool {
-	return word == string(t) || word == Network && t == hypervisors.TransportNBD
+	return word == string(t) || word == Network && (t == hypervisors.TransportNBD || t == hypervisors.TransportImageio)
 }
 
 // Network is the word for the transport over the LAN, whatever its protocol.
 const Network = "network"
 
-// preference orders transports: the less a disk's data has to cross, the better.
-var preference = []hypervisors.Transport{hypervisors.TransportSAN, hypervisors.TransportHotadd, hypervisors.TransportNBD}
+// preference orders transports: the less a disk's data has to cross, the better. Of those over the network a platform offers one.
+var preference = []hypervisors.Transport{
+	hypervisors.TransportSAN, hypervisors.TransportHotadd, hypervisors.TransportNBD, hypervisors.TransportImageio,
+}
 
 // Rejection says why a mover, or a transport of it, was not chosen.
 type Rejection struct {
@@ -235,7 +237,7 @@ func (w Wish) unreachable(m Candidate) string {
 		return "the disk is offered by a socket on the manager's machine only"
 	case w.Export.TLS != nil:
 		return "the keys for the disk's encrypted export are on the manager's machine only"
-	case loopback(w.Export.Address):
+	case loopback(w.Export.Address), w.Export.Imageio != nil && w.Export.Imageio.Loopback():
 		return "the disk is offered on the manager's machine only"
 	}
 	return ""
@@ -256,11 +258,7 @@ func (w Wish) unseen(m Candidate) string {
 
 func loopback(address string) bool {
 	host, _, err := net.SplitHostPort(address)
-	if err != nil {
-		return false
-	}
-	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback()
+	return err == nil && hypervisors.LoopbackHost(host)
 }
 
 // nearness of a mover to the source by a transport: the greater the nearer.

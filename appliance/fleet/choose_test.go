@@ -12,6 +12,10 @@ func nbd(network, address string) hypervisors.Export {
 	return hypervisors.Export{Transport: hypervisors.TransportNBD, Network: network, Address: address}
 }
 
+func imageTransfer(url hypervisors.TicketURL) hypervisors.Export {
+	return hypervisors.Export{Transport: hypervisors.TransportImageio, Imageio: &hypervisors.Imageio{TransferURL: url}}
+}
+
 func TestChoose(t *testing.T) {
 	own := Candidate{ID: "built-in", Name: "built-in", BuiltIn: true, State: Online, Slots: 8, Transports: []string{"nbd"}, BootID: "here"}
 	m := func(name string, change ...func(*Candidate)) Candidate {
@@ -29,6 +33,9 @@ func TestChoose(t *testing.T) {
 	boot := func(id string) func(*Candidate) { return func(c *Candidate) { c.BootID = id } }
 	mounts := func(id string) func(*Candidate) { return func(c *Candidate) { c.StoreIDs = []string{id} } }
 	full := func(c *Candidate) { c.Full = true }
+	imageio := func(c *Candidate) { c.Transports = append(c.Transports, "imageio") }
+	withImageio := own
+	withImageio.Transports = []string{"imageio"}
 	blind := func(c *Candidate) { c.Transports = nil }
 	tcp, unix := nbd("tcp", "192.0.2.9:10809"), nbd("unix", "/run/x")
 	withTLS := tcp
@@ -48,6 +55,8 @@ func TestChoose(t *testing.T) {
 		{"loopback, IPv6", Wish{Export: nbd("tcp", "[::1]:1"), ExportBoot: "here"}, []Candidate{own, m("a")}, "built-in", "a by nbd: the disk is offered on the manager's machine only", false},
 		{"keys on this machine", Wish{Export: withTLS}, []Candidate{own, m("a")}, "built-in", "a by nbd: the keys", false},
 		{"over the network any, the own one last", Wish{Export: tcp}, []Candidate{own, m("b"), m("a")}, "a", "b by nbd: it would do as well", false},
+		{"an image transfer, asked for by the word for the network", Wish{Export: imageTransfer("https://192.0.2.9:54322/images/t"), Transport: Network}, []Candidate{own, m("a"), m("b", imageio)}, "b", "a by imageio: it cannot read by imageio", false},
+		{"an image transfer of this machine", Wish{Export: imageTransfer("https://localhost:54322/images/t"), ExportBoot: "here"}, []Candidate{withImageio, m("b", imageio)}, "built-in", "b by imageio: the disk is offered on the manager's machine only", false},
 		{"less to do", Wish{Export: tcp}, []Candidate{m("a", busy(2)), m("b", busy(1))}, "b", "a by nbd: another one has less to do", false},
 		{"load is by slots", Wish{Export: tcp}, []Candidate{own, m("a", busy(1)), func() Candidate { c := m("b", busy(2)); c.Slots = 16; return c }()}, "built-in", "a by nbd: another one has less", false},
 		{"on the source's host", Wish{Export: tcp, Connection: "c1", Host: "h1"}, []Candidate{own, m("a", vm("c1", "h2")), m("b", vm("c1", "h1"), busy(3))}, "b", "a by nbd: another one is nearer", false},
@@ -83,7 +92,7 @@ func TestChoose(t *testing.T) {
 			if c.Mover != nil && (c.Reason == "" || len(c.Rejected) != len(tt.movers)-1) {
 				t.Errorf("reason %q, %d rejected of %d", c.Reason, len(c.Rejected), len(tt.movers))
 			}
-			if c.Mover != nil && c.Transport != hypervisors.TransportNBD {
+			if c.Mover != nil && c.Transport != tt.wish.Export.Transport {
 				t.Errorf("by %q", c.Transport)
 			}
 		})

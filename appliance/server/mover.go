@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -53,7 +54,13 @@ var (
 	_ recover.Writer = (*mover)(nil)
 )
 
-func ownTransports() []string { return []string{string(hypervisors.TransportNBD)} }
+func ownTransports() []string {
+	var out []string
+	for _, t := range slices.Sorted(maps.Keys(agent.Network())) {
+		out = append(out, string(t))
+	}
+	return out
+}
 
 func newMover(f *fleet.Fleet, c *catalog.Catalog, log *slog.Logger) *mover {
 	m := &mover{fleet: f, catalog: c, rates: map[string]int64{}}

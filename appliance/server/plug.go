@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"github.com/cairn-backup/cairn/appliance/fleet"
-	nbdtransport "github.com/cairn-backup/cairn/datamover/transport/nbd"
+	"github.com/cairn-backup/cairn/datamover/agent"
 	"github.com/cairn-backup/cairn/hypervisors"
 	"github.com/cairn-backup/cairn/internal/fault"
 )
@@ -59,9 +59,14 @@ func (o order) unplug(ctx context.Context, a hypervisors.Attached, mover string,
 	return fmt.Errorf("%w: %w", errStillPlugged, err)
 }
 
-// extentsOf asks a disk's export what of it has to be read, which a plugged disk cannot say.
+// extentsOf asks a disk's export what of it has to be read, which a plugged disk cannot say. A disk that the platform does not offer
+// over the network as well is read as a whole.
 func extentsOf(ctx context.Context, e hypervisors.Export) (_ hypervisors.ExtentMap, err error) {
-	d, err := nbdtransport.OpenSource(ctx, e)
+	opener := agent.Network()[e.Transport]
+	if opener == nil {
+		return nil, nil
+	}
+	d, err := opener.OpenSource(ctx, e)
 	if err != nil {
 		return nil, err
 	}

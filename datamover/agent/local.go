@@ -8,6 +8,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/cairn-backup/cairn/datamover/transfer"
+	imageiotransport "github.com/cairn-backup/cairn/datamover/transport/imageio"
 	nbdtransport "github.com/cairn-backup/cairn/datamover/transport/nbd"
 	"github.com/cairn-backup/cairn/hypervisors"
 	"github.com/cairn-backup/cairn/internal/fault"
@@ -36,9 +37,18 @@ type Local struct {
 // sharedBurst is how much all transfers together move at once under a limit.
 const sharedBurst = 1 << 20
 
-// NewLocal makes a mover that has NBD and asks resolve what a ticket allows. resolve refuses tickets it does not know.
+// Network are the openers of the transports over the network, which every mover has.
+func Network() map[hypervisors.Transport]Opener {
+	return map[hypervisors.Transport]Opener{
+		hypervisors.TransportNBD:     nbdtransport.Options{},
+		hypervisors.TransportImageio: imageiotransport.Options{},
+	}
+}
+
+// NewLocal makes a mover that has the transports over the network and asks resolve what a ticket allows. resolve refuses
+// tickets it does not know.
 func NewLocal(resolve func(ctx context.Context, ticket string) (Access, error)) *Local {
-	return &Local{Transports: map[hypervisors.Transport]Opener{hypervisors.TransportNBD: nbdtransport.Options{}}, resolve: resolve, shared: rate.NewLimiter(rate.Inf, sharedBurst)}
+	return &Local{Transports: Network(), resolve: resolve, shared: rate.NewLimiter(rate.Inf, sharedBurst)}
 }
 
 // Limit makes all transfers together read from, and write to, disks no more than so many bytes a second, those under way
@@ -75,8 +85,8 @@ func (l *Local) Backup(ctx context.Context, task BackupTask, progress func(trans
 		return BackupResult{}, fault.Context("back up disk", task.Disk, err)
 	}
 	defer closeWith(ctx, disk)()
-	// What another transfer read from behind the platform's back counts for nothing: nobody confirms it.
-	anew := task.Export.Transport == hypervisors.TransportSAN
+	// What another transfer read counts for nothing where the disk confirms only what was read since it was opened.
+	anew := task.Export.Transport == hypervisors.TransportSAN || task.Export.Imageio != nil && task.Export.Imageio.Checksum
 	w, err := access.Session.NewImage(ctx, store.ImageOptions{SizeBytes: disk.Size(), Parent: task.Parent, Anew: anew})
 	if err != nil {
 		return BackupResult{}, fault.Context("back up disk", task.Disk, err)

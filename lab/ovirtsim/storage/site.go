@@ -95,7 +95,7 @@ func (s *Site) Close() error {
 }
 
 // Crash kills the daemon and starts another one, as when a host dies and its VMs are started elsewhere: exports, backups and
-// plugged disks are gone, and the checkpoints of volumes that were being written are no longer valid. What was flushed is there.
+// plugged disks are gone, and checkpoints of volumes that were being written are gone, too, or inconsistent. What was flushed is there.
 func (s *Site) Crash(ctx context.Context) error {
 	s.mu.Lock()
 	old, images := s.daemon, s.images()
