@@ -177,6 +177,10 @@ func (e *Engine) attachableSnapshot(a *attachment) error {
 	case !in:
 		return conflict(cannot + ". The disk is not in the snapshot.")
 	}
+	if e.transferOf(v.id) != nil {
+		e.happens(AttachLocked)
+		return conflict(cannot+". The snapshot of disk %s is being transferred. Please try again in a few minutes.", a.disk.alias)
+	}
 	a.volume = v.id
 	return nil
 }

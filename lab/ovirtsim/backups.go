@@ -350,6 +350,12 @@ func finalizeBackup(c *call, b *backup) (*reply, error) {
 	if b.phase != backupReady {
 		return nil, conflict("Cannot finalize backup. The backup is not in the phase ready: %s.", b.phase)
 	}
+	for _, t := range e.transfers.all() {
+		if t.backup == b && !t.over() {
+			e.happens(BackupBusy)
+			return nil, conflict("Cannot finalize backup. Image transfer %s of it is in progress.", t.id)
+		}
+	}
 	b.phase = backupFinalizing
 	e.later(e.cfg.Pace, func() {
 		e.endStorageBackup(b, func(err error) {

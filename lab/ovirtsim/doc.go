@@ -2,7 +2,8 @@
 // that take their time, jobs, events, and every failure that a backup has to live with.
 //
 // It is no engine: it knows the calls that a backup product makes, answers XML only, and keeps its state in memory. Disks
-// are real, though: qcow2 chains under a real qemu-storage-daemon (lab/ovirtsim/storage). It was written from the engine's own sources and API model as far as they
+// are real, though: qcow2 chains under a real qemu-storage-daemon (lab/ovirtsim/storage), read and written over the
+// imageio protocol (lab/ovirtsim/imageio). It was written from the engine's own sources and API model as far as they
 // are known, never beside a real engine.
 //
 // Its invariants: what an engine refuses is refused, with its status; nothing is done by the time the reply is sent that

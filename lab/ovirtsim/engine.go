@@ -68,7 +68,8 @@ type Engine struct {
 	served chan struct{}
 	routes []route
 
-	data data
+	data   data
+	images images
 
 	working sync.WaitGroup // work beside the lock
 	stop    context.CancelFunc
@@ -103,6 +104,7 @@ type state struct {
 	labels    table[*label]
 	vms       table[*vm]
 	disks     table[*disk]
+	transfers table[*transfer]
 	jobs      table[*job]
 	events    []*event // oldest first
 }
@@ -124,9 +126,12 @@ func New(cfg Config) (*Engine, error) {
 	if e.ca, err = newAuthority("oVirt internal CA"); err != nil {
 		return nil, err
 	}
+	if err := e.serveImages(); err != nil {
+		return nil, err
+	}
 	if err := e.listen(); err != nil {
 		e.stop()
-		return nil, err
+		return nil, errors.Join(err, e.images.close())
 	}
 	return e, nil
 }
@@ -187,7 +192,12 @@ func (e *Engine) Close() error {
 			}
 		}
 	}
-	return errors.Join(err, e.data.close())
+	for _, t := range e.transfers.all() {
+		if t.ticket != nil {
+			err = errors.Join(err, t.ticket.close(context.Background()))
+		}
+	}
+	return errors.Join(err, e.images.close(), e.data.close())
 }
 
 // URL is where the API is, for a client.

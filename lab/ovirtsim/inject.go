@@ -48,7 +48,7 @@ const (
 	JobsPurged Behaviour = "jobs purged"
 )
 
-// The behaviours of backups. Fault.On is the id or name of the VM or disk.
+// The behaviours of backups and transfers. Fault.On is the id or name of the VM or disk.
 const (
 	// CheckpointLost lets an incremental backup find no bitmap: the disk's mode is full, and nothing else tells.
 	CheckpointLost Behaviour = "checkpoint lost"
@@ -56,8 +56,20 @@ const (
 	CheckpointInvalid Behaviour = "checkpoint invalid"
 	// BackupFails ends a backup that is being started in phase failed.
 	BackupFails Behaviour = "backup fails"
+	// BackupBusy refuses to finalize a backup while a transfer of it is active. It is never injected: the engine does it
+	// by itself.
+	BackupBusy Behaviour = "backup busy"
 	// BackupPurged forgets a backup when it ends.
 	BackupPurged Behaviour = "backup purged"
+	// TransferPaused pauses a transfer by the system when it is about to begin.
+	TransferPaused Behaviour = "transfer paused"
+	// TransferCancelled cancels a transfer by the system when it is about to begin. The engine does it by itself when a
+	// download is idle for too long.
+	TransferCancelled Behaviour = "transfer cancelled"
+	// TransferEnds finalizes a download by itself once it is about to be finalized; the caller's request is refused.
+	TransferEnds Behaviour = "transfer ends by itself"
+	// TransferPurged forgets a transfer when it ends.
+	TransferPurged Behaviour = "transfer purged"
 )
 
 // The behaviours of disks in movers.
@@ -77,7 +89,7 @@ func Behaviours() []Behaviour {
 	return []Behaviour{
 		SessionExpires, Unavailable, InternalError, ReplyLost, EngineRestarts,
 		SnapshotFails, SnapshotHangs, FreezeFails, SnapshotRemoveFails, SnapshotRemoveBusy, AttachLocked, DetachSlow, JobsLate, JobsPurged,
-		CheckpointLost, CheckpointInvalid, BackupFails, BackupPurged,
+		CheckpointLost, CheckpointInvalid, BackupFails, BackupBusy, BackupPurged, TransferPaused, TransferCancelled, TransferEnds, TransferPurged,
 		DeviceMissing, DeviceShortSerial, DeviceTwice, DeviceWrongSize,
 	}
 }

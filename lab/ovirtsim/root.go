@@ -49,7 +49,7 @@ func getRoot(c *call) (*reply, error) {
 			count("users", e.users.len(), e.users.len()), count("vms", up, e.vms.len())),
 		when("time", e.clock.Now()), ref("authenticated_user", "users", c.user.id), ref("effective_user", "users", c.user.id))
 	for _, rel := range []string{
-		"affinitylabels", "clusters", "datacenters", "disks", "events", "hosts", "jobs", "macpools", "networks",
+		"affinitylabels", "clusters", "datacenters", "disks", "events", "hosts", "imagetransfers", "jobs", "macpools", "networks",
 		"permissions", "roles", "storagedomains", "tags", "templates", "users", "vms", "vnicprofiles",
 	} {
 		roots.add(link(rel, "/"+rel))

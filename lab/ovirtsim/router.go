@@ -66,7 +66,7 @@ func (e *Engine) allRoutes() []route {
 	return slices.Concat(
 		rootRoutes(), dataCenterRoutes(), clusterRoutes(), hostRoutes(), domainRoutes(), networkRoutes(), macPoolRoutes(), userRoutes(),
 		templateRoutes(), tagRoutes(), labelRoutes(), vmRoutes(), nicRoutes(), diskRoutes(), attachmentRoutes(), snapshotRoutes(), backupRoutes(),
-		checkpointRoutes(), jobRoutes(), eventRoutes(),
+		checkpointRoutes(), transferRoutes(), jobRoutes(), eventRoutes(),
 	)
 }
 

@@ -390,6 +390,9 @@ func (e *Engine) mayMerge(v *vm, s *snapshot, disks []*disk) error {
 				return conflict("Cannot remove Snapshot. Live merge is not possible while disk %s is inactive.", d.alias)
 			}
 		}
+		if t := e.transferOf(s.disks[d.id].id); t != nil {
+			return conflict("Cannot remove Snapshot. The snapshot of disk %s is being transferred.", d.alias)
+		}
 	}
 	return nil
 }
