@@ -74,6 +74,7 @@ type sim struct {
 	memory *nbd.Memory
 	addr   string
 	pem    string
+	cert   tls.Certificate
 	unix   string
 
 	backend imageio.Backend
@@ -88,7 +89,7 @@ const simTicket = "54a22d4e-6d1a-4b6d-8c0e-2f6f0a6f9b11"
 
 func newSim(t testing.TB, cert tls.Certificate, pem string) *sim {
 	t.Helper()
-	s := &sim{pem: pem, watched: &imageio.Injected{}, now: time.Unix(1e9, 0), unix: nbdtest.Socket(t)}
+	s := &sim{pem: pem, cert: cert, watched: &imageio.Injected{}, now: time.Unix(1e9, 0), unix: nbdtest.Socket(t)}
 	const dirty = "qemu:dirty-bitmap:b"
 	s.memory = nbd.NewMemory(size, func(_ string, b int64) bool {
 		s.mu.Lock()

@@ -13,8 +13,8 @@ import (
 )
 
 // scribble writes and zeroes parts of a disk at random, some over others, by several goroutines each in its own stripe, and
-// returns what the disk must hold then. after is called after each write.
-func scribble(t testing.TB, d hypervisors.TargetDisk, seed uint64, after func()) []byte {
+// returns what the disk must hold then.
+func scribble(t testing.TB, d hypervisors.TargetDisk, seed uint64) []byte {
 	t.Helper()
 	want := make([]byte, d.Size())
 	const stripes = 4
@@ -42,7 +42,6 @@ func scribble(t testing.TB, d hypervisors.TargetDisk, seed uint64, after func())
 						return
 					}
 				}
-				after()
 			}
 		})
 	}
@@ -57,7 +56,7 @@ func TestTarget(t *testing.T) {
 		o := quick
 		o.JournalBytes = 3 * mib
 		d := openTarget(t, o, export(p))
-		want := scribble(t, d, seed, func() {})
+		want := scribble(t, d, seed)
 		if err := d.Flush(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -92,7 +91,7 @@ func TestWritesGoOn(t *testing.T) {
 					o.JournalBytes = 2 * mib
 					fired := p.spoil(method, 5, 4, what)
 					d := openTarget(t, o, export(p))
-					want := scribble(t, d, seed, func() {})
+					want := scribble(t, d, seed)
 					if err := d.Flush(t.Context()); err != nil {
 						t.Fatal(err)
 					}

@@ -80,7 +80,7 @@ func (r *request) get(id string) error {
 }
 
 func (r *request) sendRange(buf []byte, code int, off, n int64) (done int64, err error) {
-	for done < n {
+	for done < n && r.ticket.ctx.Err() == nil { // else its end says what happened
 		p := buf[:min(int64(len(buf)), n-done)]
 		if err := r.ticket.Backend.Read(r.ticket.ctx, p, off+done); err != nil {
 			if r.sent {
@@ -155,7 +155,7 @@ func (r *request) put(id string) error {
 }
 
 func (r *request) takeRange(buf []byte, off, n int64) (done int64, err error) {
-	for done < n {
+	for done < n && r.ticket.ctx.Err() == nil {
 		p := buf[:min(int64(len(buf)), n-done)]
 		if _, err := io.ReadFull(r.Body, p); err != nil {
 			return done, errBroken
