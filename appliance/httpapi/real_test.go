@@ -29,6 +29,8 @@ type real struct {
 	platform *memplatform.Platform
 	vm       hypervisors.VM
 	token    string
+	url      string
+	plain    *http.Client // answers are not compared with the document
 	*client.ClientWithResponses
 }
 
@@ -46,7 +48,7 @@ func newReal(t *testing.T) *real {
 	pool.AppendCertsFromPEM(pem)
 	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS13}, ForceAttemptHTTP2: true}
 	t.Cleanup(transport.CloseIdleConnections)
-	r := &real{t: t, ctx: t.Context(), platform: p}
+	r := &real{t: t, ctx: t.Context(), platform: p, url: printed["API"], plain: &http.Client{Transport: transport}}
 	r.vm = p.AddVM(memplatform.VMSpec{Name: "web", Disks: []int64{1 << 20, 1 << 19}, CDROM: true})
 	r.ClientWithResponses, err = client.NewClientWithResponses(printed["API"]+api.BasePath,
 		client.WithHTTPClient(&http.Client{Transport: httpapi.Conforming(t, transport)}), client.WithRequestEditorFn(r.authorize))

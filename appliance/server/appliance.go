@@ -17,11 +17,13 @@ import (
 	"github.com/cairn-backup/cairn/appliance/httpapi"
 	"github.com/cairn-backup/cairn/appliance/identity"
 	"github.com/cairn-backup/cairn/appliance/jobs"
+	"github.com/cairn-backup/cairn/appliance/metrics"
 	"github.com/cairn-backup/cairn/appliance/protect"
 	"github.com/cairn-backup/cairn/appliance/recover"
 	"github.com/cairn-backup/cairn/appliance/schedule"
 	"github.com/cairn-backup/cairn/hypervisors"
 	"github.com/cairn-backup/cairn/internal/fault"
+	"github.com/cairn-backup/cairn/internal/version"
 )
 
 // Target is what a driver needs to reach a connection.
@@ -65,6 +67,7 @@ type Appliance struct {
 	recoverer *recover.Recoverer
 	scheduler *schedule.Scheduler
 	stream    *httpapi.Stream
+	metrics   *metrics.Metrics
 	mover     *mover
 	authority *identity.Authority
 	fleet     *fleet.Fleet
@@ -83,6 +86,8 @@ var _ httpapi.Core = (*Appliance)(nil)
 // Open opens the data directory, brings what an earlier process left to its end and begins to work. Close it.
 func Open(ctx context.Context, o Options) (_ *Appliance, err error) {
 	a := &Appliance{dir: o.Dir, openers: o.Drivers, log: o.Log, stream: httpapi.NewStream()}
+	commit, _ := version.Source()
+	a.metrics = metrics.New(metrics.Build{Version: version.Version, Commit: commit}, a.log)
 	a.connections.drivers = map[string]hypervisors.Driver{}
 	a.repositories.open = map[string]*openRepository{}
 	if err := os.MkdirAll(a.dir, 0o700); err != nil {
@@ -117,7 +122,7 @@ func Open(ctx context.Context, o Options) (_ *Appliance, err error) {
 		Port: func() int { return int(a.moverPort.Load()) }, Images: o.Images, Log: a.log,
 	})
 	a.queue, err = jobs.New(ctx, jobs.Options{
-		Catalog: a.catalog, Journal: jobs.NewJournal(a.catalog, a.driver, a.log), Log: a.log, Publish: publisher{a.stream, o.observe},
+		Catalog: a.catalog, Journal: jobs.NewJournal(a.catalog, a.driver, a.log), Log: a.log, Publish: publisher{a.stream, a.metrics, o.observe},
 		Workers: o.Workers, SweepEvery: o.SweepEvery,
 		Handlers: map[catalog.RunKind]jobs.Handler{
 			catalog.KindBackup: a.protector.Backup, catalog.KindRestore: a.recoverer.Restore,
@@ -189,12 +194,16 @@ func lockDir(path string) (*os.File, error) {
 // publisher passes what the queue tells on to those who follow the events.
 type publisher struct {
 	stream  *httpapi.Stream
+	metrics *metrics.Metrics
 	observe func(catalog.Task)
 }
 
 // PublishTask implements jobs.Publisher.
 func (p publisher) PublishTask(t catalog.Task) {
 	p.stream.PublishTask(t)
+	if t.State.Final() {
+		p.metrics.JobEnded(jobOf(t))
+	}
 	if p.observe != nil {
 		p.observe(t)
 	}

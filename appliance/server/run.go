@@ -16,7 +16,6 @@ import (
 
 	"github.com/cairn-backup/cairn/appliance/httpapi"
 	"github.com/cairn-backup/cairn/appliance/identity"
-	"github.com/cairn-backup/cairn/appliance/metrics"
 	"github.com/cairn-backup/cairn/hypervisors"
 	"github.com/cairn-backup/cairn/internal/fault"
 	"github.com/cairn-backup/cairn/internal/version"
@@ -29,6 +28,7 @@ type settings struct {
 	dir, listen, movers string
 	images              string
 	rate                httpapi.Rate
+	vmSeries            bool
 	hosts               []string
 	level               slog.Level
 }
@@ -50,6 +50,7 @@ func parse(args []string, getenv func(string) string, output io.Writer) (setting
 	f.StringVar(&s.images, "images", env("CAIRN_IMAGES_DIR", "/usr/share/cairn/images"), "directory with the mover images (CAIRN_IMAGES_DIR)")
 	hosts := f.String("hosts", getenv("CAIRN_HOSTS"), "more names and addresses for the certificate, separated by commas (CAIRN_HOSTS)")
 	f.IntVar(&s.rate.PerSecond, "requests", httpapi.DefaultRate.PerSecond, "requests a second that the API answers one token for long; four times as many at once")
+	f.BoolVar(&s.vmSeries, "vm-metrics", true, "series of each VM in /metrics")
 	f.TextVar(&s.level, "log-level", slog.LevelInfo, "debug, info, warn or error")
 	if err := f.Parse(args); err != nil {
 		return s, err
@@ -110,9 +111,10 @@ func Run(ctx context.Context, args []string, getenv func(string) string, stdout,
 func (a *Appliance) serve(ctx context.Context, s settings, stdout io.Writer) error {
 	people := identity.New(identity.Options{Store: a.catalog, SetUpFile: a.path("setup-token"), Log: a.log})
 	commit, built := version.Source()
+	a.metrics.Watch(a, s.vmSeries, a.log)
 	api, err := httpapi.New(httpapi.Options{
 		Core: a, Identity: people, Requests: a.catalog, Stream: a.stream, Log: a.log, Rate: s.rate,
-		Metrics: metrics.New(metrics.Build{Version: version.Version, Commit: commit}, a.log),
+		Metrics: a.metrics,
 		Version: httpapi.Version{Version: version.Version, Commit: commit, Built: built, Schema: a.catalog.Schema()},
 	})
 	if err != nil {
