@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	sdk "github.com/ovirt/go-ovirt"
 
 	"github.com/cairn-backup/cairn/lab/ovirtsim"
@@ -83,6 +84,9 @@ func TestHotAdd(t *testing.T) {
 	if len(dirs) != 1 || serialOf(t, dirs[0]) != disk {
 		t.Fatalf("the mover sees %v", dirs)
 	}
+	if diff := cmp.Diff(e.Leftovers(), []string{"VM mover1: disk web_Disk1 is attached to it", `VM web: snapshot "one", ok`}); diff != "" {
+		t.Errorf("leftovers (-got +want):\n%s", diff)
+	}
 	device := filepath.Join("/dev", filepath.Base(dirs[0]))
 	if err := e.Write(t.Context(), vmNamed(t, s, "web").MustId(), 3); err != nil {
 		t.Fatal(err)
@@ -116,6 +120,13 @@ func TestHotAdd(t *testing.T) {
 		t.Errorf("the mover still sees %v", dirs)
 	}
 	ok(web.SnapshotsService().SnapshotService(made.MustId()).Remove().Send())(t)
+	if got := e.Leftovers(); len(got) == 0 {
+		t.Error("no leftovers while the snapshot is being removed")
+	}
+	settle(e)
+	if got := e.Leftovers(); len(got) != 0 {
+		t.Errorf("leftovers: %v", got)
+	}
 }
 
 func TestDevicesThatGoWrong(t *testing.T) {

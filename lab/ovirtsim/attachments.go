@@ -13,9 +13,10 @@ type attachment struct {
 
 	active, bootable, readOnly, discard bool
 
-	model  string // "virtio", "virtio_scsi", …
-	going  bool   // being detached
-	device *device
+	model    string // "virtio", "virtio_scsi", …
+	going    bool   // being detached
+	original bool   // the site has it so
+	device   *device
 }
 
 func attachmentRoutes() []route {

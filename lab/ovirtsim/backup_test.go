@@ -115,7 +115,7 @@ func contentNow(t *testing.T, e *ovirtsim.Engine, disk string) []byte {
 	return b
 }
 
-// site47 is the small site, and site46 one whose backups are no hybrids.
+// site46 is the small site, but one whose backups are no hybrids.
 func site46() ovirtsim.Site {
 	s := ovirtsim.SmallSite()
 	s.DataCenters[0].Level = "4.6"
@@ -141,6 +141,9 @@ func TestBackups(t *testing.T) {
 				ready := ok(b.Get().Send())(t).MustBackup()
 				if ready.MustPhase() != sdk.BACKUPPHASE_READY {
 					t.Fatalf("round %d: the phase is %s", round, ready.MustPhase())
+				}
+				if d := ok(s.DisksService().DiskService(disks[0]).Get().Send())(t).MustDisk().MustStatus(); (d == sdk.DISKSTATUS_OK) != (name == "hybrid") {
+					t.Errorf("the disk is %s during the backup", d)
 				}
 				if n := len(ok(v.SnapshotsService().List().Send())(t).MustSnapshots().Slice()); (n == 2) != (name == "hybrid") {
 					t.Errorf("%d snapshots during the backup", n)
@@ -184,6 +187,9 @@ func TestBackups(t *testing.T) {
 				if p := phase(t, b); p != sdk.BACKUPPHASE_SUCCEEDED {
 					t.Errorf("the backup ended in %s", p)
 				}
+				if d := ok(s.DisksService().DiskService(disks[0]).Get().Send())(t).MustDisk().MustStatus(); d != sdk.DISKSTATUS_OK {
+					t.Errorf("the disk is %s after the backup", d)
+				}
 				if n := len(ok(v.SnapshotsService().List().Send())(t).MustSnapshots().Slice()); n != 1 {
 					t.Errorf("%d snapshots after the backup", n)
 				}
@@ -195,8 +201,9 @@ func TestBackups(t *testing.T) {
 			if e.Count(ovirtsim.BackupBusy) != 4 {
 				t.Errorf("%d refusals to finalize, want 4", e.Count(ovirtsim.BackupBusy))
 			}
-			_, err := v.CheckpointsService().CheckpointService(from).Remove().Send()
-			conflicts(t, err, "root")
+			if checkpoints[3].MustDescription() != "cairn-test" {
+				t.Errorf("its description is %q", checkpoints[3].MustDescription())
+			}
 			for _, c := range checkpoints[:3] {
 				ok(v.CheckpointsService().CheckpointService(c.MustId()).Remove().Send())(t)
 				settle(e)
@@ -233,7 +240,6 @@ func TestBackupsThatAreRefused(t *testing.T) {
 		{"another VM's disk", web, "", disksOf(t, archive)[:1], "not attached"},
 		{"a shareable disk", service(t, s, "cluster-node"), "", disksOf(t, service(t, s, "cluster-node"))[1:2], "shareable"},
 		{"no such checkpoint", web, "aaaaaaaa-0000-0000-0000-000000000000", disks, "does not exist"},
-		{"a raw disk's changes", archive, "aaaaaaaa-0000-0000-0000-000000000000", disksOf(t, archive)[:1], "not enabled"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, err := startBackup(t, c.v, c.from, c.disks...)
@@ -255,6 +261,21 @@ func TestBackupsThatAreRefused(t *testing.T) {
 	_, err = b.Finalize().Send()
 	if err == nil {
 		t.Error("a backup can be finalized twice")
+	}
+}
+
+func TestOldEnginesRemoveTheOldestCheckpointOnly(t *testing.T) {
+	lab(t)
+	e := start(t, ovirtsim.Config{Site: site46(), Version: "4.4.10"})
+	x := &scene{Engine: e, s: admin(t, e)}
+	x.web = service(t, x.s, "web")
+	x.disks = disksOf(t, x.web)
+	first, second := x.checkpointed(t), x.checkpointed(t)
+	_, err := x.web.CheckpointsService().CheckpointService(second).Remove().Send()
+	conflicts(t, err, "root")
+	for _, id := range []string{first, second} {
+		ok(x.web.CheckpointsService().CheckpointService(id).Remove().Send())(t)
+		settle(e)
 	}
 }
 

@@ -29,6 +29,7 @@ type backup struct {
 	disks       []*disk
 	mode        map[string]string // by disk, once it is ready
 	running     *storage.Backup
+	locked      bool      // its disks are
 	auto        *snapshot // what a hybrid backup reads
 	correlation string
 	job         *job
@@ -116,12 +117,7 @@ func addBackup(c *call, v *vm) (*reply, error) {
 		return nil, conflict("Cannot backup VM. The guest's file systems cannot be frozen, and consistency is required.")
 	}
 	hybrid := !live && atLeast(v.cluster.level, "4.7") && v.status == vmUp
-	for _, d := range b.disks {
-		if d.incremental && d.active.format == "cow" {
-			b.to = "pending"
-		}
-	}
-	if b.to != "" {
+	if slices.ContainsFunc(b.disks, func(d *disk) bool { return d.active.format == "cow" }) || hybrid {
 		b.to = c.e.newID()
 	}
 	b.job = c.e.startJob(c.correlation, "Creating Backup of VM "+v.name)
@@ -157,8 +153,6 @@ func (e *Engine) checkBackup(c *call, b *backup) error {
 			return conflict(cannot+". Disk %s is not active.", d.alias)
 		case d.lun || d.shareable:
 			return conflict(cannot+". Disk %s is shareable or a direct LUN.", d.alias)
-		case b.from != "" && !d.incremental:
-			return conflict(cannot+". Incremental backup is not enabled for disk %s.", d.alias)
 		}
 		b.disks = append(b.disks, d)
 	}
@@ -198,11 +192,15 @@ func (e *Engine) startBackup(b *backup, hybrid, consistent bool) {
 		return // the engine was restarted meanwhile
 	}
 	b.phase = backupStarting
+	if b.to != "" && !hybrid {
+		b.addCheckpoint(e.clock.Now())
+	}
 	if e.strikes(BackupFails, b.vm.id, b.vm.name) {
 		e.failBackup(b)
 		return
 	}
 	if !hybrid {
+		b.lock(diskLocked)
 		e.later(e.cfg.Pace, func() { e.freezeBackup(b, consistent) })
 		return
 	}
@@ -282,23 +280,42 @@ func (e *Engine) beginBackup(ctx context.Context, b *backup, lost map[string]boo
 
 func (e *Engine) backupIsReady(b *backup) {
 	b.phase = backupReady
-	cp := &checkpoint{id: b.to, made: e.clock.Now(), parent: b.vm.leaf()}
 	for _, d := range b.disks {
 		b.mode[d.id] = "full"
 		if b.running.Incremental(d.id) {
 			b.mode[d.id] = "incremental"
 		}
-		if b.running.Checkpointed(d.id) {
+	}
+	if _, there := b.vm.checkpoints.get(b.to); !there && b.to != "" {
+		b.addCheckpoint(e.clock.Now())
+	}
+}
+
+// addCheckpoint makes the backup's checkpoint, which is shown before the backup is ready, unless it is a hybrid one.
+func (b *backup) addCheckpoint(now time.Time) {
+	cp := &checkpoint{id: b.to, description: b.description, made: now, parent: b.vm.leaf()}
+	for _, d := range b.disks {
+		if d.active.format == "cow" {
 			cp.disks = append(cp.disks, d)
 		}
 	}
-	if b.to != "" {
-		b.vm.checkpoints.add(cp.id, cp)
+	b.vm.checkpoints.add(cp.id, cp)
+}
+
+// lock gives the backup's disks a status. A live or cold backup has them locked from its start to its end, a hybrid one
+// only while its snapshot is made.
+func (b *backup) lock(status string) {
+	b.locked = status == diskLocked
+	for _, d := range b.disks {
+		d.status = status
 	}
 }
 
 // failBackup ends a backup that did not get ready, or that the engine has lost.
 func (e *Engine) failBackup(b *backup) {
+	if b.phase != backupReady {
+		b.vm.checkpoints.remove(b.to)
+	}
 	b.phase = backupFailed
 	e.audit(&event{code: 10791, severity: "error", text: "Failed to backup VM " + b.vm.name + ".", correlation: b.correlation, vm: b.vm.id})
 	e.endJob(b.job, false)
@@ -322,6 +339,9 @@ func (e *Engine) endStorageBackup(b *backup, then func(error)) {
 		}
 		return running.Stop(context.WithoutCancel(ctx))
 	}, func(err error) {
+		if b.locked {
+			b.lock(diskOK)
+		}
 		if auto == nil || err != nil {
 			then(err)
 			return
@@ -335,8 +355,9 @@ func (e *Engine) endStorageBackup(b *backup, then func(error)) {
 	})
 }
 
-// purgeBackup forgets a backup that has ended, after a while.
+// purgeBackup forgets a backup that has ended, after a while, and the modes of its disks at once.
 func (e *Engine) purgeBackup(b *backup, keep time.Duration) {
+	clear(b.mode)
 	if e.strikes(BackupPurged, b.vm.id, b.vm.name) {
 		b.vm.backups.remove(b.id)
 		return
@@ -376,10 +397,11 @@ func finalizeBackup(c *call, b *backup) (*reply, error) {
 
 // checkpoint is a mark in the change history of a VM's disks.
 type checkpoint struct {
-	id, parent string
-	made       time.Time
-	invalid    bool
-	disks      []*disk
+	id, description, parent string
+
+	made    time.Time
+	invalid bool
+	disks   []*disk
 }
 
 // leaf is the id of the newest checkpoint, "" if there is none.
@@ -426,17 +448,17 @@ func (cp *checkpoint) node(v *vm) *node {
 	if cp.invalid {
 		state = "invalid"
 	}
-	return el("checkpoint", self(href, cp.id), links(href, "disks"), when("creation_date", cp.made), some("parent_id", cp.parent), txt("state", state), ref("vm", "vms", v.id))
+	return el("checkpoint", self(href, cp.id), txt("description", cp.description), links(href, "disks"), when("creation_date", cp.made), some("parent_id", cp.parent), txt("state", state), ref("vm", "vms", v.id))
 }
 
-// removeCheckpoint removes the oldest one, and only that.
+// removeCheckpoint removes a checkpoint. Engines before 4.5 remove the oldest one only.
 func removeCheckpoint(c *call, v *vm, cp *checkpoint) (*reply, error) {
 	e := c.e
 	if v.activeBackup() != nil {
 		return nil, conflict("Cannot remove checkpoint. The VM is during a backup operation.")
 	}
 	for id := range v.checkpoints.all() {
-		if id != cp.id {
+		if id != cp.id && !atLeast(e.cfg.Version, "4.5") {
 			return nil, conflict("Cannot remove checkpoint. Only the root checkpoint of the chain, %s, can be removed.", id)
 		}
 		break
@@ -452,7 +474,7 @@ func removeCheckpoint(c *call, v *vm, cp *checkpoint) (*reply, error) {
 				v.checkpoints.remove(cp.id)
 				for _, other := range v.checkpoints.all() {
 					if other.parent == cp.id {
-						other.parent = ""
+						other.parent = cp.parent
 					}
 				}
 			}

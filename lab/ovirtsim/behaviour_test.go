@@ -211,6 +211,9 @@ var happenings = map[ovirtsim.Behaviour]func(t *testing.T, x *scene){
 		if p := phase(t, b); p != sdk.BACKUPPHASE_FAILED {
 			t.Errorf("it is %s", p)
 		}
+		if n := len(ok(x.web.CheckpointsService().List().Send())(t).MustCheckpoints().Slice()); n != 0 {
+			t.Errorf("%d checkpoints of it", n)
+		}
 		x.checkpointed(t)
 	},
 	ovirtsim.BackupPurged: func(t *testing.T, x *scene) {

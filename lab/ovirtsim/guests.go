@@ -114,6 +114,9 @@ func (e *Engine) quiesce(v *vm) (thaw func()) {
 	return g.mu.Unlock
 }
 
+// ErrNoGuest says that nothing in a VM writes to its disks: it is not running, or they were never written.
+var ErrNoGuest = errors.New("it has no guest that writes")
+
 // Write lets the guest of a running VM write some rounds now.
 func (e *Engine) Write(ctx context.Context, vmID string, rounds int) error {
 	e.mu.Lock()
@@ -129,7 +132,7 @@ func (e *Engine) Write(ctx context.Context, vmID string, rounds int) error {
 	g := v.guest
 	e.mu.Unlock()
 	if g == nil {
-		return fmt.Errorf("VM %s has no guest that writes: it is not running, or its disks were never written", v.name)
+		return fmt.Errorf("VM %s: %w", v.name, ErrNoGuest)
 	}
 	return g.write(rounds)
 }

@@ -282,6 +282,6 @@ func (e *Engine) buildDisk(spec Disk, v *vm, i int) error {
 		return fmt.Errorf("disk %s: there is no interface %s", d.alias, strings.ToUpper(model))
 	}
 	e.disks.add(d.id, d)
-	v.attached.add(d.id, &attachment{vm: v, disk: d, active: true, bootable: i == 0, readOnly: spec.ReadOnly, model: model})
+	v.attached.add(d.id, &attachment{vm: v, disk: d, active: true, bootable: i == 0, readOnly: spec.ReadOnly, model: model, original: true})
 	return nil
 }

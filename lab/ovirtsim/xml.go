@@ -148,6 +148,7 @@ const (
 	maxBody  = 8 << 20
 	maxDepth = 64
 	maxNodes = 200_000
+	maxText  = 4 << 20 // of one element
 )
 
 var errTooBig = errors.New("the document is too big")
@@ -180,7 +181,9 @@ func parse(r io.Reader) (*node, error) {
 			}
 			open = open[:len(open)-1]
 		case xml.CharData:
-			top.text += string(tok)
+			if len(top.kids) == 0 && len(top.text)+len(tok) <= maxText {
+				top.text += string(tok)
+			}
 		case xml.Directive:
 			return nil, errors.New("read XML: a document type is not allowed")
 		}
