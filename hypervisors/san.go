@@ -24,9 +24,14 @@ type LUN struct {
 
 // SANLayer is one layer of a disk.
 type SANLayer struct {
-	Volume     string     `json:"volume,omitempty"`      // the logical volume's UUID
+	Volume     string     `json:"volume,omitempty"`      // the logical volume's UUID; "" where the platform knows only its name
 	VolumeName string     `json:"volume_name,omitempty"` // its name, compared if set
 	LUN        string     `json:"lun,omitempty"`         // instead of a volume: the WWN of the LUN that is the layer
-	Name       string     `json:"name,omitempty"`        // what the layer above calls this one, compared if set
+	Name       string     `json:"name,omitempty"`        // what the layer above calls this one, with or without a directory; compared if set
 	Format     DiskFormat `json:"format"`
+	// Tags are LVM tags that the volume must have, NotTags some that it must not have.
+	Tags    []string `json:"tags,omitempty"`
+	NotTags []string `json:"not_tags,omitempty"`
+	// FrozenBy is an LVM tag that another volume of the group has as long as it lies on top of this one: nobody writes this one then.
+	FrozenBy string `json:"frozen_by,omitempty"`
 }

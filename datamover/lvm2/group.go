@@ -282,6 +282,16 @@ func (g *Group) Volume(uuid string) (Volume, bool) {
 	return Volume{}, false
 }
 
+// Named returns a logical volume by its name.
+func (g *Group) Named(name string) (Volume, bool) {
+	for _, v := range g.Volumes {
+		if v.Name == name {
+			return v, true
+		}
+	}
+	return Volume{}, false
+}
+
 // SameUUID compares two of LVM's UUIDs without their hyphens.
 func SameUUID(a, b string) bool {
 	return a != "" && strings.ReplaceAll(a, "-", "") == strings.ReplaceAll(b, "-", "")

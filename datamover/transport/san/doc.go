@@ -10,8 +10,9 @@
 // Its invariants:
 //
 //   - Nothing on a platform's LUN is written or activated, and no lock of the platform's is taken.
-//   - What is opened is what the export names: LUNs by WWN, the group and its volumes by UUID, layers by their order.
-//     A name found in metadata or in an image is compared, never followed.
+//   - What is opened is what the export names: LUNs by WWN, the group by UUID, its volumes by UUID or, where the platform
+//     knows no UUIDs, by name and tags, layers by their order. A name found in metadata or in an image is compared, never
+//     followed.
 //   - A disk counts as read only after Confirm: the metadata is read again, and a change of a volume that was read fails
 //     the transfer. The group's sequence number alone may change; other volumes are no concern of ours.
 package santransport

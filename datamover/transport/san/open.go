@@ -6,6 +6,8 @@ import (
 	"cmp"
 	"context"
 	"log/slog"
+	"path"
+	"slices"
 
 	"github.com/cairn-backup/cairn/datamover/blockdev"
 	"github.com/cairn-backup/cairn/datamover/lvm2"
@@ -87,7 +89,7 @@ func check(e hypervisors.Export) error {
 			return bad("layer %d has the format %q", i, l.Format)
 		case l.Format == hypervisors.Raw && i != len(e.SAN.Layers)-1:
 			return bad("layer %d is raw and not the lowest", i)
-		case e.SAN.Grouped() != (l.Volume != ""), !e.SAN.Grouped() && l.LUN == "":
+		case e.SAN.Grouped() != (l.Volume != "" || l.VolumeName != ""), !e.SAN.Grouped() && l.LUN == "":
 			return bad("layer %d names no place, or a volume without a group", i)
 		}
 	}
@@ -149,16 +151,40 @@ func (s *source) scan() (*lvm2.Scan, *lvm2.Group, error) {
 // volume finds the volume of a layer.
 func (s *source) volume(g *lvm2.Group, l hypervisors.SANLayer) (lvm2.Volume, error) {
 	v, ok := g.Volume(l.Volume)
+	if l.Volume == "" {
+		v, ok = g.Named(l.VolumeName)
+	}
 	if !ok {
-		return v, fault.New(fault.NotFound, op, g.Name, "no volume has the UUID %s", l.Volume).Explain(
+		return v, fault.New(fault.NotFound, op, g.Name, "no volume is %s", cmp.Or(l.Volume, l.VolumeName)).Explain(
 			"The volume that the disk lies in is gone: it was merged, moved or deleted since the disk was frozen.",
 			"Start the task again.")
+	}
+	if err := s.frozen(g, v, l); err != nil {
+		return v, err
 	}
 	if l.VolumeName != "" && l.VolumeName != v.Name {
 		return v, fault.New(fault.Conflict, op, g.Name, "the volume %s is called %q now, not %q", v.UUID, v.Name, l.VolumeName).Explain(
 			"The volume was renamed since the disk was frozen.", "Start the task again.")
 	}
 	return v, nil
+}
+
+// frozen looks at what the platform writes of a volume into its tags.
+func (s *source) frozen(g *lvm2.Group, v lvm2.Volume, l hypervisors.SANLayer) error {
+	has := func(tag string) bool { return slices.Contains(v.Tags, tag) }
+	for _, tag := range l.Tags {
+		if !has(tag) {
+			return s.otherChain("volume %s has the tags %v and not %s", v.Name, v.Tags, tag)
+		}
+	}
+	if i := slices.IndexFunc(l.NotTags, has); i >= 0 {
+		return s.otherChain("volume %s has the tag %s", v.Name, l.NotTags[i])
+	}
+	above := func(o lvm2.Volume) bool { return o.UUID != v.UUID && slices.Contains(o.Tags, l.FrozenBy) }
+	if l.FrozenBy != "" && !slices.ContainsFunc(g.Volumes, above) {
+		return s.otherChain("no volume lies on %s: it may be written", v.Name)
+	}
+	return nil
 }
 
 // mount makes the layers one disk.
@@ -181,7 +207,7 @@ func (s *source) mount(layers []place, cacheBytes int) error {
 			return qcow2.Layer{}, s.otherChain("layer %d has another layer %q below it", depth, name)
 		}
 		below := s.export.SAN.Layers[depth+1]
-		if below.Name != "" && below.Name != name {
+		if below.Name != "" && below.Name != name && below.Name != path.Base(name) {
 			return qcow2.Layer{}, s.otherChain("layer %d calls the one below it %q, not %q", depth, name, below.Name)
 		}
 		return qcow2.Layer{File: layers[depth+1], Raw: below.Format == hypervisors.Raw}, nil

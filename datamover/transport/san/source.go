@@ -96,10 +96,13 @@ func (s *source) Confirm(context.Context) error {
 		if group.Seqno != s.seqno {
 			s.log.Info("the volume group changed while the disk was read", "disk", s.export.Name, "group", group.Name, "before", s.seqno, "now", group.Seqno)
 		}
-		for _, before := range s.volumes {
+		for i, before := range s.volumes {
 			now, ok := group.Volume(before.UUID)
 			if !ok {
 				return s.changed(fmt.Errorf("the volume %s is gone", before.Name))
+			}
+			if err := s.frozen(group, now, s.export.SAN.Layers[i]); err != nil {
+				return s.changed(err)
 			}
 			if now, before := fmt.Sprintf("%+v", now), fmt.Sprintf("%+v", before); now != before {
 				return s.changed(fmt.Errorf("the volume is %s now, was %s; the group's sequence number went from %d to %d", now, before, s.seqno, group.Seqno))
