@@ -151,11 +151,13 @@ func (s *source) scan() (*lvm2.Scan, *lvm2.Group, error) {
 // volume finds the volume of a layer.
 func (s *source) volume(g *lvm2.Group, l hypervisors.SANLayer) (lvm2.Volume, error) {
 	v, ok := g.Volume(l.Volume)
+	which := "has the UUID " + l.Volume
 	if l.Volume == "" {
 		v, ok = g.Named(l.VolumeName)
+		which = "has the name " + l.VolumeName
 	}
 	if !ok {
-		return v, fault.New(fault.NotFound, op, g.Name, "no volume is %s", cmp.Or(l.Volume, l.VolumeName)).Explain(
+		return v, fault.New(fault.NotFound, op, g.Name, "no volume %s", which).Explain(
 			"The volume that the disk lies in is gone: it was merged, moved or deleted since the disk was frozen.",
 			"Start the task again.")
 	}
