@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net/http"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -280,8 +281,12 @@ func (l *link) keepAlive(every time.Duration) {
 			if l.activity.Load() != seen {
 				continue
 			}
-			if err := l.touch(l.closed); err != nil && l.closed.Err() == nil {
+			err := l.touch(l.closed)
+			if err != nil && l.closed.Err() == nil {
 				l.log.Warn("an image transfer could not be kept alive", "disk", l.name, "err", l.scrub(err))
+			}
+			if s, ok := errors.AsType[*statusError](err); ok && s.code == http.StatusForbidden {
+				return // there is nothing left to keep
 			}
 		}
 	})

@@ -30,6 +30,7 @@ type request struct {
 	server *Server
 	ticket *ticket
 	sent   bool // the head of the answer
+	unread bool // the body of a PUT, which nobody will read after an error
 	limit  int  // bytes of the answer's body before the connection breaks; negative is none
 }
 
@@ -97,7 +98,7 @@ func (r *request) fail(err error) {
 	if h.contentRange != "" {
 		r.Header().Set("Content-Range", h.contentRange)
 	}
-	if h.hangUp {
+	if h.hangUp || r.unread {
 		r.Header().Set("Connection", "close")
 	}
 	r.Header().Set("Content-Type", "text/plain; charset=UTF-8")
@@ -126,7 +127,7 @@ func (r *request) dispatch() error {
 	case "checksum/algorithms":
 		return r.only(http.MethodGet, func() error { return r.json(map[string][]string{"algorithms": {"blake2b"}}) })
 	default:
-		return status(http.StatusNotFound, "Not found: %q", r.URL.Path)
+		id = rest // the daemon takes all of it for a ticket
 	}
 	r.server.count(r.Method)
 	switch r.Method {

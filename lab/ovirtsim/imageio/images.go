@@ -64,7 +64,7 @@ func (r *request) get(id string) error {
 	if last >= 0 {
 		n = last - off + 1
 	}
-	if n < 0 || n == 0 && ranged != "" || off+n > size {
+	if n < 0 || off+n > size { // from the very end on there are 0 bytes, which is no error of the daemon's
 		return badRange(size, "Requested range out of allowed range")
 	}
 	h := r.Header()
@@ -98,6 +98,9 @@ func (r *request) sendRange(buf []byte, code int, off, n int64) (done int64, err
 		done += int64(len(p))
 		r.server.moved(0, int64(len(p)))
 	}
+	if n == 0 {
+		r.WriteHeader(code)
+	}
 	return done, nil
 }
 
@@ -125,6 +128,7 @@ func (r *request) put(id string) error {
 		r.Header().Set("Connection", "close")
 	}
 	n := r.ContentLength
+	r.unread = n > 0
 	if n < 0 || len(r.TransferEncoding) > 0 {
 		return status(http.StatusBadRequest, "Content-Length header is required")
 	}
@@ -145,6 +149,7 @@ func (r *request) put(id string) error {
 	if n > r.ticket.SizeBytes-off {
 		return badRange(r.ticket.SizeBytes, "Requested range out of allowed range")
 	}
+	r.unread = false
 	return r.answer(r.operate(true, off, func(buf []byte) (int64, error) {
 		done, err := r.takeRange(buf, off, n)
 		if err == nil && flush != "n" {
