@@ -12,7 +12,8 @@ import (
 type Attacher interface {
 	// Attach plugs one disk of a freeze, or one of a restore, into a running mover VM and returns when the platform has
 	// it; the guest sees it a little later. On an error nothing of it is left, except what was owed and could not be
-	// removed. The disk stays open by its own Export, too, so that a mover that cannot use it here can go another way.
+	// removed. The disk stays open by its own Export, too, so that a mover that cannot use it here can go another way;
+	// that Export may be another one afterwards, which Frozen.Info and Restoring.Disks then have.
 	Attach(ctx context.Context, req AttachRequest) (Attached, error)
 }
 
@@ -24,7 +25,8 @@ type AttachRequest struct {
 	// Export is the disk as Freeze or BeginRestore described it. It is writable in the mover if it is writable here.
 	Export Export
 	// Serial is what the mover finds the disk by; see NewSerial. Letters, digits and "-", at most 20, for that is all
-	// that a virtio block device shows.
+	// that a virtio block device shows. A platform that gives disks serial numbers of its own (oVirt) takes no notice
+	// of it.
 	Serial string
 	// Owe is as in FreezeRequest.
 	Owe func(ctx context.Context, owed Owed) error

@@ -81,6 +81,8 @@ type Export struct {
 	Writable     bool   `json:"writable,omitempty"`
 	// Serial is the serial number of a hot-plugged disk, by which alone the mover finds it.
 	Serial string `json:"serial,omitempty"`
+	// Unpluggable says why the disk cannot be plugged into a mover, though others of the connection can; "" if it can.
+	Unpluggable string `json:"unpluggable,omitempty"`
 	// Extents are known to the manager where the transport itself cannot tell them; empty means all is data.
 	Extents ExtentMap `json:"extents,omitempty"`
 	// Imageio says where the disk's image transfer is served.

@@ -143,6 +143,8 @@ func (w Wish) transports(c *Choice) (out []hypervisors.Transport) {
 		switch {
 		case w.Failed[t] != "":
 			reason = "it has failed: " + w.Failed[t]
+		case t == hypervisors.TransportHotadd && w.Export.Unpluggable != "":
+			reason = w.Export.Unpluggable
 		case t == hypervisors.TransportHotadd && len(w.Pluggable) == 0:
 			reason = w.NoHotadd
 		case t != hypervisors.TransportHotadd && t != w.Export.Transport && (t != hypervisors.TransportSAN || w.Export.SAN == nil || w.Export.Writable):

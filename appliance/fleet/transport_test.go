@@ -54,6 +54,8 @@ func TestChooseTransport(t *testing.T) {
 			[]string{"c nbd"}, []string{"c by hotadd: " + no}, false},
 		"a platform that cannot": {wish(local, func(w *Wish) { w.Pluggable, w.NoHotadd = nil, "this platform cannot" }), []Candidate{own, a},
 			[]string{"built-in nbd"}, []string{"hotadd: this platform cannot", "a by nbd: " + socket}, false},
+		"a disk that cannot be plugged": {wish(remote, func(w *Wish) { w.Export.Unpluggable = "it is no disk" }), []Candidate{own, a},
+			[]string{"a nbd", "built-in nbd"}, []string{"hotadd: it is no disk", "built-in by nbd: the appliance's own mover comes last among equals"}, false},
 		"network asked for": {wish(remote, func(w *Wish) { w.Transport = "network" }), []Candidate{a},
 			[]string{"a nbd"}, []string{"hotadd: network was asked for"}, false},
 		"nbd asked for": {wish(remote, func(w *Wish) { w.Transport = "nbd" }), []Candidate{a},

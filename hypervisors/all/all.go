@@ -10,6 +10,7 @@ import (
 
 	"github.com/cairn-backup/cairn/hypervisors"
 	"github.com/cairn-backup/cairn/hypervisors/kvm"
+	"github.com/cairn-backup/cairn/hypervisors/ovirt"
 )
 
 // Secret is a credential: it is never printed, logged or formatted.
@@ -26,9 +27,9 @@ func (Secret) GoString() string { return "[redacted]" }
 
 // Config is a connection, in the words that all platforms share.
 type Config struct {
-	Address  string // KVM: libvirt's URI
+	Address  string // KVM: libvirt's URI; oVirt: the engine's URL
 	User     string
-	Password Secret // KVM: SASL password for qemu+tls
+	Password Secret // KVM: SASL password for qemu+tls; oVirt: the user's
 	SSHKey   Secret // KVM: private key for qemu+ssh, PEM
 	Options  map[string]string
 	Log      *slog.Logger
@@ -39,13 +40,23 @@ type Opener func(ctx context.Context, cfg Config) (hypervisors.Driver, error)
 
 // Platforms returns the table.
 func Platforms() map[hypervisors.Platform]Opener {
-	return map[hypervisors.Platform]Opener{hypervisors.KVM: openKVM}
+	return map[hypervisors.Platform]Opener{hypervisors.KVM: openKVM, hypervisors.OVirt: openOVirt}
 }
 
 func openKVM(ctx context.Context, cfg Config) (hypervisors.Driver, error) {
 	d, err := kvm.Open(ctx, kvm.Config{
 		URI: cfg.Address, User: cfg.User, Password: string(cfg.Password), SSHKey: string(cfg.SSHKey),
 		Options: cfg.Options, Log: cfg.Log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return d, nil
+}
+
+func openOVirt(ctx context.Context, cfg Config) (hypervisors.Driver, error) {
+	d, err := ovirt.Open(ctx, ovirt.Config{
+		URL: cfg.Address, User: cfg.User, Password: string(cfg.Password), Options: cfg.Options, Log: cfg.Log,
 	})
 	if err != nil {
 		return nil, err

@@ -27,6 +27,21 @@ func TestPlatforms(t *testing.T) {
 	}
 }
 
+func TestOVirt(t *testing.T) {
+	open := all.Platforms()[hypervisors.OVirt]
+	d, err := open(t.Context(), all.Config{Address: "https://engine.example.com", User: "admin@internal", Password: "secret"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	if got := d.Capabilities().Platform; got != hypervisors.OVirt {
+		t.Errorf("platform %q", got)
+	}
+	if d, err := open(t.Context(), all.Config{Address: "http://engine.example.com", User: "admin@internal", Password: "secret"}); d != nil || fault.KindOf(err) != fault.Invalid {
+		t.Errorf("open an address without TLS = %v, %v; want an Invalid error alone", d, err)
+	}
+}
+
 func TestSecretsAreNotPrinted(t *testing.T) {
 	cfg := all.Config{Password: "hunter2", SSHKey: "hunter2"}
 	var b bytes.Buffer

@@ -28,6 +28,9 @@ func (e *env) attach(tag string, x hypervisors.Export) hypervisors.Attached {
 	e.ok(err, "attach disk "+x.Name)
 	e.Cleanup(func() { e.detach(a) })
 	got := a.Export()
+	if e.OwnSerials && got.Serial != "" {
+		req.Serial = got.Serial
+	}
 	if got.Transport != hypervisors.TransportHotadd || got.Serial != req.Serial || got.SizeBytes != x.SizeBytes || got.Writable != x.Writable {
 		e.Errorf("attached as %+v, want the serial %s and the size of %+v", got, req.Serial, x)
 	}
@@ -115,6 +118,12 @@ func testAttachChanged(e *env) {
 	tracked := false
 	for _, d := range f.Info().Disks {
 		if d.Export.DirtyContext == "" {
+			continue
+		}
+		if d.Export.Unpluggable != "" {
+			_, err := e.Driver.Attach(e.Context(), e.attachRequest(req.Tag, d.Export))
+			e.kind(err, fault.Unsupported, "attach a disk that cannot be plugged in")
+			tracked = true
 			continue
 		}
 		a := e.attach(req.Tag, d.Export)
@@ -275,9 +284,13 @@ func testAttachRefused(e *env) {
 	}
 	a := e.attach(req.Tag, good.Export)
 	again := good
-	again.Serial = a.Export().Serial
-	if len(f.Info().Disks) > 1 {
-		again.Export = f.Info().Disks[1].Export
+	switch disks := f.Info().Disks; {
+	case e.OwnSerials: // the same disk once more
+		again.Export = disks[0].Export
+	case len(disks) > 1:
+		again.Serial, again.Export = a.Export().Serial, disks[1].Export
+	default:
+		again.Serial = a.Export().Serial
 	}
 	_, err := e.Driver.Attach(e.Context(), again)
 	e.kind(err, fault.Exists, "a serial that is in the mover")

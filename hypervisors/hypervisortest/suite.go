@@ -33,6 +33,8 @@ type Fixture struct {
 	// Mover is a VM that is on and whose guest opens what is attached to it: OpenSource and OpenTarget reach into it
 	// for exports of TransportHotadd. It may be empty if Capabilities lacks that.
 	Mover string
+	// OwnSerials says that the platform gives disks in movers serial numbers of its own.
+	OwnSerials bool
 	// MoverImage says how mover VMs are made: the image as a *bytes.Reader, seed, datastore and network. It may be empty
 	// if Capabilities lacks DeployMover.
 	MoverImage hypervisors.MoverRequest

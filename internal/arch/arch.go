@@ -31,6 +31,7 @@ var rules = []rule{
 	{"hypervisors/all", []string{"hypervisors", "internal"}},
 	{"hypervisors/hypervisortest", []string{"hypervisors=", "internal"}},
 	{"hypervisors/kvm", []string{"hypervisors=", "hypervisors/kvm", "internal"}},
+	{"hypervisors/ovirt", []string{"hypervisors=", "hypervisors/ovirt", "internal"}},
 	{"store", []string{"store", "internal"}},
 	{"store/remote", []string{"store", "api/mover", "internal"}},
 	{"datamover", []string{"datamover", "hypervisors=", "store", "api", "internal"}},

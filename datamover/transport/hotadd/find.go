@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cairn-backup/cairn/datamover/blockdev"
 	"github.com/cairn-backup/cairn/hypervisors"
 	"github.com/cairn-backup/cairn/internal/fault"
 )
@@ -24,11 +25,11 @@ type Options struct {
 	Wait time.Duration
 	// Depth is how many requests of at most 1 MiB a disk may have in flight; 0 means 16.
 	Depth int
-
-	guest guest // for tests; empty fields are the real places
+	// System is where the disks of the mover's machine are shown; empty fields are the real places.
+	System blockdev.System
 }
 
-func (o Options) where() guest { return guest{o.guest.WithDefaults()} }
+func (o Options) where() guest { return guest{o.System.WithDefaults()} }
 
 // again is how often sysfs is looked at although the kernel has told of nothing: its messages get lost when there are
 // many, and do not reach every network namespace.

@@ -54,7 +54,7 @@ func newLoop(t *testing.T, content []byte) *loop {
 			t.Errorf("losetup: %v: %s", err, out)
 		}
 	})
-	l.options = Options{Wait: 10 * time.Second, Depth: 3, guest: guest{blockdev.System{Sys: filepath.Join(l.root, "sys"), Dev: "/dev", Proc: "/proc"}}}
+	l.options = Options{Wait: 10 * time.Second, Depth: 3, System: blockdev.System{Sys: filepath.Join(l.root, "sys"), Dev: "/dev", Proc: "/proc"}}
 	if err := os.MkdirAll(filepath.Join(l.root, "sys/block"), 0o755); err != nil {
 		t.Fatal(err)
 	}

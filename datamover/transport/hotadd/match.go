@@ -55,7 +55,9 @@ func hasSerial(dir, serial string) bool {
 	if virtio := blockdev.Attr(dir, "serial"); virtio != "" && virtio == serial[:min(len(serial), virtioSerial)] {
 		return true
 	}
-	return slices.Contains(serials(dir), serial)
+	return slices.ContainsFunc(serials(dir), func(s string) bool {
+		return s == serial || len(serial) > virtioSerial && s == serial[:virtioSerial]
+	})
 }
 
 // serials are all by which a disk is known: that of a virtio disk or NVMe controller, or a SCSI disk's unit serial

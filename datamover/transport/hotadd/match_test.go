@@ -71,6 +71,7 @@ func designator(set, kind byte, id string) string {
 
 func TestNamed(t *testing.T) {
 	const uuid = "6f8e5c60-1111-4000-8000-0123456789ab"
+	const short = "7f8e5c60-1111-4000-8000-0123456789ab" // older oVirt gives also SCSI disks only 20 of its characters
 	files := tree{
 		"sys/block/vda/serial":              serial + "\n",
 		"sys/block/vdb/serial":              uuid[:20],
@@ -81,6 +82,7 @@ func TestNamed(t *testing.T) {
 		"sys/block/sdd/device/wwid":         "naa.6000c29000000001\n",
 		"sys/block/sde/device/vpd_pg80":     page(0x80, "  padded  "),
 		"sys/block/sdf/device/vpd_pg80":     page(0x81, "other-page"),
+		"sys/block/sdi/device/vpd_pg80":     page(0x80, short[:20]),
 		"sys/block/sdg/device/vpd_pg83":     page(0x83, designator(2, 0, "cut"))[:9],
 		"sys/block/sdh/device/vpd_pg80":     "\x00",
 		"sys/block/nvme0n1/device/serial":   "nvme-one            ",
@@ -93,7 +95,7 @@ func TestNamed(t *testing.T) {
 	g := guestWith(t, files)
 	for want, names := range map[string][]string{
 		serial: {"vda"}, uuid: {"vdb"}, "scsi-one": {"sda"}, "scsi-two": {"sdb"}, "scsi-three": {"sdc"}, "naa.6000c29000000001": {"sdd"},
-		"padded": {"sde"}, "nvme-one": {"nvme0n1"}, "same": {"vdd", "vde"},
+		"padded": {"sde"}, short: {"sdi"}, short[:20] + "-other": {"sdi"}, "nvme-one": {"nvme0n1"}, "same": {"vdd", "vde"},
 		"cairn-": nil, "other-page": nil, "naa-bits": nil, "cut": nil, "SCSI-ONE": nil, uuid[:20]: {"vdb"}, uuid[:19]: nil,
 	} {
 		got, err := g.named(want)
@@ -149,7 +151,7 @@ func TestRefusedInWords(t *testing.T) {
 		"without a node in dev": {mib(nil), 1 << 20, false, fault.Transient, "did not appear within"},
 	}
 	for name, tt := range tests {
-		o := Options{Wait: 20 * time.Millisecond, guest: guestWith(t, tt.files)}
+		o := Options{Wait: 20 * time.Millisecond, System: guestWith(t, tt.files).System}
 		e := hypervisors.Export{Transport: hypervisors.TransportHotadd, Serial: serial, SizeBytes: tt.size, Writable: tt.writing}
 		if name == "no serial" {
 			e.Serial = ""
@@ -171,7 +173,7 @@ func TestRefusedInWords(t *testing.T) {
 }
 
 func TestOpenCanBeCanceled(t *testing.T) {
-	o := Options{guest: guestWith(t, nil)}
+	o := Options{System: guestWith(t, nil).System}
 	ctx, cancel := context.WithCancel(t.Context())
 	time.AfterFunc(10*time.Millisecond, cancel)
 	_, err := o.OpenSource(ctx, hypervisors.Export{Transport: hypervisors.TransportHotadd, Serial: serial, SizeBytes: 512})

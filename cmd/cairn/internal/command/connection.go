@@ -30,14 +30,15 @@ func (a *App) connectionAdd() *cobra.Command {
 		Use: "add NAME ADDRESS", Short: "Connect a hypervisor", Args: args("NAME", "ADDRESS"),
 		Long: "Connect a hypervisor. It is tried first; one that does not work is not kept. With --dry-run it is only tried.",
 		Example: `  cairn connection add lab qemu:///system
-  cairn connection add host1 qemu+ssh://root@host1/system --option ssh_key_file=/etc/cairn/id_ed25519`,
+  cairn connection add host1 qemu+ssh://root@host1/system --option ssh_key_file=/etc/cairn/id_ed25519
+  cairn connection add prod https://engine.example.com --platform ovirt --user admin@internal --password-file engine.pw`,
 		RunE: a.ask(func(ctx context.Context, s *remote.Session, args []string) error {
 			req.Name, req.Address = args[0], args[1]
 			if req.Platform == "" && strings.HasPrefix(req.Address, "qemu") {
 				req.Platform = "kvm"
 			}
 			if req.Platform == "" {
-				return failure.UsageError("Name it with --platform, for example kvm.", "the address %q does not tell its platform", req.Address)
+				return failure.UsageError("Name it with --platform: kvm or ovirt.", "the address %q does not tell its platform", req.Address)
 			}
 			if passwordFile != "" {
 				var err error

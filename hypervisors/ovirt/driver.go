@@ -1,0 +1,204 @@
+package ovirt
+
+import (
+	"context"
+	"log/slog"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/cairn-backup/cairn/hypervisors"
+	"github.com/cairn-backup/cairn/internal/fault"
+)
+
+// marker begins what this product writes on everything it makes.
+const marker = "cairn-"
+
+// Config says how to reach an engine.
+type Config struct {
+	URL      string // https://engine.example.com, with or without /ovirt-engine/api
+	User     string // as typed: admin@internal, or admin@ovirt@internalsso where Keycloak is in use
+	Password string
+	Options  map[string]string
+	Log      *slog.Logger
+}
+
+// The keys of Config.Options.
+const (
+	// OptCAFile is a PEM file on the appliance with the CA of the engine's web server.
+	OptCAFile = "ca_file"
+	// OptCAFingerprint is the SHA-256 of that CA's certificate, or of the server's own, in hex.
+	OptCAFingerprint = "ca_fingerprint"
+	// OptImageioCAFile is a PEM file with the CA of the hosts' imageio; by default the engine's own CA, asked of it.
+	OptImageioCAFile = "imageio_ca_file"
+	// OptTransferVia is "host" (movers read from the hosts, through the engine where they cannot reach one) or "engine".
+	OptTransferVia = "transfer_via"
+	// OptHostAddresses maps the hosts' addresses as the engine has them to those that movers reach:
+	// "node1.lan=10.0.0.5,node2.lan=10.0.0.6".
+	OptHostAddresses = "host_addresses"
+)
+
+var options = []string{OptCAFile, OptCAFingerprint, OptImageioCAFile, OptTransferVia, OptHostAddresses}
+
+// Driver is one engine. It implements hypervisors.Driver.
+type Driver struct {
+	hypervisors.Unsupported
+	conn *conn
+	cfg  Config
+	log  *slog.Logger
+	pace pace
+	// addresses is OptHostAddresses.
+	addresses map[string]string
+
+	mu     sync.Mutex
+	frozen map[string]*frozen // by tag: freezes of this process whose transfers are kept alive
+	adding map[string]*making // by tag: calls under way that make something
+}
+
+var _ hypervisors.Driver = (*Driver)(nil)
+
+// pace is how often states are looked at and how long they may take. Tests of a fast engine shorten the first two.
+type pace struct {
+	first, most time.Duration // between two looks
+	create      time.Duration // of a snapshot, backup, disk or VM
+	transfer    time.Duration // until an image transfer is ready, or over
+	busy        time.Duration // how long a call is repeated that the engine refuses because something else is under way
+	wait        time.Duration // until a reply of the engine
+}
+
+var usualPace = pace{
+	first: time.Second, most: 8 * time.Second, create: 10 * time.Minute, transfer: 10 * time.Minute, busy: 2 * time.Minute,
+	wait: 3 * time.Minute,
+}
+
+// Open checks the configuration; it does not connect. The driver logs in when it is first used.
+func Open(_ context.Context, cfg Config) (*Driver, error) {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	bad := func(format string, args ...any) error {
+		return fault.New(fault.Invalid, "configure connection", cfg.URL, format, args...).Explain(
+			"These settings cannot be those of an oVirt engine.",
+			"Give the engine's address as https://engine.example.com, a user as admin@internal or admin@ovirt@internalsso, and a password; known options: "+
+				strings.Join(options, ", ")+".")
+	}
+	for k := range cfg.Options {
+		if !slices.Contains(options, k) {
+			return nil, bad("unknown option %q", k)
+		}
+	}
+	base, err := parseAddress(cfg.URL)
+	if err != nil {
+		return nil, bad("%w", err)
+	}
+	if !strings.Contains(cfg.User, "@") {
+		return nil, bad("the user %q names no profile after an @", cfg.User)
+	}
+	if cfg.Password == "" {
+		return nil, bad("there is no password")
+	}
+	addresses, err := parseHostAddresses(cfg.Options[OptHostAddresses])
+	if err != nil {
+		return nil, bad("%w", err)
+	}
+	if via := cfg.Options[OptTransferVia]; via != "" && via != viaHost && via != viaEngine {
+		return nil, bad("the option %s is %q, neither %s nor %s", OptTransferVia, via, viaHost, viaEngine)
+	}
+	trust, err := newTrust(base, cfg.Options)
+	if err != nil {
+		return nil, err
+	}
+	return &Driver{
+		Unsupported: hypervisors.Unsupported{Platform: hypervisors.OVirt},
+		conn:        newConn(base, cfg.User, cfg.Password, trust, cfg.Log),
+		cfg:         cfg, log: cfg.Log, pace: usualPace, addresses: addresses,
+		frozen: map[string]*frozen{}, adding: map[string]*making{},
+	}, nil
+}
+
+// The values of OptTransferVia.
+const (
+	viaHost   = "host"
+	viaEngine = "engine"
+)
+
+// parseAddress takes the forms in which people write an engine's address and returns its root.
+func parseAddress(address string) (*url.URL, error) {
+	u, err := url.Parse(strings.TrimSpace(address))
+	if err != nil {
+		return nil, fault.New(fault.Invalid, "", "", "the address cannot be read")
+	}
+	path := strings.TrimSuffix(u.Path, "/")
+	switch {
+	case u.Scheme != "https":
+		return nil, fault.New(fault.Invalid, "", "", "the address does not begin with https://")
+	case u.Hostname() == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "":
+		return nil, fault.New(fault.Invalid, "", "", "the address is more or less than a host")
+	case path != "" && path != "/ovirt-engine" && path != "/ovirt-engine/api":
+		return nil, fault.New(fault.Invalid, "", "", "the address has the path %s", path)
+	}
+	return &url.URL{Scheme: "https", Host: u.Host}, nil
+}
+
+func parseHostAddresses(text string) (map[string]string, error) {
+	out := map[string]string{}
+	for pair := range strings.SplitSeq(text, ",") {
+		if strings.TrimSpace(pair) == "" {
+			continue
+		}
+		from, to, found := strings.Cut(pair, "=")
+		from, to = strings.TrimSpace(from), strings.TrimSpace(to)
+		if !found || from == "" || to == "" || strings.ContainsAny(from+to, "/@?# ") {
+			return nil, fault.New(fault.Invalid, "", "", "the option %s has %q, which is not name=address", OptHostAddresses, pair)
+		}
+		out[strings.ToLower(from)] = to
+	}
+	return out, nil
+}
+
+// Close stops what keeps freezes alive and logs out. Freezes and restores stay on the engine.
+func (d *Driver) Close() error {
+	d.mu.Lock()
+	all := make([]*frozen, 0, len(d.frozen))
+	for _, f := range d.frozen {
+		all = append(all, f)
+	}
+	d.mu.Unlock()
+	for _, f := range all {
+		f.keeper.stop()
+	}
+	return d.conn.close()
+}
+
+// Capabilities says what the driver can do. What an engine or cluster is too old for is said by each freeze.
+func (d *Driver) Capabilities() hypervisors.Capabilities {
+	return hypervisors.Capabilities{
+		Platform: hypervisors.OVirt, Backup: true, ChangeTracking: true, Quiesce: true, StoppedBackup: true,
+		Transports: []hypervisors.Transport{hypervisors.TransportImageio, hypervisors.TransportHotadd},
+		Formats:    []hypervisors.DiskFormat{hypervisors.Raw, hypervisors.QCOW2},
+	}
+}
+
+var (
+	goodTag = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
+	goodID  = regexp.MustCompile(`^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$`)
+)
+
+func checkTag(tag string) error {
+	if !goodTag.MatchString(tag) {
+		return fault.New(fault.Invalid, "check tag", tag, "it is not 1 to 64 letters, digits, '-' and '_'")
+	}
+	return nil
+}
+
+// checkID answers NotFound for anything that cannot be an entity's id, so that it is never part of a path.
+func checkID(what, id string) error {
+	if goodID.MatchString(id) {
+		return nil
+	}
+	return fault.New(fault.NotFound, "look up "+what, id, "no %s has this id", what).
+		Explain("The engine has no "+what+" with this id.", "List what the connection has, and name one of it.")
+}

@@ -1,0 +1,121 @@
+package ovirt
+
+import (
+	"context"
+	"slices"
+	"strings"
+
+	sdk "github.com/ovirt/go-ovirt"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/cairn-backup/cairn/hypervisors"
+)
+
+// looksAtOnce is how many VMs are looked at beside each other.
+const looksAtOnce = 4
+
+// Leftovers returns everything on the engine that carries our mark and belongs to no VM of a user's.
+func (d *Driver) Leftovers(ctx context.Context) ([]hypervisors.Owed, error) {
+	vms, err := getPages[*sdk.Vm](ctx, d.conn, request{op: "list VMs", path: "/vms", query: query("follow", "disk_attachments.disk,snapshots")}, "vms", "name", sdk.XMLVmReadMany)
+	if err != nil {
+		return nil, err
+	}
+	transfers, err := d.transfers(ctx)
+	if err != nil {
+		return nil, err
+	}
+	version, err := d.about(ctx)
+	if err != nil {
+		return nil, err
+	}
+	parts := make([][]hypervisors.Owed, len(vms))
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(looksAtOnce)
+	for i, vm := range vms {
+		g.Go(func() (err error) {
+			parts[i], err = d.leftOf(gctx, vm, transfers, version.version.atLeast(4, 5))
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	freezes := map[string]string{} // names of our snapshots, by VM
+	for _, vm := range vms {
+		for _, s := range items(vm.Snapshots()) {
+			if name := val(s.Description()); isFreeze(name) {
+				freezes[val(vm.Id())] = name
+			}
+		}
+	}
+	out, owners := slices.Concat(append([][]hypervisors.Owed{{}}, parts...)...), plugged(vms)
+	for _, vm := range vms {
+		if isMover(vm) {
+			out = append(out, leftInMover(vm, owners, freezes)...)
+		}
+	}
+	return out, nil
+}
+
+// leftOf returns what a VM has of ours.
+func (d *Driver) leftOf(ctx context.Context, vm *sdk.Vm, transfers []*sdk.ImageTransfer, marks bool) (out []hypervisors.Owed, err error) {
+	id := val(vm.Id())
+	disks, incremental := map[string]bool{}, false
+	for _, a := range items(vm.DiskAttachments()) {
+		if disk, ok := a.Disk(); ok && !isMover(vm) {
+			disks[val(disk.Id())] = true
+			incremental = incremental || val(disk.Backup()) == sdk.DISKBACKUP_INCREMENTAL
+		}
+	}
+	var tags []string
+	for _, s := range items(vm.Snapshots()) {
+		if name := val(s.Description()); isFreeze(name) && val(s.SnapshotType()) != sdk.SNAPSHOTTYPE_ACTIVE {
+			out = append(out, hypervisors.Owed{Kind: kindSnapshot, VM: id, Name: name})
+			tags = append(tags, strings.TrimPrefix(name, marker))
+		}
+	}
+	// Only disks whose changes are recorded have checkpoints; asking every VM of a large site would take minutes.
+	if marks && incremental {
+		more, err := d.leftBackups(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		for _, o := range more {
+			tags = append(tags, strings.TrimPrefix(o.Name, marker))
+		}
+		out = append(out, more...)
+	}
+	for _, t := range transfers {
+		i := slices.IndexFunc(tags, func(tag string) bool { return checkTag(tag) == nil && idleOf(tag) == val(t.InactivityTimeout()) })
+		if i < 0 || !disks[diskOf(t)] || over(val(t.Phase())) {
+			continue
+		}
+		out = append(out, hypervisors.Owed{
+			Kind: kindTransfer, VM: id, Name: marker + tags[i] + "/" + diskOf(t), Args: map[string]string{argTag: tags[i], argDisk: diskOf(t)},
+		})
+	}
+	return out, nil
+}
+
+// leftBackups returns the backups and checkpoints of ours that a VM has.
+func (d *Driver) leftBackups(ctx context.Context, vm string) (out []hypervisors.Owed, err error) {
+	marks, err := d.marks(ctx, vm)
+	if err != nil && !gone(err) {
+		return nil, err
+	}
+	for _, m := range marks {
+		if m.ours() {
+			out = append(out, hypervisors.Owed{Kind: hypervisors.OwedCheckpoint, VM: vm, Name: m.description})
+		}
+	}
+	backups, err := d.backups(ctx, vm)
+	if err != nil && !gone(err) {
+		return nil, err
+	}
+	for _, b := range backups {
+		if name := val(b.Description()); isFreeze(name) && !backupOver(val(b.Phase())) {
+			out = append(out, hypervisors.Owed{Kind: kindBackup, VM: vm, Name: name})
+		}
+	}
+	return out, nil
+}
