@@ -1,6 +1,7 @@
 package ovirt
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -91,7 +92,7 @@ func (f *frozen) start(ctx context.Context, req hypervisors.FreezeRequest, s sur
 	var first error
 	for _, a := range attempts(req.Quiesce, asks, p.from) {
 		spec.from, spec.consistent = a.from, a.consistent
-		b, err := f.d.startBackup(ctx, spec)
+		b, err := f.patiently(ctx, spec)
 		if err == nil {
 			f.started(a, asks, first, p)
 			return b, nil
@@ -108,6 +109,17 @@ func (f *frozen) start(ctx context.Context, req hypervisors.FreezeRequest, s sur
 		f.d.log.InfoContext(ctx, "a backup is started in another way", "vm", f.vm, "err", err)
 	}
 	return nil, first
+}
+
+// patiently starts a backup when the VM is free: the engine may still merge the snapshot of one that has failed.
+func (f *frozen) patiently(ctx context.Context, spec backupSpec) (b *sdk.Backup, err error) {
+	locked := f.d.pace.unlessBusy(ctx, "start backup", func() error {
+		if b, err = f.d.startBackup(ctx, spec); err != nil && detailHas(err, "locked") {
+			return err
+		}
+		return nil
+	})
+	return b, cmp.Or(err, locked)
 }
 
 // another says whether an engine that refused a backup may take it in another way.
