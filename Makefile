@@ -53,8 +53,8 @@ lab: ## All tests, with real libvirt and QEMU
 	go test -tags faultpoints ./internal/fault ./datamover/transfer
 	CAIRN_LAB=1 go run $(GOTESTSUM) --format pkgname-and-test-fails -- -count=1 -timeout 60m ./...
 
-race: ## Unit tests under the race detector
-	go test -race -timeout 30m ./internal/... ./store/... ./datamover/... ./appliance/... ./cmd/...
+race: ## Unit tests under the race detector, campaigns in small counts: half an hour
+	go test -race -short -timeout 60m ./internal/... ./store/... ./datamover/... ./appliance/... ./cmd/...
 
 soak: ## Every campaign of the repository in large counts, and its tests under the race detector: hours
 	set -o pipefail; CAIRN_LAB=1 CAIRN_SOAK=1 go test -count=1 -timeout 48h -v -run '^TestCampaign|^TestCrash' ./internal/boundary ./store/... | grep -E 'campaign: |seed|states|^(---|FAIL|ok)'
@@ -86,6 +86,7 @@ images: deps ## The mover's and the appliance's images into dist/images; IMAGES=
 
 images-test: images ## Start machines from all images of `make images`, without KVM, and build each again: an hour or two
 	CAIRN_LAB=1 CAIRN_SOAK=1 CAIRN_IMAGES=dist/images go test -count=1 -timeout 6h -v ./images/...
+	CAIRN_LAB=1 CAIRN_SOAK=1 CAIRN_IMAGES=dist/images go test -count=1 -timeout 1h -v -run 'TestMoverVM(WithStorage|Dies)' ./lab/e2e
 
 clean: ## Remove what was built
 	rm -rf $(BIN) dist cover.out

@@ -16,7 +16,7 @@ packages="
 "
 optional=""
 [ "${1:-}" = "--bench" ] && optional="virtnbdbackup borgbackup mmdebstrap"
-[ "${1:-}" = "--images" ] && optional="mmdebstrap debian-archive-keyring"
+[ "${1:-}" = "--images" ] && optional="mmdebstrap debian-archive-keyring nfs-ganesha nfs-ganesha-vfs"
 
 say() { echo "install-deps: $*" >&2; }
 

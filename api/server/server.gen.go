@@ -982,6 +982,9 @@ type MoverDeployRequest struct {
 
 	// Network May be absent where the connection has only one.
 	Network string `json:"network,omitempty,omitzero"`
+
+	// Storage Shares with repositories, `nfs://host/path`, to which the mover writes itself; for images of the Debian mover.
+	Storage []string `json:"storage,omitempty,omitzero"`
 }
 
 // MoverLimit defines model for MoverLimit.

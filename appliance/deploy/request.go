@@ -29,7 +29,8 @@ type Spec struct {
 	Address      string   `json:"address,omitempty"` // with prefix length; "" is DHCP
 	Gateway      string   `json:"gateway,omitempty"`
 	DNS          []string `json:"dns,omitempty"`
-	Image        string   `json:"image,omitempty"` // path; "" is that of the directory of images
+	Storage      []string `json:"storage,omitempty"` // as guest.Config has it
+	Image        string   `json:"image,omitempty"`   // path; "" is that of the directory of images
 	CPUs         int      `json:"cpus,omitempty"`
 	MemoryBytes  int64    `json:"memory_bytes,omitempty"`
 	User         string   `json:"user,omitempty"` // who asked for it
@@ -103,7 +104,7 @@ func (d *Deployer) config(spec Spec) (guest.Config, error) {
 		return guest.Config{}, fault.New(fault.Unsupported, "deploy mover", spec.Name, "the appliance does not listen for movers").Explain(
 			"cairnd was started with --movers none, so no mover could enrol.", "Start it with an address for movers, for example --movers :8441.")
 	}
-	c := guest.Config{Name: spec.Name, Fingerprint: d.Fingerprint, Manager: spec.Manager}
+	c := guest.Config{Name: spec.Name, Fingerprint: d.Fingerprint, Manager: spec.Manager, Storage: spec.Storage}
 	if _, _, err := net.SplitHostPort(spec.Manager); err != nil {
 		c.Manager = net.JoinHostPort(strings.Trim(spec.Manager, "[]"), strconv.Itoa(port))
 	}

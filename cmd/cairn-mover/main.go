@@ -89,8 +89,12 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 
 // work is what the machine is for.
 func work(ctx context.Context, log *slog.Logger, cfg guest.Config) error {
+	if _, err := os.Stat(guest.StorageDir); err != nil && len(cfg.Storage) > 0 {
+		log.Warn("the storage is not mounted, and packs go to the manager: only the images of whole Debian systems mount what their configuration names",
+			"storage", cfg.Storage)
+	}
 	return program.Run(ctx, log, program.Settings{
 		Manager: cfg.Manager, Fingerprint: cfg.Fingerprint, Token: cfg.Token, Name: cfg.Name, StateDir: guest.StateDir,
-		Repositories: cfg.Repositories,
+		Repositories: cfg.Directories(),
 	})
 }

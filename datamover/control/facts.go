@@ -3,6 +3,7 @@ package control
 import (
 	"bufio"
 	"os"
+	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
@@ -15,10 +16,20 @@ import (
 func FactsOf(transports []string, mounts []*pb.Mount) *pb.Facts {
 	f := &pb.Facts{
 		Version: version.Version, Cpus: int32(runtime.NumCPU()), MemoryBytes: memory(), Transports: transports, Mounts: mounts,
-		MachineUuid: strings.ToLower(line("/sys/class/dmi/id/product_uuid")), BootId: line("/proc/sys/kernel/random/boot_id"),
+		MachineUuid: machineUUID(), BootId: line("/proc/sys/kernel/random/boot_id"),
 	}
 	f.Hostname, _ = os.Hostname() //nolint:errcheck // "" says that it is not known
 	return f
+}
+
+// machineUUID is what the platform calls this machine. Only root can read the kernel's file; a service without root gets
+// it as the systemd credential "product_uuid".
+func machineUUID() string {
+	uuid := line("/sys/class/dmi/id/product_uuid")
+	if dir := os.Getenv("CREDENTIALS_DIRECTORY"); uuid == "" && dir != "" {
+		uuid = line(filepath.Join(dir, "product_uuid"))
+	}
+	return strings.ToLower(uuid)
 }
 
 func line(path string) string {

@@ -28,7 +28,9 @@ type Config struct {
 	Name        string // the mover's name, also the host name
 	// Repositories are directories with storage of repositories that the mover reaches itself.
 	Repositories []string
-	Network      Network
+	// Storage are shares, "nfs://host/path", that a Debian mover or appliance mounts below StorageDir as 1, 2, and so on.
+	Storage []string
+	Network Network
 
 	// Sources says where the values came from, for the log: "kernel command line", "fw_cfg", "NoCloud seed sr0".
 	Sources []string
@@ -52,7 +54,7 @@ func (c Config) LogValue() slog.Value {
 	}
 	return slog.GroupValue(
 		slog.String("manager", c.Manager), slog.String("fingerprint", c.Fingerprint), slog.String("token", token),
-		slog.String("name", c.Name), slog.Any("repositories", c.Repositories), slog.String("network", c.Network.String()), slog.Any("sources", c.Sources))
+		slog.String("name", c.Name), slog.Any("repositories", c.Repositories), slog.Any("storage", c.Storage), slog.String("network", c.Network.String()), slog.Any("sources", c.Sources))
 }
 
 // String returns the network's words as ParseCmdline takes them, or "dhcp".
@@ -100,6 +102,7 @@ type document struct {
 		Token        string   `yaml:"token"`
 		Name         string   `yaml:"name"`
 		Repositories []string `yaml:"repositories"`
+		Storage      []string `yaml:"storage"`
 		Network      struct {
 			MAC     string   `yaml:"mac"`
 			Address string   `yaml:"address"`
@@ -150,8 +153,8 @@ func ParseDocument(p []byte) (Config, error) {
 	n := d.Cairn.Network
 	return build(map[string]string{
 		"manager": d.Cairn.Manager, "fingerprint": d.Cairn.Fingerprint, "token": d.Cairn.Token, "name": d.Cairn.Name,
-		"repositories": strings.Join(d.Cairn.Repositories, ","),
-		"mac":          n.MAC, "address": n.Address, "gateway": n.Gateway, "dns": strings.Join(n.DNS, ","),
+		"repositories": strings.Join(d.Cairn.Repositories, ","), "storage": strings.Join(d.Cairn.Storage, ","),
+		"mac": n.MAC, "address": n.Address, "gateway": n.Gateway, "dns": strings.Join(n.DNS, ","),
 		"ntp": strings.Join(n.NTP, ","), "mtu": n.MTU,
 	})
 }
@@ -170,6 +173,9 @@ func (c Config) Document() ([]byte, error) {
 	set(ours, "name", c.Name)
 	if len(c.Repositories) > 0 {
 		ours["repositories"] = c.Repositories
+	}
+	if len(c.Storage) > 0 {
+		ours["storage"] = c.Storage
 	}
 	if n := c.Network; !n.isZero() {
 		network := map[string]any{}
@@ -195,7 +201,7 @@ func (c Config) Document() ([]byte, error) {
 }
 
 // ParseCmdline reads the words "cairn.<key>=<value>" of a kernel command line: manager, fingerprint, token, name, mac,
-// address, gateway, repositories, dns and ntp (these with commas between), mtu. Other words are ignored; ok is false when there is
+// address, gateway, repositories, storage, dns and ntp (these with commas between), mtu. Other words are ignored; ok is false when there is
 // none of ours.
 func ParseCmdline(line string) (cfg Config, ok bool, err error) {
 	values := map[string]string{}
@@ -215,7 +221,7 @@ func ParseCmdline(line string) (cfg Config, ok bool, err error) {
 }
 
 // keys are the configuration's words, in the order of the documentation.
-var keys = []string{"manager", "fingerprint", "token", "name", "repositories", "mac", "address", "gateway", "dns", "ntp", "mtu"}
+var keys = []string{"manager", "fingerprint", "token", "name", "repositories", "storage", "mac", "address", "gateway", "dns", "ntp", "mtu"}
 
 // build checks the values and puts them together.
 func build(v map[string]string) (Config, error) {
@@ -239,6 +245,11 @@ func build(v map[string]string) (Config, error) {
 			check("repositories", fmt.Errorf("%q is no absolute path", dir))
 		}
 		c.Repositories = append(c.Repositories, filepath.Clean(dir))
+	}
+	for _, text := range splitList(v["storage"]) {
+		_, err := parseShare(text)
+		check("storage", err)
+		c.Storage = append(c.Storage, text)
 	}
 	check("network", c.Network.parse(v))
 	if len(errs) > 0 {
@@ -300,6 +311,9 @@ func (c Config) over(other Config) Config {
 	fill(&c.Name, other.Name)
 	if len(c.Repositories) == 0 {
 		c.Repositories = other.Repositories
+	}
+	if len(c.Storage) == 0 {
+		c.Storage = other.Storage
 	}
 	if c.Network.isZero() {
 		c.Network = other.Network

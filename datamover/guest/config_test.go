@@ -39,6 +39,12 @@ func TestParseCmdline(t *testing.T) {
 		{name: "name that is none", line: "cairn.name=-x", ok: true, err: "host name"},
 		{name: "gateway without address", line: "cairn.gateway=192.0.2.1", ok: true, err: "needs an address"},
 		{name: "repositories", line: "cairn.repositories=/srv/a,/srv/b", ok: true, want: Config{Repositories: []string{"/srv/a", "/srv/b"}}},
+		{name: "storage", line: "cairn.storage=nfs://nas/export,nfs://[2001:db8::1]:2049/b", ok: true, want: Config{Storage: []string{"nfs://nas/export", "nfs://[2001:db8::1]:2049/b"}}},
+		{name: "storage of another kind", line: "cairn.storage=smb://nas/export", ok: true, err: "not of the form"},
+		{name: "storage with options", line: "cairn.storage=nfs://nas/export?rw", ok: true, err: "not of the form"},
+		{name: "storage that leaves its path", line: "cairn.storage=nfs://nas/a/../b", ok: true, err: "shortest form"},
+		{name: "storage without a path", line: "cairn.storage=nfs://nas", ok: true, err: "absolute path"},
+		{name: "storage whose path mount cannot take", line: "cairn.storage=nfs://nas/a%20b", ok: true, err: "spaces"},
 		{name: "repository without a path", line: "cairn.repositories=a", ok: true, err: "no absolute path"},
 		{name: "mtu", line: "cairn.mtu=100", ok: true, err: "between 576"},
 		{name: "name server", line: "cairn.dns=nobody", ok: true, err: "network: "},
@@ -62,8 +68,8 @@ func TestParseCmdline(t *testing.T) {
 }
 
 func TestParseDocument(t *testing.T) {
-	full := "#cloud-config\nhostname: other\ncairn:\n  manager: 192.0.2.1:8441\n  token: T0k\n  repositories: [/srv/a/, /srv/b]\n  network:\n    address: 192.0.2.9/24\n    dns: [192.0.2.2]\n    mtu: 1400\n"
-	want := Config{Manager: "192.0.2.1:8441", Token: "T0k", Repositories: []string{"/srv/a", "/srv/b"}, Network: Network{
+	full := "#cloud-config\nhostname: other\ncairn:\n  manager: 192.0.2.1:8441\n  token: T0k\n  repositories: [/srv/a/, /srv/b]\n  storage: [nfs://nas/x]\n  network:\n    address: 192.0.2.9/24\n    dns: [192.0.2.2]\n    mtu: 1400\n"
+	want := Config{Manager: "192.0.2.1:8441", Token: "T0k", Repositories: []string{"/srv/a", "/srv/b"}, Storage: []string{"nfs://nas/x"}, Network: Network{
 		Address: netip.MustParsePrefix("192.0.2.9/24"), DNS: []netip.Addr{netip.MustParseAddr("192.0.2.2")}, MTU: 1400}}
 	got, err := ParseDocument([]byte(full))
 	if err != nil {
@@ -90,6 +96,18 @@ func TestParseDocument(t *testing.T) {
 		if _, err := ParseDocument([]byte(tt.text)); err == nil || !strings.Contains(err.Error(), tt.err) {
 			t.Errorf("%s: got error %v, want one with %q", tt.name, err, tt.err)
 		}
+	}
+}
+
+func TestStorage(t *testing.T) {
+	c := Config{Repositories: []string{"/srv/a"}, Storage: []string{"nfs://nas/export", "nfs://[2001:db8::1]:1234/b"}}
+	const options = "softerr,timeo=300,retrans=3,noatime,nosuid,nodev,noexec"
+	want := "/srv/storage/1 nas:/export " + options + "\n/srv/storage/2 [2001:db8::1]:/b " + options + ",port=1234\n"
+	if diff := cmp.Diff(c.mountTable(), want); diff != "" {
+		t.Error(diff)
+	}
+	if diff := cmp.Diff(c.Directories(), []string{"/srv/a", "/srv/storage/1", "/srv/storage/2"}); diff != "" {
+		t.Error(diff)
 	}
 }
 

@@ -21,7 +21,7 @@ import (
 const networkdDir = "/run/systemd/network"
 
 // ConfigCommand prints the machine's configuration, or, with --to, writes what the services of a Debian mover read:
-// config.yaml, a file for systemd-networkd where the network is not what the image has, and sets the host name. --wait gives a seed's disk
+// config.yaml, the table of shares to mount, a file for systemd-networkd where the network is not what the image has, and sets the host name. --wait gives a seed's disk
 // time to appear. A machine with no configuration is no error then: it may have enrolled long ago.
 func ConfigCommand(ctx context.Context, args []string, stdout io.Writer) error {
 	f := flag.NewFlagSet("config", flag.ContinueOnError)
@@ -50,6 +50,9 @@ func ConfigCommand(ctx context.Context, args []string, stdout io.Writer) error {
 		return err
 	}
 	if err := os.WriteFile(filepath.Join(*to, "config.yaml"), p, 0o600); err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(*to, "storage"), []byte(cfg.mountTable()), 0o600); err != nil {
 		return err
 	}
 	if cfg.Name != "" {

@@ -58,7 +58,7 @@ func TestDebianMover(t *testing.T) {
 				args = append(args, foreignDisks(t)...)
 			}
 			v := startVM(t, args...)
-			if got := m.awaitMover(t, v, tt.name, client.MoverOnline); got.Hostname != tt.name {
+			if got := m.awaitMover(t, v, tt.name, client.MoverOnline); got.Hostname != tt.name || got.MachineUUID == "" {
 				t.Errorf("the manager knows %+v", got)
 			}
 			g := dialAgent(t, v, socket)

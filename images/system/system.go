@@ -39,7 +39,7 @@ var (
 	Mover = Recipe{
 		Packages: []string{"lvm2", "open-iscsi", "nvme-cli", "multipath-tools", "qemu-guest-agent", "nfs-common", "xfsprogs"},
 		Overlay:  "mover",
-		Enable:   []string{"cairn-mover-config.service", "cairn-mover.service"},
+		Enable:   []string{"cairn-mover-config.service", "cairn-storage.service", "cairn-mover.service"},
 		Mask: []string{
 			"lvm2-monitor.service", "lvm2-lvmpolld.socket", "lvm2-lvmpolld.service", "blk-availability.service", "dm-event.socket", "dm-event.service",
 			"multipathd.socket", "multipathd.service", "open-iscsi.service", "iscsid.socket", "nvmf-autoconnect.service",
@@ -50,7 +50,7 @@ var (
 	Appliance = Recipe{
 		Packages: []string{"libvirt0", "openssh-client", "qemu-guest-agent", "nfs-common", "xfsprogs"},
 		Overlay:  "appliance",
-		Enable:   []string{"cairn-config.service", "cairn-data.service", "cairnd.service"},
+		Enable:   []string{"cairn-config.service", "cairn-data.service", "cairn-storage.service", "cairnd.service"},
 		Mask:     []string{"rpcbind.socket", "rpcbind.service", "nfs-client.target", "rpc-statd.service", "rpc-statd-notify.service", "ssh-agent.service"},
 		Hostname: "cairn",
 	}

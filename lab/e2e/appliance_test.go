@@ -23,7 +23,7 @@ import (
 )
 
 // patience is far more than any single step takes here; it only bounds a test that hangs.
-const patience = 3 * time.Minute
+var patience = map[bool]time.Duration{false: 3 * time.Minute, true: 20 * time.Minute}[os.Getenv("CAIRN_SOAK") == "1"]
 
 // Built once by TestMain, cairnd with the tag faultpoints.
 var cairndBinary, moverBinary string

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -11,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/cairn-backup/cairn/api/client"
+	"github.com/cairn-backup/cairn/hypervisors"
 	"github.com/cairn-backup/cairn/internal/locked"
 	"github.com/cairn-backup/cairn/lab/kvmlab"
 	"github.com/cairn-backup/cairn/lab/netfault"
@@ -29,8 +31,9 @@ func (s *scene) deployRequest(name, image string, proxy *netfault.Proxy) map[str
 	}
 }
 
-// deployed has a mover VM of the real image, whose manager was killed as soon as the mover had enrolled.
-func (s *scene) deployed(name string) *mover {
+// deployed has a mover VM of a real image, whose manager was killed as soon as the mover had enrolled. more goes into
+// the request.
+func (s *scene) deployed(name, image string, more map[string]any) *mover {
 	s.t.Helper()
 	proxy, err := netfault.New(s.moversAddress())
 	if err != nil {
@@ -38,7 +41,8 @@ func (s *scene) deployed(name string) *mover {
 	}
 	s.t.Cleanup(proxy.Close)
 	m := &mover{t: s.t, proxy: proxy, name: name, log: &locked.Buffer{}}
-	request := s.deployRequest(name, kvmlab.MoverImage(s.t), proxy)
+	request := s.deployRequest(name, image, proxy)
+	maps.Copy(request, more)
 	var run client.Run
 	s.killAt("deploy.enrolled", func() {
 		proxy.Retarget(s.moversAddress())
@@ -81,7 +85,7 @@ func (s *scene) through(run client.Run, mover, transport string) {
 // backed up, in full and by its changes, and restored so, bit for bit.
 func TestMoverVM(t *testing.T) {
 	s := newScene(t, kvmlab.Options{Private: true}, kvmlab.Spec{Name: "hot", Rate: -1, AreaBytes: 2 << 20, Disks: []kvmlab.Disk{{MiB: 24, Fill: 8 << 20}, {MiB: 8}}})
-	m := s.deployed("m1")
+	m := s.deployed("m1", kvmlab.MoverImage(t, "mover"), nil)
 	info := s.movers()["m1"]
 	if info.DeployedOn != s.connection.ID || !strings.Contains(s.virsh("dumpxml", "cairn-m1"), info.MachineUUID) {
 		t.Errorf("the mover is %+v, want it in the VM cairn-m1 of connection %s", info, s.connection.ID)
@@ -173,6 +177,60 @@ func (s *scene) otherWays() {
 	if w := fmt.Sprint(warned.Tasks[0].Warnings); !strings.Contains(w, "cannot go by hotadd, which was asked for, and goes another way") {
 		s.t.Errorf("the fall-back's warnings: %s", w)
 	}
+}
+
+// TestMoverVMDies switches a mover's VM off while a plugged disk is being read: another mover goes on from what the platform
+// still holds frozen, and nothing stays plugged in.
+func TestMoverVMDies(t *testing.T) {
+	if os.Getenv("CAIRN_SOAK") != "1" {
+		t.Skip("a mover is waited for as long as users wait, two minutes; set CAIRN_SOAK=1")
+	}
+	s := newScene(t, kvmlab.Options{Private: true}, kvmlab.Spec{Name: "dies", Rate: -1, AreaBytes: 2 << 20, Disks: []kvmlab.Disk{{MiB: 24, Fill: 8 << 20}}})
+	m := s.deployed("m1", kvmlab.MoverImage(t, "mover"), nil)
+	s.write(10)
+	p := s.pauseAt("backup.transferred")
+	s.restarted(m)
+	m.proxy.Set(netfault.Fault{Rate: 64 << 10}) // so that there is a middle
+	run, err := s.startBackup(s.vmID, s.repo.ID, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.wait("the transfer on m1", func() bool { return s.movers()["m1"].Transfers > 0 && m.proxy.Fired() > 0 })
+	if !strings.Contains(s.virsh("dumpxml", "cairn-m1"), "<serial>"+hypervisors.SerialPrefix) {
+		t.Error("the disk is not plugged into the mover's VM")
+	}
+	s.virsh("destroy", "cairn-m1")
+	m.proxy.Heal()
+	p.reached()
+	dir := t.TempDir()
+	for _, e := range s.exports() {
+		s.nbdcopy(e, frozenFile(dir, 0, e.disk))
+	}
+	p.release()
+	ended := s.ended(run.ID, client.StateSucceeded, client.StateWarning)
+	if x := ended.Tasks[0].Transfers; len(x) != 1 || x[0].Mover != "built-in" || x[0].Transport != "nbd" {
+		t.Errorf("the transfers ended as %+v, want the built-in mover's, by nbd", x)
+	}
+	var events client.RunEventList
+	s.must("GET", "/runs/"+run.ID+"/events?limit=1000", nil, &events)
+	if !strings.Contains(fmt.Sprint(events.Items), "the mover was lost, and the transfer goes on") {
+		t.Errorf("the loss is not in the run's events: %v", events.Items)
+	}
+	s.virsh("start", "cairn-m1")
+	s.online(m)
+	if strings.Contains(s.virsh("dumpxml", "cairn-m1"), "<serial>"+hypervisors.SerialPrefix) {
+		t.Error("a disk is still plugged into the mover's VM")
+	}
+	name := s.guest.Name + "-d0"
+	restored := s.restore(map[string]any{"restore_point": s.point(ended).ID, "mode": "new", "name": name})
+	s.through(restored, "m1", "hotadd")
+	for target, raw := range s.restoredDisks(name) {
+		sameContent(t, target, raw, frozenFile(dir, 0, target))
+	}
+	s.remove(name)
+	s.must("DELETE", "/movers/"+s.movers()["m1"].ID, nil, nil)
+	s.noLeftovers()
+	s.verifyAll()
 }
 
 // TestKillManagerDuringDeploy: a deployment that dies with the manager leaves neither VM nor volume nor mover.

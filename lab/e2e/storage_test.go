@@ -35,7 +35,7 @@ EXPORT { Export_Id = 1; Path = %q; Pseudo = "/repo"; Access_Type = RW; Squash = 
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command("ganesha.nfsd", "-F", "-x", "-f", config, "-p", filepath.Join(home, "pid"), "-L", "STDERR", "-N", "NIV_WARN")
+	cmd := exec.Command("ganesha.nfsd", "-F", "-f", config, "-p", filepath.Join(home, "pid"), "-L", "STDERR", "-N", "NIV_WARN")
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {

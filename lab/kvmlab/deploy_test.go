@@ -74,7 +74,7 @@ func TestDeployedMoverEnrols(t *testing.T) {
 		t.Fatal(err)
 	}
 	d := openDriver(t, l)
-	image, err := os.ReadFile(kvmlab.MoverImage(t))
+	image, err := os.ReadFile(kvmlab.MoverImage(t, "mover"))
 	if err != nil {
 		t.Fatal(err)
 	}

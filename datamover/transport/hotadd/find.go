@@ -51,8 +51,26 @@ func (o Options) open(ctx context.Context, e hypervisors.Export, writing bool) (
 	defer cancel()
 	events, stop := listen()
 	defer stop()
+	return await(ctx, e, events, func() (*device, error) { return o.tryOpen(e, writing) })
+}
+
+// settling is how long a disk may be there before this process may open it: where udev makes device nodes they are root's
+// alone at first.
+const settling = 10 * time.Second
+
+// await tries until there is a device or an error that does not pass.
+func await(ctx context.Context, e hypervisors.Export, events <-chan struct{}, try func() (*device, error)) (*device, error) {
+	var since time.Time // it was there and could not be opened
 	for {
-		d, err := o.tryOpen(e, writing)
+		d, err := try()
+		if errors.Is(err, unix.EACCES) {
+			if since.IsZero() {
+				since = time.Now()
+			}
+			if time.Since(since) < settling {
+				err = nil
+			}
+		}
 		if d != nil || err != nil {
 			return d, err
 		}

@@ -53,13 +53,14 @@ The mover reaches the appliance by the address that this client uses; name anoth
 	f.StringVar(&req.Address, "address", "", "the mover's `ADDRESS/PREFIX`; DHCP by default")
 	f.StringVar(&req.Gateway, "gateway", "", "with --address: its `GATEWAY`")
 	f.StringArrayVar(&req.DNS, "dns", nil, "with --address: a name `SERVER`; may be repeated")
+	f.StringArrayVar(&req.Storage, "storage", nil, "with a Debian mover's image: a `SHARE` with repositories, nfs://HOST/PATH, that it writes to itself; may be repeated")
 	f.StringVar(&req.Manager, "manager", "", "`HOST[:PORT]` under which the mover reaches the appliance, where that is not this client's")
 	f.StringVar(&req.Image, "image", "", "`PATH` on the appliance of another mover image")
 	f.IntVar(&req.CPUs, "cpus", 0, "`NUMBER` of the VM's CPUs; 2 by default")
 	f.IntVar(&memory, "memory", 0, "the VM's memory in `MIB`; 1024 by default")
 	_ = cmd.MarkFlagRequired("connection")
 	_ = cmd.RegisterFlagCompletionFunc("connection", a.completeConnections)
-	for _, name := range []string{"datastore", "network", "address", "gateway", "dns", "manager", "image", "cpus", "memory"} {
+	for _, name := range []string{"datastore", "network", "address", "gateway", "dns", "storage", "manager", "image", "cpus", "memory"} {
 		_ = cmd.RegisterFlagCompletionFunc(name, cobra.NoFileCompletions)
 	}
 	return cmd
