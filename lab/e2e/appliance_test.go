@@ -207,6 +207,9 @@ func (a *appliance) call(method, path string, body, out any) error {
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
+	if method == "DELETE" {
+		req.Header.Set("If-Match", "*") // whatever it is by now
+	}
 	if a.token != "" {
 		req.Header.Set("Authorization", "Bearer "+a.token)
 	}
