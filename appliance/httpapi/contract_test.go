@@ -30,6 +30,21 @@ func TestDocumentKeepsItsConventions(t *testing.T) {
 				t.Errorf("%s %s: errors are %s", method, path, got)
 			}
 			id, _ := o["operationId"].(string)
+			op := c.operations[routeKey(strings.ToUpper(method), api.BasePath+path)]
+			switch method {
+			case "get":
+				if op.answer != "" && c.resolve(at+"/responses/304") != "/components/responses/NotModified" {
+					t.Errorf("%s does not say that it may answer 304", id)
+				}
+			case "put", "patch", "delete":
+				read := c.operations[routeKey("GET", api.BasePath+path)]
+				if op.params["If-Match"].in != "header" || read == nil || read.answer == "" {
+					t.Errorf("%s does not take If-Match, or what it changes cannot be read", id)
+				}
+			}
+			if c.object(at+"/responses/201") != nil && !op.public && op.params["Idempotency-Key"].in != "header" {
+				t.Errorf("%s makes something and knows no Idempotency-Key", id)
+			}
 			if starts := c.object(at+"/responses/202") != nil && !strings.HasPrefix(id, "cancel"); starts {
 				params := c.operations[routeKey(strings.ToUpper(method), api.BasePath+path)].params
 				if params["Prefer"].in != "header" || params["Idempotency-Key"].in != "header" {

@@ -35,7 +35,7 @@ func (c conforming) RoundTrip(r *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	resp.Body = io.NopCloser(bytes.NewReader(b))
-	path := strings.TrimPrefix(r.URL.Path, api.BasePath)
+	path := strings.TrimPrefix(r.URL.EscapedPath(), api.BasePath) + "?" + r.URL.RawQuery
 	c.ts.conforms(r.Method, path, answer{resp.StatusCode, resp.Header, b})
 	return resp, nil
 }

@@ -31,6 +31,7 @@ type real struct {
 	token    string
 	url      string
 	plain    *http.Client // answers are not compared with the document
+	checked  *http.Client // they are
 	*client.ClientWithResponses
 }
 
@@ -49,9 +50,10 @@ func newReal(t *testing.T) *real {
 	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS13}, ForceAttemptHTTP2: true}
 	t.Cleanup(transport.CloseIdleConnections)
 	r := &real{t: t, ctx: t.Context(), platform: p, url: printed["API"], plain: &http.Client{Transport: transport}}
+	r.checked = &http.Client{Transport: httpapi.Conforming(t, transport)}
 	r.vm = p.AddVM(memplatform.VMSpec{Name: "web", Disks: []int64{1 << 20, 1 << 19}, CDROM: true})
 	r.ClientWithResponses, err = client.NewClientWithResponses(printed["API"]+api.BasePath,
-		client.WithHTTPClient(&http.Client{Transport: httpapi.Conforming(t, transport)}), client.WithRequestEditorFn(r.authorize))
+		client.WithHTTPClient(r.checked), client.WithRequestEditorFn(r.authorize))
 	check(t, err)
 	issued, err := r.SetUpWithResponse(r.ctx, client.SetUpRequest{
 		Token: printed["set-up token"], Username: "admin", Password: "correct horse battery",
@@ -75,7 +77,7 @@ func runCairnd(t *testing.T, p *memplatform.Platform, data string) map[string]st
 	out, stdout := io.Pipe()
 	done := make(chan error, 1)
 	go func() {
-		args := []string{"--data", data, "--listen", "127.0.0.1:0"}
+		args := []string{"--data", data, "--listen", "127.0.0.1:0", "--movers", "127.0.0.1:0", "--requests", "100000"}
 		err := server.Run(ctx, args, func(string) string { return "" }, stdout, io.Discard, map[hypervisors.Platform]server.OpenDriver{
 			memplatform.PlatformName: func(context.Context, server.Target) (hypervisors.Driver, error) { return p.Driver(), nil },
 		})

@@ -120,7 +120,8 @@ func (a *Appliance) keyForNew(ctx context.Context, row *catalog.Repository, n ht
 
 // unusableKey says that a request names a key, or what has one, that is not there.
 func unusableKey(err error) error {
-	if kind := fault.KindOf(err); kind == fault.NotFound || kind == fault.Denied {
+	kind := fault.KindOf(err)
+	if kind == fault.NotFound || kind == fault.Denied || kind == fault.Internal && !errors.Is(err, syscall.EIO) {
 		return fault.Wrap(fault.Invalid, "", "", err)
 	}
 	return err
