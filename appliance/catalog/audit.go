@@ -36,7 +36,7 @@ func (e AuditEntry) hash() string {
 
 // Audit appends to the audit log and fills in what is not the caller's.
 func (c *Catalog) Audit(ctx context.Context, e AuditEntry) error {
-	err := c.db.WithContext(context.WithoutCancel(ctx)).Transaction(func(tx *gorm.DB) error {
+	err := c.transaction(context.WithoutCancel(ctx), func(tx *gorm.DB) error {
 		var last AuditEntry
 		if err := tx.Order("seq DESC").Limit(1).Find(&last).Error; err != nil {
 			return err

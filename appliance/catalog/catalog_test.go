@@ -19,7 +19,7 @@ import (
 
 func open(t *testing.T, dir string) *Catalog {
 	t.Helper()
-	c, err := Open(t.Context(), Options{Path: filepath.Join(dir, "catalog.db"), KeyFile: filepath.Join(dir, "keys", "catalog.key")})
+	c, err := Open(t.Context(), options(dir))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -37,7 +37,10 @@ func kindOf(err error) string {
 func noQueue(context.Context, *sql.Tx, Task) (int64, error) { return 7, nil }
 
 func TestSecretsAreSealedAndSurviveReopen(t *testing.T) {
-	dir := t.TempDir()
+	onEach(t, testSecretsAreSealedAndSurviveReopen)
+}
+
+func testSecretsAreSealedAndSurviveReopen(t *testing.T, dir string) {
 	c := open(t, dir)
 	conn := Connection{Name: "host", Platform: hypervisors.KVM, Address: "qemu:///system", Options: map[string]string{"a": "b"}}
 	if err := c.CreateConnection(t.Context(), &conn, "opensesame"); err != nil {
@@ -92,8 +95,9 @@ func TestWrongOrMissingKey(t *testing.T) {
 	}
 }
 
-func TestNewerSchemaIsRefused(t *testing.T) {
-	dir := t.TempDir()
+func TestNewerSchemaIsRefused(t *testing.T) { onEach(t, testNewerSchemaIsRefused) }
+
+func testNewerSchemaIsRefused(t *testing.T, dir string) {
 	c := open(t, dir)
 	if _, err := c.sql.Exec("UPDATE schema_version SET version = 99"); err != nil {
 		t.Fatal(err)
@@ -101,7 +105,7 @@ func TestNewerSchemaIsRefused(t *testing.T) {
 	if err := c.Close(); err != nil {
 		t.Fatal(err)
 	}
-	_, err := Open(t.Context(), Options{Path: filepath.Join(dir, "catalog.db"), KeyFile: filepath.Join(dir, "keys", "catalog.key")})
+	_, err := Open(t.Context(), options(dir))
 	if kindOf(err) != "unsupported" {
 		t.Errorf("newer schema: %v, want unsupported", err)
 	}
@@ -115,6 +119,7 @@ func TestSchemaOfTheFirstVersionIsBroughtUpToDate(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, q := range []string{
+		"DROP INDEX idx_tasks_manager_id", "ALTER TABLE tasks DROP COLUMN manager_id", "ALTER TABLE events DROP COLUMN manager_id",
 		"ALTER TABLE connections DROP COLUMN host_id", "ALTER TABLE repositories DROP COLUMN members",
 		"ALTER TABLE repositories DROP COLUMN verification", "ALTER TABLE repositories DROP COLUMN generation", "ALTER TABLE vms DROP COLUMN facts", "DROP INDEX idx_runs_policy_id", "ALTER TABLE runs DROP COLUMN policy_id", "ALTER TABLE runs DROP COLUMN turn_id",
 		"UPDATE schema_version SET version = 1",
@@ -150,6 +155,7 @@ func TestRepositoryOfTheSecondVersionGetsItsColumns(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, q := range []string{
+		"DROP INDEX idx_tasks_manager_id", "ALTER TABLE tasks DROP COLUMN manager_id", "ALTER TABLE events DROP COLUMN manager_id",
 		"ALTER TABLE repositories DROP COLUMN members", "ALTER TABLE repositories DROP COLUMN verification",
 		"ALTER TABLE repositories DROP COLUMN generation", "ALTER TABLE vms DROP COLUMN facts", "DROP INDEX idx_runs_policy_id", "ALTER TABLE runs DROP COLUMN policy_id", "ALTER TABLE runs DROP COLUMN turn_id",
 		"UPDATE schema_version SET version = 2",
@@ -210,8 +216,10 @@ func TestCatalogThatIsNoDatabase(t *testing.T) {
 	open(t, dir) // the key that is there serves the new one
 }
 
-func TestOneActiveTaskPerSubject(t *testing.T) {
-	c := open(t, t.TempDir())
+func TestOneActiveTaskPerSubject(t *testing.T) { onEach(t, testOneActiveTaskPerSubject) }
+
+func testOneActiveTaskPerSubject(t *testing.T, dir string) {
+	c := open(t, dir)
 	start := func(subject string) (Task, error) {
 		task := &Task{VMID: "vm_1", VMName: "web", Subject: subject}
 		_, err := c.CreateRun(t.Context(), &Run{Kind: KindBackup, Trigger: TriggerManual}, []*Task{task}, noQueue)
@@ -253,7 +261,9 @@ func TestOneActiveTaskPerSubject(t *testing.T) {
 	}
 }
 
-func TestMoves(t *testing.T) {
+func TestMoves(t *testing.T) { onEach(t, testMoves) }
+
+func testMoves(t *testing.T, dir string) {
 	all := []State{Queued, Running, Succeeded, Warning, Failed, Cancelled}
 	legal := map[string]bool{
 		"queued running": true, "queued cancelled": true, "queued failed": true, "running succeeded": true,
@@ -267,7 +277,7 @@ func TestMoves(t *testing.T) {
 			}
 		}
 	}
-	c := open(t, t.TempDir())
+	c := open(t, dir)
 	task := &Task{}
 	if _, err := c.CreateRun(t.Context(), &Run{Kind: KindVerify}, []*Task{task}, noQueue); err != nil {
 		t.Fatal(err)
@@ -307,8 +317,10 @@ func TestRunState(t *testing.T) {
 	}
 }
 
-func TestInventoryKeepsIdentity(t *testing.T) {
-	c := open(t, t.TempDir())
+func TestInventoryKeepsIdentity(t *testing.T) { onEach(t, testInventoryKeepsIdentity) }
+
+func testInventoryKeepsIdentity(t *testing.T, dir string) {
+	c := open(t, dir)
 	conn := Connection{Name: "host"}
 	if err := c.CreateConnection(t.Context(), &conn, ""); err != nil {
 		t.Fatal(err)
@@ -363,8 +375,10 @@ func TestInventoryKeepsIdentity(t *testing.T) {
 	}
 }
 
-func TestPagesCoverEverythingOnce(t *testing.T) {
-	c := open(t, t.TempDir())
+func TestPagesCoverEverythingOnce(t *testing.T) { onEach(t, testPagesCoverEverythingOnce) }
+
+func testPagesCoverEverythingOnce(t *testing.T, dir string) {
+	c := open(t, dir)
 	var vms []hypervisors.VM
 	for i := range 25 {
 		vms = append(vms, hypervisors.VM{ID: fmt.Sprint(i), Name: fmt.Sprint("same", i%3)})
@@ -396,8 +410,10 @@ func TestPagesCoverEverythingOnce(t *testing.T) {
 	}
 }
 
-func TestOwedCleanups(t *testing.T) {
-	c := open(t, t.TempDir())
+func TestOwedCleanups(t *testing.T) { onEach(t, testOwedCleanups) }
+
+func testOwedCleanups(t *testing.T, dir string) {
+	c := open(t, dir)
 	want := []string{"job", "volume", "checkpoint"}
 	for _, name := range []string{"checkpoint", "volume", "job"} {
 		if _, err := c.Owe(t.Context(), "conn_1", "task_1", hypervisors.Owed{Kind: "k", Name: name, Args: map[string]string{"a": "b"}}); err != nil {
@@ -434,7 +450,11 @@ func TestOwedCleanups(t *testing.T) {
 }
 
 func TestDeleteConnectionWithOwedCleanups(t *testing.T) {
-	c := open(t, t.TempDir())
+	onEach(t, testDeleteConnectionWithOwedCleanups)
+}
+
+func testDeleteConnectionWithOwedCleanups(t *testing.T, dir string) {
+	c := open(t, dir)
 	conn := Connection{Name: "host"}
 	if err := c.CreateConnection(t.Context(), &conn, ""); err != nil {
 		t.Fatal(err)
@@ -457,8 +477,10 @@ func TestDeleteConnectionWithOwedCleanups(t *testing.T) {
 	}
 }
 
-func TestFirstUserOnlyOnce(t *testing.T) {
-	c := open(t, t.TempDir())
+func TestFirstUserOnlyOnce(t *testing.T) { onEach(t, testFirstUserOnlyOnce) }
+
+func testFirstUserOnlyOnce(t *testing.T, dir string) {
+	c := open(t, dir)
 	if err := c.CreateFirstUser(t.Context(), &User{Name: "admin"}); err != nil {
 		t.Fatal(err)
 	}
@@ -467,8 +489,10 @@ func TestFirstUserOnlyOnce(t *testing.T) {
 	}
 }
 
-func TestPointsAndCheckpoints(t *testing.T) {
-	c := open(t, t.TempDir())
+func TestPointsAndCheckpoints(t *testing.T) { onEach(t, testPointsAndCheckpoints) }
+
+func testPointsAndCheckpoints(t *testing.T, dir string) {
+	c := open(t, dir)
 	vm, err := c.EnsureVM(t.Context(), "conn_1", hypervisors.VM{ID: "uuid", Name: "web"})
 	if err != nil {
 		t.Fatal(err)
@@ -497,8 +521,10 @@ func TestPointsAndCheckpoints(t *testing.T) {
 	}
 }
 
-func TestRepeatedRequestStartsNothing(t *testing.T) {
-	c := open(t, t.TempDir())
+func TestRepeatedRequestStartsNothing(t *testing.T) { onEach(t, testRepeatedRequestStartsNothing) }
+
+func testRepeatedRequestStartsNothing(t *testing.T, dir string) {
+	c := open(t, dir)
 	start := func(user, key string) (Run, bool) {
 		t.Helper()
 		run := Run{Kind: KindVerify, User: user, RequestKey: key, RequestPrint: "p"}
@@ -518,7 +544,7 @@ func TestRepeatedRequestStartsNothing(t *testing.T) {
 	if _, replayed := start("bob", "k"); replayed {
 		t.Error("another user's request counts as a repetition")
 	}
-	if _, err := c.sql.Exec("UPDATE runs SET created_at = ?", time.Now().UTC().Add(-25*time.Hour)); err != nil {
+	if err := c.db.Exec("UPDATE runs SET created_at = ?", time.Now().UTC().Add(-25*time.Hour)).Error; err != nil {
 		t.Fatal(err)
 	}
 	if _, replayed := start("ann", "k"); replayed {
@@ -526,8 +552,10 @@ func TestRepeatedRequestStartsNothing(t *testing.T) {
 	}
 }
 
-func TestNewestPoints(t *testing.T) {
-	c := open(t, t.TempDir())
+func TestNewestPoints(t *testing.T) { onEach(t, testNewestPoints) }
+
+func testNewestPoints(t *testing.T, dir string) {
+	c := open(t, dir)
 	for id, vm := range map[string]string{"rp_1": "vm_a", "rp_3": "vm_a", "rp_2": "vm_b", "rp_4": "vm_c"} {
 		if err := c.AddRestorePoint(t.Context(), RestorePoint{ID: id, RepositoryID: "repo_1", VMID: vm}); err != nil {
 			t.Fatal(err)

@@ -58,7 +58,7 @@ func (c *Catalog) Connections(ctx context.Context, p Page) (List[Connection], er
 // UpdateConnection changes a connection as change says, and its credentials when secret is not nil.
 func (c *Catalog) UpdateConnection(ctx context.Context, id string, secret *Secret, change func(*Connection)) (Connection, error) {
 	var conn Connection
-	err := c.db.WithContext(ctx).Transaction(func(tx *gorm.DB) error {
+	err := c.transaction(ctx, func(tx *gorm.DB) error {
 		if err := tx.Where("id = ?", id).Take(&conn).Error; err != nil {
 			return err
 		}
@@ -78,7 +78,7 @@ func (c *Catalog) UpdateConnection(ctx context.Context, id string, secret *Secre
 // DeleteConnection forgets a connection and its VMs; VMs with restore points stay, as gone. While tasks are under way
 // or clean-ups are owed it answers Conflict.
 func (c *Catalog) DeleteConnection(ctx context.Context, id string) error {
-	err := c.db.WithContext(ctx).Transaction(func(tx *gorm.DB) error {
+	err := c.transaction(ctx, func(tx *gorm.DB) error {
 		if err := tx.Where("id = ?", id).Take(&Connection{}).Error; err != nil {
 			return err
 		}

@@ -18,6 +18,7 @@ const (
 	PrefixToken      = "tok"
 	PrefixMover      = "mover"
 	PrefixLimit      = "limit"
+	PrefixManager    = "mgr"
 )
 
 // NewID makes an id that is greater than all ids of its kind that this process made before.

@@ -19,7 +19,7 @@ func (c *Catalog) CreateUser(ctx context.Context, u *User) error {
 // CreateFirstUser stores a user only if there is none yet; else it answers Exists.
 func (c *Catalog) CreateFirstUser(ctx context.Context, u *User) error {
 	u.ID, u.CreatedAt = NewID(PrefixUser), time.Now().UTC()
-	err := c.db.WithContext(ctx).Transaction(func(tx *gorm.DB) error {
+	err := c.transaction(ctx, func(tx *gorm.DB) error {
 		var n int64
 		if err := tx.Model(&User{}).Count(&n).Error; err != nil {
 			return err

@@ -18,8 +18,12 @@ type KeptTask struct {
 
 // Keep stores what a running task needs to be taken up by the next process; what was kept before is replaced.
 func (c *Catalog) Keep(ctx context.Context, taskID string, what Secret) error {
-	err := c.db.WithContext(ctx).Transaction(func(tx *gorm.DB) error {
-		if _, err := runningTask(tx, taskID); err != nil {
+	err := c.transaction(ctx, func(tx *gorm.DB) error {
+		t, err := runningTask(tx, taskID)
+		if err == nil {
+			err = c.mine(tx, t)
+		}
+		if err != nil {
 			return err
 		}
 		return tx.Save(&KeptTask{TaskID: taskID, Sealed: c.seal.seal(taskID, what)}).Error
@@ -42,8 +46,11 @@ func (c *Catalog) Kept(ctx context.Context, taskID string) (Secret, error) {
 // TakeUp begins another attempt of a task that was running when a process ended.
 func (c *Catalog) TakeUp(ctx context.Context, id string) (Task, error) {
 	var t Task
-	err := c.db.WithContext(ctx).Transaction(func(tx *gorm.DB) (err error) {
-		if t, err = runningTask(tx, id); err != nil {
+	err := c.transaction(ctx, func(tx *gorm.DB) (err error) {
+		if t, err = runningTask(tx, id); err == nil {
+			err = c.mine(tx, t)
+		}
+		if err != nil {
 			return err
 		}
 		t.Attempt++

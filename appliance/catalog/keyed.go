@@ -24,7 +24,7 @@ type KeyedRequest struct {
 // the known request and true. Requests older than a day are forgotten.
 func (c *Catalog) BeginKeyed(ctx context.Context, user, key, fingerprint string) (known KeyedRequest, found bool, err error) {
 	now := time.Now().UTC()
-	err = c.db.WithContext(ctx).Transaction(func(tx *gorm.DB) error {
+	err = c.transaction(ctx, func(tx *gorm.DB) error {
 		if err := tx.Where("created_at < ?", now.Add(-requestKept)).Delete(&KeyedRequest{}).Error; err != nil {
 			return err
 		}

@@ -180,7 +180,8 @@ type Task struct {
 	Error           *Failure        `gorm:"serializer:json" json:"error,omitempty"`
 	CancelRequested bool            `json:"cancel_requested"`
 	Attempt         int             `json:"attempt"`
-	JobID           int64           `json:"-"` // River's
+	ManagerID       string          `gorm:"index" json:"-"` // who runs it; while it waits, who is to: "" is any
+	JobID           int64           `json:"-"`              // River's
 	CreatedAt       time.Time       `json:"created_at"`
 	StartedAt       *time.Time      `json:"started_at,omitempty"`
 	FinishedAt      *time.Time      `json:"finished_at,omitempty"`
@@ -322,6 +323,8 @@ type Event struct {
 	Meaning string            `json:"meaning,omitempty"`
 	Advice  string            `json:"advice,omitempty"`
 	Fields  map[string]string `gorm:"serializer:json" json:"fields,omitempty"`
+
+	ManagerID string `json:"-"` // who wrote it
 }
 
 // RestorePoint is the catalog's row of a restore point in a repository.

@@ -64,7 +64,7 @@ type JoinToken struct {
 // does not replace.
 func (c *Catalog) AddJoinToken(ctx context.Context, t *JoinToken) error {
 	t.ID, t.CreatedAt = NewID(PrefixToken), time.Now().UTC()
-	err := c.db.WithContext(ctx).Transaction(func(tx *gorm.DB) error {
+	err := c.transaction(ctx, func(tx *gorm.DB) error {
 		if t.Name != "" && !t.Replace {
 			if taken, err := moverNamed(tx, t.Name); err != nil {
 				return err
@@ -110,7 +110,7 @@ func moverNamed(tx *gorm.DB, name string) (bool, error) {
 // the same key gives the same mover again, as long as the token lives: the first answer may have been lost.
 func (c *Catalog) EnrolMover(ctx context.Context, hash, keyHash string, m *Mover) (replaced string, err error) {
 	m.ID, m.EnrolledAt = NewID(PrefixMover), time.Now().UTC()
-	err = c.db.WithContext(ctx).Transaction(func(tx *gorm.DB) error {
+	err = c.transaction(ctx, func(tx *gorm.DB) error {
 		var t JoinToken
 		if err := tx.Where("hash = ?", hash).Take(&t).Error; err != nil {
 			if errors.Is(err, gorm.ErrRecordNotFound) {
@@ -230,7 +230,7 @@ func (c *Catalog) RevokeMover(ctx context.Context, id string) error {
 
 // changeMover writes some columns, and then those of row that are named.
 func (c *Catalog) changeMover(ctx context.Context, id string, values map[string]any, row *Mover, columns ...string) error {
-	err := c.db.WithContext(ctx).Transaction(func(tx *gorm.DB) error {
+	err := c.transaction(ctx, func(tx *gorm.DB) error {
 		res := tx.Model(&Mover{}).Where("id = ?", id).Updates(values)
 		if res.Error == nil && res.RowsAffected == 0 {
 			return gorm.ErrRecordNotFound

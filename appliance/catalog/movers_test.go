@@ -11,6 +11,7 @@ func TestMoversOfTheFourthVersionGetTheirColumn(t *testing.T) {
 	c := open(t, dir)
 	for _, q := range []string{
 		"ALTER TABLE movers DROP COLUMN deployed_on", "ALTER TABLE repositories DROP COLUMN generation", "ALTER TABLE vms DROP COLUMN facts", "DROP INDEX idx_runs_policy_id", "ALTER TABLE runs DROP COLUMN policy_id", "ALTER TABLE runs DROP COLUMN turn_id",
+		"DROP INDEX idx_tasks_manager_id", "ALTER TABLE tasks DROP COLUMN manager_id", "ALTER TABLE events DROP COLUMN manager_id",
 		"UPDATE schema_version SET version = 4",
 		"INSERT INTO movers (id, name, slots) VALUES ('mover_1', 'm1', 4)",
 	} {
@@ -32,8 +33,10 @@ func TestMoversOfTheFourthVersionGetTheirColumn(t *testing.T) {
 }
 
 // TestMachineIsSettledByEnrolment: a mover cannot point to another VM later, into which disks would be plugged.
-func TestMachineIsSettledByEnrolment(t *testing.T) {
-	c := open(t, t.TempDir())
+func TestMachineIsSettledByEnrolment(t *testing.T) { onEach(t, testMachineIsSettledByEnrolment) }
+
+func testMachineIsSettledByEnrolment(t *testing.T, dir string) {
+	c := open(t, dir)
 	ctx := t.Context()
 	if err := c.AddJoinToken(ctx, &JoinToken{Hash: "h", ExpiresAt: time.Now().Add(time.Hour)}); err != nil {
 		t.Fatal(err)

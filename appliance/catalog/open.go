@@ -18,7 +18,7 @@ import (
 )
 
 // schemaVersion is the version of the tables this program writes.
-const schemaVersion = 9
+const schemaVersion = 10
 
 // Schema is the version of the tables.
 func (c *Catalog) Schema() int { return schemaVersion }
@@ -27,18 +27,26 @@ func (c *Catalog) Schema() int { return schemaVersion }
 type Catalog struct {
 	db   *gorm.DB
 	sql  *sql.DB
+	side *sql.DB // for the queue and signs of life; sql, where there is but one connection
 	seal *sealer
+	pg   bool
+
+	manager string // this process, once it has joined
 }
 
-// Options of Open.
+// Options of Open. Either Path or Address says where the catalog is.
 type Options struct {
 	Path    string // of the SQLite file; made when it is not there
+	Address Secret // of a PostgreSQL database: postgres://user:password@host:port/database
 	KeyFile string // the key-encryption key; made together with the catalog, never for one that exists
 }
 
 // Open opens the catalog, makes it on first use and brings its tables up to date. A catalog of a newer program is
 // refused.
 func Open(ctx context.Context, o Options) (*Catalog, error) {
+	if o.Address != "" {
+		return openShared(ctx, o)
+	}
 	_, statErr := os.Stat(o.Path)
 	fresh := errors.Is(statErr, os.ErrNotExist)
 	if err := os.MkdirAll(filepath.Dir(o.Path), 0o700); err != nil {
@@ -52,11 +60,41 @@ func Open(ctx context.Context, o Options) (*Catalog, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Catalog{sql: db, seal: seal}
-	if err := c.prepare(ctx); err != nil {
+	c := &Catalog{sql: db, side: db, seal: seal}
+	if err := c.prepare(ctx, sqlite.Dialector{Conn: db}, func(*gorm.DB, int) error { return nil }); err != nil {
 		return nil, errors.Join(unreadable(o.Path, err), db.Close())
 	}
 	return c, nil
+}
+
+// openShared opens a catalog that several managers may have open.
+func openShared(ctx context.Context, o Options) (*Catalog, error) {
+	c := &Catalog{pg: true}
+	var err error
+	if c.sql, c.side, err = openPostgres(o.Address); err != nil {
+		return nil, err
+	}
+	err = c.prepare(ctx, postgresDialector(c.sql), func(tx *gorm.DB, version int) (err error) {
+		if c.seal, err = loadSealer(o.KeyFile, version == 0); err != nil {
+			return err
+		}
+		return c.checkKey(tx, version)
+	})
+	if err != nil {
+		return nil, errors.Join(unreachable(err), c.Close())
+	}
+	return c, nil
+}
+
+// Shared reports whether other managers may have the catalog open, too: whether it is on PostgreSQL.
+func (c *Catalog) Shared() bool { return c.pg }
+
+// like is the operator that compares with a pattern and takes no notice of case.
+func (c *Catalog) like() string {
+	if c.pg {
+		return "ILIKE"
+	}
+	return "LIKE"
 }
 
 // Result codes of SQLite: the database is damaged, or the file is none.
@@ -92,31 +130,38 @@ func openSQLite(path string) (*sql.DB, error) {
 	return db, nil
 }
 
-func (c *Catalog) prepare(ctx context.Context) error {
+// prepare brings the tables up to date, after key has looked at the version that is there.
+func (c *Catalog) prepare(ctx context.Context, d gorm.Dialector, key func(tx *gorm.DB, version int) error) error {
 	var err error
-	c.db, err = gorm.Open(sqlite.Dialector{Conn: c.sql}, &gorm.Config{
-		Logger: logger.Discard, TranslateError: true, SkipDefaultTransaction: true,
+	c.db, err = gorm.Open(d, &gorm.Config{
+		Logger: logger.Discard, TranslateError: true, SkipDefaultTransaction: true, DisableAutomaticPing: true,
 		NowFunc: func() time.Time { return time.Now().UTC() },
 	})
 	if err != nil {
 		return err
 	}
-	db := c.db.WithContext(ctx)
-	if err := db.Exec("CREATE TABLE IF NOT EXISTS schema_version (version INTEGER NOT NULL)").Error; err != nil {
-		return err
-	}
-	var version int
-	if err := db.Raw("SELECT COALESCE(MAX(version), 0) FROM schema_version").Scan(&version).Error; err != nil {
-		return err
-	}
-	if version > schemaVersion {
-		return fault.New(fault.Unsupported, "", "", "schema version %d, this program knows %d", version, schemaVersion).
-			Explain("The catalog was written by a newer version of Cairn.", "Start that version, or a newer one.")
-	}
-	if version == schemaVersion {
-		return nil
-	}
-	return db.Transaction(func(tx *gorm.DB) error { return migrate(tx, version) })
+	return c.transaction(ctx, func(tx *gorm.DB) error {
+		if err := tx.Exec("CREATE TABLE IF NOT EXISTS schema_version (version INTEGER NOT NULL)").Error; err != nil {
+			return err
+		}
+		var version int
+		if err := tx.Raw("SELECT COALESCE(MAX(version), 0) FROM schema_version").Scan(&version).Error; err != nil {
+			return err
+		}
+		if version > schemaVersion {
+			return fault.New(fault.Unsupported, "", "", "schema version %d, this program knows %d", version, schemaVersion).
+				Explain("The catalog was written by a newer version of Cairn.", "Start that version, or a newer one.")
+		}
+		if version < schemaVersion {
+			if err := c.nobodyElse(tx); err != nil {
+				return err
+			}
+			if err := migrate(tx, version); err != nil {
+				return err
+			}
+		}
+		return key(tx, version)
+	})
 }
 
 // migrate brings the tables from a version to the present one; 0 is no tables.
@@ -152,6 +197,13 @@ func migrate(tx *gorm.DB, version int) error {
 	if version < 9 && !m.HasColumn(&Token{}, "Scope") {
 		errs = append(errs, m.AddColumn(&Token{}, "Scope"))
 	}
+	if version < 10 {
+		errs = append(errs, tx.AutoMigrate(&keyCheck{}, &Manager{}, &RepositoryOwner{}, &VMHold{}, &SharedFile{}))
+	}
+	if version > 0 && version < 10 {
+		errs = append(errs, m.AddColumn(&Task{}, "ManagerID"), m.CreateIndex(&Task{}, "ManagerID"),
+			m.AddColumn(&Event{}, "ManagerID"), tx.Exec("UPDATE tasks SET manager_id = ''").Error, tx.Exec("UPDATE events SET manager_id = ''").Error)
+	}
 	if version == 1 {
 		errs = append(errs, m.AddColumn(&Connection{}, "HostID"))
 	}
@@ -171,10 +223,15 @@ func migrate(tx *gorm.DB, version int) error {
 }
 
 // DB is the database, for the job queue that shares it.
-func (c *Catalog) DB() *sql.DB { return c.sql }
+func (c *Catalog) DB() *sql.DB { return c.side }
 
 // Close closes the catalog.
-func (c *Catalog) Close() error { return c.sql.Close() }
+func (c *Catalog) Close() error {
+	if c.side == c.sql {
+		return c.sql.Close()
+	}
+	return errors.Join(c.sql.Close(), c.side.Close())
+}
 
 // failure gives an error of gorm its kind.
 func failure(op, subject string, err error) error {

@@ -4,13 +4,21 @@ import (
 	"context"
 	"time"
 
+	"gorm.io/gorm"
+
 	"github.com/cairn-backup/cairn/hypervisors"
 )
 
 // Owe records, durably, a clean-up for something that is about to be made.
 func (c *Catalog) Owe(ctx context.Context, connectionID, taskID string, owed hypervisors.Owed) (OwedCleanup, error) {
 	row := OwedCleanup{ID: NewID(PrefixOwed), ConnectionID: connectionID, TaskID: taskID, Owed: owed, CreatedAt: time.Now().UTC()}
-	if err := c.db.WithContext(ctx).Create(&row).Error; err != nil {
+	err := c.transaction(ctx, func(tx *gorm.DB) error {
+		if err := c.alive(tx); err != nil { // nobody makes anything on a platform for a task that others have taken over
+			return err
+		}
+		return tx.Create(&row).Error
+	})
+	if err != nil {
 		return OwedCleanup{}, failure("record owed clean-up", owed.Name, err)
 	}
 	return row, nil

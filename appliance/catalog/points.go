@@ -30,7 +30,7 @@ func (c *Catalog) AddRestorePoints(ctx context.Context, points []RestorePoint) e
 		return nil
 	}
 	const batch = 500 // a statement may have 32766 values
-	err := c.db.WithContext(ctx).Transaction(func(tx *gorm.DB) error {
+	err := c.transaction(ctx, func(tx *gorm.DB) error {
 		return tx.Clauses(clause.OnConflict{DoNothing: true}).CreateInBatches(points, batch).Error
 	})
 	if err != nil {

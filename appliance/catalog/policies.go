@@ -39,7 +39,7 @@ func (c *Catalog) Policies(ctx context.Context) ([]Policy, error) {
 // schedule changes or a pause ends, what was due before now is not due any more.
 func (c *Catalog) UpdatePolicy(ctx context.Context, id string, version int, now time.Time, change func(*Policy)) (Policy, error) {
 	var p Policy
-	err := c.db.WithContext(ctx).Transaction(func(tx *gorm.DB) error {
+	err := c.transaction(ctx, func(tx *gorm.DB) error {
 		if err := tx.Where("id = ?", id).Take(&p).Error; err != nil {
 			return err
 		}
@@ -64,7 +64,7 @@ func (c *Catalog) UpdatePolicy(ctx context.Context, id string, version int, now 
 
 // DeletePolicy removes a policy and the turns that have not begun. Restore points stay.
 func (c *Catalog) DeletePolicy(ctx context.Context, id string, now time.Time) error {
-	err := c.db.WithContext(ctx).Transaction(func(tx *gorm.DB) error {
+	err := c.transaction(ctx, func(tx *gorm.DB) error {
 		res := tx.Where("id = ?", id).Delete(&Policy{})
 		if res.Error == nil && res.RowsAffected == 0 {
 			return gorm.ErrRecordNotFound
@@ -114,7 +114,7 @@ func (c *Catalog) RemoveExclusion(ctx context.Context, id string) error {
 
 // SetHold keeps a restore point from being pruned, or changes why and until when.
 func (c *Catalog) SetHold(ctx context.Context, h Hold) error {
-	err := c.db.WithContext(ctx).Transaction(func(tx *gorm.DB) error {
+	err := c.transaction(ctx, func(tx *gorm.DB) error {
 		if err := tx.Where("id = ?", h.RestorePointID).Take(&RestorePoint{}).Error; err != nil {
 			return err
 		}

@@ -14,7 +14,13 @@ func (c *Catalog) CreateRepository(ctx context.Context, r *Repository) error {
 	if r.Status == "" {
 		r.Status = HealthUnknown
 	}
-	if err := c.db.WithContext(ctx).Create(r).Error; err != nil {
+	err := c.transaction(ctx, func(tx *gorm.DB) error {
+		if err := tx.Create(r).Error; err != nil || c.manager == "" {
+			return err
+		}
+		return tx.Create(&RepositoryOwner{RepositoryID: r.ID, ManagerID: c.manager}).Error // who made it has it open
+	})
+	if err != nil {
 		return failure("create repository", r.Name, err)
 	}
 	return nil
@@ -41,7 +47,7 @@ func (c *Catalog) Repositories(ctx context.Context, p Page) (List[Repository], e
 // UpdateRepository changes a repository as change says.
 func (c *Catalog) UpdateRepository(ctx context.Context, id string, change func(*Repository)) (Repository, error) {
 	var r Repository
-	err := c.db.WithContext(ctx).Transaction(func(tx *gorm.DB) error {
+	err := c.transaction(ctx, func(tx *gorm.DB) error {
 		if err := tx.Where("id = ?", id).Take(&r).Error; err != nil {
 			return err
 		}
@@ -66,7 +72,7 @@ func (c *Catalog) RepositoryIdle(ctx context.Context, id string) error {
 // DeleteRepository forgets a repository and its restore points; its data is not touched. While tasks use it, it
 // answers Conflict.
 func (c *Catalog) DeleteRepository(ctx context.Context, id string) error {
-	err := c.db.WithContext(ctx).Transaction(func(tx *gorm.DB) error {
+	err := c.transaction(ctx, func(tx *gorm.DB) error {
 		if err := tx.Where("id = ?", id).Take(&Repository{}).Error; err != nil {
 			return err
 		}
@@ -74,6 +80,9 @@ func (c *Catalog) DeleteRepository(ctx context.Context, id string) error {
 			return err
 		}
 		if err := tx.Where("repository_id = ?", id).Delete(&RestorePoint{}).Error; err != nil {
+			return err
+		}
+		if err := tx.Where("repository_id = ?", id).Delete(&RepositoryOwner{}).Error; err != nil {
 			return err
 		}
 		return tx.Where("id = ?", id).Delete(&Repository{}).Error

@@ -2,7 +2,6 @@ package catalog
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"slices"
 	"time"
@@ -42,11 +41,11 @@ func (c *Catalog) RunOfRequest(ctx context.Context, user, key string) (Run, erro
 // Conflict and nothing is stored. When the run's user and request key are known already, nothing is stored either:
 // run becomes the known run and the answer is true.
 func (c *Catalog) CreateRun(
-	ctx context.Context, run *Run, tasks []*Task, enqueue func(context.Context, *sql.Tx, Task) (int64, error),
+	ctx context.Context, run *Run, tasks []*Task, enqueue Enqueue,
 ) (replayed bool, err error) {
 	now := time.Now().UTC()
 	run.ID, run.State, run.CreatedAt = NewID(PrefixRun), Queued, now
-	err = c.db.WithContext(ctx).Transaction(func(tx *gorm.DB) error {
+	err = c.transaction(ctx, func(tx *gorm.DB) error {
 		known, err := requested(tx, run, now)
 		if known || err != nil {
 			replayed = known
@@ -57,7 +56,7 @@ func (c *Catalog) CreateRun(
 		}
 		for _, t := range tasks {
 			t.ID, t.RunID, t.Kind, t.State, t.CreatedAt = NewID(PrefixTask), run.ID, run.Kind, Queued, now
-			if err := createTask(ctx, tx, t, enqueue); err != nil {
+			if err := c.createTask(ctx, tx, t, enqueue); err != nil {
 				return err
 			}
 		}
@@ -88,9 +87,7 @@ func requested(tx *gorm.DB, run *Run, now time.Time) (bool, error) {
 	return err == nil, err
 }
 
-func createTask(
-	ctx context.Context, tx *gorm.DB, t *Task, enqueue func(context.Context, *sql.Tx, Task) (int64, error),
-) error {
+func (c *Catalog) createTask(ctx context.Context, tx *gorm.DB, t *Task, enqueue Enqueue) error {
 	err := tx.Create(t).Error
 	if errors.Is(err, gorm.ErrDuplicatedKey) && t.VMID == "" {
 		return fault.New(fault.Conflict, "queue task for repository", t.RepositoryID, "another task of this kind is queued or running").Explain(
@@ -103,14 +100,7 @@ func createTask(
 	if err != nil {
 		return err
 	}
-	sqlTx, ok := tx.Statement.ConnPool.(*sql.Tx)
-	if !ok {
-		return fault.New(fault.Internal, "queue task", t.ID, "not in a transaction")
-	}
-	if t.JobID, err = enqueue(ctx, sqlTx, *t); err != nil {
-		return err
-	}
-	return tx.Model(&Task{}).Where("id = ?", t.ID).Update("job_id", t.JobID).Error
+	return c.enqueue(ctx, tx, t, enqueue)
 }
 
 // Run returns one run by its id.
@@ -170,11 +160,11 @@ func (c *Catalog) ActiveTasks(ctx context.Context) ([]Task, error) {
 // state up to date. A move that the table of states does not have is a Conflict, and nothing changes.
 func (c *Catalog) MoveTask(ctx context.Context, id string, to State, change func(*Task)) (Task, error) {
 	var t Task
-	err := c.db.WithContext(ctx).Transaction(func(tx *gorm.DB) error {
+	err := c.transaction(ctx, func(tx *gorm.DB) error {
 		if err := tx.Where("id = ?", id).Take(&t).Error; err != nil {
 			return err
 		}
-		return moveTask(tx, &t, to, change)
+		return c.moveTask(tx, &t, to, change)
 	})
 	if err != nil {
 		return Task{}, failure("move task", id, err)
@@ -182,9 +172,12 @@ func (c *Catalog) MoveTask(ctx context.Context, id string, to State, change func
 	return t, nil
 }
 
-func moveTask(tx *gorm.DB, t *Task, to State, change func(*Task)) error {
+func (c *Catalog) moveTask(tx *gorm.DB, t *Task, to State, change func(*Task)) error {
 	if !t.State.CanBecome(to) {
 		return fault.New(fault.Conflict, "", "", "the task is %s and cannot become %s", t.State, to)
+	}
+	if err := c.mayMove(tx, *t, to); err != nil {
+		return err
 	}
 	now := time.Now().UTC()
 	if change != nil {
@@ -193,6 +186,7 @@ func moveTask(tx *gorm.DB, t *Task, to State, change func(*Task)) error {
 	t.State = to
 	switch {
 	case to == Running:
+		t.ManagerID = c.manager
 		t.StartedAt = &now
 		t.Attempt++
 	case to.Final():
@@ -205,6 +199,18 @@ func moveTask(tx *gorm.DB, t *Task, to State, change func(*Task)) error {
 		return err
 	}
 	return refreshRun(tx, t, now)
+}
+
+// mayMove is an error when it is not for this process to move a task: a waiting one is begun by the owner of its repository,
+// a running one ended by who has it.
+func (c *Catalog) mayMove(tx *gorm.DB, t Task, to State) error {
+	switch {
+	case t.State == Running:
+		return c.mine(tx, t)
+	case to == Running:
+		return errors.Join(c.alive(tx), c.owns(tx, t.RepositoryID))
+	}
+	return nil
 }
 
 func refreshRun(tx *gorm.DB, t *Task, now time.Time) error {
@@ -234,13 +240,13 @@ func refreshRun(tx *gorm.DB, t *Task, now time.Time) error {
 // over answers Conflict.
 func (c *Catalog) RequestCancel(ctx context.Context, id string) (Task, error) {
 	var t Task
-	err := c.db.WithContext(ctx).Transaction(func(tx *gorm.DB) error {
+	err := c.transaction(ctx, func(tx *gorm.DB) error {
 		if err := tx.Where("id = ?", id).Take(&t).Error; err != nil {
 			return err
 		}
 		switch t.State {
 		case Queued:
-			return moveTask(tx, &t, Cancelled, func(t *Task) { t.CancelRequested = true })
+			return c.moveTask(tx, &t, Cancelled, func(t *Task) { t.CancelRequested = true })
 		case Running:
 			t.CancelRequested = true
 			return tx.Model(&Task{}).Where("id = ?", id).Update("cancel_requested", true).Error
@@ -256,7 +262,7 @@ func (c *Catalog) RequestCancel(ctx context.Context, id string) (Task, error) {
 
 // SetProgress stores how far a running task is.
 func (c *Catalog) SetProgress(ctx context.Context, id, phase string, p Progress) error {
-	err := c.db.WithContext(ctx).Model(&Task{}).Where("id = ? AND state = ?", id, Running).
+	err := c.db.WithContext(ctx).Model(&Task{}).Where("id = ? AND state = ? AND manager_id = ?", id, Running, c.manager).
 		Select("phase", "progress").Updates(&Task{Phase: phase, Progress: p}).Error
 	if err != nil {
 		return failure("store progress of", id, err)
@@ -266,7 +272,16 @@ func (c *Catalog) SetProgress(ctx context.Context, id, phase string, p Progress)
 
 // SetResult stores what a running task has made, before the task is over.
 func (c *Catalog) SetResult(ctx context.Context, id string, r Result) error {
-	err := c.db.WithContext(ctx).Model(&Task{}).Where("id = ?", id).Select("result").Updates(&Task{Result: &r}).Error
+	err := c.transaction(ctx, func(tx *gorm.DB) error {
+		t, err := runningTask(tx, id)
+		if err == nil {
+			err = c.mine(tx, t)
+		}
+		if err != nil {
+			return err
+		}
+		return tx.Model(&Task{}).Where("id = ?", id).Select("result").Updates(&Task{Result: &r}).Error
+	})
 	if err != nil {
 		return failure("store result of", id, err)
 	}

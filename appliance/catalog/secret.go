@@ -10,6 +10,8 @@ import (
 	"os"
 	"path/filepath"
 
+	"gorm.io/gorm"
+
 	"github.com/cairn-backup/cairn/internal/durable"
 	"github.com/cairn-backup/cairn/internal/fault"
 )
@@ -103,4 +105,30 @@ func (s *sealer) open(owner string, sealed []byte) (Secret, error) {
 			"Put the right key file back, or enter the credentials again.")
 	}
 	return Secret(plain), nil
+}
+
+// keyCheck is something known, sealed with the key of the catalog, so that a manager with another key is found out before it
+// seals anything that the others could not open.
+type keyCheck struct {
+	ID     int `gorm:"primaryKey;autoIncrement:false"`
+	Sealed []byte
+}
+
+const keyCheckWord = "cairn"
+
+// checkKey refuses a key that is not the one of the catalog; of a catalog that was just made it becomes that.
+func (c *Catalog) checkKey(tx *gorm.DB, version int) error {
+	if version == 0 {
+		return tx.Create(&keyCheck{ID: 1, Sealed: c.seal.seal("catalog", keyCheckWord)}).Error
+	}
+	var row keyCheck
+	if err := tx.Take(&row).Error; err != nil {
+		return err
+	}
+	if word, err := c.seal.open("catalog", row.Sealed); err != nil || word != keyCheckWord {
+		return fault.New(fault.Denied, "", "", "the key file is not the one of this catalog").Explain(
+			"Credentials in the catalog are sealed with the key file of the manager that made the catalog; this one is another.",
+			"Copy keys/catalog.key from the data directory of a manager that works with this catalog.")
+	}
+	return nil
 }

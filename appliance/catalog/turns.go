@@ -23,7 +23,7 @@ type Opening struct {
 // Open stores what became due, once: when another manager was faster nothing happens, and the answer is false.
 func (c *Catalog) Open(ctx context.Context, o Opening) (bool, error) {
 	won := false
-	err := c.db.WithContext(ctx).Transaction(func(tx *gorm.DB) error {
+	err := c.transaction(ctx, func(tx *gorm.DB) error {
 		var p Policy
 		if err := tx.Where("id = ?", o.PolicyID).Take(&p).Error; err != nil {
 			return err
@@ -49,7 +49,7 @@ func (c *Catalog) Open(ctx context.Context, o Opening) (bool, error) {
 // OpenNow makes a policy due at an instant, whatever its schedule says, for some VMs.
 func (c *Catalog) OpenNow(ctx context.Context, policyID string, now time.Time, vms []string) error {
 	now = now.UTC().Truncate(time.Millisecond)
-	err := c.db.WithContext(ctx).Transaction(func(tx *gorm.DB) error {
+	err := c.transaction(ctx, func(tx *gorm.DB) error {
 		if err := tx.Where("id = ?", policyID).Take(&Policy{}).Error; err != nil {
 			return err
 		}
@@ -79,7 +79,7 @@ func createTurns(tx *gorm.DB, policyID string, due time.Time, vms []string) erro
 // RewindPolicy makes a policy due again from an instant that lies far before its OpenedUntil: the clock was wrong and has been put
 // right. What became due in a future that is none is forgotten, unless it has begun.
 func (c *Catalog) RewindPolicy(ctx context.Context, id string, before, to time.Time) error {
-	err := c.db.WithContext(ctx).Transaction(func(tx *gorm.DB) error {
+	err := c.transaction(ctx, func(tx *gorm.DB) error {
 		var p Policy
 		if err := tx.Where("id = ?", id).Take(&p).Error; err != nil || !p.OpenedUntil.Equal(before) {
 			return err
@@ -139,7 +139,7 @@ type TurnChange struct {
 // ChangeTurn changes a turn that is still as it was read, with the breaker in the same transaction; false when it is not any more.
 func (c *Catalog) ChangeTurn(ctx context.Context, ch TurnChange) (bool, error) {
 	done := false
-	err := c.db.WithContext(ctx).Transaction(func(tx *gorm.DB) error {
+	err := c.transaction(ctx, func(tx *gorm.DB) error {
 		row := Turn{State: ch.State, Attempt: ch.Attempt, NotBefore: ch.NotBefore.UTC(), Reason: ch.Reason}
 		if ch.State.Final() {
 			at := ch.At.UTC()

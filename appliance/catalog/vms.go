@@ -41,7 +41,7 @@ func (c *Catalog) VMs(ctx context.Context, f VMFilter, p Page) (List[VM], error)
 		q = q.Where("connection_id = ?", f.ConnectionID)
 	}
 	if f.Name != "" {
-		q = q.Where(`name LIKE ? ESCAPE '\'`, likeEscaper.Replace(f.Name))
+		q = q.Where("name "+c.like()+` ? ESCAPE '\'`, likeEscaper.Replace(f.Name))
 	}
 	if f.Power != "" {
 		q = q.Where("power = ?", f.Power)
@@ -61,7 +61,7 @@ var likeEscaper = strings.NewReplacer(`\`, `\\`, "%", `\%`, "_", `\_`, "*", "%")
 func (c *Catalog) SyncVMs(ctx context.Context, connectionID string, found []hypervisors.VM) (InventoryReport, error) {
 	now := time.Now().UTC()
 	report := InventoryReport{VMs: len(found)}
-	err := c.db.WithContext(ctx).Transaction(func(tx *gorm.DB) error {
+	err := c.transaction(ctx, func(tx *gorm.DB) error {
 		var rows []VM
 		if err := tx.Where("connection_id = ?", connectionID).Find(&rows).Error; err != nil {
 			return err
@@ -121,7 +121,7 @@ func (c *Catalog) EnsureVM(ctx context.Context, connectionID string, v hyperviso
 	}
 	now := time.Now().UTC()
 	row = VM{
-		ID: NewID(PrefixVM), ConnectionID: connectionID, PlatformID: v.ID, Name: v.Name, Power: hypervisors.PowerOther,
+		ID: NewID(PrefixVM), ConnectionID: connectionID, PlatformID: v.ID, Name: cleanText(v.Name), Power: hypervisors.PowerOther,
 		Description: v, FirstSeen: now, LastSeen: now, GoneAt: &now,
 	}
 	if err := c.db.WithContext(ctx).Create(&row).Error; err != nil {
@@ -132,7 +132,7 @@ func (c *Catalog) EnsureVM(ctx context.Context, connectionID string, v hyperviso
 
 // SeeVM stores what a platform says about one VM now.
 func (c *Catalog) SeeVM(ctx context.Context, connectionID string, v hypervisors.VM) (VM, error) {
-	err := c.db.WithContext(ctx).Transaction(func(tx *gorm.DB) error {
+	err := c.transaction(ctx, func(tx *gorm.DB) error {
 		var row VM
 		err := tx.Where("connection_id = ? AND platform_id = ?", connectionID, v.ID).Take(&row).Error
 		if err != nil && !errors.Is(err, gorm.ErrRecordNotFound) {
@@ -150,7 +150,7 @@ func upsertVM(tx *gorm.DB, row VM, connectionID string, v hypervisors.VM, now ti
 	if row.ID == "" {
 		row = VM{ID: NewID(PrefixVM), ConnectionID: connectionID, PlatformID: v.ID, FirstSeen: now}
 	}
-	row.Name, row.Power, row.Description, row.LastSeen, row.GoneAt = v.Name, v.Power, v, now, nil
+	row.Name, row.Power, row.Description, row.LastSeen, row.GoneAt = cleanText(v.Name), v.Power, v, now, nil
 	row.Facts = factsOf(row.ID, connectionID, v)
 	return tx.Save(&row).Error
 }

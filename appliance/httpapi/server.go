@@ -71,7 +71,8 @@ type Options struct {
 	Metrics   Metrics // nil: nothing is counted, and there is no /metrics
 	Log       *slog.Logger
 	Version   Version
-	Heartbeat time.Duration // of event streams; 0 is 15 seconds
+	Heartbeat time.Duration     // of event streams; 0 is 15 seconds
+	Peers     http.RoundTripper // to the APIs of other managers on the same database; nil if there can be none
 }
 
 // Server is the HTTP side of the appliance.
@@ -89,6 +90,7 @@ type Server struct {
 	heartbeat time.Duration
 	contract  *contract
 	echo      *echo.Echo
+	peers     http.RoundTripper
 
 	closing chan struct{} // closed when streams and waiting calls shall end
 	once    sync.Once
@@ -112,7 +114,7 @@ func New(o Options) (*Server, error) {
 	}
 	s := &Server{
 		core: o.Core, identity: o.Identity, requests: o.Requests, stream: o.Stream, limiter: newLimiter(o.Rate), docs: docs, metrics: o.Metrics, log: o.Log, version: o.Version, heartbeat: o.Heartbeat,
-		contract: c, closing: make(chan struct{}),
+		contract: c, peers: o.Peers, closing: make(chan struct{}),
 	}
 	s.echo = s.routes()
 	return s, nil
@@ -139,7 +141,7 @@ func (s *Server) routes() *echo.Echo {
 	e.IPExtractor = echo.ExtractIPDirect() // nobody may choose the address that logins are throttled by
 	e.HTTPErrorHandler = s.renderError
 	e.Binder = jsonBinder{}
-	e.Use(s.identify, s.logAccess, s.recoverPanic, s.secure, s.authenticate, s.limit, s.conform, s.onlyOnce, s.guard, s.tag)
+	e.Use(s.identify, s.logAccess, s.recoverPanic, s.secure, s.authenticate, s.limit, s.conform, s.forward, s.onlyOnce, s.guard, s.tag)
 	server.RegisterHandlersWithBaseURL(e, server.NewStrictHandler(&handlers{s}, nil), api.BasePath)
 	e.GET("/", func(c echo.Context) error { return c.Blob(http.StatusOK, "text/html; charset=utf-8", index) })
 	e.GET(api.BasePath+"/openapi.yaml", func(c echo.Context) error {

@@ -2,6 +2,7 @@ package jobs
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"log/slog"
 	"regexp"
@@ -24,9 +25,14 @@ type Journal struct {
 	drivers Platforms
 	log     *slog.Logger
 
-	mu   sync.Mutex
-	held map[string]chan struct{} // VMs somebody works on; closed when let go
+	mu    sync.Mutex
+	held  map[string]chan struct{} // VMs somebody in this process works on; closed when let go
+	stuck []sharedHold             // that could not be ended in the catalog
 }
+
+// sharedHold is a VM taken among the managers. The token is another each time, so that the end of an earlier one that comes
+// late does not end a later one.
+type sharedHold struct{ key, token string }
 
 // NewJournal makes the journal of a catalog.
 func NewJournal(c *catalog.Catalog, drivers Platforms, log *slog.Logger) *Journal {
@@ -38,10 +44,11 @@ func Tag(taskID string) string { return strings.TrimPrefix(taskID, catalog.Prefi
 
 // Hold waits until nobody else changes a VM on its platform and keeps it until the answer is called.
 func (j *Journal) Hold(ctx context.Context, connectionID, vm string) (release func(), err error) {
+	key := connectionID + "/" + vm
 	for {
-		release, taken := j.tryHold(connectionID, vm)
+		release, taken := j.tryHold(key)
 		if taken == nil {
-			return release, nil
+			return j.holdShared(ctx, key, release)
 		}
 		select {
 		case <-taken:
@@ -51,8 +58,64 @@ func (j *Journal) Hold(ctx context.Context, connectionID, vm string) (release fu
 	}
 }
 
-func (j *Journal) tryHold(connectionID, vm string) (release func(), taken <-chan struct{}) {
-	key := connectionID + "/" + vm
+// askEvery is how soon it is noticed that another manager lets go of a VM.
+const askEvery = 200 * time.Millisecond
+
+// holdShared waits until no other manager changes the VM, either.
+func (j *Journal) holdShared(ctx context.Context, key string, release func()) (func(), error) {
+	tick := time.NewTicker(askEvery)
+	defer tick.Stop()
+	for {
+		both, held, err := j.tryShared(ctx, key, release)
+		if held {
+			return both, nil
+		}
+		if err == nil {
+			select {
+			case <-tick.C:
+				continue
+			case <-ctx.Done():
+				err = ctx.Err()
+			}
+		}
+		release()
+		return nil, fault.Context("wait for clean-up of VM", key, err)
+	}
+}
+
+// tryShared takes a VM that this process has to itself also among the managers. The function that comes back lets go of both.
+func (j *Journal) tryShared(ctx context.Context, key string, release func()) (both func(), held bool, err error) {
+	if !j.catalog.Shared() {
+		return release, true, nil
+	}
+	hold := sharedHold{key, rand.Text()}
+	if held, err = j.catalog.HoldVM(ctx, hold.key, hold.token); err != nil || !held {
+		return nil, false, err
+	}
+	return sync.OnceFunc(func() {
+		j.letGo(context.WithoutCancel(ctx), hold)
+		release()
+	}), true, nil
+}
+
+// letGo lets go of a VM among the managers, and of those for which that has failed before. What this one does not come to
+// let go ends when it does.
+func (j *Journal) letGo(ctx context.Context, holds ...sharedHold) {
+	j.mu.Lock()
+	holds = append(holds, j.stuck...)
+	j.stuck = nil
+	j.mu.Unlock()
+	for _, h := range holds {
+		if err := j.catalog.ReleaseVM(ctx, h.key, h.token); err != nil {
+			j.log.WarnContext(ctx, "VM is still kept from other managers; it will be tried again", "vm", h.key, "err", err)
+			j.mu.Lock()
+			j.stuck = append(j.stuck, h)
+			j.mu.Unlock()
+		}
+	}
+}
+
+func (j *Journal) tryHold(key string) (release func(), taken <-chan struct{}) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if c, ok := j.held[key]; ok {
@@ -222,6 +285,7 @@ func (j *Journal) Sweep(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	j.letGo(ctx)
 	errs := []error{j.sweepJournal(ctx)}
 	for _, conn := range conns.Items {
 		if err := j.sweepPlatform(ctx, conn.ID); err != nil {
@@ -251,7 +315,7 @@ func (j *Journal) sweepJournal(ctx context.Context) error {
 		if active[Tag(row.TaskID)] {
 			continue
 		}
-		errs = append(errs, j.alone(row.ConnectionID, row.Owed.VM, func() error {
+		errs = append(errs, j.alone(ctx, row.ConnectionID, row.Owed.VM, func() error {
 			return j.settle(ctx, []catalog.OwedCleanup{row}, plugged)
 		}))
 	}
@@ -292,7 +356,7 @@ func (j *Journal) sweepPlatform(ctx context.Context, connectionID string) error 
 				"connection", connectionID, "kind", owed.Kind, "name", owed.Name, "vm", owed.VM)
 			continue
 		}
-		errs = append(errs, j.alone(connectionID, owed.VM, func() error {
+		errs = append(errs, j.alone(ctx, connectionID, owed.VM, func() error {
 			return j.remove(ctx, catalog.OwedCleanup{ConnectionID: connectionID, TaskID: catalog.PrefixTask + "_" + tag, Owed: owed})
 		}))
 	}
@@ -300,15 +364,21 @@ func (j *Journal) sweepPlatform(ctx context.Context, connectionID string) error 
 }
 
 // alone calls do unless somebody works on the VM.
-func (j *Journal) alone(connectionID, vm string, do func() error) error {
+func (j *Journal) alone(ctx context.Context, connectionID, vm string, do func() error) error {
 	if vm == "" {
 		return do()
 	}
-	release, taken := j.tryHold(connectionID, vm)
+	key := connectionID + "/" + vm
+	release, taken := j.tryHold(key)
 	if taken != nil {
 		return nil
 	}
-	defer release()
+	both, held, err := j.tryShared(ctx, key, release)
+	if !held {
+		release()
+		return err
+	}
+	defer both()
 	return do()
 }
 

@@ -48,7 +48,7 @@ func (t *Task) TakenUp(v any) (bool, error) {
 func (t *Task) Leave(ctx context.Context, err error) (left error, leaves bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if !t.kept || !errors.Is(context.Cause(ctx), errStopping) {
+	if cause := context.Cause(ctx); !t.kept || !errors.Is(cause, errStopping) && !errors.Is(cause, errLost) {
 		return err, false
 	}
 	return fmt.Errorf("%w: %w", ErrLeft, err), true
@@ -73,13 +73,16 @@ func (q *Queue) takeUp(ctx context.Context, row catalog.Task) (bool, error) {
 	q.mu.Lock()
 	q.before[row.ID] = kept
 	q.mu.Unlock()
-	_, err = q.client.Insert(ctx, jobArgs{TaskID: row.ID}, nil)
+	_, err = q.client.Insert(ctx, jobArgs{TaskID: row.ID}, q.here())
 	return err == nil, err
 }
 
 // claim makes a task this process's.
 func (q *Queue) claim(ctx context.Context, id string, before catalog.Secret) (*Task, error) {
 	if before == "" {
+		if err := q.mayBegin(ctx, id); err != nil {
+			return nil, err
+		}
 		row, err := q.catalog.MoveTask(ctx, id, catalog.Running, nil)
 		return &Task{Task: row, q: q}, err
 	}

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/riverqueue/river"
+	"github.com/riverqueue/river/riverdriver"
+	"github.com/riverqueue/river/riverdriver/riverdatabasesql"
 	"github.com/riverqueue/river/riverdriver/riversqlite"
 	"github.com/riverqueue/river/rivermigrate"
 
@@ -55,20 +57,34 @@ type Queue struct {
 	mu       sync.Mutex
 	running  map[string]context.CancelCauseFunc
 	before   map[string]catalog.Secret // of tasks to be taken up
+	ready    map[string]bool           // repositories whose tasks may begin here
+	leads    bool
+	taking   sync.Mutex                // one TakeOver at a time
+	adopted  map[string][]catalog.Task // and not settled yet, by repository; under taking
 	sweeping chan struct{}             // one token: one sweep at a time
+	places   chan struct{}             // a token for each task that runs
 }
 
 // What the contexts of tasks are cancelled with.
 var (
 	errCancelled = errors.New("the task was cancelled")
 	errStopping  = errors.New("the manager is stopping")
+	errLost      = errors.New("the manager has lost the database")
 )
 
-// pollEvery is how soon a task that was queued is noticed. SQLite tells nobody, so the queue has to look.
+// pollEvery is how soon a task that was queued is noticed. The queue looks: SQLite tells nobody, and what the drivers for
+// database/sql are told, they do not hear.
 const pollEvery = 250 * time.Millisecond
 
-// rescueAfter is when River may deliver a job again that it believes stuck. It does no harm: the task is claimed.
-const rescueAfter = 24 * time.Hour
+// When River may deliver a job again that it believes stuck. It does no harm: the task is claimed. Where there are several
+// managers it helps: what one of them had fetched and could neither begin nor give back comes again.
+const (
+	rescueAfter       = 24 * time.Hour
+	rescueSharedAfter = time.Minute
+)
+
+// snooze is how long a job is put off that this manager cannot begin yet.
+const snooze = time.Second
 
 type jobArgs struct {
 	TaskID string `json:"task_id"`
@@ -95,6 +111,7 @@ func New(ctx context.Context, o Options) (*Queue, error) {
 	q := &Queue{
 		catalog: o.Catalog, journal: o.Journal, handlers: o.Handlers, publish: o.Publish, log: o.Log,
 		every: o.SweepEvery, running: map[string]context.CancelCauseFunc{}, before: map[string]catalog.Secret{}, sweeping: make(chan struct{}, 1),
+		ready: map[string]bool{}, adopted: map[string][]catalog.Task{}, leads: !o.Catalog.Shared(),
 	}
 	if q.every == 0 {
 		q.every = 5 * time.Minute
@@ -102,7 +119,15 @@ func New(ctx context.Context, o Options) (*Queue, error) {
 	if o.Workers == 0 {
 		o.Workers = 4
 	}
-	driver := riversqlite.New(o.Catalog.DB())
+	q.places = make(chan struct{}, o.Workers)
+	var driver riverdriver.Driver[*sql.Tx] = riversqlite.New(o.Catalog.DB())
+	rescue, queues := rescueAfter, map[string]river.QueueConfig{river.QueueDefault: {MaxWorkers: o.Workers}}
+	if o.Catalog.Shared() {
+		driver, rescue = riverdatabasesql.New(o.Catalog.DB()), rescueSharedAfter
+		if own := o.Catalog.ManagerID(); own != "" {
+			queues[own] = river.QueueConfig{MaxWorkers: o.Workers}
+		}
+	}
 	migrator, err := rivermigrate.New(driver, &rivermigrate.Config{Logger: quiet(o.Log)})
 	if err != nil {
 		return nil, fault.Context("prepare queue", "", err)
@@ -113,11 +138,13 @@ func New(ctx context.Context, o Options) (*Queue, error) {
 	workers := river.NewWorkers()
 	river.AddWorker(workers, &worker{q: q})
 	q.client, err = river.NewClient(driver, &river.Config{
-		Queues:               map[string]river.QueueConfig{river.QueueDefault: {MaxWorkers: o.Workers}},
+		ID:                   o.Catalog.ManagerID(),
+		Queues:               queues,
+		PollOnly:             true,
 		Workers:              workers,
 		Logger:               quiet(o.Log),
 		JobTimeout:           -1,
-		RescueStuckJobsAfter: rescueAfter,
+		RescueStuckJobsAfter: rescue,
 		FetchCooldown:        50 * time.Millisecond,
 		FetchPollInterval:    pollEvery,
 	})
@@ -130,14 +157,17 @@ func New(ctx context.Context, o Options) (*Queue, error) {
 // firstSweep bounds the sweep before the first task: a platform that does not answer must not keep others waiting.
 const firstSweep = 15 * time.Second
 
-// Start brings the tasks of a manager that was killed to their end, sweeps once, then begins to work.
+// Start begins to work. Where there can be no other manager it first brings the tasks of one that was killed to their end,
+// and sweeps once; where there can be, TakeOver does the first, for what falls to this one.
 func (q *Queue) Start(ctx context.Context) error {
-	if err := q.reconcile(ctx); err != nil {
-		return err
+	if !q.catalog.Shared() {
+		if err := q.reconcile(ctx); err != nil {
+			return err
+		}
+		first, done := context.WithTimeout(ctx, firstSweep)
+		q.complain(ctx, "something could not be cleaned up; it will be tried again", "", q.Sweep(first))
+		done()
 	}
-	first, done := context.WithTimeout(ctx, firstSweep)
-	q.complain(ctx, "something could not be cleaned up; it will be tried again", "", q.Sweep(first))
-	done()
 	if err := q.client.Start(context.WithoutCancel(ctx)); err != nil {
 		return fault.Context("start queue", "", err)
 	}
@@ -150,10 +180,18 @@ func (q *Queue) Start(ctx context.Context) error {
 // Stop cancels what is running, waits until it has cleaned up, at most until ctx ends, and stops working. Tasks that
 // are queued stay queued.
 func (q *Queue) Stop(ctx context.Context) error {
+	return q.stop(ctx, errStopping)
+}
+
+// Abandon is Stop for a manager that has lost the database: it ends what it does at once, and stores and removes nothing
+// more, because all that is for the others now.
+func (q *Queue) Abandon(ctx context.Context) error { return q.stop(ctx, errLost) }
+
+func (q *Queue) stop(ctx context.Context, cause error) error {
 	q.stopping.Store(true)
 	q.mu.Lock()
 	for _, cancel := range q.running {
-		cancel(errStopping)
+		cancel(cause)
 	}
 	q.mu.Unlock()
 	if q.quit != nil {
@@ -178,8 +216,9 @@ func (q *Queue) Submit(ctx context.Context, run *catalog.Run, tasks ...*catalog.
 	return false, nil
 }
 
+// enqueue queues a task for the manager that it is for, or for any.
 func (q *Queue) enqueue(ctx context.Context, tx *sql.Tx, t catalog.Task) (int64, error) {
-	res, err := q.client.InsertTx(ctx, tx, jobArgs{TaskID: t.ID}, nil)
+	res, err := q.client.InsertTx(ctx, tx, jobArgs{TaskID: t.ID}, &river.InsertOpts{Queue: t.ManagerID})
 	if err != nil {
 		return 0, fault.Context("queue task", t.ID, err)
 	}
@@ -192,20 +231,31 @@ func (q *Queue) Cancel(ctx context.Context, taskID string) (catalog.Task, error)
 	if err != nil {
 		return t, err
 	}
-	q.mu.Lock()
-	cancel := q.running[taskID]
-	q.mu.Unlock()
-	if cancel != nil {
-		cancel(errCancelled)
-	}
+	q.CancelHere(taskID)
 	q.event(ctx, catalog.Event{RunID: t.RunID, TaskID: t.ID, Level: catalog.LevelInfo, Message: "Cancelling was asked for."})
 	q.publish.PublishTask(t)
 	q.publishRun(ctx, t.RunID)
 	return t, nil
 }
 
+// CancelHere ends a task for which cancelling was asked, if this manager runs it.
+func (q *Queue) CancelHere(taskID string) {
+	q.mu.Lock()
+	cancel := q.running[taskID]
+	q.mu.Unlock()
+	if cancel != nil {
+		cancel(errCancelled)
+	}
+}
+
 // work claims a task, does it and brings it to its end.
 func (q *Queue) work(ctx context.Context, id string) error {
+	select {
+	case q.places <- struct{}{}:
+		defer func() { <-q.places }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	q.mu.Lock()
@@ -227,10 +277,12 @@ func (q *Queue) work(ctx context.Context, id string) error {
 	t, err := q.claim(ctx, id, before)
 	switch {
 	case err == nil:
+	case errors.Is(err, catalog.ErrElsewhere), errors.Is(err, errNotReady), errors.Is(err, catalog.ErrBuried):
+		return q.pass(ctx, id, err)
 	case fault.KindOf(err) == fault.Conflict, fault.KindOf(err) == fault.NotFound:
 		return nil // cancelled or done already
 	default:
-		return err
+		return q.later(ctx, id, err)
 	}
 	q.mu.Lock()
 	delete(q.before, id)
@@ -238,6 +290,9 @@ func (q *Queue) work(ctx context.Context, id string) error {
 	q.publish.PublishTask(t.Task)
 	q.publishRun(ctx, t.RunID)
 	err = q.handle(ctx, t)
+	if errors.Is(context.Cause(ctx), errLost) {
+		return nil
+	}
 	if errors.Is(err, ErrLeft) {
 		t.Event(ctx, "The manager stops; the task goes on when it is started again.")
 		return nil

@@ -11,24 +11,36 @@ import (
 // orphanTime bounds the clean-up behind one task of a dead manager: nothing is answered before it is over.
 const orphanTime = 20 * time.Second
 
-// reconcile takes up the tasks that a manager which is no more was running and has kept something of, and ends the
-// others: what they owe is removed first. Tasks that were queued are queued again, because the job of one may have been
-// lost between delivery and claim.
+// reconcile brings to their end, or takes up, the tasks of the manager before, and queues again those that were waiting,
+// because the job of one may have been lost between delivery and claim.
 func (q *Queue) reconcile(ctx context.Context) error {
+	if err := q.catalog.AdoptAll(ctx); err != nil {
+		return err
+	}
 	tasks, err := q.catalog.ActiveTasks(ctx)
 	if err != nil {
 		return err
 	}
 	for _, row := range tasks {
-		taken := false
-		if row.State == catalog.Queued {
-			_, err = q.client.Insert(ctx, jobArgs{TaskID: row.ID}, nil)
-		} else if taken, err = q.takeUp(ctx, row); err == nil && !taken {
-			err = q.endOrphan(ctx, row)
+		if row.State != catalog.Running {
+			continue
 		}
-		if err != nil {
-			return fault.Context("reconcile task", row.ID, err)
+		if err := q.settle(ctx, row); err != nil {
+			return err
 		}
+	}
+	return q.requeue(ctx, "")
+}
+
+// settle takes up a task that a manager which is no more was running, if that has kept something of it, or ends it: what it
+// owes is removed first. It is this manager's already.
+func (q *Queue) settle(ctx context.Context, row catalog.Task) error {
+	taken, err := q.takeUp(ctx, row)
+	if err == nil && !taken {
+		err = q.endOrphan(ctx, row)
+	}
+	if err != nil {
+		return fault.Context("reconcile task", row.ID, err)
 	}
 	return nil
 }
@@ -101,6 +113,9 @@ func (q *Queue) sweepLoop(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+			if !q.Leads() {
+				continue
+			}
 			q.complain(ctx, "something could not be cleaned up; it will be tried again", "", q.Sweep(ctx))
 		}
 	}

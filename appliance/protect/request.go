@@ -3,6 +3,7 @@ package protect
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"slices"
 	"strings"
 
@@ -47,7 +48,7 @@ func (p *Protector) RequestBackup(ctx context.Context, spec BackupSpec) (*catalo
 			"The platform behind the connection, or its version, has no way to freeze disks that Cairn can use.",
 			"Check the connection: what it says will not work names the reason.")
 	}
-	if _, err := p.repositories(ctx, spec.RepositoryID); err != nil {
+	if err := p.usable(ctx, spec.RepositoryID); err != nil {
 		return nil, err
 	}
 	if spec.Quiesce == "" {
@@ -103,7 +104,7 @@ func (p *Protector) RequestVerify(ctx context.Context, pointID string) (*catalog
 	if err != nil {
 		return nil, err
 	}
-	if _, err := p.repositories(ctx, point.RepositoryID); err != nil {
+	if err := p.usable(ctx, point.RepositoryID); err != nil {
 		return nil, err
 	}
 	return &catalog.Task{
@@ -119,10 +120,19 @@ type CollectSpec struct {
 
 // RequestCollect makes the task that frees space in a repository.
 func (p *Protector) RequestCollect(ctx context.Context, repositoryID string, spec CollectSpec) (*catalog.Task, error) {
-	if _, err := p.repositories(ctx, repositoryID); err != nil {
+	if err := p.usable(ctx, repositoryID); err != nil {
 		return nil, err
 	}
 	return &catalog.Task{Subject: repositoryID, RepositoryID: repositoryID, Spec: encode(spec)}, nil
+}
+
+// usable looks whether a repository can be opened, if it is for this manager to open it: a task for another one's repository
+// is that one's.
+func (p *Protector) usable(ctx context.Context, repositoryID string) error {
+	if _, err := p.repositories(ctx, repositoryID); err != nil && !errors.Is(err, catalog.ErrElsewhere) {
+		return err
+	}
+	return nil
 }
 
 // encode marshals what always marshals: plain structs of this package.

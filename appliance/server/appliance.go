@@ -18,6 +18,7 @@ import (
 	"github.com/cairn-backup/cairn/appliance/identity"
 	"github.com/cairn-backup/cairn/appliance/jobs"
 	"github.com/cairn-backup/cairn/appliance/metrics"
+	"github.com/cairn-backup/cairn/appliance/peers"
 	"github.com/cairn-backup/cairn/appliance/protect"
 	"github.com/cairn-backup/cairn/appliance/recover"
 	"github.com/cairn-backup/cairn/appliance/schedule"
@@ -40,7 +41,8 @@ type OpenDriver func(ctx context.Context, t Target) (hypervisors.Driver, error)
 
 // Options of Open.
 type Options struct {
-	Dir        string // the data directory
+	Dir        string         // the data directory
+	Database   catalog.Secret // address of the PostgreSQL database with the catalog; "": it is in the data directory
 	Drivers    map[hypervisors.Platform]OpenDriver
 	Log        *slog.Logger
 	Workers    int           // tasks at once; 0 is the queue's default
@@ -51,6 +53,8 @@ type Options struct {
 	Images string // directory with the mover images
 
 	Ticks <-chan time.Time // when to look at policies and at repositories that are to be verified; nil is every 5 seconds, and every hour
+
+	Beat, Lease time.Duration // of managers that share a database; 0 is the default
 
 	observe func(catalog.Task) // for tests: sees every change of a task
 }
@@ -73,6 +77,8 @@ type Appliance struct {
 	fleet     *fleet.Fleet
 	deployer  *deploy.Deployer
 	moverPort atomic.Int32 // 0: nobody listens for movers
+	peers     *peers.Peers // nil: there can be no other manager
+	lost      chan error
 
 	connections  connections
 	repositories repositories
@@ -85,7 +91,7 @@ var _ httpapi.Core = (*Appliance)(nil)
 
 // Open opens the data directory, brings what an earlier process left to its end and begins to work. Close it.
 func Open(ctx context.Context, o Options) (_ *Appliance, err error) {
-	a := &Appliance{dir: o.Dir, openers: o.Drivers, log: o.Log, stream: httpapi.NewStream()}
+	a := &Appliance{dir: o.Dir, openers: o.Drivers, log: o.Log, stream: httpapi.NewStream(), lost: make(chan error, 1)}
 	commit, _ := version.Source()
 	a.metrics = metrics.New(metrics.Build{Version: version.Version, Commit: commit}, a.log)
 	a.connections.drivers = map[string]hypervisors.Driver{}
@@ -98,14 +104,19 @@ func Open(ctx context.Context, o Options) (_ *Appliance, err error) {
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, a.shut())
+			err = errors.Join(err, a.shut(context.WithoutCancel(ctx), true))
 		}
 	}()
-	a.catalog, err = catalog.Open(ctx, catalog.Options{Path: a.path("catalog.db"), KeyFile: a.path("keys", "catalog.key")})
+	a.catalog, err = catalog.Open(ctx, catalog.Options{
+		Path: a.path("catalog.db"), Address: o.Database, KeyFile: a.path("keys", "catalog.key"),
+	})
 	if err != nil {
 		return nil, err
 	}
-	if err := a.openFleet(o.Hosts); err != nil {
+	if err := a.join(ctx); err != nil {
+		return nil, err
+	}
+	if err := a.openFleet(ctx, o.Hosts); err != nil {
 		return nil, err
 	}
 	if err := a.fleet.LoadLimits(ctx, func(b fleet.Bandwidth) { a.mover.limit(b.Read) }); err != nil {
@@ -134,11 +145,7 @@ func Open(ctx context.Context, o Options) (_ *Appliance, err error) {
 	if err != nil {
 		return nil, err
 	}
-	// Restore points first: whether a checkpoint is still owed depends on them.
-	if err := a.openRepositories(ctx); err != nil {
-		return nil, err
-	}
-	if err := a.queue.Start(ctx); err != nil {
+	if err := a.begin(ctx, o); err != nil {
 		return nil, err
 	}
 	a.scheduler = schedule.New(a.catalog, a.submitTurn, a.log)
@@ -155,15 +162,23 @@ func (a *Appliance) path(parts ...string) string {
 func (a *Appliance) Close(ctx context.Context) error {
 	a.closing.Do(func() {
 		a.routine.end()
-		a.closeErr = errors.Join(a.queue.Stop(ctx), a.shut())
+		err := a.queue.Stop(ctx)
+		if a.peers != nil {
+			a.peers.Stop()
+		}
+		a.closeErr = errors.Join(err, a.shut(ctx, true))
 	})
 	return a.closeErr
 }
 
-// shut closes what is open, in the opposite order of Open.
-func (a *Appliance) shut() error {
+// shut closes what is open, in the opposite order of Open. A manager that leaves says so once its repositories can be opened by
+// others; one that has lost the database cannot.
+func (a *Appliance) shut(ctx context.Context, leave bool) error {
 	errs := []error{a.repositories.close(), a.connections.close()}
 	if a.catalog != nil {
+		if leave {
+			errs = append(errs, a.catalog.Leave(ctx))
+		}
 		errs = append(errs, a.catalog.Close())
 	}
 	return errors.Join(append(errs, a.lock.Close())...)

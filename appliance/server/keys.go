@@ -22,8 +22,13 @@ func (a *Appliance) onBackend(ctx context.Context, id string, f func(catalog.Rep
 	if err != nil {
 		return err
 	}
-	if o, err := a.opened(ctx, id); err == nil {
+	row.KeyFile = a.keyFile(row)
+	o, err := a.opened(ctx, id)
+	if err == nil {
 		return f(row, o.backend)
+	}
+	if errors.Is(err, catalog.ErrElsewhere) {
+		return err
 	}
 	backend, _, err := a.openBackend(ctx, row)
 	if err != nil {
@@ -149,8 +154,14 @@ func (a *Appliance) RotateKey(ctx context.Context, id string) (info httpapi.KeyI
 		if _, err := store.NewKeyFile(rotated(row.KeyFile)); err != nil && fault.KindOf(err) != fault.Exists {
 			return err
 		}
+		if err := a.pushRotated(ctx, row); err != nil {
+			return errors.Join(err, os.Remove(rotated(row.KeyFile)))
+		}
 		// From here on it is completed, now or when the repository is opened next.
 		if err := settleRotation(context.WithoutCancel(ctx), b, row.KeyFile); err != nil {
+			return err
+		}
+		if err := a.rotationDone(context.WithoutCancel(ctx), row); err != nil {
 			return err
 		}
 		list, err := store.Wrappings(ctx, b)

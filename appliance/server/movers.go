@@ -14,7 +14,6 @@ import (
 	"github.com/cairn-backup/cairn/appliance/deploy"
 	"github.com/cairn-backup/cairn/appliance/fleet"
 	"github.com/cairn-backup/cairn/appliance/httpapi"
-	"github.com/cairn-backup/cairn/appliance/identity"
 	"github.com/cairn-backup/cairn/appliance/tickets"
 	"github.com/cairn-backup/cairn/internal/fault"
 	"github.com/cairn-backup/cairn/internal/version"
@@ -136,12 +135,12 @@ func (a *Appliance) ListAudit(ctx context.Context, before int64, limit int) ([]c
 }
 
 // openFleet opens the appliance's authority and what is known of its movers.
-func (a *Appliance) openFleet(hosts []string) (err error) {
+func (a *Appliance) openFleet(ctx context.Context, hosts []string) (err error) {
 	if hosts == nil {
 		hosts = ownNames()
 	}
 	hosts = append(slices.Clone(hosts), pb.ManagerName)
-	if a.authority, err = identity.OpenAuthority(a.path("tls"), hosts); err != nil {
+	if a.authority, err = a.openAuthority(ctx, hosts); err != nil {
 		return err
 	}
 	a.fleet = fleet.New(fleet.Options{Catalog: a.catalog, Authority: a.authority, Log: a.log, Version: version.Version})

@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"encoding/json"
+	"errors"
 
 	"github.com/cairn-backup/cairn/appliance/catalog"
 	"github.com/cairn-backup/cairn/appliance/httpapi"
@@ -103,6 +104,9 @@ func (a *Appliance) GetRestorePoint(ctx context.Context, id string) (httpapi.Poi
 	}
 	info := httpapi.PointInfo{RestorePoint: row}
 	repo, err := a.repository(ctx, row.RepositoryID)
+	if errors.Is(err, catalog.ErrElsewhere) {
+		return info, err
+	}
 	if err != nil {
 		return info, nil //nolint:nilerr // the row is the answer; the description is absent
 	}

@@ -92,6 +92,9 @@ func (a *Appliance) repository(ctx context.Context, id string) (*store.Repositor
 }
 
 func (a *Appliance) opened(ctx context.Context, id string) (opened, error) {
+	if err := a.mayOpen(ctx, id); err != nil {
+		return opened{}, err
+	}
 	entry, err := a.repositories.entry(id)
 	if err != nil {
 		return opened{}, err
@@ -153,16 +156,18 @@ func (a *Appliance) openStore(ctx context.Context, row catalog.Repository, trust
 			o = opened{}
 		}
 	}()
+	row.KeyFile = a.keyFile(row)
+	if err := a.pullKey(ctx, row); err != nil {
+		return o, err
+	}
 	if err := settleRotation(ctx, o.backend, row.KeyFile); err != nil {
 		return o, err
 	}
-	key, err := store.LoadKey(ctx, row.KeyFile)
-	if err != nil {
+	if o.repo, err = a.openRepo(ctx, row, o.backend); err != nil {
 		return o, err
 	}
-	o.repo, err = store.Open(ctx, o.backend, key, store.Options{IndexDir: a.path("index", row.ID), Log: a.log})
-	if err != nil {
-		return o, err
+	if err := a.rotationDone(ctx, row); err != nil {
+		return o, errors.Join(err, o.repo.Close())
 	}
 	if row.StoreID != "" && o.repo.ID() != row.StoreID {
 		return o, errors.Join(fault.New(fault.Conflict, "open directory", row.Path, "another repository is there").Explain(
@@ -170,6 +175,23 @@ func (a *Appliance) openStore(ctx context.Context, row catalog.Repository, trust
 			"Look whether another file system is mounted there."), o.repo.Close())
 	}
 	return o, nil
+}
+
+// openRepo opens a repository with its key; where managers share keys, with the one that another has put in its place.
+func (a *Appliance) openRepo(ctx context.Context, row catalog.Repository, b blob.Store) (*store.Repository, error) {
+	for again := false; ; again = true {
+		key, err := store.LoadKey(ctx, row.KeyFile)
+		if err != nil {
+			return nil, err
+		}
+		repo, err := store.Open(ctx, b, key, store.Options{IndexDir: a.path("index", row.ID), Log: a.log})
+		if err == nil || again || fault.KindOf(err) != fault.Denied {
+			return repo, err
+		}
+		if other, keyErr := a.takeSharedKey(ctx, row); !other {
+			return nil, errors.Join(err, keyErr)
+		}
+	}
 }
 
 // openBackend opens what a repository lies on; it takes no lock.
@@ -223,6 +245,9 @@ func (a *Appliance) openRepositories(ctx context.Context) error {
 
 // DetachRepository implements httpapi.Core.
 func (a *Appliance) DetachRepository(ctx context.Context, id string) error {
+	if err := a.mayOpen(ctx, id); err != nil {
+		return err
+	}
 	if err := a.protector.Healing(ctx, id); err != nil {
 		return err
 	}

@@ -47,6 +47,11 @@ func (a *Appliance) AddRepository(ctx context.Context, n httpapi.NewRepository) 
 	if err := a.catalog.CreateRepository(ctx, &row); err != nil {
 		return httpapi.RepositoryInfo{}, err
 	}
+	if a.peers != nil {
+		if err := a.peers.Made(ctx, row.ID); err != nil {
+			a.log.WarnContext(ctx, "repository was not taken over; it will be tried again", "repository", row.Name, "err", err)
+		}
+	}
 	if _, _, err := a.protector.Reconcile(ctx, row.ID); err != nil {
 		a.log.WarnContext(ctx, "restore points were not read", "repository", row.Name, "err", err)
 	}

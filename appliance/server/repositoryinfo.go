@@ -26,6 +26,9 @@ func (a *Appliance) ListRepositories(ctx context.Context, p catalog.Page) (catal
 // GetRepository implements httpapi.Core.
 func (a *Appliance) GetRepository(ctx context.Context, id string) (httpapi.RepositoryInfo, error) {
 	row, err := a.catalog.Repository(ctx, id)
+	if err == nil {
+		err = a.mayOpen(ctx, id)
+	}
 	if err != nil {
 		return httpapi.RepositoryInfo{}, err
 	}
@@ -35,7 +38,11 @@ func (a *Appliance) GetRepository(ctx context.Context, id string) (httpapi.Repos
 func (a *Appliance) repositoryInfo(ctx context.Context, row catalog.Repository) httpapi.RepositoryInfo {
 	info := httpapi.RepositoryInfo{Repository: row}
 	info.Verification.Verification = row.VerificationOf()
+	row.KeyFile = a.keyFile(row)
 	o, err := a.opened(ctx, row.ID)
+	if errors.Is(err, catalog.ErrElsewhere) {
+		return info // as its owner last saw it
+	}
 	if err == nil {
 		err = a.inspect(ctx, row, o, &info)
 	}

@@ -10,10 +10,12 @@ import (
 	"net"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/cairn-backup/cairn/appliance/catalog"
 	"github.com/cairn-backup/cairn/appliance/httpapi"
 	"github.com/cairn-backup/cairn/appliance/identity"
 	"github.com/cairn-backup/cairn/hypervisors"
@@ -24,8 +26,12 @@ import (
 // drainTime is how long a stop may take for cancelling what runs and cleaning the platforms up.
 const drainTime = 2 * time.Minute
 
+// abandonTime is how long a manager that has lost the database may take: less than the rest of its lease.
+const abandonTime = 5 * time.Second
+
 type settings struct {
 	dir, listen, movers string
+	database            catalog.Secret
 	images              string
 	rate                httpapi.Rate
 	vmSeries            bool
@@ -48,6 +54,8 @@ func parse(args []string, getenv func(string) string, output io.Writer) (setting
 	f.StringVar(&s.listen, "listen", env("CAIRN_LISTEN", ":8440"), "address and port of the API (CAIRN_LISTEN)")
 	f.StringVar(&s.movers, "movers", env("CAIRN_MOVERS", ":8441"), "address and port for movers, or none (CAIRN_MOVERS)")
 	f.StringVar(&s.images, "images", env("CAIRN_IMAGES_DIR", "/usr/share/cairn/images"), "directory with the mover images (CAIRN_IMAGES_DIR)")
+	database := f.String("database-file", getenv("CAIRN_DATABASE_FILE"),
+		"file with the address of a PostgreSQL database for the catalog, instead of one in the data directory (CAIRN_DATABASE_FILE)")
 	hosts := f.String("hosts", getenv("CAIRN_HOSTS"), "more names and addresses for the certificate, separated by commas (CAIRN_HOSTS)")
 	f.IntVar(&s.rate.PerSecond, "requests", httpapi.DefaultRate.PerSecond, "requests a second that the API answers one token for long; four times as many at once")
 	f.BoolVar(&s.vmSeries, "vm-metrics", true, "series of each VM in /metrics")
@@ -62,6 +70,13 @@ func parse(args []string, getenv func(string) string, output io.Writer) (setting
 		return s, fault.New(fault.Invalid, "read command line", "", "-requests is %d, and must be from 1 to 1000000", s.rate.PerSecond)
 	}
 	s.rate.Burst = 4 * s.rate.PerSecond
+	if *database != "" {
+		address, err := os.ReadFile(*database)
+		if err != nil {
+			return s, fault.Context("read address of database", *database, err)
+		}
+		s.database = catalog.Secret(strings.TrimSpace(string(address)))
+	}
 	s.hosts = append(ownNames(), strings.FieldsFunc(*hosts, func(r rune) bool { return r == ',' })...)
 	return s, nil
 }
@@ -97,14 +112,37 @@ func Run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		return err
 	}
 	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: s.level}))
-	appliance, err := Open(ctx, Options{Dir: s.dir, Drivers: drivers, Log: log, Hosts: s.hosts, Images: s.images})
+	appliance, err := Open(ctx, Options{Dir: s.dir, Database: s.database, Drivers: drivers, Log: log, Hosts: s.hosts, Images: s.images})
 	if err != nil {
 		return err
 	}
-	err = appliance.serve(ctx, s, stdout)
+	return appliance.work(ctx, s, stdout)
+}
+
+// work serves until ctx is done, then drains; or until the database is lost, and then ends at once.
+func (a *Appliance) work(ctx context.Context, s settings, stdout io.Writer) error {
+	serving, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	over := make(chan struct{})
+	var watch sync.WaitGroup
+	watch.Go(func() {
+		select {
+		case err := <-a.Lost():
+			stop(err)
+		case <-over:
+		}
+	})
+	err := a.serve(serving, s, stdout)
+	close(over)
+	watch.Wait()
+	if cause := context.Cause(serving); cause != nil && ctx.Err() == nil {
+		abandon, cancel := context.WithTimeout(context.WithoutCancel(ctx), abandonTime)
+		defer cancel()
+		return errors.Join(cause, err, a.Abandon(abandon))
+	}
 	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
 	defer cancel()
-	return errors.Join(err, appliance.Close(drain))
+	return errors.Join(err, a.Close(drain))
 }
 
 // serve answers the API until ctx is done.
@@ -116,6 +154,7 @@ func (a *Appliance) serve(ctx context.Context, s settings, stdout io.Writer) err
 		Core: a, Identity: people, Requests: a.catalog, Stream: a.stream, Log: a.log, Rate: s.rate,
 		Metrics: a.metrics,
 		Version: httpapi.Version{Version: version.Version, Commit: commit, Built: built, Schema: a.catalog.Schema()},
+		Peers:   a.toPeers(),
 	})
 	if err != nil {
 		return err
@@ -134,7 +173,11 @@ func (a *Appliance) serve(ctx context.Context, s settings, stdout io.Writer) err
 	if err != nil {
 		return errors.Join(err, listener.Close())
 	}
-	fmt.Fprintf(stdout, "API:            %s\n", url(listener.Addr(), s.hosts))
+	address := url(listener.Addr(), s.hosts)
+	if err := a.catalog.SetManagerAddress(ctx, address); err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	fmt.Fprintf(stdout, "API:            %s\n", address)
 	fmt.Fprintf(stdout, "CA fingerprint: %s\n", a.authority.Fingerprint())
 	if movers != nil {
 		fmt.Fprintf(stdout, "movers:         %s\n", movers.Addr())

@@ -31,6 +31,9 @@ func (a *Appliance) beginSchedule(ticks <-chan time.Time) {
 	ctx, cancel := context.WithCancel(context.Background())
 	a.routine.cancel, a.routine.last = cancel, map[string]time.Time{}
 	a.routine.done.Go(func() { a.fleet.KeepLimits(ctx) })
+	if a.catalog.Shared() {
+		a.routine.done.Go(func() { a.follow(ctx) })
+	}
 	a.routine.done.Go(func() {
 		every := time.Duration(0) // between two looks at repositories; tests say at each tick when it is
 		if ticks == nil {
@@ -44,7 +47,9 @@ func (a *Appliance) beginSchedule(ticks <-chan time.Time) {
 			case <-ctx.Done():
 				return
 			case now := <-ticks:
-				a.keepPolicies(ctx, now)
+				if a.queue.Leads() { // of several managers one looks at the policies
+					a.keepPolicies(ctx, now)
+				}
 				if every == 0 || now.Sub(last) >= every {
 					last = now
 					a.verifyDue(ctx, now)
@@ -77,6 +82,7 @@ func (a *Appliance) verifyNext(ctx context.Context, now time.Time) error {
 	if err != nil {
 		return err
 	}
+	list.Items = slices.DeleteFunc(list.Items, func(r catalog.Repository) bool { return a.mayOpen(ctx, r.ID) != nil })
 	row, ok := nextDue(list.Items, now, a.routine.last)
 	if !ok {
 		return nil

@@ -15,6 +15,9 @@ import (
 // TrustMembers implements httpapi.Core. The audit log has who said so before anything happens, and what came of it.
 func (a *Appliance) TrustMembers(ctx context.Context, who fleet.Who, id string, members []string) (httpapi.RepositoryInfo, error) {
 	row, err := a.catalog.Repository(ctx, id)
+	if err == nil {
+		err = a.mayOpen(ctx, id)
+	}
 	if err != nil {
 		return httpapi.RepositoryInfo{}, err
 	}

@@ -48,6 +48,7 @@ var rules = []rule{
 var homes = map[string][]string{
 	"gorm.io/":                            {"appliance/catalog"},
 	"github.com/glebarez/":                {"appliance/catalog"},
+	"github.com/jackc/pgx":                {"appliance/catalog"},
 	"github.com/riverqueue/":              {"appliance/jobs"},
 	"github.com/labstack/echo":            {"appliance/httpapi", "api"},
 	"libvirt.org/":                        {"hypervisors/kvm"},
