@@ -177,7 +177,7 @@ func (d *Driver) Close() error {
 func (d *Driver) Capabilities() hypervisors.Capabilities {
 	return hypervisors.Capabilities{
 		Platform: hypervisors.OVirt, Backup: true, ChangeTracking: true, Quiesce: true, StoppedBackup: true,
-		Transports: []hypervisors.Transport{hypervisors.TransportImageio, hypervisors.TransportHotadd},
+		Transports: []hypervisors.Transport{hypervisors.TransportImageio, hypervisors.TransportHotadd, hypervisors.TransportSAN},
 		Formats:    []hypervisors.DiskFormat{hypervisors.Raw, hypervisors.QCOW2},
 	}
 }

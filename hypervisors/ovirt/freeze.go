@@ -49,8 +49,9 @@ type frozen struct {
 	mu       sync.Mutex
 	info     hypervisors.FrozenInfo
 	released bool
-	images   map[string]string  // the volumes of the snapshot, by disk
-	owed     []hypervisors.Owed // what Release removes, in order of creation
+	images   map[string]string           // the volumes of the snapshot, by disk
+	luns     map[string]*hypervisors.SAN // where they lie, by disk
+	owed     []hypervisors.Owed          // what Release removes, in order of creation
 }
 
 // Info describes the frozen VM. After a disk was plugged into a mover it may be offered at another place.
@@ -244,6 +245,7 @@ func (f *frozen) bySnapshot(ctx context.Context, req hypervisors.FreezeRequest, 
 			p.disks[i].SizeBytes = size // as it was at the instant
 		}
 	}
+	f.luns = d.onLUNs(ctx, disks)
 	return f.offerAll(ctx, req, p, func(disk string) (transferSpec, error) {
 		spec := transferSpec{disk: disk, image: f.images[disk]}
 		if !goodID.MatchString(spec.image) {
@@ -341,7 +343,7 @@ func (f *frozen) offerAll(ctx context.Context, req hypervisors.FreezeRequest, p 
 		if err != nil {
 			return err
 		}
-		e := hypervisors.Export{Name: disk.ID, SizeBytes: disk.SizeBytes}
+		e := hypervisors.Export{Name: disk.ID, SizeBytes: disk.SizeBytes, SAN: f.luns[disk.ID]}
 		if s.backup != "" {
 			e.Unpluggable = "a disk of the engine's incremental backup exists only as an image transfer"
 		}
