@@ -1,6 +1,7 @@
 package ovirtsim
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -50,6 +51,9 @@ func (e *Engine) startStorage(ctx context.Context) (*storage.Site, error) {
 	d.site = site
 	return site, nil
 }
+
+// dir is where the storage lies, once it runs.
+func (e *Engine) dir() string { return cmp.Or(e.cfg.Dir, e.data.dir) }
 
 func (d *data) close() error {
 	d.mu.Lock()

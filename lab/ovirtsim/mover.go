@@ -35,11 +35,7 @@ func (e *Engine) Guest(ctx context.Context, vmID string) (blockdev.System, error
 
 // sysfs is where the sysfs of a VM lies, once the storage runs.
 func (e *Engine) sysfs(vmID string) string {
-	dir := e.cfg.Dir
-	if dir == "" {
-		dir = e.data.dir
-	}
-	return filepath.Join(dir, "guests", vmID, "sys")
+	return filepath.Join(e.dir(), "guests", vmID, "sys")
 }
 
 // plug shows an attached disk in its VM. The caller holds mu.

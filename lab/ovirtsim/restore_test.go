@@ -6,6 +6,9 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -218,6 +221,50 @@ func TestBuiltVM(t *testing.T) {
 	settle(e)
 	_, err = built.Get().Send()
 	absent(t, err)
+}
+
+func TestUploadOfAQcow2File(t *testing.T) {
+	lab(t)
+	e := start(t, ovirtsim.Config{Site: ovirtsim.SmallSite()})
+	s := admin(t, e)
+	dir := t.TempDir()
+	want := make([]byte, 4<<20)
+	copy(want[1<<20:], bytes.Repeat([]byte("content "), 1<<17))
+	if err := os.WriteFile(filepath.Join(dir, "raw"), want, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.CommandContext(t.Context(), "qemu-img", "convert", "-f", "raw", "-O", "qcow2", filepath.Join(dir, "raw"), filepath.Join(dir, "qcow2")).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	file, err := os.ReadFile(filepath.Join(dir, "qcow2"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	send := func(size int64, content []byte) (string, sdk.ImageTransferPhase) {
+		id := makeDisk(t, e, s, newDisk("image", size, sdk.DISKFORMAT_COW, "data1"))
+		b := sdk.NewImageTransferBuilder().Disk(sdk.NewDiskBuilder().Id(id).MustBuild()).Format(sdk.DISKFORMAT_COW).MustBuild()
+		x := s.ImageTransfersService().ImageTransferService(ok(s.ImageTransfersService().Add().ImageTransfer(b).Send())(t).MustImageTransfer().MustId())
+		settle(e)
+		upload(t, e, ok(x.Get().Send())(t).MustImageTransfer().MustTransferUrl(), content)
+		ok(x.Finalize().Send())(t)
+		settle(e)
+		return id, ok(x.Get().Send())(t).MustImageTransfer().MustPhase()
+	}
+	id, phase := send(4<<20, file)
+	if phase != sdk.IMAGETRANSFERPHASE_FINISHED_SUCCESS || !bytes.Equal(contentNow(t, e, id), want) {
+		t.Errorf("%s, and the content is the same: %v", phase, bytes.Equal(contentNow(t, e, id), want))
+	}
+	for name, c := range map[string]struct {
+		size    int64
+		content []byte
+	}{"another size": {8 << 20, file}, "no qcow2": {4 << 20, want[1<<20 : 2<<20]}} {
+		id, phase := send(c.size, c.content)
+		if phase != sdk.IMAGETRANSFERPHASE_FINISHED_FAILURE {
+			t.Errorf("%s: %s", name, phase)
+		}
+		_, err := s.DisksService().DiskService(id).Get().Send()
+		absent(t, err)
+	}
 }
 
 // upload writes an image over imageio.

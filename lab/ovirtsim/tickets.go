@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"os"
 	"time"
 
 	"github.com/cairn-backup/cairn/internal/fault"
@@ -60,6 +61,7 @@ type ticket struct {
 	url, proxy string
 	backend    imageio.Backend
 	export     *storage.Export // nil for a file
+	upload     *upload         // nil unless a qcow2 file is sent as it is
 }
 
 // ticketLife is how long a ticket lives after it was used last.
@@ -68,7 +70,8 @@ const ticketLife = 300 * time.Second
 // openTicket opens the image of a transfer and hands out a ticket for it.
 func (e *Engine) openTicket(ctx context.Context, t *transfer) (*ticket, error) {
 	e.mu.Lock()
-	d, volume, b, size, raw := t.disk, t.volume, t.backup, t.disk.size, t.format == "raw"
+	d, volume, b, size, initial, raw := t.disk, t.volume, t.backup, t.disk.size, t.disk.initial, t.format == "raw"
+	asIs := t.upload() && t.format == "cow" && d.active.format == "cow"
 	k := &ticket{e: e, id: e.newID()}
 	spec := imageio.Ticket{ID: k.id, TransferID: t.id, Write: t.upload(), Timeout: ticketLife, InactivityTimeout: time.Duration(t.inactive) * time.Second, Volatile: t.upload()}
 	owners := e.owners(d)
@@ -91,6 +94,8 @@ func (e *Engine) openTicket(ctx context.Context, t *transfer) (*ticket, error) {
 		return nil, fault.New(fault.Conflict, "open image", d.id, "the backup has ended")
 	case b != nil:
 		k.export, err = running.Export(ctx, d.id)
+	case asIs:
+		k.upload, k.backend, size, err = e.openUpload(d, size, initial, k.id)
 	case raw:
 		k.export, err = s.ExportVolume(ctx, volume, t.upload())
 	default:
@@ -154,13 +159,37 @@ func (k *ticket) extend() {
 // closeWait is how long the engine waits for requests under way.
 const closeWait = 60 * time.Second
 
-// close takes the ticket back, waits for requests under way and closes the image.
-func (k *ticket) close(ctx context.Context) error {
+// finish closes a ticket whose transfer is complete.
+func (k *ticket) finish(ctx context.Context) error {
+	if k.upload == nil {
+		return k.close(ctx)
+	}
+	// The client is shut out first.
+	err := k.shut(ctx)
+	if err == nil {
+		var s *storage.Site
+		if s, err = k.e.storage(ctx); err == nil {
+			err = k.upload.install(ctx, s)
+		}
+	}
+	return errors.Join(err, k.close(ctx))
+}
+
+// shut takes the ticket back and waits for requests under way.
+func (k *ticket) shut(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeWait)
 	defer cancel()
-	errs := []error{k.e.images.server.RemoveTicket(ctx, k.id), k.backend.Close()}
+	return k.e.images.server.RemoveTicket(ctx, k.id)
+}
+
+// close takes the ticket back, waits for requests under way and closes the image.
+func (k *ticket) close(ctx context.Context) error {
+	errs := []error{k.shut(ctx), k.backend.Close()}
 	if k.export != nil {
-		errs = append(errs, k.export.Close(ctx))
+		errs = append(errs, k.export.Close(context.WithoutCancel(ctx)))
+	}
+	if k.upload != nil {
+		errs = append(errs, os.Remove(k.upload.path))
 	}
 	return errors.Join(errs...)
 }

@@ -123,6 +123,9 @@ func addTransfer(c *call) (*reply, error) {
 	if err := e.chooseImage(b, t); err != nil {
 		return nil, err
 	}
+	if t.format == "" {
+		t.format = t.disk.active.format // the engine chooses by the disk
+	}
 	if err := e.mayTransfer(b, t); err != nil {
 		return nil, err
 	}
@@ -226,9 +229,6 @@ func (e *Engine) mayTransfer(b *node, t *transfer) error {
 		if !t.snapshot && v.status != vmDown {
 			return conflict(cannot+". VM %s is not down.", v.name)
 		}
-	}
-	if t.upload() && t.format != "raw" && d.active.format == "cow" {
-		return conflict(cannot + ". This simulator takes uploads in raw format only.")
 	}
 	return nil
 }
@@ -349,6 +349,9 @@ func (e *Engine) endTransfer(t *transfer, during, after string) {
 		e.work(func(ctx context.Context) error {
 			if was == nil {
 				return nil
+			}
+			if after == transferSucceeded {
+				return was.finish(context.WithoutCancel(ctx))
 			}
 			return was.close(context.WithoutCancel(ctx))
 		}, func(err error) {

@@ -20,7 +20,7 @@ type monitor struct {
 	mu      sync.Mutex
 	next    int
 	waiting map[int]chan reply
-	watched map[string]chan string // what becomes of jobs and exports that somebody watches
+	watched map[string]*job // jobs and exports whose end somebody wants to know
 }
 
 type reply struct {
@@ -41,7 +41,7 @@ var errDaemonGone = errors.New("the storage daemon is gone")
 
 // newMonitor takes a connection on which the daemon has not said anything yet.
 func newMonitor(ctx context.Context, nc net.Conn) (*monitor, error) {
-	m := &monitor{nc: nc, gone: make(chan struct{}), waiting: map[int]chan reply{}, watched: map[string]chan string{}}
+	m := &monitor{nc: nc, gone: make(chan struct{}), waiting: map[int]chan reply{}, watched: map[string]*job{}}
 	go m.listen()
 	if err := m.do(ctx, "qmp_capabilities", nil, nil); err != nil {
 		_ = nc.Close()
@@ -78,9 +78,8 @@ func (m *monitor) listen() {
 
 // tell tells whoever watches something; m.mu is held.
 func (m *monitor) tell(id, status string) {
-	select {
-	case m.watched[id] <- status:
-	default: // nobody watches it, for there is room for more states than a job has
+	if j := m.watched[id]; j != nil {
+		j.note(status)
 	}
 }
 
@@ -112,18 +111,27 @@ func (m *monitor) do(ctx context.Context, command string, arguments object, out 
 	}
 	select {
 	case r := <-c:
-		if r.Error != nil {
-			return fault.New(fault.Internal, command, "", "%s: %s", r.Error.Class, r.Error.Desc)
-		}
-		if out != nil {
-			return json.Unmarshal(r.Return, out)
-		}
-		return nil
-	case <-m.gone:
-		return fault.Wrap(fault.Transient, command, "", errDaemonGone)
+		return r.read(command, out)
 	case <-ctx.Done():
 		return ctx.Err()
+	case <-m.gone:
 	}
+	select {
+	case r := <-c: // the last thing that it said
+		return r.read(command, out)
+	default:
+		return fault.Wrap(fault.Transient, command, "", errDaemonGone)
+	}
+}
+
+func (r reply) read(command string, out any) error {
+	if r.Error != nil {
+		return fault.New(fault.Internal, command, "", "%s: %s", r.Error.Class, r.Error.Desc)
+	}
+	if out != nil {
+		return json.Unmarshal(r.Return, out)
+	}
+	return nil
 }
 
 // job starts a job by a command and returns its statuses as they change.
@@ -138,10 +146,10 @@ func (m *monitor) job(ctx context.Context, id, command string, arguments object)
 
 // watch must be called before the job is started.
 func (m *monitor) watch(id string) *job {
-	j := &job{id: id, monitor: m, status: make(chan string, 16)}
+	j := &job{id: id, monitor: m, changed: make(chan struct{}, 1), seen: map[string]bool{}}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.watched[id] = j.status
+	m.watched[id] = j
 	return j
 }
 
@@ -155,20 +163,40 @@ func (m *monitor) forget(id string) {
 type job struct {
 	id      string
 	monitor *monitor
-	status  chan string
+	changed chan struct{}
+
+	mu sync.Mutex
+	// seen are the statuses it has had. A job that is held up by what is done to others changes to and fro without end.
+	seen map[string]bool
+}
+
+func (j *job) note(status string) {
+	j.mu.Lock()
+	j.seen[status] = true
+	j.mu.Unlock()
+	select {
+	case j.changed <- struct{}{}:
+	default:
+	}
+}
+
+func (j *job) had(status string) bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.seen[status]
 }
 
 // until waits for a status; the job's own end is an error if another one was wanted.
 func (j *job) until(ctx context.Context, want string) error {
 	for {
+		if j.had(want) {
+			return nil
+		}
+		if j.had("concluded") {
+			return cmpErr(j.end(ctx), fmt.Errorf("job %s ended before it was %s", j.id, want))
+		}
 		select {
-		case s := <-j.status:
-			if s == want {
-				return nil
-			}
-			if s == "concluded" {
-				return cmpErr(j.end(ctx), fmt.Errorf("job %s ended before it was %s", j.id, want))
-			}
+		case <-j.changed:
 		case <-j.monitor.gone:
 			return fault.Wrap(fault.Transient, "wait for job", j.id, errDaemonGone)
 		case <-ctx.Done():
