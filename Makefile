@@ -12,7 +12,7 @@ GOTESTSUM   := gotest.tools/gotestsum@v1.13.0
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.7.0
 GOFUMPT     := mvdan.cc/gofumpt@v0.9.2
 
-.PHONY: demo test ci deps build check fmt vet lint generate drift unit lab race soak reliability fuzz bench bench-go bench-kvm cover images images-test clean help
+.PHONY: demo test ci deps build check fmt vet lint generate drift unit lab race soak reliability fuzz bench bench-go bench-kvm cover images images-test man load clean help
 
 demo: deps build ## Back up and restore a small real VM on this machine; DEMO=once tears all down again
 	@scripts/demo.sh
@@ -87,6 +87,13 @@ images: deps ## The mover's and the appliance's images into dist/images; IMAGES=
 images-test: images ## Start machines from all images of `make images`, without KVM, and build each again: an hour or two
 	CAIRN_LAB=1 CAIRN_SOAK=1 CAIRN_IMAGES=dist/images go test -count=1 -timeout 6h -v ./images/...
 	CAIRN_LAB=1 CAIRN_SOAK=1 CAIRN_IMAGES=dist/images go test -count=1 -timeout 1h -v -run 'TestMoverVM(WithStorage|Dies)' ./lab/e2e
+
+man: ## The manual pages of the command line into dist/man/man1
+	go run ./cmd/cairn man dist/man/man1
+
+load: ## Measure the API over 10,000 VMs and 1,000,000 restore points, and 100 followers of its events: half an hour, 3 GB in LOAD
+	go build -o $(BIN)/ ./cmd/cairn-lab
+	$(BIN)/cairn-lab load $(or $(LOAD),/var/tmp/cairn-load)
 
 clean: ## Remove what was built
 	rm -rf $(BIN) dist cover.out

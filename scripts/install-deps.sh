@@ -12,7 +12,7 @@ packages="
   libnbd-bin nbdkit gnutls-bin lvm2 tgt open-iscsi protobuf-compiler
   busybox-static kmod cpio dpkg e2fsprogs dosfstools mtools xorriso fdisk zstd systemd
   qemu-guest-agent openssh-client openssh-server
-  python3 python3-cryptography python3-zstandard mount postgresql-15
+  python3 python3-cryptography python3-zstandard mount postgresql-15 groff-base
 "
 optional=""
 [ "${1:-}" = "--bench" ] && optional="virtnbdbackup borgbackup mmdebstrap"

@@ -118,7 +118,7 @@ func unreadable(path string, err error) error {
 
 func openSQLite(path string) (*sql.DB, error) {
 	q := url.Values{"_txlock": {"immediate"}, "_pragma": {
-		"busy_timeout(10000)", "journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(1)",
+		"busy_timeout(10000)", "journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(1)", "cache_size(-32768)", // KiB: indexes of a million restore points
 	}}
 	db, err := sql.Open(sqlite.DriverName, "file:"+path+"?"+q.Encode())
 	if err != nil {

@@ -1,4 +1,4 @@
-// Command cairn-lab makes small real VMs for demos, tests and training, simulates oVirt, and measures the repository on images of
+// Command cairn-lab makes small real VMs for demos, tests and training, simulates oVirt, and measures the API, and the repository on images of
 // machines. It is no part of the appliance.
 package main
 
@@ -27,12 +27,12 @@ func main() {
 func Run(ctx context.Context, args []string, stdout io.Writer) error {
 	root := &cobra.Command{
 		Use:           "cairn-lab",
-		Short:         "Small real VMs and a simulated oVirt for demos and tests, and measurements of the repository",
+		Short:         "Small real VMs and a simulated oVirt for demos and tests, and measurements of the repository and the API",
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
 	root.SetArgs(args)
 	root.SetOut(stdout)
-	root.AddCommand(kvmCommand(), ovirtCommand(), repoCommand(), benchCommand())
+	root.AddCommand(kvmCommand(), ovirtCommand(), repoCommand(), benchCommand(), loadCommand())
 	return root.ExecuteContext(ctx)
 }

@@ -182,6 +182,28 @@ func (a *App) completeTasks(cmd *cobra.Command, _ []string, _ string) ([]string,
 	})
 }
 
+func (a *App) completeTokens(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+	return a.offer(cmd, func(ctx context.Context, s *remote.Session) ([]string, error) {
+		all, err := listTokens(ctx, s)
+		var offers []string
+		for _, t := range all {
+			offers = append(offers, choice(t.ID, t.Name))
+		}
+		return offers, err
+	})
+}
+
+func (a *App) completeLimits(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+	return a.offer(cmd, func(ctx context.Context, s *remote.Session) ([]string, error) {
+		all, err := listLimits(ctx, s)
+		var offers []string
+		for _, l := range all {
+			offers = append(offers, choice(l.ID, string(l.Kind)+" "+l.Name))
+		}
+		return offers, err
+	})
+}
+
 func (a *App) completeContexts(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 	config, _, err := a.config()
 	if err != nil {

@@ -130,7 +130,7 @@ func perSecond(s string) (int64, error) {
 
 func (a *App) limitRemove() *cobra.Command {
 	return &cobra.Command{
-		Use: "remove ID", Aliases: []string{"rm"}, Short: "Take a limit back", Args: args("ID"),
+		Use: "remove ID", Aliases: []string{"rm"}, Short: "Take a limit back", Args: args("ID"), ValidArgsFunction: a.completeLimits,
 		RunE: a.ask(func(ctx context.Context, s *remote.Session, args []string) error {
 			resp, err := s.RemoveMoverLimit(ctx, args[0], nil)
 			return remote.Done(s, resp, err)

@@ -79,7 +79,8 @@ func (a *App) root() *cobra.Command {
 	f.StringVar(&a.choice.CAFile, "cacert", "", "`FILE` with the appliance's CA certificate, PEM")
 	_ = root.RegisterFlagCompletionFunc("context", a.completeContexts)
 	root.AddCommand(a.login(), a.setUp(), a.contexts(), a.connections(), a.vms(), a.repositories(), a.keys(), a.backup(),
-		a.points(), a.restore(), a.runs(), a.tasks(), a.events(), a.audit(), a.movers(), a.tokens(), a.version(), a.completion(), rescue.Command(a.Console))
+		a.points(), a.restore(), a.runs(), a.tasks(), a.events(), a.audit(), a.movers(), a.tokens(), a.version(), a.completion(), a.man(), rescue.Command(a.Console))
+	a.letWatch(root)
 	return root
 }
 

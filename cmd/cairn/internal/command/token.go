@@ -12,6 +12,14 @@ import (
 	"github.com/cairn-backup/cairn/cmd/cairn/internal/remote"
 )
 
+func listTokens(ctx context.Context, s *remote.Session) ([]client.Token, error) {
+	return remote.All(func(token *string) ([]client.Token, string, error) {
+		resp, err := s.ListTokens(ctx, &client.ListTokensParams{Limit: ref(page), PageToken: token})
+		l, err := remote.Decode[client.TokenList](s, resp, err)
+		return l.Items, l.Next, err
+	})
+}
+
 func (a *App) tokens() *cobra.Command {
 	group := a.group("token", "API tokens, for scripts and other programs", "")
 	var days int
@@ -37,11 +45,7 @@ func (a *App) tokens() *cobra.Command {
 	list := &cobra.Command{
 		Use: "list", Aliases: []string{"ls"}, Short: "List your API tokens, never their secrets", Args: args(),
 		RunE: a.ask(func(ctx context.Context, s *remote.Session, _ []string) error {
-			all, err := remote.All(func(token *string) ([]client.Token, string, error) {
-				resp, err := s.ListTokens(ctx, &client.ListTokensParams{Limit: ref(page), PageToken: token})
-				l, err := remote.Decode[client.TokenList](s, resp, err)
-				return l.Items, l.Next, err
-			})
+			all, err := listTokens(ctx, s)
 			if err != nil {
 				return err
 			}
@@ -56,7 +60,7 @@ func (a *App) tokens() *cobra.Command {
 		}),
 	}
 	remove := &cobra.Command{
-		Use: "remove TOKEN", Aliases: []string{"rm"}, Short: "Make an API token useless", Args: args("TOKEN"), ValidArgsFunction: cobra.NoFileCompletions,
+		Use: "remove TOKEN", Aliases: []string{"rm"}, Short: "Make an API token useless", Args: args("TOKEN"), ValidArgsFunction: a.completeTokens,
 		RunE: a.ask(func(ctx context.Context, s *remote.Session, args []string) error {
 			resp, err := s.DeleteToken(ctx, args[0], nil)
 			return remote.Done(s, resp, err)

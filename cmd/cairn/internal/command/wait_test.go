@@ -253,6 +253,30 @@ func TestWatchListsWhatIsNew(t *testing.T) {
 	}
 }
 
+// TestWatchOfWhatHasNoneOfItsOwn redraws when something has changed, and ends with the token.
+func TestWatchOfWhatHasNoneOfItsOwn(t *testing.T) {
+	a := newAppliance(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var asked atomic.Int32
+	a.HandleFunc("GET /connections", func(w http.ResponseWriter, _ *http.Request) {
+		n := asked.Add(1)
+		if n == 6 {
+			cancel()
+		}
+		list := client.ConnectionList{Items: []client.Connection{{ID: "conn_1", Name: "lab"}}}
+		if n >= 4 {
+			list.Items[0].Name = "site"
+		}
+		reply(w, 200, list)
+	})
+	e := env{"CAIRN_SERVER": a.URL, "CAIRN_CA_FINGERPRINT": a.fingerprint, "CAIRN_TOKEN": token}
+	got := runContext(ctx, t, e, "", "connection", "list", "-w")
+	if n := strings.Count(got.stdout, "NAME"); n != 2 || got.code != 130 || !strings.Contains(got.stdout, "site") {
+		t.Errorf("listed %d times, exit code %d:\n%s", n, got.code, got.stdout)
+	}
+}
+
 func TestHelpPages(t *testing.T) {
 	for _, page := range []string{"", "backup start", "restore start", "rescue", "rescue export", "rescue scrub", "rescue verify", "login", "repository", "repository create", "repository set", "repository verify", "repository heal",
 		"repository space", "repository damage", "repository collect", "repository scrub", "repository rebuild", "repository grow", "key", "key add", "key paper", "key drill"} {

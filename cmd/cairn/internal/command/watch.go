@@ -24,6 +24,31 @@ func (a *App) sortFlag(cmd *cobra.Command, to *string, by ...string) {
 	_ = cmd.RegisterFlagCompletionFunc("sort", cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp))
 }
 
+// watchable are the verbs that only show something.
+var watchable = map[string]bool{"list": true, "show": true, "datastores": true, "networks": true, "space": true, "damage": true}
+
+// letWatch gives --watch to the commands below c that only show something of the appliance and have none of their own.
+func (a *App) letWatch(c *cobra.Command) {
+	for _, sub := range c.Commands() {
+		if sub.Name() == "context" || sub.Name() == "rescue" { // they ask no appliance
+			continue
+		}
+		a.letWatch(sub)
+		if !watchable[sub.Name()] || sub.RunE == nil || sub.HasSubCommands() || sub.Flags().Lookup("watch") != nil {
+			continue
+		}
+		var again bool
+		sub.Flags().BoolVarP(&again, "watch", "w", false, "show it again whenever something may have changed")
+		show := sub.RunE
+		sub.RunE = func(cmd *cobra.Command, args []string) error {
+			return a.watch(cmd.Context(), again, func(w io.Writer) error {
+				defer a.Redirect(w)()
+				return show(cmd, args)
+			})
+		}
+	}
+}
+
 // watch calls list once, or again and again until it is interrupted: on a terminal it redraws the screen, elsewhere
 // it writes what is new.
 func (a *App) watch(ctx context.Context, again bool, list func(io.Writer) error) error {

@@ -31,6 +31,7 @@ type Console struct {
 	Now      func() time.Time // for ages in tables
 	Location *time.Location   // for times in tables
 
+	screen  io.Writer // where Out ends up while it is redirected
 	format  string
 	Yes     bool
 	Verbose bool
@@ -41,6 +42,16 @@ type Console struct {
 // New makes a console of a process's streams.
 func New(getenv func(string) string, in io.Reader, out, err io.Writer) *Console {
 	return &Console{Getenv: getenv, In: in, Out: out, Err: err, Now: time.Now, Location: time.Local}
+}
+
+// Redirect lets what is written to Out go to w, in the colours of what Out was, until the function that it returns is called.
+func (c *Console) Redirect(w io.Writer) (back func()) {
+	out, screen := c.Out, c.screen
+	if c.screen == nil {
+		c.screen = out
+	}
+	c.Out = w
+	return func() { c.Out, c.screen = out, screen }
 }
 
 // AddFlags registers the flags that every command has.
@@ -60,7 +71,11 @@ func (c *Console) Check() error {
 
 // Printer returns the printer for standard output.
 func (c *Console) Printer() output.Printer {
-	return output.Printer{Out: c.Out, Format: output.Format(c.format), Colour: c.colour(c.Out)}
+	shown := c.Out
+	if c.screen != nil {
+		shown = c.screen
+	}
+	return output.Printer{Out: c.Out, Format: output.Format(c.format), Colour: c.colour(shown)}
 }
 
 // Format returns the output format.
