@@ -39,7 +39,8 @@ func startDaemon(ctx context.Context, dir string) (*daemon, error) {
 	// The listening socket is there before the daemon, so nothing has to wait for it.
 	d.cmd = exec.Command("qemu-storage-daemon",
 		"--chardev", "socket,id=qmp,fd=3,server=on,wait=off", "--monitor", "chardev=qmp",
-		"--nbd-server", "addr.type=unix,addr.path="+d.socket)
+		// A guest keeps a connection for each disk. The default of 100 is for networks.
+		"--nbd-server", "addr.type=unix,addr.path="+d.socket+",max-connections=0")
 	d.cmd.ExtraFiles = []*os.File{f}
 	d.cmd.Stdout, d.cmd.Stderr = &d.output, &d.output
 	d.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}

@@ -1,0 +1,46 @@
+package storage
+
+import (
+	"bytes"
+	"testing"
+)
+
+// TestManyImagesAreOpen opens more than the 100 that QEMU's NBD server takes unless it is told otherwise.
+func TestManyImagesAreOpen(t *testing.T) {
+	s := start(t)
+	v := newVM(t, s, "a", Cow)
+	v.write('x', 3)
+	for i := range 110 {
+		m, err := s.OpenVolume(t.Context(), "a-v1")
+		if err != nil {
+			t.Fatalf("image %d: %v", i+1, err)
+		}
+		p := make([]byte, 16)
+		if _, err := m.ReadAt(p, 3*block); err != nil || !bytes.Equal(p, v.want[3*block:3*block+16]) {
+			t.Fatalf("image %d: %v", i+1, err)
+		}
+	}
+}
+
+// TestAJobThatIsHeldUp has more changes of status than anybody has looked at.
+func TestAJobThatIsHeldUp(t *testing.T) {
+	m := &monitor{gone: make(chan struct{}), watched: map[string]*job{}}
+	j := m.watch("1")
+	for range 1000 {
+		m.tell("1", "paused")
+		m.tell("1", "running")
+	}
+	m.tell("1", "ready")
+	m.tell("2", "concluded") // nobody watches that one
+	if err := j.until(t.Context(), "ready"); err != nil {
+		t.Error(err)
+	}
+	m.tell("1", "concluded")
+	if err := j.until(t.Context(), "concluded"); err != nil {
+		t.Error(err)
+	}
+	close(m.gone)
+	if err := m.watch("3").until(t.Context(), "ready"); err == nil {
+		t.Error("a job is ready although the daemon is gone")
+	}
+}
