@@ -1,9 +1,12 @@
 package hypervisors
 
 import (
+	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/url"
+	"strings"
 )
 
 // Imageio says where an image transfer of oVirt's is served, for reading or for writing. It can be sent over the wire.
@@ -26,6 +29,14 @@ type Imageio struct {
 	Checksum bool `json:"checksum,omitempty"`
 }
 
+// Address returns what Addresses has for a host, whose name may be written with capitals; "" is nothing.
+func (i Imageio) Address(host string) string {
+	if to := i.Addresses[host]; to != "" {
+		return to
+	}
+	return i.Addresses[strings.ToLower(host)]
+}
+
 // Loopback says whether the transfer is served on the machine only that the URL was made for.
 func (i Imageio) Loopback() bool {
 	for _, raw := range []TicketURL{i.TransferURL, i.ProxyURL} {
@@ -34,7 +45,7 @@ func (i Imageio) Loopback() bool {
 			continue
 		}
 		host := u.Hostname()
-		if other := i.Addresses[host]; other != "" {
+		if other := i.Address(host); other != "" {
 			host = other
 			if name, _, err := net.SplitHostPort(other); err == nil {
 				host = name
@@ -59,11 +70,11 @@ type TicketURL string
 // LogValue hides the URL from logs.
 func (TicketURL) LogValue() slog.Value { return slog.StringValue("[redacted]") }
 
-// String hides the URL from everything that prints.
-func (TicketURL) String() string { return "[redacted]" }
+// Format hides the URL from everything that prints, by whatever verb.
+func (TicketURL) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "[redacted]") }
 
-// GoString hides the URL from %#v.
-func (TicketURL) GoString() string { return "[redacted]" }
+// Format does the same for what holds one: a verb that is none for a pointer would show all that is behind it.
+func (Imageio) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "image transfer") }
 
 // LogValue shows of an export what tells it from others, and nothing that opens it.
 func (e Export) LogValue() slog.Value {

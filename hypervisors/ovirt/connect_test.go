@@ -35,6 +35,7 @@ func TestOpenRefuses(t *testing.T) {
 		"a CA that is none":    func(c *Config) { c.Options = map[string]string{OptCAFile: "/etc/hostname"} },
 		"a short fingerprint":  func(c *Config) { c.Options = map[string]string{OptCAFingerprint: "ab:cd"} },
 		"a way that is none":   func(c *Config) { c.Options = map[string]string{OptTransferVia: "carrier"} },
+		"checksums, maybe":     func(c *Config) { c.Options = map[string]string{OptChecksums: "maybe"} },
 		"addresses, half":      func(c *Config) { c.Options = map[string]string{OptHostAddresses: "node1"} },
 		"addresses with paths": func(c *Config) { c.Options = map[string]string{OptHostAddresses: "node1=http://x/"} },
 	} {

@@ -39,9 +39,12 @@ const (
 	// OptHostAddresses maps the hosts' addresses as the engine has them to those that movers reach:
 	// "node1.lan=10.0.0.5,node2.lan=10.0.0.6".
 	OptHostAddresses = "host_addresses"
+	// OptChecksums is "on" if what was read of a whole disk is compared with the host's own checksum of it, which it reads the disk
+	// a second time for; by default it is "off".
+	OptChecksums = "transfer_checksums"
 )
 
-var options = []string{OptCAFile, OptCAFingerprint, OptImageioCAFile, OptTransferVia, OptHostAddresses}
+var options = []string{OptCAFile, OptCAFingerprint, OptImageioCAFile, OptTransferVia, OptHostAddresses, OptChecksums}
 
 // Driver is one engine. It implements hypervisors.Driver.
 type Driver struct {
@@ -107,6 +110,9 @@ func Open(_ context.Context, cfg Config) (*Driver, error) {
 	if via := cfg.Options[OptTransferVia]; via != "" && via != viaHost && via != viaEngine {
 		return nil, bad("the option %s is %q, neither %s nor %s", OptTransferVia, via, viaHost, viaEngine)
 	}
+	if sums := cfg.Options[OptChecksums]; sums != "" && sums != checksumsOn && sums != checksumsOff {
+		return nil, bad("the option %s is %q, neither %s nor %s", OptChecksums, sums, checksumsOn, checksumsOff)
+	}
 	trust, err := newTrust(base, cfg.Options)
 	if err != nil {
 		return nil, err
@@ -123,6 +129,12 @@ func Open(_ context.Context, cfg Config) (*Driver, error) {
 const (
 	viaHost   = "host"
 	viaEngine = "engine"
+)
+
+// The values of OptChecksums.
+const (
+	checksumsOn  = "on"
+	checksumsOff = "off"
 )
 
 // parseAddress takes the forms in which people write an engine's address and returns its root.

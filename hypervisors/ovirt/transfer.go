@@ -208,6 +208,7 @@ func (d *Driver) offer(t *sdk.ImageTransfer, ca string, e hypervisors.Export, id
 	e.Transport, e.Network, e.Address = hypervisors.TransportImageio, "tcp", net.JoinHostPort(d.reach(first.Hostname()), port)
 	e.Imageio = &hypervisors.Imageio{
 		TransferURL: hypervisors.TicketURL(direct), ProxyURL: hypervisors.TicketURL(proxy), CA: ca, Addresses: d.addresses, InactivitySeconds: int(idle),
+		Checksum: d.cfg.Options[OptChecksums] == checksumsOn && !e.Writable,
 	}
 	return e, nil
 }

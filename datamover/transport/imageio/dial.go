@@ -87,7 +87,7 @@ func address(i hypervisors.Imageio, u *url.URL) string {
 		port = "443"
 	}
 	host := u.Hostname()
-	if other := i.Addresses[host]; other != "" {
+	if other := i.Address(host); other != "" {
 		if _, _, err := net.SplitHostPort(other); err == nil {
 			return other
 		}

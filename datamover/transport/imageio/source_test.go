@@ -263,7 +263,7 @@ func TestAddresses(t *testing.T) {
 		tests := map[string]hypervisors.Imageio{
 			"the proxy": {TransferURL: hypervisors.TicketURL("https://127.0.0.1:1/" + path), ProxyURL: hypervisors.TicketURL(p.url())},
 			"an address": {
-				TransferURL: hypervisors.TicketURL("https://localhost:1/" + path), Addresses: map[string]string{"localhost": address},
+				TransferURL: hypervisors.TicketURL("https://LocalHost:1/" + path), Addresses: map[string]string{"localhost": address},
 			},
 			"an address without a port": {
 				TransferURL: hypervisors.TicketURL("https://localhost:" + port + "/" + path), Addresses: map[string]string{"localhost": "127.0.0.1"},
