@@ -119,6 +119,24 @@ func (e MemberState) Valid() bool {
 	}
 }
 
+// Defines values for Missed.
+const (
+	MissedRun  Missed = "run"
+	MissedSkip Missed = "skip"
+)
+
+// Valid indicates whether the value is a known member of the Missed enum.
+func (e Missed) Valid() bool {
+	switch e {
+	case MissedRun:
+		return true
+	case MissedSkip:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for MoverState.
 const (
 	MoverDrained  MoverState = "drained"
@@ -236,6 +254,33 @@ func (e Power) Valid() bool {
 	case PowerOther:
 		return true
 	case PowerPaused:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for Protection.
+const (
+	ProtectionExcluded    Protection = "excluded"
+	ProtectionLate        Protection = "late"
+	ProtectionNeverRan    Protection = "never_ran"
+	ProtectionProtected   Protection = "protected"
+	ProtectionUnprotected Protection = "unprotected"
+)
+
+// Valid indicates whether the value is a known member of the Protection enum.
+func (e Protection) Valid() bool {
+	switch e {
+	case ProtectionExcluded:
+		return true
+	case ProtectionLate:
+		return true
+	case ProtectionNeverRan:
+		return true
+	case ProtectionProtected:
+		return true
+	case ProtectionUnprotected:
 		return true
 	default:
 		return false
@@ -461,6 +506,36 @@ func (e TrustRequestAcceptLoss) Valid() bool {
 	}
 }
 
+// Defines values for TurnState.
+const (
+	TurnCancelled TurnState = "cancelled"
+	TurnDone      TurnState = "done"
+	TurnFailed    TurnState = "failed"
+	TurnMissed    TurnState = "missed"
+	TurnRunning   TurnState = "running"
+	TurnWaiting   TurnState = "waiting"
+)
+
+// Valid indicates whether the value is a known member of the TurnState enum.
+func (e TurnState) Valid() bool {
+	switch e {
+	case TurnCancelled:
+		return true
+	case TurnDone:
+		return true
+	case TurnFailed:
+		return true
+	case TurnMissed:
+		return true
+	case TurnRunning:
+		return true
+	case TurnWaiting:
+		return true
+	default:
+		return false
+	}
+}
+
 // AddKeyRequest defines model for AddKeyRequest.
 type AddKeyRequest struct {
 	// By One key, of whatever kind; exactly one of the members is there. It is neither kept nor logged.
@@ -609,6 +684,51 @@ type ConnectionList struct {
 
 	// Total With `include_total`: how many there are in all.
 	Total *int `json:"total,omitempty"`
+}
+
+// Coverage defines model for Coverage.
+type Coverage struct {
+	ConnectionID string `json:"connection_id"`
+	ExclusionID  string `json:"exclusion_id,omitempty,omitzero"`
+	Name         string `json:"name"`
+
+	// Policy Its name.
+	Policy         string    `json:"policy,omitempty,omitzero"`
+	PolicyID       string    `json:"policy_id,omitempty,omitzero"`
+	RestorePointAt time.Time `json:"restore_point_at,omitempty,omitzero"`
+
+	// RestorePointID The newest that is not known to be damaged.
+	RestorePointID string `json:"restore_point_id,omitempty,omitzero"`
+
+	// RPOAchievedSeconds Age of that restore point.
+	RPOAchievedSeconds int64 `json:"rpo_achieved_seconds,omitempty,omitzero"`
+
+	// RPOTargetSeconds What the policy promises.
+	RPOTargetSeconds int64      `json:"rpo_target_seconds,omitempty,omitzero"`
+	State            Protection `json:"state"`
+	VMID             string     `json:"vm_id"`
+
+	// Waits Its turn has come, and this is why it has not begun.
+	Waits string `json:"waits,omitempty,omitzero"`
+
+	// Why Which rule covers it, and why.
+	Why string `json:"why"`
+}
+
+// CoverageCounts defines model for CoverageCounts.
+type CoverageCounts struct {
+	Excluded    int `json:"excluded"`
+	Late        int `json:"late"`
+	NeverRan    int `json:"never_ran"`
+	Protected   int `json:"protected"`
+	Unprotected int `json:"unprotected"`
+}
+
+// CoverageList defines model for CoverageList.
+type CoverageList struct {
+	Counts CoverageCounts `json:"counts"`
+	Items  []Coverage     `json:"items"`
+	Next   string         `json:"next,omitempty,omitzero"`
 }
 
 // CreateConnectionRequest defines model for CreateConnectionRequest.
@@ -772,6 +892,37 @@ type DrillRequest struct {
 	PaperKey string `json:"paper_key,omitempty,omitzero"`
 }
 
+// Exclusion defines model for Exclusion.
+type Exclusion struct {
+	CreatedAt time.Time `json:"created_at"`
+	CreatedBy string    `json:"created_by,omitempty,omitzero"`
+	EndsAt    time.Time `json:"ends_at,omitempty,omitzero"`
+	Filter    string    `json:"filter"`
+
+	// Holds It is in force now.
+	Holds  bool   `json:"holds"`
+	ID     string `json:"id"`
+	Reason string `json:"reason"`
+
+	// VMs VMs that it excludes now.
+	VMs int `json:"vms"`
+}
+
+// ExclusionList defines model for ExclusionList.
+type ExclusionList struct {
+	Items []Exclusion `json:"items"`
+}
+
+// ExclusionRequest defines model for ExclusionRequest.
+type ExclusionRequest struct {
+	// EndsAt For good when absent.
+	EndsAt time.Time `json:"ends_at,omitempty,omitzero"`
+
+	// Filter Which VMs; one alone by `id = vm_...`.
+	Filter string `json:"filter"`
+	Reason string `json:"reason"`
+}
+
 // Failure defines model for Failure.
 type Failure struct {
 	// Advice What to do about it.
@@ -808,6 +959,21 @@ type HealRequest struct {
 type Health struct {
 	// Status Always `ok`; else the answer is a problem.
 	Status string `json:"status"`
+}
+
+// Hold defines model for Hold.
+type Hold struct {
+	CreatedAt time.Time `json:"created_at"`
+	CreatedBy string    `json:"created_by,omitempty,omitzero"`
+	EndsAt    time.Time `json:"ends_at,omitempty,omitzero"`
+	Reason    string    `json:"reason"`
+}
+
+// HoldRequest defines model for HoldRequest.
+type HoldRequest struct {
+	// EndsAt Until it is released when absent.
+	EndsAt time.Time `json:"ends_at,omitempty,omitzero"`
+	Reason string    `json:"reason"`
 }
 
 // InventoryReport defines model for InventoryReport.
@@ -892,6 +1058,16 @@ type Member struct {
 // MemberState `degraded` answers, but had errors, has to catch up or is being filled. `foreign`: something else is in its
 // place.
 type MemberState string
+
+// Missed What becomes of a turn that could not begin when it was due: `run` lets it begin as soon as it can, until the next is due; `skip` reports it.
+type Missed string
+
+// MissedDue The last time that nobody noticed that it was due.
+type MissedDue struct {
+	Due    time.Time `json:"due"`
+	Reason string    `json:"reason"`
+	VMs    int       `json:"vms"`
+}
 
 // Mover defines model for Mover.
 type Mover struct {
@@ -1143,6 +1319,17 @@ type PlannedDisk struct {
 	SizeBytes int64  `json:"size_bytes"`
 }
 
+// PlannedVM A VM that another rule covers than before.
+type PlannedVM struct {
+	// After The policy that covers it then; empty for none.
+	After string `json:"after"`
+
+	// Before The policy that covered it; empty for none.
+	Before string `json:"before"`
+	Name   string `json:"name"`
+	VMID   string `json:"vm_id"`
+}
+
 // Platform A kind of hypervisor.
 //
 // Examples: kvm
@@ -1159,8 +1346,190 @@ type PointSpace struct {
 	VMName string    `json:"vm_name,omitempty,omitzero"`
 }
 
+// PointVerdict defines model for PointVerdict.
+type PointVerdict struct {
+	// Reasons What keeps it; empty when it goes.
+	Reasons        []string `json:"reasons"`
+	RestorePointID string   `json:"restore_point_id"`
+
+	// SizeBytes Virtual size of its disks.
+	SizeBytes int64     `json:"size_bytes,omitempty,omitzero"`
+	Time      time.Time `json:"time"`
+	VMID      string    `json:"vm_id"`
+	VMName    string    `json:"vm_name"`
+}
+
+// Policy defines model for Policy.
+type Policy struct {
+	BackoffSeconds int64     `json:"backoff_seconds"`
+	CreatedAt      time.Time `json:"created_at"`
+	ExcludeDisks   []string  `json:"exclude_disks,omitempty,omitzero"`
+	Fallback       bool      `json:"fallback,omitempty,omitzero"`
+	Filter         string    `json:"filter"`
+	ID             string    `json:"id"`
+
+	// LastMissed The last time that nobody noticed that it was due.
+	LastMissed MissedDue `json:"last_missed,omitempty,omitzero"`
+
+	// Limits Tasks under way at once, those of other policies and of people counted. 0 is no limit.
+	Limits PolicyLimits `json:"limits,omitempty,omitzero"`
+
+	// Missed What becomes of a turn that could not begin when it was due: `run` lets it begin as soon as it can, until the next is due; `skip` reports it.
+	Missed Missed `json:"missed"`
+	Mover  string `json:"mover,omitempty,omitzero"`
+	Name   string `json:"name"`
+
+	// NextDue When it is due next, five times; absent when it is paused.
+	NextDue  []time.Time `json:"next_due,omitempty,omitzero"`
+	Paused   bool        `json:"paused"`
+	Priority int         `json:"priority"`
+
+	// Quiesce `try` uses the guest agent when it answers, `require` makes no backup without it, `never` does not ask it.
+	Quiesce      Quiesce `json:"quiesce,omitempty,omitzero"`
+	RepositoryID string  `json:"repository_id"`
+
+	// Retention Each rule keeps the newest restore point of each of so many periods. Without any rule every restore point stays.
+	Retention Retention `json:"retention"`
+	Retries   int       `json:"retries"`
+
+	// RPODerived It follows from the schedule.
+	RPODerived bool `json:"rpo_derived,omitempty,omitzero"`
+
+	// RPOSeconds What holds, also when it was not said.
+	RPOSeconds int64 `json:"rpo_seconds"`
+
+	// Running Turns under way.
+	Running   int       `json:"running"`
+	Schedule  string    `json:"schedule"`
+	TimeZone  string    `json:"time_zone"`
+	Transport string    `json:"transport,omitempty,omitzero"`
+	UpdatedAt time.Time `json:"updated_at"`
+	UpdatedBy string    `json:"updated_by,omitempty,omitzero"`
+	Version   int       `json:"version"`
+
+	// VMs VMs that it covers now.
+	VMs int `json:"vms"`
+
+	// Waiting Turns that wait.
+	Waiting       int      `json:"waiting"`
+	Windows       []string `json:"windows,omitempty,omitzero"`
+	WithinSeconds int64    `json:"within_seconds"`
+}
+
+// PolicyLimits Tasks under way at once, those of other policies and of people counted. 0 is no limit.
+type PolicyLimits struct {
+	Connection int `json:"connection,omitempty,omitzero"`
+	Datastore  int `json:"datastore,omitempty,omitzero"`
+	Host       int `json:"host,omitempty,omitzero"`
+}
+
+// PolicyList defines model for PolicyList.
+type PolicyList struct {
+	Items []Policy `json:"items"`
+}
+
+// PolicyPlan defines model for PolicyPlan.
+type PolicyPlan struct {
+	// Changed VMs that gain, lose or change the policy that covers them.
+	Changed []PlannedVM `json:"changed"`
+	Policy  Policy      `json:"policy,omitempty,omitzero"`
+
+	// Pruned Restore points that retention lets go with the next successful backups, and did not before.
+	Pruned []PointVerdict `json:"pruned"`
+}
+
+// PolicyRequest defines model for PolicyRequest.
+type PolicyRequest struct {
+	// BackoffSeconds Before the first retry, each further one waits twice as long; 5 minutes when absent.
+	BackoffSeconds int64 `json:"backoff_seconds,omitempty,omitzero"`
+
+	// ExcludeDisks Ids of disks that are left out of VMs that have them.
+	ExcludeDisks []string `json:"exclude_disks,omitempty,omitzero"`
+
+	// Fallback As of a backup.
+	Fallback bool `json:"fallback,omitempty,omitzero"`
+
+	// Filter Which VMs it covers; docs/policies.md has the language.
+	Filter string `json:"filter"`
+
+	// Limits Tasks under way at once, those of other policies and of people counted. 0 is no limit.
+	Limits PolicyLimits `json:"limits,omitempty,omitzero"`
+
+	// Missed What becomes of a turn that could not begin when it was due: `run` lets it begin as soon as it can, until the next is due; `skip` reports it.
+	Missed Missed `json:"missed,omitempty,omitzero"`
+
+	// Mover As of a backup.
+	Mover string `json:"mover,omitempty,omitzero"`
+	Name  Name   `json:"name"`
+
+	// Paused It covers its VMs and is never due.
+	Paused bool `json:"paused,omitempty,omitzero"`
+
+	// Priority Of several policies that select a VM the one with the highest covers it, and of those the first by name.
+	Priority int `json:"priority,omitempty,omitzero"`
+
+	// Quiesce `try` uses the guest agent when it answers, `require` makes no backup without it, `never` does not ask it.
+	Quiesce Quiesce `json:"quiesce,omitempty,omitzero"`
+
+	// Repository Id of the repository.
+	Repository string `json:"repository"`
+
+	// Retention Each rule keeps the newest restore point of each of so many periods. Without any rule every restore point stays.
+	Retention Retention `json:"retention,omitempty,omitzero"`
+
+	// Retries Attempts after the first; 2 when absent.
+	Retries *int `json:"retries,omitempty"`
+
+	// RPOSeconds How old the newest restore point may become; one and a half times the longest pause of the schedule when absent.
+	RPOSeconds int64 `json:"rpo_seconds,omitempty,omitzero"`
+
+	// Schedule A calendar expression: `Mon..Fri 22:00`; docs/policies.md has the language.
+	Schedule string `json:"schedule"`
+
+	// TimeZone On whose clocks
+	TimeZone string `json:"time_zone,omitempty,omitzero"`
+
+	// Transport As of a backup.
+	Transport string `json:"transport,omitempty,omitzero"`
+
+	// Windows When backups may begin: `22:00-06:00`, `Sat,Sun 00:00-24:00`; always when absent.
+	Windows []string `json:"windows,omitempty,omitzero"`
+
+	// WithinSeconds With `skip`: how late a turn may begin; an hour when absent.
+	WithinSeconds int64 `json:"within_seconds,omitempty,omitzero"`
+}
+
+// PolicyRun defines model for PolicyRun.
+type PolicyRun struct {
+	// VMs VMs whose turn it is now.
+	VMs int `json:"vms"`
+}
+
 // Power defines model for Power.
 type Power string
+
+// Preview defines model for Preview.
+type Preview struct {
+	Items []PointVerdict `json:"items"`
+	Kept  int            `json:"kept"`
+
+	// More There are more than 10000, which are counted only.
+	More   bool `json:"more"`
+	Pruned int  `json:"pruned"`
+	VMs    int  `json:"vms"`
+}
+
+// PreviewRequest Without `retention`, or with one that has no rule, that of the policy counts.
+type PreviewRequest struct {
+	// All Also those that stay, with what keeps each.
+	All bool `json:"all,omitempty,omitzero"`
+
+	// Retention Each rule keeps the newest restore point of each of so many periods. Without any rule every restore point stays.
+	Retention Retention `json:"retention,omitempty,omitzero"`
+
+	// VM Only restore points of this VM, by its id.
+	VM string `json:"vm,omitempty,omitzero"`
+}
 
 // Problem defines model for Problem.
 type Problem struct {
@@ -1234,6 +1603,9 @@ type Progress struct {
 	ETASeconds         int64 `json:"eta_seconds,omitempty,omitzero"`
 	RateBytesPerSecond int64 `json:"rate_bytes_per_second,omitempty,omitzero"`
 }
+
+// Protection defines model for Protection.
+type Protection string
 
 // Quiesce `try` uses the guest agent when it answers, `require` makes no backup without it, `never` does not ask it.
 type Quiesce string
@@ -1381,6 +1753,7 @@ type RestorePoint struct {
 	// Description What the VM is, in words that no platform owns.
 	Description VMDescription      `json:"description,omitempty,omitzero"`
 	Disks       []RestorePointDisk `json:"disks"`
+	Hold        Hold               `json:"hold,omitempty,omitzero"`
 	ID          string             `json:"id"`
 
 	// Kind `full` when at least one disk was read as a whole.
@@ -1502,6 +1875,18 @@ type RestoreRequest struct {
 // must be off, its disks back.
 type RestoreRequestMode string
 
+// Retention Each rule keeps the newest restore point of each of so many periods. Without any rule every restore point stays.
+type Retention struct {
+	Daily   int `json:"daily,omitempty,omitzero"`
+	Hourly  int `json:"hourly,omitempty,omitzero"`
+	Last    int `json:"last,omitempty,omitzero"`
+	Monthly int `json:"monthly,omitempty,omitzero"`
+
+	// Weekly Weeks begin on Monday.
+	Weekly int `json:"weekly,omitempty,omitzero"`
+	Yearly int `json:"yearly,omitempty,omitzero"`
+}
+
 // Run defines model for Run.
 type Run struct {
 	CreatedAt time.Time `json:"created_at"`
@@ -1509,6 +1894,9 @@ type Run struct {
 	Error     Failure   `json:"error,omitempty,omitzero"`
 	ID        string    `json:"id"`
 	Kind      RunKind   `json:"kind"`
+
+	// PolicyID The policy that was due.
+	PolicyID string `json:"policy_id,omitempty,omitzero"`
 
 	// RequestedBy User who asked for it; absent when the appliance began it by itself.
 	RequestedBy string    `json:"requested_by,omitempty,omitzero"`
@@ -1830,6 +2218,35 @@ type TrustRequest struct {
 // TrustRequestAcceptLoss That what only lost members have may be gone.
 type TrustRequestAcceptLoss bool
 
+// Turn defines model for Turn.
+type Turn struct {
+	Attempt  int       `json:"attempt"`
+	Due      time.Time `json:"due"`
+	EndedAt  time.Time `json:"ended_at,omitempty,omitzero"`
+	ID       string    `json:"id"`
+	PolicyID string    `json:"policy_id"`
+
+	// Reason Why it waits, failed or was missed.
+	Reason string `json:"reason,omitempty,omitzero"`
+
+	// RunID Of the last attempt.
+	RunID string `json:"run_id,omitempty,omitzero"`
+
+	// State `failed` is a turn whose last attempt failed, `missed` one that never began, `cancelled` one that a person stopped.
+	State  TurnState `json:"state"`
+	VMID   string    `json:"vm_id"`
+	VMName string    `json:"vm_name,omitempty,omitzero"`
+}
+
+// TurnList defines model for TurnList.
+type TurnList struct {
+	Items []Turn `json:"items"`
+	Next  string `json:"next,omitempty,omitzero"`
+}
+
+// TurnState `failed` is a turn whose last attempt failed, `missed` one that never began, `cancelled` one that a person stopped.
+type TurnState string
+
 // Unprotectable defines model for Unprotectable.
 type Unprotectable struct {
 	Disk   string `json:"disk"`
@@ -1860,13 +2277,17 @@ type Username = string
 
 // VM defines model for VM.
 type VM struct {
-	ConnectionID string `json:"connection_id"`
+	Cluster      string   `json:"cluster,omitempty,omitzero"`
+	ConnectionID string   `json:"connection_id"`
+	Coverage     Coverage `json:"coverage,omitempty,omitzero"`
+	DataCenter   string   `json:"data_center,omitempty,omitzero"`
 
 	// Description What the VM is, in words that no platform owns.
 	Description VMDescription `json:"description,omitempty,omitzero"`
 
 	// Disks Disks that can hold data.
-	Disks int `json:"disks"`
+	Disks  int    `json:"disks"`
+	Folder string `json:"folder,omitempty,omitzero"`
 
 	// Gone The last inventory did not have it any more.
 	Gone               bool      `json:"gone"`
@@ -1882,7 +2303,8 @@ type VM struct {
 	SeenAt     time.Time `json:"seen_at"`
 
 	// SizeBytes Virtual size of these disks.
-	SizeBytes int64 `json:"size_bytes"`
+	SizeBytes int64    `json:"size_bytes"`
+	Tags      []string `json:"tags,omitempty,omitzero"`
 
 	// Unprotectable The disks that a backup leaves out, and why.
 	Unprotectable []Unprotectable `json:"unprotectable,omitempty,omitzero"`
@@ -1912,7 +2334,7 @@ type VMDescription struct {
 
 // VMList defines model for VMList.
 type VMList struct {
-	// Items Without `description`; show one VM to see it.
+	// Items Without `description` and `coverage`; show one VM to see them.
 	Items []VM   `json:"items"`
 	Next  string `json:"next,omitempty,omitzero"`
 
@@ -1992,8 +2414,17 @@ type Version struct {
 // ConnectionID defines model for ConnectionID.
 type ConnectionID = string
 
+// DryRun defines model for DryRun.
+type DryRun = bool
+
+// ExclusionID defines model for ExclusionID.
+type ExclusionID = string
+
 // Fields defines model for Fields.
 type Fields = []string
+
+// Filter defines model for Filter.
+type Filter = string
 
 // IdempotencyKey defines model for IdempotencyKey.
 type IdempotencyKey = string
@@ -2021,6 +2452,9 @@ type MoverID = string
 
 // PageToken defines model for PageToken.
 type PageToken = string
+
+// PolicyID defines model for PolicyID.
+type PolicyID = string
 
 // Prefer defines model for Prefer.
 type Prefer = string
@@ -2091,6 +2525,27 @@ type DeleteConnectionParams struct {
 	IfMatch *IfMatch `json:"If-Match,omitempty"`
 }
 
+// ListCoverageParams defines parameters for ListCoverage.
+type ListCoverageParams struct {
+	// Filter Only VMs that this filter selects: `cluster = prod and not tag = scratch`; docs/policies.md has the language. It selects none that are gone.
+	Filter *Filter `form:"filter,omitempty" json:"filter,omitempty"`
+
+	// State Only VMs in this state.
+	State *Protection `form:"state,omitempty" json:"state,omitempty"`
+
+	// Policy Only VMs that this policy covers, by its id.
+	Policy *string `form:"policy,omitempty" json:"policy,omitempty"`
+
+	// Limit At most so many items, 100 when absent.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// PageToken The `next` of the page before.
+	PageToken *PageToken `form:"page_token,omitempty" json:"page_token,omitempty"`
+
+	// Fields Only these members of each item, separated by commas; all when absent.
+	Fields *Fields `form:"fields,omitempty" json:"fields,omitempty"`
+}
+
 // StreamEventsParams defines parameters for StreamEvents.
 type StreamEventsParams struct {
 	// Topics Only these topics; all when absent.
@@ -2098,6 +2553,18 @@ type StreamEventsParams struct {
 
 	// LastEventID The last event that was seen.
 	LastEventID *string `json:"Last-Event-ID,omitempty"`
+}
+
+// AddExclusionParams defines parameters for AddExclusion.
+type AddExclusionParams struct {
+	// IdempotencyKey Chosen by the client, kept 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// RemoveExclusionParams defines parameters for RemoveExclusion.
+type RemoveExclusionParams struct {
+	// IfMatch The `ETag` that GET answered, several, or `*`. Needed: 428 without it, 412 when the thing has changed since.
+	IfMatch *IfMatch `json:"If-Match,omitempty"`
 }
 
 // AddMoverLimitParams defines parameters for AddMoverLimit.
@@ -2131,6 +2598,54 @@ type DeployMoverParams struct {
 type RemoveMoverParams struct {
 	// IfMatch The `ETag` that GET answered, several, or `*`. Needed: 428 without it, 412 when the thing has changed since.
 	IfMatch *IfMatch `json:"If-Match,omitempty"`
+}
+
+// CreatePolicyParams defines parameters for CreatePolicy.
+type CreatePolicyParams struct {
+	// DryRun Change nothing, and answer what would change.
+	DryRun *DryRun `form:"dry_run,omitempty" json:"dry_run,omitempty"`
+
+	// IdempotencyKey Chosen by the client, kept 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// RemovePolicyParams defines parameters for RemovePolicy.
+type RemovePolicyParams struct {
+	// IfMatch The `ETag` that GET answered, several, or `*`. Needed: 428 without it, 412 when the thing has changed since.
+	IfMatch *IfMatch `json:"If-Match,omitempty"`
+}
+
+// ReplacePolicyParams defines parameters for ReplacePolicy.
+type ReplacePolicyParams struct {
+	// DryRun Change nothing, and answer what would change.
+	DryRun *DryRun `form:"dry_run,omitempty" json:"dry_run,omitempty"`
+
+	// IfMatch The `ETag` that GET answered, several, or `*`. Needed: 428 without it, 412 when the thing has changed since.
+	IfMatch *IfMatch `json:"If-Match,omitempty"`
+}
+
+// RunPolicyParams defines parameters for RunPolicy.
+type RunPolicyParams struct {
+	// IdempotencyKey Chosen by the client, kept 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// ListTurnsParams defines parameters for ListTurns.
+type ListTurnsParams struct {
+	// State Only turns in this state.
+	State *TurnState `form:"state,omitempty" json:"state,omitempty"`
+
+	// VM Only turns of this VM, by its id.
+	VM *string `form:"vm,omitempty" json:"vm,omitempty"`
+
+	// Limit At most so many items, 100 when absent.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// PageToken The `next` of the page before.
+	PageToken *PageToken `form:"page_token,omitempty" json:"page_token,omitempty"`
+
+	// Fields Only these members of each item, separated by commas; all when absent.
+	Fields *Fields `form:"fields,omitempty" json:"fields,omitempty"`
 }
 
 // ListRepositoriesParams defines parameters for ListRepositories.
@@ -2300,6 +2815,9 @@ type ListRunsParams struct {
 	// Kind Only runs of this kind.
 	Kind *RunKind `form:"kind,omitempty" json:"kind,omitempty"`
 
+	// Policy Only runs of this policy, by its id.
+	Policy *string `form:"policy,omitempty" json:"policy,omitempty"`
+
 	// VM Only runs with a task for this VM, by its id.
 	VM *string `form:"vm,omitempty" json:"vm,omitempty"`
 
@@ -2399,6 +2917,9 @@ type ListVMsParams struct {
 	// Power Only VMs in this power state.
 	Power *Power `form:"power,omitempty" json:"power,omitempty"`
 
+	// Filter Only VMs that this filter selects: `cluster = prod and not tag = scratch`; docs/policies.md has the language. It selects none that are gone.
+	Filter *Filter `form:"filter,omitempty" json:"filter,omitempty"`
+
 	// Gone Also VMs that the last inventory did not have any more.
 	Gone *bool `form:"gone,omitempty" json:"gone,omitempty"`
 
@@ -2430,6 +2951,9 @@ type StartBackupParams struct {
 // CreateConnectionJSONRequestBody defines body for CreateConnection for application/json ContentType.
 type CreateConnectionJSONRequestBody = CreateConnectionRequest
 
+// AddExclusionJSONRequestBody defines body for AddExclusion for application/json ContentType.
+type AddExclusionJSONRequestBody = ExclusionRequest
+
 // LoginJSONRequestBody defines body for Login for application/json ContentType.
 type LoginJSONRequestBody = LoginRequest
 
@@ -2441,6 +2965,15 @@ type CreateMoverTokenJSONRequestBody = MoverTokenRequest
 
 // DeployMoverJSONRequestBody defines body for DeployMover for application/json ContentType.
 type DeployMoverJSONRequestBody = MoverDeployRequest
+
+// CreatePolicyJSONRequestBody defines body for CreatePolicy for application/json ContentType.
+type CreatePolicyJSONRequestBody = PolicyRequest
+
+// ReplacePolicyJSONRequestBody defines body for ReplacePolicy for application/json ContentType.
+type ReplacePolicyJSONRequestBody = PolicyRequest
+
+// PreviewPolicyJSONRequestBody defines body for PreviewPolicy for application/json ContentType.
+type PreviewPolicyJSONRequestBody = PreviewRequest
 
 // CreateRepositoryJSONRequestBody defines body for CreateRepository for application/json ContentType.
 type CreateRepositoryJSONRequestBody = CreateRepositoryRequest
@@ -2474,6 +3007,9 @@ type TrustMembersJSONRequestBody = TrustRequest
 
 // StartRepositoryVerifyJSONRequestBody defines body for StartRepositoryVerify for application/json ContentType.
 type StartRepositoryVerifyJSONRequestBody = RepositoryVerifyRequest
+
+// HoldRestorePointJSONRequestBody defines body for HoldRestorePoint for application/json ContentType.
+type HoldRestorePointJSONRequestBody = HoldRequest
 
 // StartRestoreJSONRequestBody defines body for StartRestore for application/json ContentType.
 type StartRestoreJSONRequestBody = RestoreRequest
@@ -2622,6 +3158,11 @@ type ClientInterface interface {
 	// Corresponds with POST /connections/{connection_id}/refresh (the `RefreshConnection` operationId).
 	RefreshConnection(ctx context.Context, connectionID ConnectionID, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// ListCoverage How well VMs are protected
+	//
+	// Corresponds with GET /coverage (the `ListCoverage` operationId).
+	ListCoverage(ctx context.Context, params *ListCoverageParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// StreamEvents Follow what happens
 	//
 	// Server-sent events. `event` is the topic, `data` is a StreamEvent as JSON, `id` can be sent back as
@@ -2631,6 +3172,37 @@ type ClientInterface interface {
 	//
 	// Corresponds with GET /events (the `StreamEvents` operationId).
 	StreamEvents(ctx context.Context, params *StreamEventsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListExclusions List exclusions
+	//
+	// All of them, the oldest first; also those that have ended.
+	//
+	// Corresponds with GET /exclusions (the `ListExclusions` operationId).
+	ListExclusions(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// AddExclusionWithBody Exclude VMs from every policy
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /exclusions (the `AddExclusion` operationId).
+	AddExclusionWithBody(ctx context.Context, params *AddExclusionParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// AddExclusion Exclude VMs from every policy
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /exclusions (the `AddExclusion` operationId).
+	AddExclusion(ctx context.Context, params *AddExclusionParams, body AddExclusionJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RemoveExclusion Take an exclusion back
+	//
+	// Corresponds with DELETE /exclusions/{exclusion_id} (the `RemoveExclusion` operationId).
+	RemoveExclusion(ctx context.Context, exclusionID ExclusionID, params *RemoveExclusionParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetExclusion Show an exclusion
+	//
+	// Corresponds with GET /exclusions/{exclusion_id} (the `GetExclusion` operationId).
+	GetExclusion(ctx context.Context, exclusionID ExclusionID, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// GetLivez Is the process alive
 	//
@@ -2760,6 +3332,95 @@ type ClientInterface interface {
 	//
 	// Corresponds with POST /movers/{mover_id}/revoke (the `RevokeMover` operationId).
 	RevokeMover(ctx context.Context, moverID MoverID, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListPolicies List policies
+	//
+	// All of them, by name.
+	//
+	// Corresponds with GET /policies (the `ListPolicies` operationId).
+	ListPolicies(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CreatePolicyWithBody Make a policy
+	//
+	// It is due for the first time after now. What it would cover can be seen with `dry_run`.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /policies (the `CreatePolicy` operationId).
+	CreatePolicyWithBody(ctx context.Context, params *CreatePolicyParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CreatePolicy Make a policy
+	//
+	// It is due for the first time after now. What it would cover can be seen with `dry_run`.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /policies (the `CreatePolicy` operationId).
+	CreatePolicy(ctx context.Context, params *CreatePolicyParams, body CreatePolicyJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RemovePolicy Remove a policy
+	//
+	// The VMs that it alone covers are unprotected then. Restore points stay, and runs under way go on.
+	//
+	// Corresponds with DELETE /policies/{policy_id} (the `RemovePolicy` operationId).
+	RemovePolicy(ctx context.Context, policyID PolicyID, params *RemovePolicyParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetPolicy Show a policy
+	//
+	// Corresponds with GET /policies/{policy_id} (the `GetPolicy` operationId).
+	GetPolicy(ctx context.Context, policyID PolicyID, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ReplacePolicyWithBody Change a policy
+	//
+	// To what the request says; what it does not say is as in a new policy. After a change of the schedule, and after a pause, what was
+	// due before is not due any more.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with PUT /policies/{policy_id} (the `ReplacePolicy` operationId).
+	ReplacePolicyWithBody(ctx context.Context, policyID PolicyID, params *ReplacePolicyParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ReplacePolicy Change a policy
+	//
+	// To what the request says; what it does not say is as in a new policy. After a change of the schedule, and after a pause, what was
+	// due before is not due any more.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with PUT /policies/{policy_id} (the `ReplacePolicy` operationId).
+	ReplacePolicy(ctx context.Context, policyID PolicyID, params *ReplacePolicyParams, body ReplacePolicyJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// PreviewPolicyWithBody See what retention would prune now
+	//
+	// Nothing is changed. Restore points are judged as they are after a successful backup of each VM that adds none.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /policies/{policy_id}/preview (the `PreviewPolicy` operationId).
+	PreviewPolicyWithBody(ctx context.Context, policyID PolicyID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// PreviewPolicy See what retention would prune now
+	//
+	// Nothing is changed. Restore points are judged as they are after a successful backup of each VM that adds none.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /policies/{policy_id}/preview (the `PreviewPolicy` operationId).
+	PreviewPolicy(ctx context.Context, policyID PolicyID, body PreviewPolicyJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RunPolicy Let a policy be due now
+	//
+	// Every VM that it covers has its turn, as if the schedule had said so; windows and limits hold.
+	//
+	// Corresponds with POST /policies/{policy_id}/run (the `RunPolicy` operationId).
+	RunPolicy(ctx context.Context, policyID PolicyID, params *RunPolicyParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListTurns List the turns of a policy
+	//
+	// One for each VM and each time the policy was due; kept 90 days.
+	//
+	// Corresponds with GET /policies/{policy_id}/turns (the `ListTurns` operationId).
+	ListTurns(ctx context.Context, policyID PolicyID, params *ListTurnsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// GetReadyz Can the appliance do its work
 	//
@@ -3064,6 +3725,29 @@ type ClientInterface interface {
 	//
 	// Corresponds with GET /restore-points/{restore_point_id} (the `GetRestorePoint` operationId).
 	GetRestorePoint(ctx context.Context, restorePointID RestorePointID, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// HoldRestorePointWithBody Keep a restore point from being pruned
+	//
+	// By retention and by people, until it is released or the date has come. An earlier hold is replaced.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /restore-points/{restore_point_id}/hold (the `HoldRestorePoint` operationId).
+	HoldRestorePointWithBody(ctx context.Context, restorePointID RestorePointID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// HoldRestorePoint Keep a restore point from being pruned
+	//
+	// By retention and by people, until it is released or the date has come. An earlier hold is replaced.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /restore-points/{restore_point_id}/hold (the `HoldRestorePoint` operationId).
+	HoldRestorePoint(ctx context.Context, restorePointID RestorePointID, body HoldRestorePointJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ReleaseRestorePoint Release a restore point that is held
+	//
+	// Corresponds with POST /restore-points/{restore_point_id}/release (the `ReleaseRestorePoint` operationId).
+	ReleaseRestorePoint(ctx context.Context, restorePointID RestorePointID, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// StartVerify Read a restore point back and check every byte
 	//
@@ -3370,6 +4054,21 @@ func (c *Client) RefreshConnection(ctx context.Context, connectionID ConnectionI
 	return c.Client.Do(req)
 }
 
+// ListCoverage How well VMs are protected
+//
+// Corresponds with GET /coverage (the `ListCoverage` operationId).
+func (c *Client) ListCoverage(ctx context.Context, params *ListCoverageParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListCoverageRequest(c.Server, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // StreamEvents Follow what happens
 //
 // Server-sent events. `event` is the topic, `data` is a StreamEvent as JSON, `id` can be sent back as
@@ -3380,6 +4079,87 @@ func (c *Client) RefreshConnection(ctx context.Context, connectionID ConnectionI
 // Corresponds with GET /events (the `StreamEvents` operationId).
 func (c *Client) StreamEvents(ctx context.Context, params *StreamEventsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewStreamEventsRequest(c.Server, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListExclusions List exclusions
+//
+// All of them, the oldest first; also those that have ended.
+//
+// Corresponds with GET /exclusions (the `ListExclusions` operationId).
+func (c *Client) ListExclusions(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListExclusionsRequest(c.Server)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// AddExclusionWithBody Exclude VMs from every policy
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /exclusions (the `AddExclusion` operationId).
+func (c *Client) AddExclusionWithBody(ctx context.Context, params *AddExclusionParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewAddExclusionRequestWithBody(c.Server, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// AddExclusion Exclude VMs from every policy
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /exclusions (the `AddExclusion` operationId).
+func (c *Client) AddExclusion(ctx context.Context, params *AddExclusionParams, body AddExclusionJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewAddExclusionRequest(c.Server, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RemoveExclusion Take an exclusion back
+//
+// Corresponds with DELETE /exclusions/{exclusion_id} (the `RemoveExclusion` operationId).
+func (c *Client) RemoveExclusion(ctx context.Context, exclusionID ExclusionID, params *RemoveExclusionParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRemoveExclusionRequest(c.Server, exclusionID, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetExclusion Show an exclusion
+//
+// Corresponds with GET /exclusions/{exclusion_id} (the `GetExclusion` operationId).
+func (c *Client) GetExclusion(ctx context.Context, exclusionID ExclusionID, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetExclusionRequest(c.Server, exclusionID)
 	if err != nil {
 		return nil, err
 	}
@@ -3689,6 +4469,205 @@ func (c *Client) ResumeMover(ctx context.Context, moverID MoverID, reqEditors ..
 // Corresponds with POST /movers/{mover_id}/revoke (the `RevokeMover` operationId).
 func (c *Client) RevokeMover(ctx context.Context, moverID MoverID, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewRevokeMoverRequest(c.Server, moverID)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListPolicies List policies
+//
+// All of them, by name.
+//
+// Corresponds with GET /policies (the `ListPolicies` operationId).
+func (c *Client) ListPolicies(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListPoliciesRequest(c.Server)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CreatePolicyWithBody Make a policy
+//
+// It is due for the first time after now. What it would cover can be seen with `dry_run`.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /policies (the `CreatePolicy` operationId).
+func (c *Client) CreatePolicyWithBody(ctx context.Context, params *CreatePolicyParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreatePolicyRequestWithBody(c.Server, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CreatePolicy Make a policy
+//
+// It is due for the first time after now. What it would cover can be seen with `dry_run`.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /policies (the `CreatePolicy` operationId).
+func (c *Client) CreatePolicy(ctx context.Context, params *CreatePolicyParams, body CreatePolicyJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreatePolicyRequest(c.Server, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RemovePolicy Remove a policy
+//
+// The VMs that it alone covers are unprotected then. Restore points stay, and runs under way go on.
+//
+// Corresponds with DELETE /policies/{policy_id} (the `RemovePolicy` operationId).
+func (c *Client) RemovePolicy(ctx context.Context, policyID PolicyID, params *RemovePolicyParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRemovePolicyRequest(c.Server, policyID, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetPolicy Show a policy
+//
+// Corresponds with GET /policies/{policy_id} (the `GetPolicy` operationId).
+func (c *Client) GetPolicy(ctx context.Context, policyID PolicyID, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetPolicyRequest(c.Server, policyID)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ReplacePolicyWithBody Change a policy
+//
+// To what the request says; what it does not say is as in a new policy. After a change of the schedule, and after a pause, what was
+// due before is not due any more.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with PUT /policies/{policy_id} (the `ReplacePolicy` operationId).
+func (c *Client) ReplacePolicyWithBody(ctx context.Context, policyID PolicyID, params *ReplacePolicyParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewReplacePolicyRequestWithBody(c.Server, policyID, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ReplacePolicy Change a policy
+//
+// To what the request says; what it does not say is as in a new policy. After a change of the schedule, and after a pause, what was
+// due before is not due any more.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with PUT /policies/{policy_id} (the `ReplacePolicy` operationId).
+func (c *Client) ReplacePolicy(ctx context.Context, policyID PolicyID, params *ReplacePolicyParams, body ReplacePolicyJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewReplacePolicyRequest(c.Server, policyID, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// PreviewPolicyWithBody See what retention would prune now
+//
+// Nothing is changed. Restore points are judged as they are after a successful backup of each VM that adds none.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /policies/{policy_id}/preview (the `PreviewPolicy` operationId).
+func (c *Client) PreviewPolicyWithBody(ctx context.Context, policyID PolicyID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewPreviewPolicyRequestWithBody(c.Server, policyID, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// PreviewPolicy See what retention would prune now
+//
+// Nothing is changed. Restore points are judged as they are after a successful backup of each VM that adds none.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /policies/{policy_id}/preview (the `PreviewPolicy` operationId).
+func (c *Client) PreviewPolicy(ctx context.Context, policyID PolicyID, body PreviewPolicyJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewPreviewPolicyRequest(c.Server, policyID, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RunPolicy Let a policy be due now
+//
+// Every VM that it covers has its turn, as if the schedule had said so; windows and limits hold.
+//
+// Corresponds with POST /policies/{policy_id}/run (the `RunPolicy` operationId).
+func (c *Client) RunPolicy(ctx context.Context, policyID PolicyID, params *RunPolicyParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRunPolicyRequest(c.Server, policyID, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListTurns List the turns of a policy
+//
+// One for each VM and each time the policy was due; kept 90 days.
+//
+// Corresponds with GET /policies/{policy_id}/turns (the `ListTurns` operationId).
+func (c *Client) ListTurns(ctx context.Context, policyID PolicyID, params *ListTurnsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListTurnsRequest(c.Server, policyID, params)
 	if err != nil {
 		return nil, err
 	}
@@ -4343,6 +5322,59 @@ func (c *Client) PruneRestorePoint(ctx context.Context, restorePointID RestorePo
 // Corresponds with GET /restore-points/{restore_point_id} (the `GetRestorePoint` operationId).
 func (c *Client) GetRestorePoint(ctx context.Context, restorePointID RestorePointID, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewGetRestorePointRequest(c.Server, restorePointID)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// HoldRestorePointWithBody Keep a restore point from being pruned
+//
+// By retention and by people, until it is released or the date has come. An earlier hold is replaced.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /restore-points/{restore_point_id}/hold (the `HoldRestorePoint` operationId).
+func (c *Client) HoldRestorePointWithBody(ctx context.Context, restorePointID RestorePointID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewHoldRestorePointRequestWithBody(c.Server, restorePointID, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// HoldRestorePoint Keep a restore point from being pruned
+//
+// By retention and by people, until it is released or the date has come. An earlier hold is replaced.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /restore-points/{restore_point_id}/hold (the `HoldRestorePoint` operationId).
+func (c *Client) HoldRestorePoint(ctx context.Context, restorePointID RestorePointID, body HoldRestorePointJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewHoldRestorePointRequest(c.Server, restorePointID, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ReleaseRestorePoint Release a restore point that is held
+//
+// Corresponds with POST /restore-points/{restore_point_id}/release (the `ReleaseRestorePoint` operationId).
+func (c *Client) ReleaseRestorePoint(ctx context.Context, restorePointID RestorePointID, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewReleaseRestorePointRequest(c.Server, restorePointID)
 	if err != nil {
 		return nil, err
 	}
@@ -5170,6 +6202,120 @@ func NewRefreshConnectionRequest(server string, connectionID ConnectionID) (*htt
 	return req, nil
 }
 
+// NewListCoverageRequest constructs an http.Request for the ListCoverage method
+func NewListCoverageRequest(server string, params *ListCoverageParams) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/coverage")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Filter != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "filter", *params.Filter, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.State != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "state", *params.State, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Policy != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "policy", *params.Policy, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.PageToken != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "page_token", *params.PageToken, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Fields != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", false, "fields", *params.Fields, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "array", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
 // NewStreamEventsRequest constructs an http.Request for the StreamEvents method
 func NewStreamEventsRequest(server string, params *StreamEventsParams) (*http.Request, error) {
 	var err error
@@ -5234,6 +6380,171 @@ func NewStreamEventsRequest(server string, params *StreamEventsParams) (*http.Re
 			req.Header.Set("Last-Event-ID", headerParam0)
 		}
 
+	}
+
+	return req, nil
+}
+
+// NewListExclusionsRequest constructs an http.Request for the ListExclusions method
+func NewListExclusionsRequest(server string) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/exclusions")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewAddExclusionRequest calls the generic AddExclusion builder with application/json body
+func NewAddExclusionRequest(server string, params *AddExclusionParams, body AddExclusionJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewAddExclusionRequestWithBody(server, params, "application/json", bodyReader)
+}
+
+// NewAddExclusionRequestWithBody constructs an http.Request for the AddExclusion method, with any body, and a specified content type
+func NewAddExclusionRequestWithBody(server string, params *AddExclusionParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/exclusions")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewRemoveExclusionRequest constructs an http.Request for the RemoveExclusion method
+func NewRemoveExclusionRequest(server string, exclusionID ExclusionID, params *RemoveExclusionParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "exclusion_id", exclusionID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/exclusions/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodDelete, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+
+		if params.IfMatch != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "If-Match", *params.IfMatch, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("If-Match", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewGetExclusionRequest constructs an http.Request for the GetExclusion method
+func NewGetExclusionRequest(server string, exclusionID ExclusionID) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "exclusion_id", exclusionID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/exclusions/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
 	}
 
 	return req, nil
@@ -5797,6 +7108,492 @@ func NewRevokeMoverRequest(server string, moverID MoverID) (*http.Request, error
 	}
 
 	req, err := http.NewRequest(http.MethodPost, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewListPoliciesRequest constructs an http.Request for the ListPolicies method
+func NewListPoliciesRequest(server string) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/policies")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewCreatePolicyRequest calls the generic CreatePolicy builder with application/json body
+func NewCreatePolicyRequest(server string, params *CreatePolicyParams, body CreatePolicyJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewCreatePolicyRequestWithBody(server, params, "application/json", bodyReader)
+}
+
+// NewCreatePolicyRequestWithBody constructs an http.Request for the CreatePolicy method, with any body, and a specified content type
+func NewCreatePolicyRequestWithBody(server string, params *CreatePolicyParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/policies")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.DryRun != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "dry_run", *params.DryRun, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "boolean", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewRemovePolicyRequest constructs an http.Request for the RemovePolicy method
+func NewRemovePolicyRequest(server string, policyID PolicyID, params *RemovePolicyParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "policy_id", policyID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/policies/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodDelete, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+
+		if params.IfMatch != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "If-Match", *params.IfMatch, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("If-Match", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewGetPolicyRequest constructs an http.Request for the GetPolicy method
+func NewGetPolicyRequest(server string, policyID PolicyID) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "policy_id", policyID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/policies/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewReplacePolicyRequest calls the generic ReplacePolicy builder with application/json body
+func NewReplacePolicyRequest(server string, policyID PolicyID, params *ReplacePolicyParams, body ReplacePolicyJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewReplacePolicyRequestWithBody(server, policyID, params, "application/json", bodyReader)
+}
+
+// NewReplacePolicyRequestWithBody constructs an http.Request for the ReplacePolicy method, with any body, and a specified content type
+func NewReplacePolicyRequestWithBody(server string, policyID PolicyID, params *ReplacePolicyParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "policy_id", policyID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/policies/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.DryRun != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "dry_run", *params.DryRun, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "boolean", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodPut, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.IfMatch != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "If-Match", *params.IfMatch, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("If-Match", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewPreviewPolicyRequest calls the generic PreviewPolicy builder with application/json body
+func NewPreviewPolicyRequest(server string, policyID PolicyID, body PreviewPolicyJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewPreviewPolicyRequestWithBody(server, policyID, "application/json", bodyReader)
+}
+
+// NewPreviewPolicyRequestWithBody constructs an http.Request for the PreviewPolicy method, with any body, and a specified content type
+func NewPreviewPolicyRequestWithBody(server string, policyID PolicyID, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "policy_id", policyID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/policies/%s/preview", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewRunPolicyRequest constructs an http.Request for the RunPolicy method
+func NewRunPolicyRequest(server string, policyID PolicyID, params *RunPolicyParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "policy_id", policyID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/policies/%s/run", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewListTurnsRequest constructs an http.Request for the ListTurns method
+func NewListTurnsRequest(server string, policyID PolicyID, params *ListTurnsParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "policy_id", policyID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/policies/%s/turns", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.State != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "state", *params.State, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.VM != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "vm", *params.VM, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.PageToken != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "page_token", *params.PageToken, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Fields != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", false, "fields", *params.Fields, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "array", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
 	if err != nil {
 		return nil, err
 	}
@@ -7207,6 +9004,87 @@ func NewGetRestorePointRequest(server string, restorePointID RestorePointID) (*h
 	return req, nil
 }
 
+// NewHoldRestorePointRequest calls the generic HoldRestorePoint builder with application/json body
+func NewHoldRestorePointRequest(server string, restorePointID RestorePointID, body HoldRestorePointJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewHoldRestorePointRequestWithBody(server, restorePointID, "application/json", bodyReader)
+}
+
+// NewHoldRestorePointRequestWithBody constructs an http.Request for the HoldRestorePoint method, with any body, and a specified content type
+func NewHoldRestorePointRequestWithBody(server string, restorePointID RestorePointID, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "restore_point_id", restorePointID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/restore-points/%s/hold", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewReleaseRestorePointRequest constructs an http.Request for the ReleaseRestorePoint method
+func NewReleaseRestorePointRequest(server string, restorePointID RestorePointID) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "restore_point_id", restorePointID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/restore-points/%s/release", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
 // NewStartVerifyRequest constructs an http.Request for the StartVerify method
 func NewStartVerifyRequest(server string, restorePointID RestorePointID, params *StartVerifyParams) (*http.Request, error) {
 	var err error
@@ -7376,6 +9254,18 @@ func NewListRunsRequest(server string, params *ListRunsParams) (*http.Request, e
 		if params.Kind != nil {
 
 			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "kind", *params.Kind, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Policy != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "policy", *params.Policy, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
 				return nil, err
 			} else {
 				for _, qp := range strings.Split(queryFrag, "&") {
@@ -8201,6 +10091,18 @@ func NewListVMsRequest(server string, params *ListVMsParams) (*http.Request, err
 
 		}
 
+		if params.Filter != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "filter", *params.Filter, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
 		if params.Gone != nil {
 
 			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "gone", *params.Gone, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "boolean", Format: ""}); err != nil {
@@ -8515,6 +10417,13 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with POST /connections/{connection_id}/refresh (the `RefreshConnection` operationId).
 	RefreshConnectionWithResponse(ctx context.Context, connectionID ConnectionID, reqEditors ...RequestEditorFn) (*RefreshConnectionResponse, error)
 
+	// ListCoverageWithResponse How well VMs are protected
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /coverage (the `ListCoverage` operationId).
+	ListCoverageWithResponse(ctx context.Context, params *ListCoverageParams, reqEditors ...RequestEditorFn) (*ListCoverageResponse, error)
+
 	// StreamEventsWithResponse Follow what happens
 	//
 	// Server-sent events. `event` is the topic, `data` is a StreamEvent as JSON, `id` can be sent back as
@@ -8526,6 +10435,43 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with GET /events (the `StreamEvents` operationId).
 	StreamEventsWithResponse(ctx context.Context, params *StreamEventsParams, reqEditors ...RequestEditorFn) (*StreamEventsResponse, error)
+
+	// ListExclusionsWithResponse List exclusions
+	//
+	// All of them, the oldest first; also those that have ended.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /exclusions (the `ListExclusions` operationId).
+	ListExclusionsWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*ListExclusionsResponse, error)
+
+	// AddExclusionWithBodyWithResponse Exclude VMs from every policy
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /exclusions (the `AddExclusion` operationId).
+	AddExclusionWithBodyWithResponse(ctx context.Context, params *AddExclusionParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*AddExclusionResponse, error)
+
+	// AddExclusionWithResponse Exclude VMs from every policy
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /exclusions (the `AddExclusion` operationId).
+	AddExclusionWithResponse(ctx context.Context, params *AddExclusionParams, body AddExclusionJSONRequestBody, reqEditors ...RequestEditorFn) (*AddExclusionResponse, error)
+
+	// RemoveExclusionWithResponse Take an exclusion back
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with DELETE /exclusions/{exclusion_id} (the `RemoveExclusion` operationId).
+	RemoveExclusionWithResponse(ctx context.Context, exclusionID ExclusionID, params *RemoveExclusionParams, reqEditors ...RequestEditorFn) (*RemoveExclusionResponse, error)
+
+	// GetExclusionWithResponse Show an exclusion
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /exclusions/{exclusion_id} (the `GetExclusion` operationId).
+	GetExclusionWithResponse(ctx context.Context, exclusionID ExclusionID, reqEditors ...RequestEditorFn) (*GetExclusionResponse, error)
 
 	// GetLivezWithResponse Is the process alive
 	//
@@ -8675,6 +10621,105 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with POST /movers/{mover_id}/revoke (the `RevokeMover` operationId).
 	RevokeMoverWithResponse(ctx context.Context, moverID MoverID, reqEditors ...RequestEditorFn) (*RevokeMoverResponse, error)
+
+	// ListPoliciesWithResponse List policies
+	//
+	// All of them, by name.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /policies (the `ListPolicies` operationId).
+	ListPoliciesWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*ListPoliciesResponse, error)
+
+	// CreatePolicyWithBodyWithResponse Make a policy
+	//
+	// It is due for the first time after now. What it would cover can be seen with `dry_run`.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /policies (the `CreatePolicy` operationId).
+	CreatePolicyWithBodyWithResponse(ctx context.Context, params *CreatePolicyParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreatePolicyResponse, error)
+
+	// CreatePolicyWithResponse Make a policy
+	//
+	// It is due for the first time after now. What it would cover can be seen with `dry_run`.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /policies (the `CreatePolicy` operationId).
+	CreatePolicyWithResponse(ctx context.Context, params *CreatePolicyParams, body CreatePolicyJSONRequestBody, reqEditors ...RequestEditorFn) (*CreatePolicyResponse, error)
+
+	// RemovePolicyWithResponse Remove a policy
+	//
+	// The VMs that it alone covers are unprotected then. Restore points stay, and runs under way go on.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with DELETE /policies/{policy_id} (the `RemovePolicy` operationId).
+	RemovePolicyWithResponse(ctx context.Context, policyID PolicyID, params *RemovePolicyParams, reqEditors ...RequestEditorFn) (*RemovePolicyResponse, error)
+
+	// GetPolicyWithResponse Show a policy
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /policies/{policy_id} (the `GetPolicy` operationId).
+	GetPolicyWithResponse(ctx context.Context, policyID PolicyID, reqEditors ...RequestEditorFn) (*GetPolicyResponse, error)
+
+	// ReplacePolicyWithBodyWithResponse Change a policy
+	//
+	// To what the request says; what it does not say is as in a new policy. After a change of the schedule, and after a pause, what was
+	// due before is not due any more.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PUT /policies/{policy_id} (the `ReplacePolicy` operationId).
+	ReplacePolicyWithBodyWithResponse(ctx context.Context, policyID PolicyID, params *ReplacePolicyParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ReplacePolicyResponse, error)
+
+	// ReplacePolicyWithResponse Change a policy
+	//
+	// To what the request says; what it does not say is as in a new policy. After a change of the schedule, and after a pause, what was
+	// due before is not due any more.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PUT /policies/{policy_id} (the `ReplacePolicy` operationId).
+	ReplacePolicyWithResponse(ctx context.Context, policyID PolicyID, params *ReplacePolicyParams, body ReplacePolicyJSONRequestBody, reqEditors ...RequestEditorFn) (*ReplacePolicyResponse, error)
+
+	// PreviewPolicyWithBodyWithResponse See what retention would prune now
+	//
+	// Nothing is changed. Restore points are judged as they are after a successful backup of each VM that adds none.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /policies/{policy_id}/preview (the `PreviewPolicy` operationId).
+	PreviewPolicyWithBodyWithResponse(ctx context.Context, policyID PolicyID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*PreviewPolicyResponse, error)
+
+	// PreviewPolicyWithResponse See what retention would prune now
+	//
+	// Nothing is changed. Restore points are judged as they are after a successful backup of each VM that adds none.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /policies/{policy_id}/preview (the `PreviewPolicy` operationId).
+	PreviewPolicyWithResponse(ctx context.Context, policyID PolicyID, body PreviewPolicyJSONRequestBody, reqEditors ...RequestEditorFn) (*PreviewPolicyResponse, error)
+
+	// RunPolicyWithResponse Let a policy be due now
+	//
+	// Every VM that it covers has its turn, as if the schedule had said so; windows and limits hold.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /policies/{policy_id}/run (the `RunPolicy` operationId).
+	RunPolicyWithResponse(ctx context.Context, policyID PolicyID, params *RunPolicyParams, reqEditors ...RequestEditorFn) (*RunPolicyResponse, error)
+
+	// ListTurnsWithResponse List the turns of a policy
+	//
+	// One for each VM and each time the policy was due; kept 90 days.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /policies/{policy_id}/turns (the `ListTurns` operationId).
+	ListTurnsWithResponse(ctx context.Context, policyID PolicyID, params *ListTurnsParams, reqEditors ...RequestEditorFn) (*ListTurnsResponse, error)
 
 	// GetReadyzWithResponse Can the appliance do its work
 	//
@@ -9005,6 +11050,31 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with GET /restore-points/{restore_point_id} (the `GetRestorePoint` operationId).
 	GetRestorePointWithResponse(ctx context.Context, restorePointID RestorePointID, reqEditors ...RequestEditorFn) (*GetRestorePointResponse, error)
+
+	// HoldRestorePointWithBodyWithResponse Keep a restore point from being pruned
+	//
+	// By retention and by people, until it is released or the date has come. An earlier hold is replaced.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /restore-points/{restore_point_id}/hold (the `HoldRestorePoint` operationId).
+	HoldRestorePointWithBodyWithResponse(ctx context.Context, restorePointID RestorePointID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*HoldRestorePointResponse, error)
+
+	// HoldRestorePointWithResponse Keep a restore point from being pruned
+	//
+	// By retention and by people, until it is released or the date has come. An earlier hold is replaced.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /restore-points/{restore_point_id}/hold (the `HoldRestorePoint` operationId).
+	HoldRestorePointWithResponse(ctx context.Context, restorePointID RestorePointID, body HoldRestorePointJSONRequestBody, reqEditors ...RequestEditorFn) (*HoldRestorePointResponse, error)
+
+	// ReleaseRestorePointWithResponse Release a restore point that is held
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /restore-points/{restore_point_id}/release (the `ReleaseRestorePoint` operationId).
+	ReleaseRestorePointWithResponse(ctx context.Context, restorePointID RestorePointID, reqEditors ...RequestEditorFn) (*ReleaseRestorePointResponse, error)
 
 	// StartVerifyWithResponse Read a restore point back and check every byte
 	//
@@ -9652,6 +11722,61 @@ func (r RefreshConnectionResponse) ContentType() string {
 	return ""
 }
 
+// ListCoverageResponse304Headers the declared response headers of an HTTP 304 response for ListCoverage
+type ListCoverageResponse304Headers struct {
+	ETag string
+}
+
+type ListCoverageResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *CoverageList
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+	// Headers304 the parsed response headers for an HTTP 304 response
+	Headers304 *ListCoverageResponse304Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListCoverageResponse) GetJSON200() *CoverageList {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListCoverageResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListCoverageResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListCoverageResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListCoverageResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListCoverageResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 type StreamEventsResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -9687,6 +11812,205 @@ func (r StreamEventsResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r StreamEventsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// ListExclusionsResponse304Headers the declared response headers of an HTTP 304 response for ListExclusions
+type ListExclusionsResponse304Headers struct {
+	ETag string
+}
+
+type ListExclusionsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *ExclusionList
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+	// Headers304 the parsed response headers for an HTTP 304 response
+	Headers304 *ListExclusionsResponse304Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListExclusionsResponse) GetJSON200() *ExclusionList {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListExclusionsResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListExclusionsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListExclusionsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListExclusionsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListExclusionsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type AddExclusionResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON201 the response for an HTTP 201 `application/json` response
+	JSON201 *Exclusion
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON201 returns the response for an HTTP 201 `application/json` response
+func (r AddExclusionResponse) GetJSON201() *Exclusion {
+	return r.JSON201
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r AddExclusionResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r AddExclusionResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r AddExclusionResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r AddExclusionResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r AddExclusionResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type RemoveExclusionResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r RemoveExclusionResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r RemoveExclusionResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r RemoveExclusionResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r RemoveExclusionResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r RemoveExclusionResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// GetExclusionResponse304Headers the declared response headers of an HTTP 304 response for GetExclusion
+type GetExclusionResponse304Headers struct {
+	ETag string
+}
+
+type GetExclusionResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Exclusion
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+	// Headers304 the parsed response headers for an HTTP 304 response
+	Headers304 *GetExclusionResponse304Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetExclusionResponse) GetJSON200() *Exclusion {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r GetExclusionResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetExclusionResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetExclusionResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetExclusionResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetExclusionResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -10401,6 +12725,411 @@ func (r RevokeMoverResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r RevokeMoverResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// ListPoliciesResponse304Headers the declared response headers of an HTTP 304 response for ListPolicies
+type ListPoliciesResponse304Headers struct {
+	ETag string
+}
+
+type ListPoliciesResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *PolicyList
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+	// Headers304 the parsed response headers for an HTTP 304 response
+	Headers304 *ListPoliciesResponse304Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListPoliciesResponse) GetJSON200() *PolicyList {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListPoliciesResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListPoliciesResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListPoliciesResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListPoliciesResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListPoliciesResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type CreatePolicyResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *PolicyPlan
+	// JSON201 the response for an HTTP 201 `application/json` response
+	JSON201 *Policy
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r CreatePolicyResponse) GetJSON200() *PolicyPlan {
+	return r.JSON200
+}
+
+// GetJSON201 returns the response for an HTTP 201 `application/json` response
+func (r CreatePolicyResponse) GetJSON201() *Policy {
+	return r.JSON201
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r CreatePolicyResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r CreatePolicyResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r CreatePolicyResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r CreatePolicyResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r CreatePolicyResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type RemovePolicyResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r RemovePolicyResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r RemovePolicyResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r RemovePolicyResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r RemovePolicyResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r RemovePolicyResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// GetPolicyResponse304Headers the declared response headers of an HTTP 304 response for GetPolicy
+type GetPolicyResponse304Headers struct {
+	ETag string
+}
+
+type GetPolicyResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Policy
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+	// Headers304 the parsed response headers for an HTTP 304 response
+	Headers304 *GetPolicyResponse304Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetPolicyResponse) GetJSON200() *Policy {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r GetPolicyResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetPolicyResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetPolicyResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetPolicyResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetPolicyResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type ReplacePolicyResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *PolicyPlan
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ReplacePolicyResponse) GetJSON200() *PolicyPlan {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ReplacePolicyResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ReplacePolicyResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ReplacePolicyResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ReplacePolicyResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ReplacePolicyResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type PreviewPolicyResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Preview
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r PreviewPolicyResponse) GetJSON200() *Preview {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r PreviewPolicyResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r PreviewPolicyResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r PreviewPolicyResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r PreviewPolicyResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r PreviewPolicyResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type RunPolicyResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *PolicyRun
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r RunPolicyResponse) GetJSON200() *PolicyRun {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r RunPolicyResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r RunPolicyResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r RunPolicyResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r RunPolicyResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r RunPolicyResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// ListTurnsResponse304Headers the declared response headers of an HTTP 304 response for ListTurns
+type ListTurnsResponse304Headers struct {
+	ETag string
+}
+
+type ListTurnsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *TurnList
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+	// Headers304 the parsed response headers for an HTTP 304 response
+	Headers304 *ListTurnsResponse304Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListTurnsResponse) GetJSON200() *TurnList {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListTurnsResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListTurnsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListTurnsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListTurnsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListTurnsResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -11713,6 +14442,102 @@ func (r GetRestorePointResponse) ContentType() string {
 	return ""
 }
 
+type HoldRestorePointResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *RestorePoint
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r HoldRestorePointResponse) GetJSON200() *RestorePoint {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r HoldRestorePointResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r HoldRestorePointResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r HoldRestorePointResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r HoldRestorePointResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r HoldRestorePointResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type ReleaseRestorePointResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *RestorePoint
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ReleaseRestorePointResponse) GetJSON200() *RestorePoint {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ReleaseRestorePointResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ReleaseRestorePointResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ReleaseRestorePointResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ReleaseRestorePointResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ReleaseRestorePointResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 // StartVerifyResponse200Headers the declared response headers of an HTTP 200 response for StartVerify
 type StartVerifyResponse200Headers struct {
 	Location string
@@ -12840,6 +15665,19 @@ func (c *ClientWithResponses) RefreshConnectionWithResponse(ctx context.Context,
 	return ParseRefreshConnectionResponse(rsp)
 }
 
+// ListCoverageWithResponse How well VMs are protected
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /coverage (the `ListCoverage` operationId).
+func (c *ClientWithResponses) ListCoverageWithResponse(ctx context.Context, params *ListCoverageParams, reqEditors ...RequestEditorFn) (*ListCoverageResponse, error) {
+	rsp, err := c.ListCoverage(ctx, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListCoverageResponse(rsp)
+}
+
 // StreamEventsWithResponse Follow what happens
 //
 // Server-sent events. `event` is the topic, `data` is a StreamEvent as JSON, `id` can be sent back as
@@ -12856,6 +15694,73 @@ func (c *ClientWithResponses) StreamEventsWithResponse(ctx context.Context, para
 		return nil, err
 	}
 	return ParseStreamEventsResponse(rsp)
+}
+
+// ListExclusionsWithResponse List exclusions
+//
+// All of them, the oldest first; also those that have ended.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /exclusions (the `ListExclusions` operationId).
+func (c *ClientWithResponses) ListExclusionsWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*ListExclusionsResponse, error) {
+	rsp, err := c.ListExclusions(ctx, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListExclusionsResponse(rsp)
+}
+
+// AddExclusionWithBodyWithResponse Exclude VMs from every policy
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /exclusions (the `AddExclusion` operationId).
+func (c *ClientWithResponses) AddExclusionWithBodyWithResponse(ctx context.Context, params *AddExclusionParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*AddExclusionResponse, error) {
+	rsp, err := c.AddExclusionWithBody(ctx, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseAddExclusionResponse(rsp)
+}
+
+// AddExclusionWithResponse Exclude VMs from every policy
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /exclusions (the `AddExclusion` operationId).
+func (c *ClientWithResponses) AddExclusionWithResponse(ctx context.Context, params *AddExclusionParams, body AddExclusionJSONRequestBody, reqEditors ...RequestEditorFn) (*AddExclusionResponse, error) {
+	rsp, err := c.AddExclusion(ctx, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseAddExclusionResponse(rsp)
+}
+
+// RemoveExclusionWithResponse Take an exclusion back
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with DELETE /exclusions/{exclusion_id} (the `RemoveExclusion` operationId).
+func (c *ClientWithResponses) RemoveExclusionWithResponse(ctx context.Context, exclusionID ExclusionID, params *RemoveExclusionParams, reqEditors ...RequestEditorFn) (*RemoveExclusionResponse, error) {
+	rsp, err := c.RemoveExclusion(ctx, exclusionID, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRemoveExclusionResponse(rsp)
+}
+
+// GetExclusionWithResponse Show an exclusion
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /exclusions/{exclusion_id} (the `GetExclusion` operationId).
+func (c *ClientWithResponses) GetExclusionWithResponse(ctx context.Context, exclusionID ExclusionID, reqEditors ...RequestEditorFn) (*GetExclusionResponse, error) {
+	rsp, err := c.GetExclusion(ctx, exclusionID, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetExclusionResponse(rsp)
 }
 
 // GetLivezWithResponse Is the process alive
@@ -13113,6 +16018,171 @@ func (c *ClientWithResponses) RevokeMoverWithResponse(ctx context.Context, mover
 		return nil, err
 	}
 	return ParseRevokeMoverResponse(rsp)
+}
+
+// ListPoliciesWithResponse List policies
+//
+// All of them, by name.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /policies (the `ListPolicies` operationId).
+func (c *ClientWithResponses) ListPoliciesWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*ListPoliciesResponse, error) {
+	rsp, err := c.ListPolicies(ctx, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListPoliciesResponse(rsp)
+}
+
+// CreatePolicyWithBodyWithResponse Make a policy
+//
+// It is due for the first time after now. What it would cover can be seen with `dry_run`.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /policies (the `CreatePolicy` operationId).
+func (c *ClientWithResponses) CreatePolicyWithBodyWithResponse(ctx context.Context, params *CreatePolicyParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreatePolicyResponse, error) {
+	rsp, err := c.CreatePolicyWithBody(ctx, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCreatePolicyResponse(rsp)
+}
+
+// CreatePolicyWithResponse Make a policy
+//
+// It is due for the first time after now. What it would cover can be seen with `dry_run`.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /policies (the `CreatePolicy` operationId).
+func (c *ClientWithResponses) CreatePolicyWithResponse(ctx context.Context, params *CreatePolicyParams, body CreatePolicyJSONRequestBody, reqEditors ...RequestEditorFn) (*CreatePolicyResponse, error) {
+	rsp, err := c.CreatePolicy(ctx, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCreatePolicyResponse(rsp)
+}
+
+// RemovePolicyWithResponse Remove a policy
+//
+// The VMs that it alone covers are unprotected then. Restore points stay, and runs under way go on.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with DELETE /policies/{policy_id} (the `RemovePolicy` operationId).
+func (c *ClientWithResponses) RemovePolicyWithResponse(ctx context.Context, policyID PolicyID, params *RemovePolicyParams, reqEditors ...RequestEditorFn) (*RemovePolicyResponse, error) {
+	rsp, err := c.RemovePolicy(ctx, policyID, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRemovePolicyResponse(rsp)
+}
+
+// GetPolicyWithResponse Show a policy
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /policies/{policy_id} (the `GetPolicy` operationId).
+func (c *ClientWithResponses) GetPolicyWithResponse(ctx context.Context, policyID PolicyID, reqEditors ...RequestEditorFn) (*GetPolicyResponse, error) {
+	rsp, err := c.GetPolicy(ctx, policyID, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetPolicyResponse(rsp)
+}
+
+// ReplacePolicyWithBodyWithResponse Change a policy
+//
+// To what the request says; what it does not say is as in a new policy. After a change of the schedule, and after a pause, what was
+// due before is not due any more.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PUT /policies/{policy_id} (the `ReplacePolicy` operationId).
+func (c *ClientWithResponses) ReplacePolicyWithBodyWithResponse(ctx context.Context, policyID PolicyID, params *ReplacePolicyParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ReplacePolicyResponse, error) {
+	rsp, err := c.ReplacePolicyWithBody(ctx, policyID, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseReplacePolicyResponse(rsp)
+}
+
+// ReplacePolicyWithResponse Change a policy
+//
+// To what the request says; what it does not say is as in a new policy. After a change of the schedule, and after a pause, what was
+// due before is not due any more.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PUT /policies/{policy_id} (the `ReplacePolicy` operationId).
+func (c *ClientWithResponses) ReplacePolicyWithResponse(ctx context.Context, policyID PolicyID, params *ReplacePolicyParams, body ReplacePolicyJSONRequestBody, reqEditors ...RequestEditorFn) (*ReplacePolicyResponse, error) {
+	rsp, err := c.ReplacePolicy(ctx, policyID, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseReplacePolicyResponse(rsp)
+}
+
+// PreviewPolicyWithBodyWithResponse See what retention would prune now
+//
+// Nothing is changed. Restore points are judged as they are after a successful backup of each VM that adds none.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /policies/{policy_id}/preview (the `PreviewPolicy` operationId).
+func (c *ClientWithResponses) PreviewPolicyWithBodyWithResponse(ctx context.Context, policyID PolicyID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*PreviewPolicyResponse, error) {
+	rsp, err := c.PreviewPolicyWithBody(ctx, policyID, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParsePreviewPolicyResponse(rsp)
+}
+
+// PreviewPolicyWithResponse See what retention would prune now
+//
+// Nothing is changed. Restore points are judged as they are after a successful backup of each VM that adds none.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /policies/{policy_id}/preview (the `PreviewPolicy` operationId).
+func (c *ClientWithResponses) PreviewPolicyWithResponse(ctx context.Context, policyID PolicyID, body PreviewPolicyJSONRequestBody, reqEditors ...RequestEditorFn) (*PreviewPolicyResponse, error) {
+	rsp, err := c.PreviewPolicy(ctx, policyID, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParsePreviewPolicyResponse(rsp)
+}
+
+// RunPolicyWithResponse Let a policy be due now
+//
+// Every VM that it covers has its turn, as if the schedule had said so; windows and limits hold.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /policies/{policy_id}/run (the `RunPolicy` operationId).
+func (c *ClientWithResponses) RunPolicyWithResponse(ctx context.Context, policyID PolicyID, params *RunPolicyParams, reqEditors ...RequestEditorFn) (*RunPolicyResponse, error) {
+	rsp, err := c.RunPolicy(ctx, policyID, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRunPolicyResponse(rsp)
+}
+
+// ListTurnsWithResponse List the turns of a policy
+//
+// One for each VM and each time the policy was due; kept 90 days.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /policies/{policy_id}/turns (the `ListTurns` operationId).
+func (c *ClientWithResponses) ListTurnsWithResponse(ctx context.Context, policyID PolicyID, params *ListTurnsParams, reqEditors ...RequestEditorFn) (*ListTurnsResponse, error) {
+	rsp, err := c.ListTurns(ctx, policyID, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListTurnsResponse(rsp)
 }
 
 // GetReadyzWithResponse Can the appliance do its work
@@ -13653,6 +16723,49 @@ func (c *ClientWithResponses) GetRestorePointWithResponse(ctx context.Context, r
 		return nil, err
 	}
 	return ParseGetRestorePointResponse(rsp)
+}
+
+// HoldRestorePointWithBodyWithResponse Keep a restore point from being pruned
+//
+// By retention and by people, until it is released or the date has come. An earlier hold is replaced.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /restore-points/{restore_point_id}/hold (the `HoldRestorePoint` operationId).
+func (c *ClientWithResponses) HoldRestorePointWithBodyWithResponse(ctx context.Context, restorePointID RestorePointID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*HoldRestorePointResponse, error) {
+	rsp, err := c.HoldRestorePointWithBody(ctx, restorePointID, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseHoldRestorePointResponse(rsp)
+}
+
+// HoldRestorePointWithResponse Keep a restore point from being pruned
+//
+// By retention and by people, until it is released or the date has come. An earlier hold is replaced.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /restore-points/{restore_point_id}/hold (the `HoldRestorePoint` operationId).
+func (c *ClientWithResponses) HoldRestorePointWithResponse(ctx context.Context, restorePointID RestorePointID, body HoldRestorePointJSONRequestBody, reqEditors ...RequestEditorFn) (*HoldRestorePointResponse, error) {
+	rsp, err := c.HoldRestorePoint(ctx, restorePointID, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseHoldRestorePointResponse(rsp)
+}
+
+// ReleaseRestorePointWithResponse Release a restore point that is held
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /restore-points/{restore_point_id}/release (the `ReleaseRestorePoint` operationId).
+func (c *ClientWithResponses) ReleaseRestorePointWithResponse(ctx context.Context, restorePointID RestorePointID, reqEditors ...RequestEditorFn) (*ReleaseRestorePointResponse, error) {
+	rsp, err := c.ReleaseRestorePoint(ctx, restorePointID, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseReleaseRestorePointResponse(rsp)
 }
 
 // StartVerifyWithResponse Read a restore point back and check every byte
@@ -14351,6 +17464,55 @@ func ParseRefreshConnectionResponse(rsp *http.Response) (*RefreshConnectionRespo
 	return response, nil
 }
 
+// ParseListCoverageResponse parses an HTTP response from a ListCoverageWithResponse call
+func ParseListCoverageResponse(rsp *http.Response) (*ListCoverageResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListCoverageResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest CoverageList
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case rsp.StatusCode == 304:
+		break // No content-type
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 304:
+		var headers ListCoverageResponse304Headers
+		if values := rsp.Header.Values("ETag"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "ETag", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ETag = value
+		}
+		response.Headers304 = &headers
+	}
+
+	return response, nil
+}
+
 // ParseStreamEventsResponse parses an HTTP response from a StreamEventsWithResponse call
 func ParseStreamEventsResponse(rsp *http.Response) (*StreamEventsResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -14372,6 +17534,166 @@ func ParseStreamEventsResponse(rsp *http.Response) (*StreamEventsResponse, error
 		}
 		response.ApplicationProblemJSONDefault = &dest
 
+	}
+
+	return response, nil
+}
+
+// ParseListExclusionsResponse parses an HTTP response from a ListExclusionsWithResponse call
+func ParseListExclusionsResponse(rsp *http.Response) (*ListExclusionsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListExclusionsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest ExclusionList
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case rsp.StatusCode == 304:
+		break // No content-type
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 304:
+		var headers ListExclusionsResponse304Headers
+		if values := rsp.Header.Values("ETag"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "ETag", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ETag = value
+		}
+		response.Headers304 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseAddExclusionResponse parses an HTTP response from a AddExclusionWithResponse call
+func ParseAddExclusionResponse(rsp *http.Response) (*AddExclusionResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &AddExclusionResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 201:
+		var dest Exclusion
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON201 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseRemoveExclusionResponse parses an HTTP response from a RemoveExclusionWithResponse call
+func ParseRemoveExclusionResponse(rsp *http.Response) (*RemoveExclusionResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &RemoveExclusionResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case rsp.StatusCode == 204:
+		break // No content-type
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseGetExclusionResponse parses an HTTP response from a GetExclusionWithResponse call
+func ParseGetExclusionResponse(rsp *http.Response) (*GetExclusionResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetExclusionResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Exclusion
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case rsp.StatusCode == 304:
+		break // No content-type
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 304:
+		var headers GetExclusionResponse304Headers
+		if values := rsp.Header.Values("ETag"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "ETag", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ETag = value
+		}
+		response.Headers304 = &headers
 	}
 
 	return response, nil
@@ -14936,6 +18258,321 @@ func ParseRevokeMoverResponse(rsp *http.Response) (*RevokeMoverResponse, error) 
 		}
 		response.ApplicationProblemJSONDefault = &dest
 
+	}
+
+	return response, nil
+}
+
+// ParseListPoliciesResponse parses an HTTP response from a ListPoliciesWithResponse call
+func ParseListPoliciesResponse(rsp *http.Response) (*ListPoliciesResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListPoliciesResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest PolicyList
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case rsp.StatusCode == 304:
+		break // No content-type
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 304:
+		var headers ListPoliciesResponse304Headers
+		if values := rsp.Header.Values("ETag"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "ETag", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ETag = value
+		}
+		response.Headers304 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseCreatePolicyResponse parses an HTTP response from a CreatePolicyWithResponse call
+func ParseCreatePolicyResponse(rsp *http.Response) (*CreatePolicyResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &CreatePolicyResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest PolicyPlan
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 201:
+		var dest Policy
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON201 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseRemovePolicyResponse parses an HTTP response from a RemovePolicyWithResponse call
+func ParseRemovePolicyResponse(rsp *http.Response) (*RemovePolicyResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &RemovePolicyResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case rsp.StatusCode == 204:
+		break // No content-type
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseGetPolicyResponse parses an HTTP response from a GetPolicyWithResponse call
+func ParseGetPolicyResponse(rsp *http.Response) (*GetPolicyResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetPolicyResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Policy
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case rsp.StatusCode == 304:
+		break // No content-type
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 304:
+		var headers GetPolicyResponse304Headers
+		if values := rsp.Header.Values("ETag"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "ETag", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ETag = value
+		}
+		response.Headers304 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseReplacePolicyResponse parses an HTTP response from a ReplacePolicyWithResponse call
+func ParseReplacePolicyResponse(rsp *http.Response) (*ReplacePolicyResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ReplacePolicyResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest PolicyPlan
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParsePreviewPolicyResponse parses an HTTP response from a PreviewPolicyWithResponse call
+func ParsePreviewPolicyResponse(rsp *http.Response) (*PreviewPolicyResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &PreviewPolicyResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Preview
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseRunPolicyResponse parses an HTTP response from a RunPolicyWithResponse call
+func ParseRunPolicyResponse(rsp *http.Response) (*RunPolicyResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &RunPolicyResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest PolicyRun
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseListTurnsResponse parses an HTTP response from a ListTurnsWithResponse call
+func ParseListTurnsResponse(rsp *http.Response) (*ListTurnsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListTurnsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest TurnList
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case rsp.StatusCode == 304:
+		break // No content-type
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 304:
+		var headers ListTurnsResponse304Headers
+		if values := rsp.Header.Values("ETag"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "ETag", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ETag = value
+		}
+		response.Headers304 = &headers
 	}
 
 	return response, nil
@@ -16023,6 +19660,72 @@ func ParseGetRestorePointResponse(rsp *http.Response) (*GetRestorePointResponse,
 			headers.ETag = value
 		}
 		response.Headers304 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseHoldRestorePointResponse parses an HTTP response from a HoldRestorePointWithResponse call
+func ParseHoldRestorePointResponse(rsp *http.Response) (*HoldRestorePointResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &HoldRestorePointResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest RestorePoint
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseReleaseRestorePointResponse parses an HTTP response from a ReleaseRestorePointWithResponse call
+func ParseReleaseRestorePointResponse(rsp *http.Response) (*ReleaseRestorePointResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ReleaseRestorePointResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest RestorePoint
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
 	}
 
 	return response, nil

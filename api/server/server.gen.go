@@ -118,6 +118,24 @@ func (e MemberState) Valid() bool {
 	}
 }
 
+// Defines values for Missed.
+const (
+	MissedRun  Missed = "run"
+	MissedSkip Missed = "skip"
+)
+
+// Valid indicates whether the value is a known member of the Missed enum.
+func (e Missed) Valid() bool {
+	switch e {
+	case MissedRun:
+		return true
+	case MissedSkip:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for MoverState.
 const (
 	MoverDrained  MoverState = "drained"
@@ -235,6 +253,33 @@ func (e Power) Valid() bool {
 	case PowerOther:
 		return true
 	case PowerPaused:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for Protection.
+const (
+	ProtectionExcluded    Protection = "excluded"
+	ProtectionLate        Protection = "late"
+	ProtectionNeverRan    Protection = "never_ran"
+	ProtectionProtected   Protection = "protected"
+	ProtectionUnprotected Protection = "unprotected"
+)
+
+// Valid indicates whether the value is a known member of the Protection enum.
+func (e Protection) Valid() bool {
+	switch e {
+	case ProtectionExcluded:
+		return true
+	case ProtectionLate:
+		return true
+	case ProtectionNeverRan:
+		return true
+	case ProtectionProtected:
+		return true
+	case ProtectionUnprotected:
 		return true
 	default:
 		return false
@@ -460,6 +505,36 @@ func (e TrustRequestAcceptLoss) Valid() bool {
 	}
 }
 
+// Defines values for TurnState.
+const (
+	TurnCancelled TurnState = "cancelled"
+	TurnDone      TurnState = "done"
+	TurnFailed    TurnState = "failed"
+	TurnMissed    TurnState = "missed"
+	TurnRunning   TurnState = "running"
+	TurnWaiting   TurnState = "waiting"
+)
+
+// Valid indicates whether the value is a known member of the TurnState enum.
+func (e TurnState) Valid() bool {
+	switch e {
+	case TurnCancelled:
+		return true
+	case TurnDone:
+		return true
+	case TurnFailed:
+		return true
+	case TurnMissed:
+		return true
+	case TurnRunning:
+		return true
+	case TurnWaiting:
+		return true
+	default:
+		return false
+	}
+}
+
 // AddKeyRequest defines model for AddKeyRequest.
 type AddKeyRequest struct {
 	// By One key, of whatever kind; exactly one of the members is there. It is neither kept nor logged.
@@ -608,6 +683,51 @@ type ConnectionList struct {
 
 	// Total With `include_total`: how many there are in all.
 	Total *int `json:"total,omitempty"`
+}
+
+// Coverage defines model for Coverage.
+type Coverage struct {
+	ConnectionID string `json:"connection_id"`
+	ExclusionID  string `json:"exclusion_id,omitempty,omitzero"`
+	Name         string `json:"name"`
+
+	// Policy Its name.
+	Policy         string    `json:"policy,omitempty,omitzero"`
+	PolicyID       string    `json:"policy_id,omitempty,omitzero"`
+	RestorePointAt time.Time `json:"restore_point_at,omitempty,omitzero"`
+
+	// RestorePointID The newest that is not known to be damaged.
+	RestorePointID string `json:"restore_point_id,omitempty,omitzero"`
+
+	// RPOAchievedSeconds Age of that restore point.
+	RPOAchievedSeconds int64 `json:"rpo_achieved_seconds,omitempty,omitzero"`
+
+	// RPOTargetSeconds What the policy promises.
+	RPOTargetSeconds int64      `json:"rpo_target_seconds,omitempty,omitzero"`
+	State            Protection `json:"state"`
+	VMID             string     `json:"vm_id"`
+
+	// Waits Its turn has come, and this is why it has not begun.
+	Waits string `json:"waits,omitempty,omitzero"`
+
+	// Why Which rule covers it, and why.
+	Why string `json:"why"`
+}
+
+// CoverageCounts defines model for CoverageCounts.
+type CoverageCounts struct {
+	Excluded    int `json:"excluded"`
+	Late        int `json:"late"`
+	NeverRan    int `json:"never_ran"`
+	Protected   int `json:"protected"`
+	Unprotected int `json:"unprotected"`
+}
+
+// CoverageList defines model for CoverageList.
+type CoverageList struct {
+	Counts CoverageCounts `json:"counts"`
+	Items  []Coverage     `json:"items"`
+	Next   string         `json:"next,omitempty,omitzero"`
 }
 
 // CreateConnectionRequest defines model for CreateConnectionRequest.
@@ -771,6 +891,37 @@ type DrillRequest struct {
 	PaperKey string `json:"paper_key,omitempty,omitzero"`
 }
 
+// Exclusion defines model for Exclusion.
+type Exclusion struct {
+	CreatedAt time.Time `json:"created_at"`
+	CreatedBy string    `json:"created_by,omitempty,omitzero"`
+	EndsAt    time.Time `json:"ends_at,omitempty,omitzero"`
+	Filter    string    `json:"filter"`
+
+	// Holds It is in force now.
+	Holds  bool   `json:"holds"`
+	ID     string `json:"id"`
+	Reason string `json:"reason"`
+
+	// VMs VMs that it excludes now.
+	VMs int `json:"vms"`
+}
+
+// ExclusionList defines model for ExclusionList.
+type ExclusionList struct {
+	Items []Exclusion `json:"items"`
+}
+
+// ExclusionRequest defines model for ExclusionRequest.
+type ExclusionRequest struct {
+	// EndsAt For good when absent.
+	EndsAt time.Time `json:"ends_at,omitempty,omitzero"`
+
+	// Filter Which VMs; one alone by `id = vm_...`.
+	Filter string `json:"filter"`
+	Reason string `json:"reason"`
+}
+
 // Failure defines model for Failure.
 type Failure struct {
 	// Advice What to do about it.
@@ -807,6 +958,21 @@ type HealRequest struct {
 type Health struct {
 	// Status Always `ok`; else the answer is a problem.
 	Status string `json:"status"`
+}
+
+// Hold defines model for Hold.
+type Hold struct {
+	CreatedAt time.Time `json:"created_at"`
+	CreatedBy string    `json:"created_by,omitempty,omitzero"`
+	EndsAt    time.Time `json:"ends_at,omitempty,omitzero"`
+	Reason    string    `json:"reason"`
+}
+
+// HoldRequest defines model for HoldRequest.
+type HoldRequest struct {
+	// EndsAt Until it is released when absent.
+	EndsAt time.Time `json:"ends_at,omitempty,omitzero"`
+	Reason string    `json:"reason"`
 }
 
 // InventoryReport defines model for InventoryReport.
@@ -891,6 +1057,16 @@ type Member struct {
 // MemberState `degraded` answers, but had errors, has to catch up or is being filled. `foreign`: something else is in its
 // place.
 type MemberState string
+
+// Missed What becomes of a turn that could not begin when it was due: `run` lets it begin as soon as it can, until the next is due; `skip` reports it.
+type Missed string
+
+// MissedDue The last time that nobody noticed that it was due.
+type MissedDue struct {
+	Due    time.Time `json:"due"`
+	Reason string    `json:"reason"`
+	VMs    int       `json:"vms"`
+}
 
 // Mover defines model for Mover.
 type Mover struct {
@@ -1142,6 +1318,17 @@ type PlannedDisk struct {
 	SizeBytes int64  `json:"size_bytes"`
 }
 
+// PlannedVM A VM that another rule covers than before.
+type PlannedVM struct {
+	// After The policy that covers it then; empty for none.
+	After string `json:"after"`
+
+	// Before The policy that covered it; empty for none.
+	Before string `json:"before"`
+	Name   string `json:"name"`
+	VMID   string `json:"vm_id"`
+}
+
 // Platform A kind of hypervisor.
 //
 // Examples: kvm
@@ -1158,8 +1345,190 @@ type PointSpace struct {
 	VMName string    `json:"vm_name,omitempty,omitzero"`
 }
 
+// PointVerdict defines model for PointVerdict.
+type PointVerdict struct {
+	// Reasons What keeps it; empty when it goes.
+	Reasons        []string `json:"reasons"`
+	RestorePointID string   `json:"restore_point_id"`
+
+	// SizeBytes Virtual size of its disks.
+	SizeBytes int64     `json:"size_bytes,omitempty,omitzero"`
+	Time      time.Time `json:"time"`
+	VMID      string    `json:"vm_id"`
+	VMName    string    `json:"vm_name"`
+}
+
+// Policy defines model for Policy.
+type Policy struct {
+	BackoffSeconds int64     `json:"backoff_seconds"`
+	CreatedAt      time.Time `json:"created_at"`
+	ExcludeDisks   []string  `json:"exclude_disks,omitempty,omitzero"`
+	Fallback       bool      `json:"fallback,omitempty,omitzero"`
+	Filter         string    `json:"filter"`
+	ID             string    `json:"id"`
+
+	// LastMissed The last time that nobody noticed that it was due.
+	LastMissed MissedDue `json:"last_missed,omitempty,omitzero"`
+
+	// Limits Tasks under way at once, those of other policies and of people counted. 0 is no limit.
+	Limits PolicyLimits `json:"limits,omitempty,omitzero"`
+
+	// Missed What becomes of a turn that could not begin when it was due: `run` lets it begin as soon as it can, until the next is due; `skip` reports it.
+	Missed Missed `json:"missed"`
+	Mover  string `json:"mover,omitempty,omitzero"`
+	Name   string `json:"name"`
+
+	// NextDue When it is due next, five times; absent when it is paused.
+	NextDue  []time.Time `json:"next_due,omitempty,omitzero"`
+	Paused   bool        `json:"paused"`
+	Priority int         `json:"priority"`
+
+	// Quiesce `try` uses the guest agent when it answers, `require` makes no backup without it, `never` does not ask it.
+	Quiesce      Quiesce `json:"quiesce,omitempty,omitzero"`
+	RepositoryID string  `json:"repository_id"`
+
+	// Retention Each rule keeps the newest restore point of each of so many periods. Without any rule every restore point stays.
+	Retention Retention `json:"retention"`
+	Retries   int       `json:"retries"`
+
+	// RPODerived It follows from the schedule.
+	RPODerived bool `json:"rpo_derived,omitempty,omitzero"`
+
+	// RPOSeconds What holds, also when it was not said.
+	RPOSeconds int64 `json:"rpo_seconds"`
+
+	// Running Turns under way.
+	Running   int       `json:"running"`
+	Schedule  string    `json:"schedule"`
+	TimeZone  string    `json:"time_zone"`
+	Transport string    `json:"transport,omitempty,omitzero"`
+	UpdatedAt time.Time `json:"updated_at"`
+	UpdatedBy string    `json:"updated_by,omitempty,omitzero"`
+	Version   int       `json:"version"`
+
+	// VMs VMs that it covers now.
+	VMs int `json:"vms"`
+
+	// Waiting Turns that wait.
+	Waiting       int      `json:"waiting"`
+	Windows       []string `json:"windows,omitempty,omitzero"`
+	WithinSeconds int64    `json:"within_seconds"`
+}
+
+// PolicyLimits Tasks under way at once, those of other policies and of people counted. 0 is no limit.
+type PolicyLimits struct {
+	Connection int `json:"connection,omitempty,omitzero"`
+	Datastore  int `json:"datastore,omitempty,omitzero"`
+	Host       int `json:"host,omitempty,omitzero"`
+}
+
+// PolicyList defines model for PolicyList.
+type PolicyList struct {
+	Items []Policy `json:"items"`
+}
+
+// PolicyPlan defines model for PolicyPlan.
+type PolicyPlan struct {
+	// Changed VMs that gain, lose or change the policy that covers them.
+	Changed []PlannedVM `json:"changed"`
+	Policy  Policy      `json:"policy,omitempty,omitzero"`
+
+	// Pruned Restore points that retention lets go with the next successful backups, and did not before.
+	Pruned []PointVerdict `json:"pruned"`
+}
+
+// PolicyRequest defines model for PolicyRequest.
+type PolicyRequest struct {
+	// BackoffSeconds Before the first retry, each further one waits twice as long; 5 minutes when absent.
+	BackoffSeconds int64 `json:"backoff_seconds,omitempty,omitzero"`
+
+	// ExcludeDisks Ids of disks that are left out of VMs that have them.
+	ExcludeDisks []string `json:"exclude_disks,omitempty,omitzero"`
+
+	// Fallback As of a backup.
+	Fallback bool `json:"fallback,omitempty,omitzero"`
+
+	// Filter Which VMs it covers; docs/policies.md has the language.
+	Filter string `json:"filter"`
+
+	// Limits Tasks under way at once, those of other policies and of people counted. 0 is no limit.
+	Limits PolicyLimits `json:"limits,omitempty,omitzero"`
+
+	// Missed What becomes of a turn that could not begin when it was due: `run` lets it begin as soon as it can, until the next is due; `skip` reports it.
+	Missed Missed `json:"missed,omitempty,omitzero"`
+
+	// Mover As of a backup.
+	Mover string `json:"mover,omitempty,omitzero"`
+	Name  Name   `json:"name"`
+
+	// Paused It covers its VMs and is never due.
+	Paused bool `json:"paused,omitempty,omitzero"`
+
+	// Priority Of several policies that select a VM the one with the highest covers it, and of those the first by name.
+	Priority int `json:"priority,omitempty,omitzero"`
+
+	// Quiesce `try` uses the guest agent when it answers, `require` makes no backup without it, `never` does not ask it.
+	Quiesce Quiesce `json:"quiesce,omitempty,omitzero"`
+
+	// Repository Id of the repository.
+	Repository string `json:"repository"`
+
+	// Retention Each rule keeps the newest restore point of each of so many periods. Without any rule every restore point stays.
+	Retention Retention `json:"retention,omitempty,omitzero"`
+
+	// Retries Attempts after the first; 2 when absent.
+	Retries *int `json:"retries,omitempty"`
+
+	// RPOSeconds How old the newest restore point may become; one and a half times the longest pause of the schedule when absent.
+	RPOSeconds int64 `json:"rpo_seconds,omitempty,omitzero"`
+
+	// Schedule A calendar expression: `Mon..Fri 22:00`; docs/policies.md has the language.
+	Schedule string `json:"schedule"`
+
+	// TimeZone On whose clocks
+	TimeZone string `json:"time_zone,omitempty,omitzero"`
+
+	// Transport As of a backup.
+	Transport string `json:"transport,omitempty,omitzero"`
+
+	// Windows When backups may begin: `22:00-06:00`, `Sat,Sun 00:00-24:00`; always when absent.
+	Windows []string `json:"windows,omitempty,omitzero"`
+
+	// WithinSeconds With `skip`: how late a turn may begin; an hour when absent.
+	WithinSeconds int64 `json:"within_seconds,omitempty,omitzero"`
+}
+
+// PolicyRun defines model for PolicyRun.
+type PolicyRun struct {
+	// VMs VMs whose turn it is now.
+	VMs int `json:"vms"`
+}
+
 // Power defines model for Power.
 type Power string
+
+// Preview defines model for Preview.
+type Preview struct {
+	Items []PointVerdict `json:"items"`
+	Kept  int            `json:"kept"`
+
+	// More There are more than 10000, which are counted only.
+	More   bool `json:"more"`
+	Pruned int  `json:"pruned"`
+	VMs    int  `json:"vms"`
+}
+
+// PreviewRequest Without `retention`, or with one that has no rule, that of the policy counts.
+type PreviewRequest struct {
+	// All Also those that stay, with what keeps each.
+	All bool `json:"all,omitempty,omitzero"`
+
+	// Retention Each rule keeps the newest restore point of each of so many periods. Without any rule every restore point stays.
+	Retention Retention `json:"retention,omitempty,omitzero"`
+
+	// VM Only restore points of this VM, by its id.
+	VM string `json:"vm,omitempty,omitzero"`
+}
 
 // Problem defines model for Problem.
 type Problem struct {
@@ -1233,6 +1602,9 @@ type Progress struct {
 	ETASeconds         int64 `json:"eta_seconds,omitempty,omitzero"`
 	RateBytesPerSecond int64 `json:"rate_bytes_per_second,omitempty,omitzero"`
 }
+
+// Protection defines model for Protection.
+type Protection string
 
 // Quiesce `try` uses the guest agent when it answers, `require` makes no backup without it, `never` does not ask it.
 type Quiesce string
@@ -1380,6 +1752,7 @@ type RestorePoint struct {
 	// Description What the VM is, in words that no platform owns.
 	Description VMDescription      `json:"description,omitempty,omitzero"`
 	Disks       []RestorePointDisk `json:"disks"`
+	Hold        Hold               `json:"hold,omitempty,omitzero"`
 	ID          string             `json:"id"`
 
 	// Kind `full` when at least one disk was read as a whole.
@@ -1501,6 +1874,18 @@ type RestoreRequest struct {
 // must be off, its disks back.
 type RestoreRequestMode string
 
+// Retention Each rule keeps the newest restore point of each of so many periods. Without any rule every restore point stays.
+type Retention struct {
+	Daily   int `json:"daily,omitempty,omitzero"`
+	Hourly  int `json:"hourly,omitempty,omitzero"`
+	Last    int `json:"last,omitempty,omitzero"`
+	Monthly int `json:"monthly,omitempty,omitzero"`
+
+	// Weekly Weeks begin on Monday.
+	Weekly int `json:"weekly,omitempty,omitzero"`
+	Yearly int `json:"yearly,omitempty,omitzero"`
+}
+
 // Run defines model for Run.
 type Run struct {
 	CreatedAt time.Time `json:"created_at"`
@@ -1508,6 +1893,9 @@ type Run struct {
 	Error     Failure   `json:"error,omitempty,omitzero"`
 	ID        string    `json:"id"`
 	Kind      RunKind   `json:"kind"`
+
+	// PolicyID The policy that was due.
+	PolicyID string `json:"policy_id,omitempty,omitzero"`
 
 	// RequestedBy User who asked for it; absent when the appliance began it by itself.
 	RequestedBy string    `json:"requested_by,omitempty,omitzero"`
@@ -1829,6 +2217,35 @@ type TrustRequest struct {
 // TrustRequestAcceptLoss That what only lost members have may be gone.
 type TrustRequestAcceptLoss bool
 
+// Turn defines model for Turn.
+type Turn struct {
+	Attempt  int       `json:"attempt"`
+	Due      time.Time `json:"due"`
+	EndedAt  time.Time `json:"ended_at,omitempty,omitzero"`
+	ID       string    `json:"id"`
+	PolicyID string    `json:"policy_id"`
+
+	// Reason Why it waits, failed or was missed.
+	Reason string `json:"reason,omitempty,omitzero"`
+
+	// RunID Of the last attempt.
+	RunID string `json:"run_id,omitempty,omitzero"`
+
+	// State `failed` is a turn whose last attempt failed, `missed` one that never began, `cancelled` one that a person stopped.
+	State  TurnState `json:"state"`
+	VMID   string    `json:"vm_id"`
+	VMName string    `json:"vm_name,omitempty,omitzero"`
+}
+
+// TurnList defines model for TurnList.
+type TurnList struct {
+	Items []Turn `json:"items"`
+	Next  string `json:"next,omitempty,omitzero"`
+}
+
+// TurnState `failed` is a turn whose last attempt failed, `missed` one that never began, `cancelled` one that a person stopped.
+type TurnState string
+
 // Unprotectable defines model for Unprotectable.
 type Unprotectable struct {
 	Disk   string `json:"disk"`
@@ -1859,13 +2276,17 @@ type Username = string
 
 // VM defines model for VM.
 type VM struct {
-	ConnectionID string `json:"connection_id"`
+	Cluster      string   `json:"cluster,omitempty,omitzero"`
+	ConnectionID string   `json:"connection_id"`
+	Coverage     Coverage `json:"coverage,omitempty,omitzero"`
+	DataCenter   string   `json:"data_center,omitempty,omitzero"`
 
 	// Description What the VM is, in words that no platform owns.
 	Description VMDescription `json:"description,omitempty,omitzero"`
 
 	// Disks Disks that can hold data.
-	Disks int `json:"disks"`
+	Disks  int    `json:"disks"`
+	Folder string `json:"folder,omitempty,omitzero"`
 
 	// Gone The last inventory did not have it any more.
 	Gone               bool      `json:"gone"`
@@ -1881,7 +2302,8 @@ type VM struct {
 	SeenAt     time.Time `json:"seen_at"`
 
 	// SizeBytes Virtual size of these disks.
-	SizeBytes int64 `json:"size_bytes"`
+	SizeBytes int64    `json:"size_bytes"`
+	Tags      []string `json:"tags,omitempty,omitzero"`
 
 	// Unprotectable The disks that a backup leaves out, and why.
 	Unprotectable []Unprotectable `json:"unprotectable,omitempty,omitzero"`
@@ -1911,7 +2333,7 @@ type VMDescription struct {
 
 // VMList defines model for VMList.
 type VMList struct {
-	// Items Without `description`; show one VM to see it.
+	// Items Without `description` and `coverage`; show one VM to see them.
 	Items []VM   `json:"items"`
 	Next  string `json:"next,omitempty,omitzero"`
 
@@ -1991,8 +2413,17 @@ type Version struct {
 // ConnectionID defines model for ConnectionID.
 type ConnectionID = string
 
+// DryRun defines model for DryRun.
+type DryRun = bool
+
+// ExclusionID defines model for ExclusionID.
+type ExclusionID = string
+
 // Fields defines model for Fields.
 type Fields = []string
+
+// Filter defines model for Filter.
+type Filter = string
 
 // IdempotencyKey defines model for IdempotencyKey.
 type IdempotencyKey = string
@@ -2020,6 +2451,9 @@ type MoverID = string
 
 // PageToken defines model for PageToken.
 type PageToken = string
+
+// PolicyID defines model for PolicyID.
+type PolicyID = string
 
 // Prefer defines model for Prefer.
 type Prefer = string
@@ -2090,6 +2524,27 @@ type DeleteConnectionParams struct {
 	IfMatch *IfMatch `json:"If-Match,omitempty"`
 }
 
+// ListCoverageParams defines parameters for ListCoverage.
+type ListCoverageParams struct {
+	// Filter Only VMs that this filter selects: `cluster = prod and not tag = scratch`; docs/policies.md has the language. It selects none that are gone.
+	Filter *Filter `form:"filter,omitempty" json:"filter,omitempty"`
+
+	// State Only VMs in this state.
+	State *Protection `form:"state,omitempty" json:"state,omitempty"`
+
+	// Policy Only VMs that this policy covers, by its id.
+	Policy *string `form:"policy,omitempty" json:"policy,omitempty"`
+
+	// Limit At most so many items, 100 when absent.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// PageToken The `next` of the page before.
+	PageToken *PageToken `form:"page_token,omitempty" json:"page_token,omitempty"`
+
+	// Fields Only these members of each item, separated by commas; all when absent.
+	Fields *Fields `form:"fields,omitempty" json:"fields,omitempty"`
+}
+
 // StreamEventsParams defines parameters for StreamEvents.
 type StreamEventsParams struct {
 	// Topics Only these topics; all when absent.
@@ -2097,6 +2552,18 @@ type StreamEventsParams struct {
 
 	// LastEventID The last event that was seen.
 	LastEventID *string `json:"Last-Event-ID,omitempty"`
+}
+
+// AddExclusionParams defines parameters for AddExclusion.
+type AddExclusionParams struct {
+	// IdempotencyKey Chosen by the client, kept 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// RemoveExclusionParams defines parameters for RemoveExclusion.
+type RemoveExclusionParams struct {
+	// IfMatch The `ETag` that GET answered, several, or `*`. Needed: 428 without it, 412 when the thing has changed since.
+	IfMatch *IfMatch `json:"If-Match,omitempty"`
 }
 
 // AddMoverLimitParams defines parameters for AddMoverLimit.
@@ -2130,6 +2597,54 @@ type DeployMoverParams struct {
 type RemoveMoverParams struct {
 	// IfMatch The `ETag` that GET answered, several, or `*`. Needed: 428 without it, 412 when the thing has changed since.
 	IfMatch *IfMatch `json:"If-Match,omitempty"`
+}
+
+// CreatePolicyParams defines parameters for CreatePolicy.
+type CreatePolicyParams struct {
+	// DryRun Change nothing, and answer what would change.
+	DryRun *DryRun `form:"dry_run,omitempty" json:"dry_run,omitempty"`
+
+	// IdempotencyKey Chosen by the client, kept 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// RemovePolicyParams defines parameters for RemovePolicy.
+type RemovePolicyParams struct {
+	// IfMatch The `ETag` that GET answered, several, or `*`. Needed: 428 without it, 412 when the thing has changed since.
+	IfMatch *IfMatch `json:"If-Match,omitempty"`
+}
+
+// ReplacePolicyParams defines parameters for ReplacePolicy.
+type ReplacePolicyParams struct {
+	// DryRun Change nothing, and answer what would change.
+	DryRun *DryRun `form:"dry_run,omitempty" json:"dry_run,omitempty"`
+
+	// IfMatch The `ETag` that GET answered, several, or `*`. Needed: 428 without it, 412 when the thing has changed since.
+	IfMatch *IfMatch `json:"If-Match,omitempty"`
+}
+
+// RunPolicyParams defines parameters for RunPolicy.
+type RunPolicyParams struct {
+	// IdempotencyKey Chosen by the client, kept 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// ListTurnsParams defines parameters for ListTurns.
+type ListTurnsParams struct {
+	// State Only turns in this state.
+	State *TurnState `form:"state,omitempty" json:"state,omitempty"`
+
+	// VM Only turns of this VM, by its id.
+	VM *string `form:"vm,omitempty" json:"vm,omitempty"`
+
+	// Limit At most so many items, 100 when absent.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// PageToken The `next` of the page before.
+	PageToken *PageToken `form:"page_token,omitempty" json:"page_token,omitempty"`
+
+	// Fields Only these members of each item, separated by commas; all when absent.
+	Fields *Fields `form:"fields,omitempty" json:"fields,omitempty"`
 }
 
 // ListRepositoriesParams defines parameters for ListRepositories.
@@ -2299,6 +2814,9 @@ type ListRunsParams struct {
 	// Kind Only runs of this kind.
 	Kind *RunKind `form:"kind,omitempty" json:"kind,omitempty"`
 
+	// Policy Only runs of this policy, by its id.
+	Policy *string `form:"policy,omitempty" json:"policy,omitempty"`
+
 	// VM Only runs with a task for this VM, by its id.
 	VM *string `form:"vm,omitempty" json:"vm,omitempty"`
 
@@ -2398,6 +2916,9 @@ type ListVMsParams struct {
 	// Power Only VMs in this power state.
 	Power *Power `form:"power,omitempty" json:"power,omitempty"`
 
+	// Filter Only VMs that this filter selects: `cluster = prod and not tag = scratch`; docs/policies.md has the language. It selects none that are gone.
+	Filter *Filter `form:"filter,omitempty" json:"filter,omitempty"`
+
 	// Gone Also VMs that the last inventory did not have any more.
 	Gone *bool `form:"gone,omitempty" json:"gone,omitempty"`
 
@@ -2429,6 +2950,9 @@ type StartBackupParams struct {
 // CreateConnectionJSONRequestBody defines body for CreateConnection for application/json ContentType.
 type CreateConnectionJSONRequestBody = CreateConnectionRequest
 
+// AddExclusionJSONRequestBody defines body for AddExclusion for application/json ContentType.
+type AddExclusionJSONRequestBody = ExclusionRequest
+
 // LoginJSONRequestBody defines body for Login for application/json ContentType.
 type LoginJSONRequestBody = LoginRequest
 
@@ -2440,6 +2964,15 @@ type CreateMoverTokenJSONRequestBody = MoverTokenRequest
 
 // DeployMoverJSONRequestBody defines body for DeployMover for application/json ContentType.
 type DeployMoverJSONRequestBody = MoverDeployRequest
+
+// CreatePolicyJSONRequestBody defines body for CreatePolicy for application/json ContentType.
+type CreatePolicyJSONRequestBody = PolicyRequest
+
+// ReplacePolicyJSONRequestBody defines body for ReplacePolicy for application/json ContentType.
+type ReplacePolicyJSONRequestBody = PolicyRequest
+
+// PreviewPolicyJSONRequestBody defines body for PreviewPolicy for application/json ContentType.
+type PreviewPolicyJSONRequestBody = PreviewRequest
 
 // CreateRepositoryJSONRequestBody defines body for CreateRepository for application/json ContentType.
 type CreateRepositoryJSONRequestBody = CreateRepositoryRequest
@@ -2473,6 +3006,9 @@ type TrustMembersJSONRequestBody = TrustRequest
 
 // StartRepositoryVerifyJSONRequestBody defines body for StartRepositoryVerify for application/json ContentType.
 type StartRepositoryVerifyJSONRequestBody = RepositoryVerifyRequest
+
+// HoldRestorePointJSONRequestBody defines body for HoldRestorePoint for application/json ContentType.
+type HoldRestorePointJSONRequestBody = HoldRequest
 
 // StartRestoreJSONRequestBody defines body for StartRestore for application/json ContentType.
 type StartRestoreJSONRequestBody = RestoreRequest
@@ -2515,9 +3051,24 @@ type ServerInterface interface {
 	// RefreshConnection Read the inventory again
 	// (POST /connections/{connection_id}/refresh)
 	RefreshConnection(ctx echo.Context, connectionID ConnectionID) error
+	// ListCoverage How well VMs are protected
+	// (GET /coverage)
+	ListCoverage(ctx echo.Context, params ListCoverageParams) error
 	// StreamEvents Follow what happens
 	// (GET /events)
 	StreamEvents(ctx echo.Context, params StreamEventsParams) error
+	// ListExclusions List exclusions
+	// (GET /exclusions)
+	ListExclusions(ctx echo.Context) error
+	// AddExclusion Exclude VMs from every policy
+	// (POST /exclusions)
+	AddExclusion(ctx echo.Context, params AddExclusionParams) error
+	// RemoveExclusion Take an exclusion back
+	// (DELETE /exclusions/{exclusion_id})
+	RemoveExclusion(ctx echo.Context, exclusionID ExclusionID, params RemoveExclusionParams) error
+	// GetExclusion Show an exclusion
+	// (GET /exclusions/{exclusion_id})
+	GetExclusion(ctx echo.Context, exclusionID ExclusionID) error
 	// GetLivez Is the process alive
 	// (GET /livez)
 	GetLivez(ctx echo.Context) error
@@ -2560,6 +3111,30 @@ type ServerInterface interface {
 	// RevokeMover Make a mover's certificates worthless
 	// (POST /movers/{mover_id}/revoke)
 	RevokeMover(ctx echo.Context, moverID MoverID) error
+	// ListPolicies List policies
+	// (GET /policies)
+	ListPolicies(ctx echo.Context) error
+	// CreatePolicy Make a policy
+	// (POST /policies)
+	CreatePolicy(ctx echo.Context, params CreatePolicyParams) error
+	// RemovePolicy Remove a policy
+	// (DELETE /policies/{policy_id})
+	RemovePolicy(ctx echo.Context, policyID PolicyID, params RemovePolicyParams) error
+	// GetPolicy Show a policy
+	// (GET /policies/{policy_id})
+	GetPolicy(ctx echo.Context, policyID PolicyID) error
+	// ReplacePolicy Change a policy
+	// (PUT /policies/{policy_id})
+	ReplacePolicy(ctx echo.Context, policyID PolicyID, params ReplacePolicyParams) error
+	// PreviewPolicy See what retention would prune now
+	// (POST /policies/{policy_id}/preview)
+	PreviewPolicy(ctx echo.Context, policyID PolicyID) error
+	// RunPolicy Let a policy be due now
+	// (POST /policies/{policy_id}/run)
+	RunPolicy(ctx echo.Context, policyID PolicyID, params RunPolicyParams) error
+	// ListTurns List the turns of a policy
+	// (GET /policies/{policy_id}/turns)
+	ListTurns(ctx echo.Context, policyID PolicyID, params ListTurnsParams) error
 	// GetReadyz Can the appliance do its work
 	// (GET /readyz)
 	GetReadyz(ctx echo.Context) error
@@ -2632,6 +3207,12 @@ type ServerInterface interface {
 	// GetRestorePoint Show a restore point
 	// (GET /restore-points/{restore_point_id})
 	GetRestorePoint(ctx echo.Context, restorePointID RestorePointID) error
+	// HoldRestorePoint Keep a restore point from being pruned
+	// (POST /restore-points/{restore_point_id}/hold)
+	HoldRestorePoint(ctx echo.Context, restorePointID RestorePointID) error
+	// ReleaseRestorePoint Release a restore point that is held
+	// (POST /restore-points/{restore_point_id}/release)
+	ReleaseRestorePoint(ctx echo.Context, restorePointID RestorePointID) error
 	// StartVerify Read a restore point back and check every byte
 	// (POST /restore-points/{restore_point_id}/verify)
 	StartVerify(ctx echo.Context, restorePointID RestorePointID, params StartVerifyParams) error
@@ -2916,6 +3497,59 @@ func (w *ServerInterfaceWrapper) RefreshConnection(ctx echo.Context) error {
 	return err
 }
 
+// ListCoverage converts echo context to params.
+func (w *ServerInterfaceWrapper) ListCoverage(ctx echo.Context) error {
+	var err error
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListCoverageParams
+	// ------------- Optional query parameter "filter" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "filter", ctx.QueryParams(), &params.Filter, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter filter: %s", err))
+	}
+
+	// ------------- Optional query parameter "state" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "state", ctx.QueryParams(), &params.State, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter state: %s", err))
+	}
+
+	// ------------- Optional query parameter "policy" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "policy", ctx.QueryParams(), &params.Policy, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter policy: %s", err))
+	}
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", ctx.QueryParams(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter limit: %s", err))
+	}
+
+	// ------------- Optional query parameter "page_token" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "page_token", ctx.QueryParams(), &params.PageToken, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter page_token: %s", err))
+	}
+
+	// ------------- Optional query parameter "fields" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", false, false, "fields", ctx.QueryParams(), &params.Fields, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter fields: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.ListCoverage(ctx, params)
+	return err
+}
+
 // StreamEvents converts echo context to params.
 func (w *ServerInterfaceWrapper) StreamEvents(ctx echo.Context) error {
 	var err error
@@ -2948,6 +3582,96 @@ func (w *ServerInterfaceWrapper) StreamEvents(ctx echo.Context) error {
 
 	// Invoke the callback with all the unmarshaled arguments
 	err = w.Handler.StreamEvents(ctx, params)
+	return err
+}
+
+// ListExclusions converts echo context to params.
+func (w *ServerInterfaceWrapper) ListExclusions(ctx echo.Context) error {
+	var err error
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.ListExclusions(ctx)
+	return err
+}
+
+// AddExclusion converts echo context to params.
+func (w *ServerInterfaceWrapper) AddExclusion(ctx echo.Context) error {
+	var err error
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params AddExclusionParams
+
+	headers := ctx.Request().Header
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Expected one value for Idempotency-Key, got %d", n))
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter Idempotency-Key: %s", err))
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.AddExclusion(ctx, params)
+	return err
+}
+
+// RemoveExclusion converts echo context to params.
+func (w *ServerInterfaceWrapper) RemoveExclusion(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "exclusion_id" -------------
+	var exclusionID ExclusionID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "exclusion_id", ctx.Param("exclusion_id"), &exclusionID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter exclusion_id: %s", err))
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params RemoveExclusionParams
+
+	headers := ctx.Request().Header
+	// ------------- Optional header parameter "If-Match" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("If-Match")]; found {
+		var IfMatch IfMatch
+		n := len(valueList)
+		if n != 1 {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Expected one value for If-Match, got %d", n))
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "If-Match", valueList[0], &IfMatch, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter If-Match: %s", err))
+		}
+
+		params.IfMatch = &IfMatch
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.RemoveExclusion(ctx, exclusionID, params)
+	return err
+}
+
+// GetExclusion converts echo context to params.
+func (w *ServerInterfaceWrapper) GetExclusion(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "exclusion_id" -------------
+	var exclusionID ExclusionID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "exclusion_id", ctx.Param("exclusion_id"), &exclusionID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter exclusion_id: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.GetExclusion(ctx, exclusionID)
 	return err
 }
 
@@ -3238,6 +3962,249 @@ func (w *ServerInterfaceWrapper) RevokeMover(ctx echo.Context) error {
 
 	// Invoke the callback with all the unmarshaled arguments
 	err = w.Handler.RevokeMover(ctx, moverID)
+	return err
+}
+
+// ListPolicies converts echo context to params.
+func (w *ServerInterfaceWrapper) ListPolicies(ctx echo.Context) error {
+	var err error
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.ListPolicies(ctx)
+	return err
+}
+
+// CreatePolicy converts echo context to params.
+func (w *ServerInterfaceWrapper) CreatePolicy(ctx echo.Context) error {
+	var err error
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params CreatePolicyParams
+	// ------------- Optional query parameter "dry_run" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "dry_run", ctx.QueryParams(), &params.DryRun, runtime.BindQueryParameterOptions{Type: "boolean", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter dry_run: %s", err))
+	}
+
+	headers := ctx.Request().Header
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Expected one value for Idempotency-Key, got %d", n))
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter Idempotency-Key: %s", err))
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.CreatePolicy(ctx, params)
+	return err
+}
+
+// RemovePolicy converts echo context to params.
+func (w *ServerInterfaceWrapper) RemovePolicy(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "policy_id" -------------
+	var policyID PolicyID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "policy_id", ctx.Param("policy_id"), &policyID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter policy_id: %s", err))
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params RemovePolicyParams
+
+	headers := ctx.Request().Header
+	// ------------- Optional header parameter "If-Match" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("If-Match")]; found {
+		var IfMatch IfMatch
+		n := len(valueList)
+		if n != 1 {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Expected one value for If-Match, got %d", n))
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "If-Match", valueList[0], &IfMatch, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter If-Match: %s", err))
+		}
+
+		params.IfMatch = &IfMatch
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.RemovePolicy(ctx, policyID, params)
+	return err
+}
+
+// GetPolicy converts echo context to params.
+func (w *ServerInterfaceWrapper) GetPolicy(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "policy_id" -------------
+	var policyID PolicyID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "policy_id", ctx.Param("policy_id"), &policyID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter policy_id: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.GetPolicy(ctx, policyID)
+	return err
+}
+
+// ReplacePolicy converts echo context to params.
+func (w *ServerInterfaceWrapper) ReplacePolicy(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "policy_id" -------------
+	var policyID PolicyID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "policy_id", ctx.Param("policy_id"), &policyID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter policy_id: %s", err))
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ReplacePolicyParams
+	// ------------- Optional query parameter "dry_run" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "dry_run", ctx.QueryParams(), &params.DryRun, runtime.BindQueryParameterOptions{Type: "boolean", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter dry_run: %s", err))
+	}
+
+	headers := ctx.Request().Header
+	// ------------- Optional header parameter "If-Match" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("If-Match")]; found {
+		var IfMatch IfMatch
+		n := len(valueList)
+		if n != 1 {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Expected one value for If-Match, got %d", n))
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "If-Match", valueList[0], &IfMatch, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter If-Match: %s", err))
+		}
+
+		params.IfMatch = &IfMatch
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.ReplacePolicy(ctx, policyID, params)
+	return err
+}
+
+// PreviewPolicy converts echo context to params.
+func (w *ServerInterfaceWrapper) PreviewPolicy(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "policy_id" -------------
+	var policyID PolicyID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "policy_id", ctx.Param("policy_id"), &policyID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter policy_id: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.PreviewPolicy(ctx, policyID)
+	return err
+}
+
+// RunPolicy converts echo context to params.
+func (w *ServerInterfaceWrapper) RunPolicy(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "policy_id" -------------
+	var policyID PolicyID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "policy_id", ctx.Param("policy_id"), &policyID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter policy_id: %s", err))
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params RunPolicyParams
+
+	headers := ctx.Request().Header
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Expected one value for Idempotency-Key, got %d", n))
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter Idempotency-Key: %s", err))
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.RunPolicy(ctx, policyID, params)
+	return err
+}
+
+// ListTurns converts echo context to params.
+func (w *ServerInterfaceWrapper) ListTurns(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "policy_id" -------------
+	var policyID PolicyID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "policy_id", ctx.Param("policy_id"), &policyID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter policy_id: %s", err))
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListTurnsParams
+	// ------------- Optional query parameter "state" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "state", ctx.QueryParams(), &params.State, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter state: %s", err))
+	}
+
+	// ------------- Optional query parameter "vm" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "vm", ctx.QueryParams(), &params.VM, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter vm: %s", err))
+	}
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", ctx.QueryParams(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter limit: %s", err))
+	}
+
+	// ------------- Optional query parameter "page_token" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "page_token", ctx.QueryParams(), &params.PageToken, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter page_token: %s", err))
+	}
+
+	// ------------- Optional query parameter "fields" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", false, false, "fields", ctx.QueryParams(), &params.Fields, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter fields: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.ListTurns(ctx, policyID, params)
 	return err
 }
 
@@ -4053,6 +5020,38 @@ func (w *ServerInterfaceWrapper) GetRestorePoint(ctx echo.Context) error {
 	return err
 }
 
+// HoldRestorePoint converts echo context to params.
+func (w *ServerInterfaceWrapper) HoldRestorePoint(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "restore_point_id" -------------
+	var restorePointID RestorePointID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "restore_point_id", ctx.Param("restore_point_id"), &restorePointID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter restore_point_id: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.HoldRestorePoint(ctx, restorePointID)
+	return err
+}
+
+// ReleaseRestorePoint converts echo context to params.
+func (w *ServerInterfaceWrapper) ReleaseRestorePoint(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "restore_point_id" -------------
+	var restorePointID RestorePointID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "restore_point_id", ctx.Param("restore_point_id"), &restorePointID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter restore_point_id: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.ReleaseRestorePoint(ctx, restorePointID)
+	return err
+}
+
 // StartVerify converts echo context to params.
 func (w *ServerInterfaceWrapper) StartVerify(ctx echo.Context) error {
 	var err error
@@ -4166,6 +5165,13 @@ func (w *ServerInterfaceWrapper) ListRuns(ctx echo.Context) error {
 	err = runtime.BindQueryParameterWithOptions("form", true, false, "kind", ctx.QueryParams(), &params.Kind, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
 	if err != nil {
 		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter kind: %s", err))
+	}
+
+	// ------------- Optional query parameter "policy" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "policy", ctx.QueryParams(), &params.Policy, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter policy: %s", err))
 	}
 
 	// ------------- Optional query parameter "vm" -------------
@@ -4557,6 +5563,13 @@ func (w *ServerInterfaceWrapper) ListVMs(ctx echo.Context) error {
 		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter power: %s", err))
 	}
 
+	// ------------- Optional query parameter "filter" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "filter", ctx.QueryParams(), &params.Filter, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter filter: %s", err))
+	}
+
 	// ------------- Optional query parameter "gone" -------------
 
 	err = runtime.BindQueryParameterWithOptions("form", true, false, "gone", ctx.QueryParams(), &params.Gone, runtime.BindQueryParameterOptions{Type: "boolean", Format: ""})
@@ -4727,7 +5740,12 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 	router.GET(options.BaseURL+"/connections/:connection_id/datastores", wrapper.ListDatastores, options.OperationMiddlewares["listDatastores"]...)
 	router.GET(options.BaseURL+"/connections/:connection_id/networks", wrapper.ListNetworks, options.OperationMiddlewares["listNetworks"]...)
 	router.POST(options.BaseURL+"/connections/:connection_id/refresh", wrapper.RefreshConnection, options.OperationMiddlewares["refreshConnection"]...)
+	router.GET(options.BaseURL+"/coverage", wrapper.ListCoverage, options.OperationMiddlewares["listCoverage"]...)
 	router.GET(options.BaseURL+"/events", wrapper.StreamEvents, options.OperationMiddlewares["streamEvents"]...)
+	router.GET(options.BaseURL+"/exclusions", wrapper.ListExclusions, options.OperationMiddlewares["listExclusions"]...)
+	router.POST(options.BaseURL+"/exclusions", wrapper.AddExclusion, options.OperationMiddlewares["addExclusion"]...)
+	router.DELETE(options.BaseURL+"/exclusions/:exclusion_id", wrapper.RemoveExclusion, options.OperationMiddlewares["removeExclusion"]...)
+	router.GET(options.BaseURL+"/exclusions/:exclusion_id", wrapper.GetExclusion, options.OperationMiddlewares["getExclusion"]...)
 	router.GET(options.BaseURL+"/livez", wrapper.GetLivez, options.OperationMiddlewares["getLivez"]...)
 	router.POST(options.BaseURL+"/login", wrapper.Login, options.OperationMiddlewares["login"]...)
 	router.GET(options.BaseURL+"/mover-limits", wrapper.ListMoverLimits, options.OperationMiddlewares["listMoverLimits"]...)
@@ -4742,6 +5760,14 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 	router.POST(options.BaseURL+"/movers/:mover_id/drain", wrapper.DrainMover, options.OperationMiddlewares["drainMover"]...)
 	router.POST(options.BaseURL+"/movers/:mover_id/resume", wrapper.ResumeMover, options.OperationMiddlewares["resumeMover"]...)
 	router.POST(options.BaseURL+"/movers/:mover_id/revoke", wrapper.RevokeMover, options.OperationMiddlewares["revokeMover"]...)
+	router.GET(options.BaseURL+"/policies", wrapper.ListPolicies, options.OperationMiddlewares["listPolicies"]...)
+	router.POST(options.BaseURL+"/policies", wrapper.CreatePolicy, options.OperationMiddlewares["createPolicy"]...)
+	router.DELETE(options.BaseURL+"/policies/:policy_id", wrapper.RemovePolicy, options.OperationMiddlewares["removePolicy"]...)
+	router.GET(options.BaseURL+"/policies/:policy_id", wrapper.GetPolicy, options.OperationMiddlewares["getPolicy"]...)
+	router.PUT(options.BaseURL+"/policies/:policy_id", wrapper.ReplacePolicy, options.OperationMiddlewares["replacePolicy"]...)
+	router.POST(options.BaseURL+"/policies/:policy_id/preview", wrapper.PreviewPolicy, options.OperationMiddlewares["previewPolicy"]...)
+	router.POST(options.BaseURL+"/policies/:policy_id/run", wrapper.RunPolicy, options.OperationMiddlewares["runPolicy"]...)
+	router.GET(options.BaseURL+"/policies/:policy_id/turns", wrapper.ListTurns, options.OperationMiddlewares["listTurns"]...)
 	router.GET(options.BaseURL+"/readyz", wrapper.GetReadyz, options.OperationMiddlewares["getReadyz"]...)
 	router.GET(options.BaseURL+"/repositories", wrapper.ListRepositories, options.OperationMiddlewares["listRepositories"]...)
 	router.POST(options.BaseURL+"/repositories", wrapper.CreateRepository, options.OperationMiddlewares["createRepository"]...)
@@ -4766,6 +5792,8 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 	router.GET(options.BaseURL+"/restore-points", wrapper.ListRestorePoints, options.OperationMiddlewares["listRestorePoints"]...)
 	router.DELETE(options.BaseURL+"/restore-points/:restore_point_id", wrapper.PruneRestorePoint, options.OperationMiddlewares["pruneRestorePoint"]...)
 	router.GET(options.BaseURL+"/restore-points/:restore_point_id", wrapper.GetRestorePoint, options.OperationMiddlewares["getRestorePoint"]...)
+	router.POST(options.BaseURL+"/restore-points/:restore_point_id/hold", wrapper.HoldRestorePoint, options.OperationMiddlewares["holdRestorePoint"]...)
+	router.POST(options.BaseURL+"/restore-points/:restore_point_id/release", wrapper.ReleaseRestorePoint, options.OperationMiddlewares["releaseRestorePoint"]...)
 	router.POST(options.BaseURL+"/restore-points/:restore_point_id/verify", wrapper.StartVerify, options.OperationMiddlewares["startVerify"]...)
 	router.POST(options.BaseURL+"/restores", wrapper.StartRestore, options.OperationMiddlewares["startRestore"]...)
 	router.GET(options.BaseURL+"/runs", wrapper.ListRuns, options.OperationMiddlewares["listRuns"]...)
@@ -5223,6 +6251,53 @@ func (response RefreshConnectiondefaultApplicationProblemPlusJSONResponse) Visit
 	return err
 }
 
+type ListCoverageRequestObject struct {
+	Params ListCoverageParams
+}
+
+type ListCoverageResponseObject interface {
+	VisitListCoverageResponse(w http.ResponseWriter) error
+}
+
+type ListCoverage200JSONResponse CoverageList
+
+func (response ListCoverage200JSONResponse) VisitListCoverageResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListCoverage304Response = NotModifiedResponse
+
+func (response ListCoverage304Response) VisitListCoverageResponse(w http.ResponseWriter) error {
+	w.Header().Set("ETag", fmt.Sprint(response.Headers.ETag))
+	w.WriteHeader(304)
+	return nil
+}
+
+type ListCoveragedefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response ListCoveragedefaultApplicationProblemPlusJSONResponse) VisitListCoverageResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type StreamEventsRequestObject struct {
 	Params StreamEventsParams
 }
@@ -5280,6 +6355,173 @@ type StreamEventsdefaultApplicationProblemPlusJSONResponse struct {
 }
 
 func (response StreamEventsdefaultApplicationProblemPlusJSONResponse) VisitStreamEventsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListExclusionsRequestObject struct {
+}
+
+type ListExclusionsResponseObject interface {
+	VisitListExclusionsResponse(w http.ResponseWriter) error
+}
+
+type ListExclusions200JSONResponse ExclusionList
+
+func (response ListExclusions200JSONResponse) VisitListExclusionsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListExclusions304Response = NotModifiedResponse
+
+func (response ListExclusions304Response) VisitListExclusionsResponse(w http.ResponseWriter) error {
+	w.Header().Set("ETag", fmt.Sprint(response.Headers.ETag))
+	w.WriteHeader(304)
+	return nil
+}
+
+type ListExclusionsdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response ListExclusionsdefaultApplicationProblemPlusJSONResponse) VisitListExclusionsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type AddExclusionRequestObject struct {
+	Params AddExclusionParams
+	Body   *AddExclusionJSONRequestBody
+}
+
+type AddExclusionResponseObject interface {
+	VisitAddExclusionResponse(w http.ResponseWriter) error
+}
+
+type AddExclusion201JSONResponse Exclusion
+
+func (response AddExclusion201JSONResponse) VisitAddExclusionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(201)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type AddExclusiondefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response AddExclusiondefaultApplicationProblemPlusJSONResponse) VisitAddExclusionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RemoveExclusionRequestObject struct {
+	ExclusionID ExclusionID `json:"exclusion_id"`
+	Params      RemoveExclusionParams
+}
+
+type RemoveExclusionResponseObject interface {
+	VisitRemoveExclusionResponse(w http.ResponseWriter) error
+}
+
+type RemoveExclusion204Response struct {
+}
+
+func (response RemoveExclusion204Response) VisitRemoveExclusionResponse(w http.ResponseWriter) error {
+	w.WriteHeader(204)
+	return nil
+}
+
+type RemoveExclusiondefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response RemoveExclusiondefaultApplicationProblemPlusJSONResponse) VisitRemoveExclusionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetExclusionRequestObject struct {
+	ExclusionID ExclusionID `json:"exclusion_id"`
+}
+
+type GetExclusionResponseObject interface {
+	VisitGetExclusionResponse(w http.ResponseWriter) error
+}
+
+type GetExclusion200JSONResponse Exclusion
+
+func (response GetExclusion200JSONResponse) VisitGetExclusionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetExclusion304Response = NotModifiedResponse
+
+func (response GetExclusion304Response) VisitGetExclusionResponse(w http.ResponseWriter) error {
+	w.Header().Set("ETag", fmt.Sprint(response.Headers.ETag))
+	w.WriteHeader(304)
+	return nil
+}
+
+type GetExclusiondefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response GetExclusiondefaultApplicationProblemPlusJSONResponse) VisitGetExclusionResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -5872,6 +7114,356 @@ type RevokeMoverdefaultApplicationProblemPlusJSONResponse struct {
 }
 
 func (response RevokeMoverdefaultApplicationProblemPlusJSONResponse) VisitRevokeMoverResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListPoliciesRequestObject struct {
+}
+
+type ListPoliciesResponseObject interface {
+	VisitListPoliciesResponse(w http.ResponseWriter) error
+}
+
+type ListPolicies200JSONResponse PolicyList
+
+func (response ListPolicies200JSONResponse) VisitListPoliciesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListPolicies304Response = NotModifiedResponse
+
+func (response ListPolicies304Response) VisitListPoliciesResponse(w http.ResponseWriter) error {
+	w.Header().Set("ETag", fmt.Sprint(response.Headers.ETag))
+	w.WriteHeader(304)
+	return nil
+}
+
+type ListPoliciesdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response ListPoliciesdefaultApplicationProblemPlusJSONResponse) VisitListPoliciesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreatePolicyRequestObject struct {
+	Params CreatePolicyParams
+	Body   *CreatePolicyJSONRequestBody
+}
+
+type CreatePolicyResponseObject interface {
+	VisitCreatePolicyResponse(w http.ResponseWriter) error
+}
+
+type CreatePolicy200JSONResponse PolicyPlan
+
+func (response CreatePolicy200JSONResponse) VisitCreatePolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreatePolicy201JSONResponse Policy
+
+func (response CreatePolicy201JSONResponse) VisitCreatePolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(201)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreatePolicydefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response CreatePolicydefaultApplicationProblemPlusJSONResponse) VisitCreatePolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RemovePolicyRequestObject struct {
+	PolicyID PolicyID `json:"policy_id"`
+	Params   RemovePolicyParams
+}
+
+type RemovePolicyResponseObject interface {
+	VisitRemovePolicyResponse(w http.ResponseWriter) error
+}
+
+type RemovePolicy204Response struct {
+}
+
+func (response RemovePolicy204Response) VisitRemovePolicyResponse(w http.ResponseWriter) error {
+	w.WriteHeader(204)
+	return nil
+}
+
+type RemovePolicydefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response RemovePolicydefaultApplicationProblemPlusJSONResponse) VisitRemovePolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetPolicyRequestObject struct {
+	PolicyID PolicyID `json:"policy_id"`
+}
+
+type GetPolicyResponseObject interface {
+	VisitGetPolicyResponse(w http.ResponseWriter) error
+}
+
+type GetPolicy200JSONResponse Policy
+
+func (response GetPolicy200JSONResponse) VisitGetPolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetPolicy304Response = NotModifiedResponse
+
+func (response GetPolicy304Response) VisitGetPolicyResponse(w http.ResponseWriter) error {
+	w.Header().Set("ETag", fmt.Sprint(response.Headers.ETag))
+	w.WriteHeader(304)
+	return nil
+}
+
+type GetPolicydefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response GetPolicydefaultApplicationProblemPlusJSONResponse) VisitGetPolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ReplacePolicyRequestObject struct {
+	PolicyID PolicyID `json:"policy_id"`
+	Params   ReplacePolicyParams
+	Body     *ReplacePolicyJSONRequestBody
+}
+
+type ReplacePolicyResponseObject interface {
+	VisitReplacePolicyResponse(w http.ResponseWriter) error
+}
+
+type ReplacePolicy200JSONResponse PolicyPlan
+
+func (response ReplacePolicy200JSONResponse) VisitReplacePolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ReplacePolicydefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response ReplacePolicydefaultApplicationProblemPlusJSONResponse) VisitReplacePolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type PreviewPolicyRequestObject struct {
+	PolicyID PolicyID `json:"policy_id"`
+	Body     *PreviewPolicyJSONRequestBody
+}
+
+type PreviewPolicyResponseObject interface {
+	VisitPreviewPolicyResponse(w http.ResponseWriter) error
+}
+
+type PreviewPolicy200JSONResponse Preview
+
+func (response PreviewPolicy200JSONResponse) VisitPreviewPolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type PreviewPolicydefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response PreviewPolicydefaultApplicationProblemPlusJSONResponse) VisitPreviewPolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RunPolicyRequestObject struct {
+	PolicyID PolicyID `json:"policy_id"`
+	Params   RunPolicyParams
+}
+
+type RunPolicyResponseObject interface {
+	VisitRunPolicyResponse(w http.ResponseWriter) error
+}
+
+type RunPolicy200JSONResponse PolicyRun
+
+func (response RunPolicy200JSONResponse) VisitRunPolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RunPolicydefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response RunPolicydefaultApplicationProblemPlusJSONResponse) VisitRunPolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListTurnsRequestObject struct {
+	PolicyID PolicyID `json:"policy_id"`
+	Params   ListTurnsParams
+}
+
+type ListTurnsResponseObject interface {
+	VisitListTurnsResponse(w http.ResponseWriter) error
+}
+
+type ListTurns200JSONResponse TurnList
+
+func (response ListTurns200JSONResponse) VisitListTurnsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListTurns304Response = NotModifiedResponse
+
+func (response ListTurns304Response) VisitListTurnsResponse(w http.ResponseWriter) error {
+	w.Header().Set("ETag", fmt.Sprint(response.Headers.ETag))
+	w.WriteHeader(304)
+	return nil
+}
+
+type ListTurnsdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response ListTurnsdefaultApplicationProblemPlusJSONResponse) VisitListTurnsResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -6987,6 +8579,85 @@ func (response GetRestorePointdefaultApplicationProblemPlusJSONResponse) VisitGe
 	return err
 }
 
+type HoldRestorePointRequestObject struct {
+	RestorePointID RestorePointID `json:"restore_point_id"`
+	Body           *HoldRestorePointJSONRequestBody
+}
+
+type HoldRestorePointResponseObject interface {
+	VisitHoldRestorePointResponse(w http.ResponseWriter) error
+}
+
+type HoldRestorePoint200JSONResponse RestorePoint
+
+func (response HoldRestorePoint200JSONResponse) VisitHoldRestorePointResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type HoldRestorePointdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response HoldRestorePointdefaultApplicationProblemPlusJSONResponse) VisitHoldRestorePointResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ReleaseRestorePointRequestObject struct {
+	RestorePointID RestorePointID `json:"restore_point_id"`
+}
+
+type ReleaseRestorePointResponseObject interface {
+	VisitReleaseRestorePointResponse(w http.ResponseWriter) error
+}
+
+type ReleaseRestorePoint200JSONResponse RestorePoint
+
+func (response ReleaseRestorePoint200JSONResponse) VisitReleaseRestorePointResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ReleaseRestorePointdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response ReleaseRestorePointdefaultApplicationProblemPlusJSONResponse) VisitReleaseRestorePointResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type StartVerifyRequestObject struct {
 	RestorePointID RestorePointID `json:"restore_point_id"`
 	Params         StartVerifyParams
@@ -7846,9 +9517,24 @@ type StrictServerInterface interface {
 	// RefreshConnection Read the inventory again
 	// (POST /connections/{connection_id}/refresh)
 	RefreshConnection(ctx context.Context, request RefreshConnectionRequestObject) (RefreshConnectionResponseObject, error)
+	// ListCoverage How well VMs are protected
+	// (GET /coverage)
+	ListCoverage(ctx context.Context, request ListCoverageRequestObject) (ListCoverageResponseObject, error)
 	// StreamEvents Follow what happens
 	// (GET /events)
 	StreamEvents(ctx context.Context, request StreamEventsRequestObject) (StreamEventsResponseObject, error)
+	// ListExclusions List exclusions
+	// (GET /exclusions)
+	ListExclusions(ctx context.Context, request ListExclusionsRequestObject) (ListExclusionsResponseObject, error)
+	// AddExclusion Exclude VMs from every policy
+	// (POST /exclusions)
+	AddExclusion(ctx context.Context, request AddExclusionRequestObject) (AddExclusionResponseObject, error)
+	// RemoveExclusion Take an exclusion back
+	// (DELETE /exclusions/{exclusion_id})
+	RemoveExclusion(ctx context.Context, request RemoveExclusionRequestObject) (RemoveExclusionResponseObject, error)
+	// GetExclusion Show an exclusion
+	// (GET /exclusions/{exclusion_id})
+	GetExclusion(ctx context.Context, request GetExclusionRequestObject) (GetExclusionResponseObject, error)
 	// GetLivez Is the process alive
 	// (GET /livez)
 	GetLivez(ctx context.Context, request GetLivezRequestObject) (GetLivezResponseObject, error)
@@ -7891,6 +9577,30 @@ type StrictServerInterface interface {
 	// RevokeMover Make a mover's certificates worthless
 	// (POST /movers/{mover_id}/revoke)
 	RevokeMover(ctx context.Context, request RevokeMoverRequestObject) (RevokeMoverResponseObject, error)
+	// ListPolicies List policies
+	// (GET /policies)
+	ListPolicies(ctx context.Context, request ListPoliciesRequestObject) (ListPoliciesResponseObject, error)
+	// CreatePolicy Make a policy
+	// (POST /policies)
+	CreatePolicy(ctx context.Context, request CreatePolicyRequestObject) (CreatePolicyResponseObject, error)
+	// RemovePolicy Remove a policy
+	// (DELETE /policies/{policy_id})
+	RemovePolicy(ctx context.Context, request RemovePolicyRequestObject) (RemovePolicyResponseObject, error)
+	// GetPolicy Show a policy
+	// (GET /policies/{policy_id})
+	GetPolicy(ctx context.Context, request GetPolicyRequestObject) (GetPolicyResponseObject, error)
+	// ReplacePolicy Change a policy
+	// (PUT /policies/{policy_id})
+	ReplacePolicy(ctx context.Context, request ReplacePolicyRequestObject) (ReplacePolicyResponseObject, error)
+	// PreviewPolicy See what retention would prune now
+	// (POST /policies/{policy_id}/preview)
+	PreviewPolicy(ctx context.Context, request PreviewPolicyRequestObject) (PreviewPolicyResponseObject, error)
+	// RunPolicy Let a policy be due now
+	// (POST /policies/{policy_id}/run)
+	RunPolicy(ctx context.Context, request RunPolicyRequestObject) (RunPolicyResponseObject, error)
+	// ListTurns List the turns of a policy
+	// (GET /policies/{policy_id}/turns)
+	ListTurns(ctx context.Context, request ListTurnsRequestObject) (ListTurnsResponseObject, error)
 	// GetReadyz Can the appliance do its work
 	// (GET /readyz)
 	GetReadyz(ctx context.Context, request GetReadyzRequestObject) (GetReadyzResponseObject, error)
@@ -7963,6 +9673,12 @@ type StrictServerInterface interface {
 	// GetRestorePoint Show a restore point
 	// (GET /restore-points/{restore_point_id})
 	GetRestorePoint(ctx context.Context, request GetRestorePointRequestObject) (GetRestorePointResponseObject, error)
+	// HoldRestorePoint Keep a restore point from being pruned
+	// (POST /restore-points/{restore_point_id}/hold)
+	HoldRestorePoint(ctx context.Context, request HoldRestorePointRequestObject) (HoldRestorePointResponseObject, error)
+	// ReleaseRestorePoint Release a restore point that is held
+	// (POST /restore-points/{restore_point_id}/release)
+	ReleaseRestorePoint(ctx context.Context, request ReleaseRestorePointRequestObject) (ReleaseRestorePointResponseObject, error)
 	// StartVerify Read a restore point back and check every byte
 	// (POST /restore-points/{restore_point_id}/verify)
 	StartVerify(ctx context.Context, request StartVerifyRequestObject) (StartVerifyResponseObject, error)
@@ -8280,6 +9996,31 @@ func (sh *strictHandler) RefreshConnection(ctx echo.Context, connectionID Connec
 	return nil
 }
 
+// ListCoverage operation middleware
+func (sh *strictHandler) ListCoverage(ctx echo.Context, params ListCoverageParams) error {
+	var request ListCoverageRequestObject
+
+	request.Params = params
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.ListCoverage(ctx.Request().Context(), request.(ListCoverageRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListCoverage")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(ListCoverageResponseObject); ok {
+		return validResponse.VisitListCoverageResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
 // StreamEvents operation middleware
 func (sh *strictHandler) StreamEvents(ctx echo.Context, params StreamEventsParams) error {
 	var request StreamEventsRequestObject
@@ -8299,6 +10040,128 @@ func (sh *strictHandler) StreamEvents(ctx echo.Context, params StreamEventsParam
 		return err
 	} else if validResponse, ok := response.(StreamEventsResponseObject); ok {
 		return validResponse.VisitStreamEventsResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// ListExclusions operation middleware
+func (sh *strictHandler) ListExclusions(ctx echo.Context) error {
+	var request ListExclusionsRequestObject
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.ListExclusions(ctx.Request().Context(), request.(ListExclusionsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListExclusions")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(ListExclusionsResponseObject); ok {
+		return validResponse.VisitListExclusionsResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// AddExclusion operation middleware
+func (sh *strictHandler) AddExclusion(ctx echo.Context, params AddExclusionParams) error {
+	var request AddExclusionRequestObject
+
+	request.Params = params
+
+	var body AddExclusionJSONRequestBody
+	var err error
+	if binder, ok := ctx.Echo().Binder.(*echo.DefaultBinder); ok {
+		// A request validator built on kin-openapi's openapi3filter with
+		// KeepValidatedValue leaves the value it validated on the body. Bind
+		// that value, matching member names exactly, so the handler receives
+		// what was validated instead of a second, case-insensitive decode.
+		// Otherwise bind only the request body, so that path and query
+		// parameters are not also bound into the body struct.
+		if vb, ok := ctx.Request().Body.(interface{ ValidatedValue() any }); !ok || runtime.BindJSONValue(vb.ValidatedValue(), &body) != nil {
+			err = binder.BindBody(ctx, &body)
+		}
+	} else {
+		// A custom binder is installed on the Echo instance; defer to it
+		// entirely, since echo.Binder does not expose body-only binding and
+		// the binder may do more than decode (for example call ctx.Validate).
+		err = ctx.Bind(&body)
+	}
+	if err != nil {
+		return err
+	}
+	request.Body = &body
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.AddExclusion(ctx.Request().Context(), request.(AddExclusionRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "AddExclusion")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(AddExclusionResponseObject); ok {
+		return validResponse.VisitAddExclusionResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// RemoveExclusion operation middleware
+func (sh *strictHandler) RemoveExclusion(ctx echo.Context, exclusionID ExclusionID, params RemoveExclusionParams) error {
+	var request RemoveExclusionRequestObject
+
+	request.ExclusionID = exclusionID
+	request.Params = params
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.RemoveExclusion(ctx.Request().Context(), request.(RemoveExclusionRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "RemoveExclusion")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(RemoveExclusionResponseObject); ok {
+		return validResponse.VisitRemoveExclusionResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// GetExclusion operation middleware
+func (sh *strictHandler) GetExclusion(ctx echo.Context, exclusionID ExclusionID) error {
+	var request GetExclusionRequestObject
+
+	request.ExclusionID = exclusionID
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.GetExclusion(ctx.Request().Context(), request.(GetExclusionRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetExclusion")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(GetExclusionResponseObject); ok {
+		return validResponse.VisitGetExclusionResponse(ctx.Response())
 	} else if response != nil {
 		return fmt.Errorf("unexpected response type: %T", response)
 	}
@@ -8735,6 +10598,277 @@ func (sh *strictHandler) RevokeMover(ctx echo.Context, moverID MoverID) error {
 		return err
 	} else if validResponse, ok := response.(RevokeMoverResponseObject); ok {
 		return validResponse.VisitRevokeMoverResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// ListPolicies operation middleware
+func (sh *strictHandler) ListPolicies(ctx echo.Context) error {
+	var request ListPoliciesRequestObject
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.ListPolicies(ctx.Request().Context(), request.(ListPoliciesRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListPolicies")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(ListPoliciesResponseObject); ok {
+		return validResponse.VisitListPoliciesResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// CreatePolicy operation middleware
+func (sh *strictHandler) CreatePolicy(ctx echo.Context, params CreatePolicyParams) error {
+	var request CreatePolicyRequestObject
+
+	request.Params = params
+
+	var body CreatePolicyJSONRequestBody
+	var err error
+	if binder, ok := ctx.Echo().Binder.(*echo.DefaultBinder); ok {
+		// A request validator built on kin-openapi's openapi3filter with
+		// KeepValidatedValue leaves the value it validated on the body. Bind
+		// that value, matching member names exactly, so the handler receives
+		// what was validated instead of a second, case-insensitive decode.
+		// Otherwise bind only the request body, so that path and query
+		// parameters are not also bound into the body struct.
+		if vb, ok := ctx.Request().Body.(interface{ ValidatedValue() any }); !ok || runtime.BindJSONValue(vb.ValidatedValue(), &body) != nil {
+			err = binder.BindBody(ctx, &body)
+		}
+	} else {
+		// A custom binder is installed on the Echo instance; defer to it
+		// entirely, since echo.Binder does not expose body-only binding and
+		// the binder may do more than decode (for example call ctx.Validate).
+		err = ctx.Bind(&body)
+	}
+	if err != nil {
+		return err
+	}
+	request.Body = &body
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.CreatePolicy(ctx.Request().Context(), request.(CreatePolicyRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "CreatePolicy")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(CreatePolicyResponseObject); ok {
+		return validResponse.VisitCreatePolicyResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// RemovePolicy operation middleware
+func (sh *strictHandler) RemovePolicy(ctx echo.Context, policyID PolicyID, params RemovePolicyParams) error {
+	var request RemovePolicyRequestObject
+
+	request.PolicyID = policyID
+	request.Params = params
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.RemovePolicy(ctx.Request().Context(), request.(RemovePolicyRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "RemovePolicy")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(RemovePolicyResponseObject); ok {
+		return validResponse.VisitRemovePolicyResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// GetPolicy operation middleware
+func (sh *strictHandler) GetPolicy(ctx echo.Context, policyID PolicyID) error {
+	var request GetPolicyRequestObject
+
+	request.PolicyID = policyID
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.GetPolicy(ctx.Request().Context(), request.(GetPolicyRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetPolicy")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(GetPolicyResponseObject); ok {
+		return validResponse.VisitGetPolicyResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// ReplacePolicy operation middleware
+func (sh *strictHandler) ReplacePolicy(ctx echo.Context, policyID PolicyID, params ReplacePolicyParams) error {
+	var request ReplacePolicyRequestObject
+
+	request.PolicyID = policyID
+	request.Params = params
+
+	var body ReplacePolicyJSONRequestBody
+	var err error
+	if binder, ok := ctx.Echo().Binder.(*echo.DefaultBinder); ok {
+		// A request validator built on kin-openapi's openapi3filter with
+		// KeepValidatedValue leaves the value it validated on the body. Bind
+		// that value, matching member names exactly, so the handler receives
+		// what was validated instead of a second, case-insensitive decode.
+		// Otherwise bind only the request body, so that path and query
+		// parameters are not also bound into the body struct.
+		if vb, ok := ctx.Request().Body.(interface{ ValidatedValue() any }); !ok || runtime.BindJSONValue(vb.ValidatedValue(), &body) != nil {
+			err = binder.BindBody(ctx, &body)
+		}
+	} else {
+		// A custom binder is installed on the Echo instance; defer to it
+		// entirely, since echo.Binder does not expose body-only binding and
+		// the binder may do more than decode (for example call ctx.Validate).
+		err = ctx.Bind(&body)
+	}
+	if err != nil {
+		return err
+	}
+	request.Body = &body
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.ReplacePolicy(ctx.Request().Context(), request.(ReplacePolicyRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ReplacePolicy")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(ReplacePolicyResponseObject); ok {
+		return validResponse.VisitReplacePolicyResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// PreviewPolicy operation middleware
+func (sh *strictHandler) PreviewPolicy(ctx echo.Context, policyID PolicyID) error {
+	var request PreviewPolicyRequestObject
+
+	request.PolicyID = policyID
+
+	var body PreviewPolicyJSONRequestBody
+	var err error
+	if binder, ok := ctx.Echo().Binder.(*echo.DefaultBinder); ok {
+		// A request validator built on kin-openapi's openapi3filter with
+		// KeepValidatedValue leaves the value it validated on the body. Bind
+		// that value, matching member names exactly, so the handler receives
+		// what was validated instead of a second, case-insensitive decode.
+		// Otherwise bind only the request body, so that path and query
+		// parameters are not also bound into the body struct.
+		if vb, ok := ctx.Request().Body.(interface{ ValidatedValue() any }); !ok || runtime.BindJSONValue(vb.ValidatedValue(), &body) != nil {
+			err = binder.BindBody(ctx, &body)
+		}
+	} else {
+		// A custom binder is installed on the Echo instance; defer to it
+		// entirely, since echo.Binder does not expose body-only binding and
+		// the binder may do more than decode (for example call ctx.Validate).
+		err = ctx.Bind(&body)
+	}
+	if err != nil {
+		return err
+	}
+	request.Body = &body
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.PreviewPolicy(ctx.Request().Context(), request.(PreviewPolicyRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "PreviewPolicy")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(PreviewPolicyResponseObject); ok {
+		return validResponse.VisitPreviewPolicyResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// RunPolicy operation middleware
+func (sh *strictHandler) RunPolicy(ctx echo.Context, policyID PolicyID, params RunPolicyParams) error {
+	var request RunPolicyRequestObject
+
+	request.PolicyID = policyID
+	request.Params = params
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.RunPolicy(ctx.Request().Context(), request.(RunPolicyRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "RunPolicy")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(RunPolicyResponseObject); ok {
+		return validResponse.VisitRunPolicyResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// ListTurns operation middleware
+func (sh *strictHandler) ListTurns(ctx echo.Context, policyID PolicyID, params ListTurnsParams) error {
+	var request ListTurnsRequestObject
+
+	request.PolicyID = policyID
+	request.Params = params
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.ListTurns(ctx.Request().Context(), request.(ListTurnsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListTurns")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(ListTurnsResponseObject); ok {
+		return validResponse.VisitListTurnsResponse(ctx.Response())
 	} else if response != nil {
 		return fmt.Errorf("unexpected response type: %T", response)
 	}
@@ -9602,6 +11736,79 @@ func (sh *strictHandler) GetRestorePoint(ctx echo.Context, restorePointID Restor
 		return err
 	} else if validResponse, ok := response.(GetRestorePointResponseObject); ok {
 		return validResponse.VisitGetRestorePointResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// HoldRestorePoint operation middleware
+func (sh *strictHandler) HoldRestorePoint(ctx echo.Context, restorePointID RestorePointID) error {
+	var request HoldRestorePointRequestObject
+
+	request.RestorePointID = restorePointID
+
+	var body HoldRestorePointJSONRequestBody
+	var err error
+	if binder, ok := ctx.Echo().Binder.(*echo.DefaultBinder); ok {
+		// A request validator built on kin-openapi's openapi3filter with
+		// KeepValidatedValue leaves the value it validated on the body. Bind
+		// that value, matching member names exactly, so the handler receives
+		// what was validated instead of a second, case-insensitive decode.
+		// Otherwise bind only the request body, so that path and query
+		// parameters are not also bound into the body struct.
+		if vb, ok := ctx.Request().Body.(interface{ ValidatedValue() any }); !ok || runtime.BindJSONValue(vb.ValidatedValue(), &body) != nil {
+			err = binder.BindBody(ctx, &body)
+		}
+	} else {
+		// A custom binder is installed on the Echo instance; defer to it
+		// entirely, since echo.Binder does not expose body-only binding and
+		// the binder may do more than decode (for example call ctx.Validate).
+		err = ctx.Bind(&body)
+	}
+	if err != nil {
+		return err
+	}
+	request.Body = &body
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.HoldRestorePoint(ctx.Request().Context(), request.(HoldRestorePointRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "HoldRestorePoint")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(HoldRestorePointResponseObject); ok {
+		return validResponse.VisitHoldRestorePointResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// ReleaseRestorePoint operation middleware
+func (sh *strictHandler) ReleaseRestorePoint(ctx echo.Context, restorePointID RestorePointID) error {
+	var request ReleaseRestorePointRequestObject
+
+	request.RestorePointID = restorePointID
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.ReleaseRestorePoint(ctx.Request().Context(), request.(ReleaseRestorePointRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ReleaseRestorePoint")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(ReleaseRestorePointResponseObject); ok {
+		return validResponse.VisitReleaseRestorePointResponse(ctx.Response())
 	} else if response != nil {
 		return fmt.Errorf("unexpected response type: %T", response)
 	}

@@ -352,6 +352,7 @@ type RestorePoint struct {
 	Verified        *time.Time              `json:"verified,omitempty"`
 	VerifyResult    string                  `json:"verify_result,omitempty"` // "good" or "damaged"
 	VerifyError     *Failure                `gorm:"serializer:json" json:"verify_error,omitempty"`
+	Hold            *Hold                   `gorm:"-" json:"hold,omitempty"` // not of the row: who looks at it adds it
 }
 
 // The values of RestorePoint.Kind and PointDisk.Mode, and of RestorePoint.VerifyResult.

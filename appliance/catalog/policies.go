@@ -9,7 +9,6 @@ import (
 
 	"github.com/cairn-backup/cairn/appliance/policy"
 	"github.com/cairn-backup/cairn/hypervisors"
-	"github.com/cairn-backup/cairn/internal/fault"
 )
 
 // CreatePolicy stores a new policy and fills in its id and times. It is due for the first time after now.
@@ -35,17 +34,12 @@ func (c *Catalog) Policies(ctx context.Context) ([]Policy, error) {
 	return out, nil
 }
 
-// UpdatePolicy changes a policy as change says. A version other than 0 must be the present one, or the answer is Conflict. When the
-// schedule changes or a pause ends, what was due before now is not due any more.
-func (c *Catalog) UpdatePolicy(ctx context.Context, id string, version int, now time.Time, change func(*Policy)) (Policy, error) {
+// UpdatePolicy changes a policy as change says. When the schedule changes or a pause ends, what was due before now is not due any more.
+func (c *Catalog) UpdatePolicy(ctx context.Context, id string, now time.Time, change func(*Policy)) (Policy, error) {
 	var p Policy
 	err := c.transaction(ctx, func(tx *gorm.DB) error {
 		if err := tx.Where("id = ?", id).Take(&p).Error; err != nil {
 			return err
-		}
-		if version != 0 && version != p.Version {
-			return fault.New(fault.Conflict, "", "", "it has been changed: version %d, not %d", p.Version, version).Explain(
-				"Somebody else has changed the policy since it was read.", "Read it again and repeat the change.")
 		}
 		before := p
 		change(&p)

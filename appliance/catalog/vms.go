@@ -10,6 +10,7 @@ import (
 
 	"gorm.io/gorm"
 
+	"github.com/cairn-backup/cairn/appliance/policy"
 	"github.com/cairn-backup/cairn/hypervisors"
 )
 
@@ -18,7 +19,8 @@ type VMFilter struct {
 	ConnectionID string
 	Name         string // "*" stands for anything
 	Power        hypervisors.Power
-	Gone         bool // include VMs that vanished
+	Gone         bool   // include VMs that vanished
+	Filter       string // of package policy; selects none that vanished
 }
 
 // InventoryReport says what a reading of the inventory changed.
@@ -37,6 +39,13 @@ func (c *Catalog) VMByPlatformID(ctx context.Context, connectionID, platformID s
 // VMs lists VMs by name, or by power.
 func (c *Catalog) VMs(ctx context.Context, f VMFilter, p Page) (List[VM], error) {
 	q := c.db.WithContext(ctx)
+	if f.Filter != "" {
+		var err error
+		if q, err = c.selected(ctx, q, f.Filter); err != nil {
+			return List[VM]{}, err
+		}
+		f.Gone = false
+	}
 	if f.ConnectionID != "" {
 		q = q.Where("connection_id = ?", f.ConnectionID)
 	}
@@ -52,6 +61,33 @@ func (c *Catalog) VMs(ctx context.Context, f VMFilter, p Page) (List[VM], error)
 	return page(q, p, byName(func(v VM) string { return v.Name }, func(v VM) string { return v.ID }, map[string]order[VM]{
 		"power": by("power", func(v VM) hypervisors.Power { return v.Power }),
 	}))
+}
+
+// selected restricts a query to the VMs that a filter of package policy selects. It names those, or the others where they are fewer.
+func (c *Catalog) selected(ctx context.Context, q *gorm.DB, text string) (*gorm.DB, error) {
+	filter, err := policy.ParseFilter(text)
+	if err != nil {
+		return nil, err
+	}
+	facts, err := c.VMFacts(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var in, out []string
+	for _, v := range facts {
+		if filter.Match(v) {
+			in = append(in, v.ID)
+		} else {
+			out = append(out, v.ID)
+		}
+	}
+	if len(in) <= len(out) {
+		return q.Where("id IN ?", in), nil
+	}
+	if len(out) == 0 {
+		return q, nil
+	}
+	return q.Where("id NOT IN ?", out), nil
 }
 
 var likeEscaper = strings.NewReplacer(`\`, `\\`, "%", `\%`, "_", `\_`, "*", "%")

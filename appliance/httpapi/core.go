@@ -18,6 +18,7 @@ type Core interface {
 	Upkeep
 	Keys
 	Movers
+	Policies
 	Protection
 	Activity
 	// Ready returns nil when the appliance can do its work.
@@ -120,6 +121,7 @@ type VMInfo struct {
 	catalog.VM
 	LastPointID string
 	LastPointAt time.Time
+	Coverage    *CoverageInfo // nil in lists, and for one that is gone
 }
 
 // NewRepository describes a repository to create, or to attach when Attach is set.

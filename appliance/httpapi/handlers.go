@@ -222,7 +222,7 @@ func (h *handlers) ListNetworks(ctx context.Context, r server.ListNetworksReques
 func (h *handlers) ListVMs(ctx context.Context, r server.ListVMsRequestObject) (server.ListVMsResponseObject, error) {
 	list, err := h.s.core.ListVMs(ctx, catalog.VMFilter{
 		ConnectionID: value(r.Params.Connection), Name: value(r.Params.Name),
-		Power: hypervisors.Power(value(r.Params.Power)), Gone: value(r.Params.Gone),
+		Power: hypervisors.Power(value(r.Params.Power)), Gone: value(r.Params.Gone), Filter: value(r.Params.Filter),
 	}, paged(r.Params.Limit, r.Params.PageToken, r.Params.Sort, r.Params.IncludeTotal))
 	if err != nil {
 		return nil, err
@@ -237,6 +237,9 @@ func (h *handlers) GetVM(ctx context.Context, r server.GetVMRequestObject) (serv
 	}
 	out := vmOf(v)
 	out.Description = descriptionOf(v.Description)
+	if v.Coverage != nil {
+		out.Coverage = coverageOf(*v.Coverage)
+	}
 	return server.GetVM200JSONResponse(out), nil
 }
 
@@ -257,11 +260,15 @@ func (h *handlers) GetRestorePoint(ctx context.Context, r server.GetRestorePoint
 	if err != nil {
 		return nil, err
 	}
+	return server.GetRestorePoint200JSONResponse(pointInfoOf(p)), nil
+}
+
+func pointInfoOf(p PointInfo) server.RestorePoint {
 	out := pointOf(p.RestorePoint)
 	if p.Description != nil {
 		out.Description = descriptionOf(*p.Description)
 	}
-	return server.GetRestorePoint200JSONResponse(out), nil
+	return out
 }
 
 func (h *handlers) PruneRestorePoint(ctx context.Context, r server.PruneRestorePointRequestObject) (server.PruneRestorePointResponseObject, error) {
@@ -276,6 +283,7 @@ func (h *handlers) PruneRestorePoint(ctx context.Context, r server.PruneRestoreP
 func (h *handlers) ListRuns(ctx context.Context, r server.ListRunsRequestObject) (server.ListRunsResponseObject, error) {
 	list, err := h.s.core.ListRuns(ctx, catalog.RunFilter{
 		State: catalog.State(value(r.Params.State)), Kind: catalog.RunKind(value(r.Params.Kind)), VMID: value(r.Params.VM),
+		PolicyID: value(r.Params.Policy),
 	}, paged(r.Params.Limit, r.Params.PageToken, r.Params.Sort, r.Params.IncludeTotal))
 	if err != nil {
 		return nil, err

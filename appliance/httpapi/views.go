@@ -83,6 +83,7 @@ func vmOf(v VMInfo) server.VM {
 	out := server.VM{
 		ID: v.ID, Name: v.Name, ConnectionID: v.ConnectionID, PlatformID: v.PlatformID, Host: v.Description.Host,
 		Power: powerOf(v.Power), Gone: v.GoneAt != nil, SeenAt: v.LastSeen.UTC(),
+		DataCenter: v.Description.DataCenter, Cluster: v.Description.Cluster, Folder: v.Description.Folder, Tags: v.Description.Tags,
 		LastRestorePointID: v.LastPointID, LastRestorePointAt: at(&v.LastPointAt),
 	}
 	for _, d := range v.Description.Disks {
@@ -131,7 +132,7 @@ func pointOf(p catalog.RestorePoint) server.RestorePoint {
 		ConnectionID: p.ConnectionID, TaskID: p.TaskID, Kind: p.Kind, Checkpoint: p.Checkpoint, Time: p.Time.UTC(),
 		PublishedAt: p.Published.UTC(), Consistency: server.RestorePointConsistency(p.Consistency),
 		ConsistencyNote: p.ConsistencyNote, SizeBytes: p.SizeBytes, ReadBytes: p.BytesRead, NewBytes: p.BytesNew,
-		StoredBytes: p.BytesStored, Disks: each(p.Disks, pointDiskOf), Warnings: p.Warnings, VerifiedAt: at(p.Verified),
+		StoredBytes: p.BytesStored, Disks: each(p.Disks, pointDiskOf), Warnings: p.Warnings, VerifiedAt: at(p.Verified), Hold: holdOf(p.Hold),
 	}
 	for _, s := range p.Skipped {
 		out.Skipped = append(out.Skipped, server.Unprotectable{Disk: s.ID, Reason: s.Reason})
@@ -151,7 +152,7 @@ func pointDiskOf(d catalog.PointDisk) server.RestorePointDisk {
 
 func runOf(r RunInfo) server.Run {
 	return server.Run{
-		ID: r.ID, Kind: server.RunKind(r.Kind), State: server.State(r.State), RequestedBy: r.User,
+		ID: r.ID, Kind: server.RunKind(r.Kind), State: server.State(r.State), RequestedBy: r.User, PolicyID: r.PolicyID,
 		CreatedAt: r.CreatedAt.UTC(), StartedAt: at(r.StartedAt), EndedAt: at(r.FinishedAt), Error: failureOf(r.Error),
 		Tasks: each(r.Tasks, taskOf),
 	}

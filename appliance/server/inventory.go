@@ -6,6 +6,7 @@ import (
 	"github.com/cairn-backup/cairn/appliance/catalog"
 	"github.com/cairn-backup/cairn/appliance/httpapi"
 	"github.com/cairn-backup/cairn/hypervisors"
+	"github.com/cairn-backup/cairn/internal/fault"
 )
 
 // ListVMs implements httpapi.Core.
@@ -27,6 +28,15 @@ func (a *Appliance) GetVM(ctx context.Context, id string) (httpapi.VMInfo, error
 	infos, err := a.vmInfos(ctx, vm)
 	if err != nil {
 		return httpapi.VMInfo{}, err
+	}
+	if vm.GoneAt == nil {
+		c, err := a.coverage(ctx, id)
+		if err != nil && fault.KindOf(err) != fault.NotFound {
+			return httpapi.VMInfo{}, err
+		}
+		if err == nil {
+			infos[0].Coverage = &c
+		}
 	}
 	return infos[0], nil
 }

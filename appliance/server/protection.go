@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"time"
 
 	"github.com/cairn-backup/cairn/appliance/catalog"
 	"github.com/cairn-backup/cairn/appliance/httpapi"
@@ -93,7 +94,26 @@ func (a *Appliance) StartVerify(ctx context.Context, s httpapi.Start, restorePoi
 func (a *Appliance) ListRestorePoints(
 	ctx context.Context, f catalog.PointFilter, p catalog.Page,
 ) (catalog.List[catalog.RestorePoint], error) {
-	return a.catalog.RestorePoints(ctx, f, p)
+	list, err := a.catalog.RestorePoints(ctx, f, p)
+	if err != nil {
+		return list, err
+	}
+	return list, a.addHolds(ctx, list.Items)
+}
+
+// addHolds adds to restore points who holds them now.
+func (a *Appliance) addHolds(ctx context.Context, points []catalog.RestorePoint) error {
+	ids := make([]string, len(points))
+	for i, p := range points {
+		ids[i] = p.ID
+	}
+	holds, err := a.catalog.Holds(ctx, ids)
+	for i, p := range points {
+		if h, ok := holds[p.ID]; ok && h.Holds(time.Now()) {
+			points[i].Hold = &h
+		}
+	}
+	return err
 }
 
 // GetRestorePoint implements httpapi.Core.
@@ -102,7 +122,11 @@ func (a *Appliance) GetRestorePoint(ctx context.Context, id string) (httpapi.Poi
 	if err != nil {
 		return httpapi.PointInfo{}, err
 	}
-	info := httpapi.PointInfo{RestorePoint: row}
+	held := []catalog.RestorePoint{row}
+	if err := a.addHolds(ctx, held); err != nil {
+		return httpapi.PointInfo{}, err
+	}
+	info := httpapi.PointInfo{RestorePoint: held[0]}
 	repo, err := a.repository(ctx, row.RepositoryID)
 	if errors.Is(err, catalog.ErrElsewhere) {
 		return info, err

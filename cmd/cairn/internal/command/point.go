@@ -15,7 +15,7 @@ import (
 
 func (a *App) points() *cobra.Command {
 	group := a.group("point", "Restore points", "")
-	group.AddCommand(a.pointList(), a.pointShow(), a.pointVerify(), a.pointPrune())
+	group.AddCommand(a.pointList(), a.pointShow(), a.pointVerify(), a.pointHold(), a.pointRelease(), a.pointPrune())
 	return group
 }
 
@@ -84,6 +84,7 @@ func (a *App) pointColumns() []output.Column[client.RestorePoint] {
 		{Header: "STORED", Right: true, Value: func(r client.RestorePoint) string { return output.Size(r.StoredBytes) }},
 		{Header: "CONSISTENCY", Value: func(r client.RestorePoint) string { return string(r.Consistency) }},
 		{Header: "VERIFIED", State: true, Value: a.verified},
+		{Header: "HELD", Wide: true, Value: a.held},
 		{Header: "REPOSITORY", Wide: true, Value: func(r client.RestorePoint) string { return r.RepositoryID }},
 		{Header: "TASK", Wide: true, Value: func(r client.RestorePoint) string { return r.TaskID }},
 	}
@@ -127,6 +128,7 @@ func (a *App) pointPage(p output.Printer, w io.Writer, r client.RestorePoint) er
 		{Name: "Published", Value: a.when(r.PublishedAt)},
 		{Name: "Verified", Value: a.verified(r), State: true},
 		{Name: "Damage", Value: r.VerifyProblem},
+		{Name: "Held", Value: a.held(r)},
 		{Name: "Size", Value: output.SizeExact(r.SizeBytes)},
 		{Name: "Read", Value: output.SizeExact(r.ReadBytes)},
 		{Name: "New", Value: output.SizeExact(r.NewBytes)},

@@ -24,7 +24,7 @@ func (a *App) vms() *cobra.Command {
 }
 
 func (a *App) vmList() *cobra.Command {
-	var connection, power, sort string
+	var connection, expression, power, sort string
 	var watch, gone bool
 	cmd := &cobra.Command{
 		Use: "list [NAME]", Aliases: []string{"ls"}, Short: "List virtual machines; * in NAME stands for anything", Args: args("[NAME]"),
@@ -40,6 +40,9 @@ func (a *App) vmList() *cobra.Command {
 		}
 		if sort != "" {
 			filter.Sort = &sort
+		}
+		if expression != "" {
+			filter.Filter = &expression
 		}
 		if power != "" {
 			filter.Power = ref(client.Power(power))
@@ -69,6 +72,7 @@ func (a *App) vmList() *cobra.Command {
 	})
 	f := cmd.Flags()
 	f.StringVar(&connection, "connection", "", "only VMs of this `CONNECTION`")
+	f.StringVar(&expression, "filter", "", "only VMs that this filter selects, for example `'cluster = prod and not tag = scratch'`")
 	f.StringVar(&power, "power", "", "only VMs in this power `STATE`: on, off, paused, other")
 	f.BoolVar(&gone, "gone", false, "also VMs that the last inventory did not have any more")
 	a.sortFlag(cmd, &sort, "name", "power")
@@ -87,6 +91,8 @@ func (a *App) vmColumns(connections map[string]string) []output.Column[client.VM
 		{Header: "LAST BACKUP", Right: true, State: true, Value: func(v client.VM) string { return a.age(v.LastRestorePointAt) }},
 		{Header: "CONNECTION", Value: func(v client.VM) string { return nameOr(connections, v.ConnectionID) }},
 		{Header: "ID", Wide: true, Value: func(v client.VM) string { return v.ID }},
+		{Header: "CLUSTER", Wide: true, Value: func(v client.VM) string { return v.Cluster }},
+		{Header: "TAGS", Wide: true, Value: func(v client.VM) string { return strings.Join(v.Tags, ", ") }},
 		{Header: "HOST", Wide: true, Value: func(v client.VM) string { return v.Host }},
 		{Header: "PLATFORM ID", Wide: true, Value: func(v client.VM) string { return v.PlatformID }},
 		{Header: "NOTE", Value: vmNote},
@@ -182,6 +188,7 @@ func (a *App) vmPage(p output.Printer, w io.Writer, vm client.VM, connections ma
 	if vm.LastRestorePointID != "" {
 		last = vm.LastRestorePointID + ", " + a.when(vm.LastRestorePointAt)
 	}
+	fields = append(fields, coverageFields(vm.Coverage)...)
 	fields = append(fields, output.Field{Name: "Seen", Value: a.when(vm.SeenAt)}, output.Field{Name: "Last restore point", Value: last})
 	fields = append(fields, output.Lines("Left out of backups", reasons(vm.Unprotectable))...)
 	if err := p.Fields(w, append(fields, output.Lines("Notes", d.Notes)...)...); err != nil {

@@ -1,0 +1,122 @@
+package httpapi
+
+import (
+	"context"
+	"time"
+
+	"github.com/cairn-backup/cairn/appliance/catalog"
+	"github.com/cairn-backup/cairn/appliance/fleet"
+	"github.com/cairn-backup/cairn/appliance/policy"
+)
+
+// Policies is the part of Core about policies, exclusions, coverage and holds.
+type Policies interface {
+	ListPolicies(ctx context.Context) ([]PolicyInfo, error)
+	GetPolicy(ctx context.Context, id string) (PolicyInfo, error)
+	CreatePolicy(ctx context.Context, who fleet.Who, c PolicyChange) (PolicyInfo, error)
+	ReplacePolicy(ctx context.Context, who fleet.Who, id string, c PolicyChange) (PolicyPlan, error)
+	// PlanPolicy says what ReplacePolicy, or CreatePolicy for an empty id, would change. It changes nothing.
+	PlanPolicy(ctx context.Context, id string, c PolicyChange) (PolicyPlan, error)
+	RemovePolicy(ctx context.Context, who fleet.Who, id string) error
+	// RunPolicy answers how many VMs have their turn now; a Conflict error for a paused policy.
+	RunPolicy(ctx context.Context, who fleet.Who, id string) (int, error)
+	// PreviewPolicy judges the restore points of the VMs that a policy covers.
+	PreviewPolicy(ctx context.Context, id string, r PreviewRequest) (Preview, error)
+	ListTurns(ctx context.Context, f catalog.TurnFilter, p catalog.Page) (catalog.List[TurnInfo], error)
+	ListExclusions(ctx context.Context) ([]ExclusionInfo, error)
+	AddExclusion(ctx context.Context, who fleet.Who, e catalog.Exclusion) (ExclusionInfo, error)
+	RemoveExclusion(ctx context.Context, who fleet.Who, id string) error
+	ListCoverage(ctx context.Context, f CoverageFilter, p catalog.Page) (CoverageList, error)
+	// HoldRestorePoint replaces an earlier hold.
+	HoldRestorePoint(ctx context.Context, who fleet.Who, h catalog.Hold) error
+	ReleaseRestorePoint(ctx context.Context, who fleet.Who, id string) error
+}
+
+// PolicyChange is what a policy shall be.
+type PolicyChange struct {
+	Name   string
+	Paused bool
+	Spec   policy.Spec
+}
+
+// PolicyInfo is a policy with what follows from it now.
+type PolicyInfo struct {
+	catalog.Policy
+	Rules            policy.Rules
+	RPO              time.Duration
+	VMs              int // that it covers
+	Waiting, Running int // turns
+	NextDue          []time.Time
+	LastMissed       *catalog.Occurrence
+}
+
+// PolicyPlan is what a change of a policy changes.
+type PolicyPlan struct {
+	Policy  PolicyInfo // as it is then; the zero value for one that is not made
+	Changed []PlannedVM
+	Pruned  []PointVerdict
+}
+
+// PlannedVM is a VM that another policy covers than before. Before and After are names; "" is none.
+type PlannedVM struct{ ID, Name, Before, After string }
+
+// PreviewRequest asks what retention does.
+type PreviewRequest struct {
+	Retention *policy.Retention // nil is the policy's
+	VMID      string            // "" is all that the policy covers
+	All       bool              // also restore points that stay
+}
+
+// PointVerdict is what becomes of a restore point.
+type PointVerdict struct {
+	policy.Verdict
+	VMID, VMName string
+	SizeBytes    int64
+}
+
+// Preview is what retention does. Items are at most MaxVerdicts.
+type Preview struct {
+	VMs, Kept, Pruned int
+	Items             []PointVerdict
+	More              bool
+}
+
+// MaxVerdicts bounds the items of a Preview.
+const MaxVerdicts = 10_000
+
+// TurnInfo is a turn with the VM's name, and with why it waits.
+type TurnInfo struct {
+	catalog.Turn
+	VMName string
+}
+
+// ExclusionInfo is an exclusion with what follows from it now.
+type ExclusionInfo struct {
+	catalog.Exclusion
+	Holds bool
+	VMs   int
+}
+
+// CoverageFilter selects VMs; empty fields select all.
+type CoverageFilter struct {
+	Filter   string
+	State    policy.Protection
+	PolicyID string
+	VMID     string
+}
+
+// CoverageInfo is how well a VM is protected.
+type CoverageInfo struct {
+	VM policy.VM
+	policy.Cover
+	policy.Standing
+	Newest catalog.NewestPoint // the newest good restore point; its ID is "" for none
+	Waits  string              // why its turn has not begun
+}
+
+// CoverageList is a page of VMs, and how many of all that were asked for are in which state, whichever state was asked for.
+type CoverageList struct {
+	Items  []CoverageInfo
+	Counts map[policy.Protection]int
+	Next   string
+}

@@ -1,0 +1,189 @@
+package command
+
+import (
+	"net/http"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/cairn-backup/cairn/api/client"
+)
+
+var (
+	gold = client.Policy{
+		ID: "pol_01", Name: "gold", Version: 2, Filter: "tag = gold", Priority: 10, Schedule: "Mon..Fri 22:00", TimeZone: "Europe/Zurich", Windows: []string{"20:00-06:00"},
+		Missed: client.MissedSkip, WithinSeconds: 5400, RPOSeconds: 93600, RepositoryID: "repo_01", Retention: client.Retention{Daily: 14, Weekly: 8},
+		Retries: 2, BackoffSeconds: 300, Limits: client.PolicyLimits{Connection: 8, Host: 2}, CreatedAt: noon.Add(-48 * time.Hour), UpdatedAt: noon.Add(-2 * time.Hour), UpdatedBy: "admin",
+		VMs: 2, Waiting: 1, Running: 1, NextDue: []time.Time{noon.Add(10 * time.Hour), noon.Add(34 * time.Hour)},
+		LastMissed: client.MissedDue{Due: noon.Add(-38 * time.Hour), Reason: "nobody looked until it was due again: the manager was off, or its clock was put forward", VMs: 2},
+	}
+	rest = client.Policy{
+		ID: "pol_02", Name: "rest", Version: 1, Filter: "all", Paused: true, Schedule: "daily", TimeZone: "UTC", Missed: client.MissedRun, RPOSeconds: 129600, RPODerived: true,
+		RepositoryID: "repo_01", BackoffSeconds: 300, CreatedAt: noon, UpdatedAt: noon,
+	}
+	turns = []client.Turn{
+		{ID: "turn_3", PolicyID: "pol_01", VMID: "vm_web", VMName: "web01", Due: noon.Add(-14 * time.Hour), State: client.TurnRunning, Attempt: 2, RunID: "run_03"},
+		{ID: "turn_2", PolicyID: "pol_01", VMID: "vm_db1", VMName: "db", Due: noon.Add(-14 * time.Hour), State: client.TurnWaiting, Reason: "the window 20:00-06:00 is closed"},
+		{ID: "turn_1", PolicyID: "pol_01", VMID: "vm_web", VMName: "web01", Due: noon.Add(-38 * time.Hour), State: client.TurnDone, Attempt: 1, RunID: "run_01", EndedAt: noon.Add(-37 * time.Hour)},
+	}
+	verdicts = []client.PointVerdict{
+		{RestorePointID: "rp_02", VMID: "vm_web", VMName: "web01", Time: noon.Add(-26 * time.Hour), SizeBytes: 12 << 30, Reasons: []string{"daily 1 of 14", "the newest good restore point"}},
+		{RestorePointID: "rp_01", VMID: "vm_web", VMName: "web01", Time: noon.Add(-50 * time.Hour), SizeBytes: 12 << 30, Reasons: []string{}},
+	}
+	covered = []client.Coverage{
+		{VMID: "vm_db1", Name: "db", ConnectionID: "conn_01", State: client.ProtectionExcluded, ExclusionID: "excl_1", Why: "It is excluded by ana: is made anew each night."},
+		{VMID: "vm_web", Name: "web01", ConnectionID: "conn_01", State: client.ProtectionLate, PolicyID: "pol_01", Policy: "gold", Why: "Policy gold covers it: its filter selects the VM: \"tag = gold\".", RestorePointID: "rp_02",
+			RestorePointAt: noon.Add(-30 * time.Hour), RPOAchievedSeconds: 108000, RPOTargetSeconds: 93600, Waits: "the window 20:00-06:00 is closed"},
+	}
+	excluded = []client.Exclusion{
+		{ID: "excl_1", Filter: "id = vm_db1", Reason: "is made anew each night", Holds: true, VMs: 1, CreatedAt: noon, CreatedBy: "ana"},
+		{ID: "excl_2", Filter: "tag = scratch", Reason: "moves", EndsAt: noon.Add(-time.Hour), CreatedAt: noon},
+	}
+)
+
+// guarded is an appliance with policies.
+func guarded(t *testing.T) *appliance {
+	a := newAppliance(t)
+	a.inventory()
+	a.get("/policies", client.PolicyList{Items: []client.Policy{gold, rest}})
+	a.get("/policies/pol_01", gold)
+	a.get("/policies/pol_02", rest)
+	a.get("/policies/pol_01/turns", client.TurnList{Items: turns})
+	a.get("/exclusions", client.ExclusionList{Items: excluded})
+	a.get("/exclusions/excl_1", excluded[0])
+	a.get("/coverage", client.CoverageList{Items: covered, Counts: client.CoverageCounts{Late: 1, Excluded: 1}})
+	for pattern, v := range map[string]any{
+		"POST /policies/pol_01/preview":      client.Preview{VMs: 1, Kept: 1, Pruned: 1, Items: verdicts},
+		"POST /policies/pol_01/run":          client.PolicyRun{VMs: 2},
+		"POST /policies":                     rest,
+		"PUT /policies/pol_01":               client.PolicyPlan{Policy: gold, Changed: []client.PlannedVM{{VMID: "vm_web", Name: "web01", Before: "gold"}}, Pruned: verdicts[1:]},
+		"PUT /policies/pol_02":               client.PolicyPlan{Policy: gold, Changed: []client.PlannedVM{}, Pruned: []client.PointVerdict{}},
+		"POST /exclusions":                   excluded[0],
+		"POST /restore-points/rp_02/hold":    client.RestorePoint{ID: "rp_02", VMName: "web01"},
+		"POST /restore-points/rp_02/release": client.RestorePoint{ID: "rp_02", VMName: "web01"},
+	} {
+		a.HandleFunc(pattern, func(w http.ResponseWriter, _ *http.Request) { reply(w, 200, v) })
+	}
+	for _, pattern := range []string{"DELETE /policies/pol_01", "DELETE /exclusions/excl_1"} {
+		a.HandleFunc(pattern, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(204) })
+	}
+	return a
+}
+
+func TestPolicyPages(t *testing.T) {
+	a := guarded(t)
+	for _, page := range []string{
+		"policy list", "policy list -o wide", "policy list -o name", "policy show gold", "policy show rest -o yaml", "policy turns gold", "policy preview gold --all", "exclusion list", "coverage",
+		"coverage -o wide", "coverage -o name",
+	} {
+		t.Run(page, func(t *testing.T) {
+			if strings.HasPrefix(page, "policy show rest") {
+				a.get("/policies/pol_02/turns", client.TurnList{})
+			}
+			got := a.run(t, strings.Fields(page)...)
+			if got.code != 0 {
+				t.Fatalf("exit code %d, stderr %q", got.code, got.stderr)
+			}
+			compare(t, filepath.Join("testdata", "pages", strings.ReplaceAll(page, " ", "_")+".txt"), got.stdout)
+		})
+	}
+}
+
+// TestPolicyVerbs checks what is sent for each command that changes something.
+func TestPolicyVerbs(t *testing.T) {
+	a := guarded(t)
+	const editBase = `"backoff_seconds":300,"filter":"tag = gold","limits":{"connection":8,"host":2},"missed":"skip","name":"gold",`
+	tests := []struct {
+		args    []string
+		request string
+		says    string
+	}{
+		{
+			[]string{"policy", "create", "all", "--filter", "all", "--schedule", "22:00", "--keep", "daily=14,weekly=8", "--rpo", "26h", "--retries", "0", "--limit", "host=2", "--window", "20:00-06:00", "--zone", "Europe/Zurich"},
+			`POST /policies {"filter":"all","limits":{"host":2},"name":"all","repository":"repo_01","retention":{"daily":14,"weekly":8},"retries":0,"rpo_seconds":93600,"schedule":"22:00","time_zone":"Europe/Zurich","windows":["20:00-06:00"]}`, "Late turns",
+		},
+		{
+			[]string{"policy", "edit", "gold", "--keep", "all", "--window", "", "--dry-run"},
+			`PUT /policies/pol_01?dry_run=true {` + editBase + `"priority":10,"repository":"repo_01","retries":2,"rpo_seconds":93600,"schedule":"Mon..Fri 22:00","time_zone":"Europe/Zurich","within_seconds":5400}`, "Nothing was changed.",
+		},
+		{[]string{"policy", "edit", "gold", "--repository", "main", "--name", "g"}, `"name":"g","priority":10,"repository":"repo_01"`, "Changed."},
+		{[]string{"policy", "resume", "rest"}, `PUT /policies/pol_02 {"backoff_seconds":300,"filter":"all","missed":"run","name":"rest","repository":"repo_01","retries":0,"schedule":"daily","time_zone":"UTC"}`, "rest: next 2026-11-21 22:00:00."},
+		{[]string{"policy", "pause", "gold"}, `"paused":true`, "gold: next"},
+		{[]string{"policy", "run", "gold"}, "POST /policies/pol_01/run", "2 VMs have their turn."},
+		{[]string{"policy", "preview", "gold", "--keep", "last=1", "--vm", "web01"}, `POST /policies/pol_01/preview {"retention":{"last":1},"vm":"vm_web"}`, "1 stay, 1 would be pruned"},
+		{[]string{"policy", "turns", "gold", "--state", "failed", "--vm", "web01"}, "state=failed&vm=vm_web", "web01"},
+		{[]string{"policy", "remove", "gold", "--yes"}, "DELETE /policies/pol_01", "Its restore points stay."},
+		{[]string{"exclusion", "add", "--vm", "web01", "--reason", "moves", "--until", "2027-01-31"}, `POST /exclusions {"ends_at":"2027-01-31T00:00:00Z","filter":"id = vm_web","reason":"moves"}`, "excl_1: 1 VM excluded now."},
+		{[]string{"exclusion", "remove", "excl_1"}, "DELETE /exclusions/excl_1", ""},
+		{[]string{"coverage", "--state", "late", "--policy", "gold", "--filter", "all"}, "GET /coverage?filter=all&state=late&policy=pol_01&limit=1000", "0 protected, 1 late, 0 never ran, 0 unprotected, 1 excluded"},
+		{[]string{"vm", "list", "--filter", "cluster = prod"}, "GET /vms?filter=cluster+%3D+prod", ""},
+		{[]string{"point", "hold", "rp_02", "--reason", "before the upgrade"}, `POST /restore-points/rp_02/hold {"reason":"before the upgrade"}`, "Held rp_02 of web01."},
+		{[]string{"point", "release", "rp_02"}, "POST /restore-points/rp_02/release", "Released rp_02."},
+	}
+	for _, tt := range tests {
+		t.Run(strings.Join(tt.args[:3], " "), func(t *testing.T) {
+			before := len(a.seen())
+			got := a.run(t, tt.args...)
+			requests := strings.Join(a.seen()[before:], "\n")
+			if got.code != 0 || !strings.Contains(requests, tt.request) {
+				t.Errorf("exit code %d, requests\n%s\nwant\n%s\n%s", got.code, requests, tt.request, got.stderr)
+			}
+			if !strings.Contains(got.stdout+got.stderr, tt.says) {
+				t.Errorf("it says %q, %q; want %q", got.stdout, got.stderr, tt.says)
+			}
+		})
+	}
+}
+
+func TestPolicyUsage(t *testing.T) {
+	a := guarded(t)
+	for _, tt := range []struct{ args, word string }{
+		{"policy create x --filter all", "--schedule"},
+		{"policy create x --filter all --schedule 22:00 --keep daily", "is no rule"},
+		{"policy create x --filter all --schedule 22:00 --limit vm=2", "is no limit"},
+		{"policy create x --filter all --schedule 22:00 --rpo soon", "is no time"},
+		{"exclusion add --reason r", "--vm or --filter"},
+		{"exclusion add --vm web01", "--reason"},
+		{"exclusion add --vm web01 --reason r --until soon", "is no date"},
+		{"point hold rp_02", "--reason"},
+	} {
+		if got := a.run(t, strings.Fields(tt.args)...); got.code != 2 || !strings.Contains(got.stderr, tt.word) {
+			t.Errorf("%s: exit code %d, %q", tt.args, got.code, got.stderr)
+		}
+	}
+}
+
+func TestSpans(t *testing.T) {
+	for text, seconds := range map[string]int64{"90m": 5400, "26h": 93600, "7d": 604800, "2w": 1209600, "0": 0} {
+		if d, err := parseSpan(text); err != nil || int64(d.Seconds()) != seconds {
+			t.Errorf("%s: %v, %v", text, d, err)
+		}
+	}
+	got := map[int64]string{}
+	for _, s := range []int64{0, 59, 60, 5400, 93600, 86400, 90061} {
+		got[s] = span(s)
+	}
+	want := map[int64]string{0: "", 59: "59s", 60: "1m", 5400: "1h30m", 93600: "1d2h", 86400: "1d", 90061: "1d1h"}
+	if diff := cmp.Diff(got, want); diff != "" {
+		t.Errorf("-got +want:\n%s", diff)
+	}
+}
+
+func TestCoverageOfAVM(t *testing.T) {
+	got := map[string]string{}
+	for _, f := range coverageFields(covered[1]) {
+		got[f.Name] = f.Value
+	}
+	want := map[string]string{
+		"Protection": "late", "RPO": "1d6h achieved, 1d2h promised", "Why": covered[1].Why, "Waits": covered[1].Waits,
+	}
+	if diff := cmp.Diff(got, want); diff != "" {
+		t.Errorf("-got +want:\n%s", diff)
+	}
+	if fields := coverageFields(client.Coverage{}); fields != nil {
+		t.Errorf("of a VM that is gone: %v", fields)
+	}
+}
