@@ -140,17 +140,34 @@ func (e *env) restored(vm hypervisors.VM, req hypervisors.RestoreRequest, s save
 		}
 	}
 	for id, want := range s.disks {
-		i := slices.IndexFunc(vm.Disks, func(d hypervisors.Disk) bool { return d.ID == id })
-		if i < 0 || vm.Disks[i].SizeBytes != int64(len(want)) {
+		old, now := s.disk(id), s.diskIn(vm, id)
+		if now.SizeBytes != int64(len(want)) {
 			e.Errorf("disk %s of the restored VM: %+v", id, vm.Disks)
 			continue
 		}
-		e.same(e.Content(e.T, vm.ID, id), want, "restored disk "+id)
-		j := slices.IndexFunc(s.info.VM.Disks, func(d hypervisors.Disk) bool { return d.ID == id })
-		if old := s.info.VM.Disks[j]; old.Path != "" && old.Path == vm.Disks[i].Path {
+		e.same(e.Content(e.T, vm.ID, now.ID), want, "restored disk "+id)
+		if old.Path != "" && old.Path == now.Path {
 			e.Errorf("disk %s of the restored VM is the source's own: %s", id, old.Path)
 		}
 	}
+}
+
+// disk returns a disk as it was saved.
+func (s saved) disk(id string) hypervisors.Disk {
+	i := slices.IndexFunc(s.info.VM.Disks, func(d hypervisors.Disk) bool { return d.ID == id })
+	return s.info.VM.Disks[i]
+}
+
+// diskIn returns the disk of a restored VM that has taken the place of one that was saved: by its id, or by its name where
+// ids are unique on the platform. It is empty if there is none.
+func (s saved) diskIn(vm hypervisors.VM, id string) hypervisors.Disk {
+	old := s.disk(id)
+	for _, d := range vm.Disks {
+		if d.ID == id || old.Name != "" && d.Name == old.Name {
+			return d
+		}
+	}
+	return hypervisors.Disk{}
 }
 
 func testRestoreInPlace(e *env) {
@@ -316,7 +333,7 @@ func testRestoreKeepsMACs(e *env) {
 		e.Errorf("addresses %q, want the source's %q", got, want)
 	}
 	for id := range s.disks { // nothing was written
-		e.same(e.Content(e.T, vm.ID, id), make([]byte, len(s.disks[id])), "new disk "+id)
+		e.same(e.Content(e.T, vm.ID, s.diskIn(vm, id).ID), make([]byte, len(s.disks[id])), "new disk "+id)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"strings"
+	"sync"
 
 	sdk "github.com/ovirt/go-ovirt"
 
@@ -13,16 +14,38 @@ import (
 
 // attached is a disk in a mover's VM.
 type attached struct {
-	d      *Driver
-	owed   hypervisors.Owed
-	export hypervisors.Export
+	d       *Driver
+	owed    hypervisors.Owed
+	export  hypervisors.Export
+	restore *restoring // that the disk is of; nil for a frozen one
+
+	mu       sync.Mutex
+	detached bool
 }
 
 // Export tells the mover what to look for: the engine gives a disk its own id as serial number.
 func (a *attached) Export() hypervisors.Export { return a.export }
 
-// Detach unplugs the disk and waits until the engine says that it is gone.
-func (a *attached) Detach(ctx context.Context) error { return a.d.CleanUp(ctx, a.owed) }
+// Detach unplugs the disk and waits until the engine says that it is gone. A disk of a restore can be uploaded to again
+// then, which is not possible while a VM that runs has it.
+func (a *attached) Detach(ctx context.Context) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.detached {
+		return nil
+	}
+	if err := a.d.CleanUp(ctx, a.owed); err != nil {
+		return err
+	}
+	a.detached = true
+	if a.restore == nil {
+		return nil
+	}
+	if err := a.restore.reopen(ctx, a.owed.Args[argDisk]); err != nil {
+		a.d.log.InfoContext(ctx, "a disk that was plugged into a mover is not offered over the network again", "disk", a.owed.Args[argDisk], "err", err)
+	}
+	return nil
+}
 
 // argSource is the VM in the arguments of an owed attachment whose frozen disk it is; "" is a disk of a restore.
 const argSource = "source"
@@ -48,7 +71,7 @@ func (d *Driver) Attach(ctx context.Context, req hypervisors.AttachRequest) (hyp
 	if err != nil {
 		return nil, err
 	}
-	a := &attached{d: d, owed: hypervisors.Owed{
+	a := &attached{d: d, restore: p.restore, owed: hypervisors.Owed{
 		Kind: hypervisors.OwedAttached, VM: req.Mover, Name: marker + req.Tag + "/" + disk,
 		Args: map[string]string{argTag: req.Tag, argDisk: disk, argSource: p.source},
 	}}
@@ -106,18 +129,22 @@ func takesDisks(mover *sdk.Vm) error {
 
 // plugging says what is plugged in.
 type plugging struct {
-	frozen   *frozen // nil for a disk of a restore
-	source   string  // the VM that the disk is of; "" is a disk of a restore
+	frozen   *frozen    // nil for a disk of a restore
+	restore  *restoring // nil for a frozen disk
+	source   string     // the VM that the disk is of; "" is a disk of a restore
 	snapshot string
 }
 
 // plug finds the disk that an export is of.
 func (d *Driver) plug(ctx context.Context, req hypervisors.AttachRequest, disk string) (plugging, error) {
 	d.mu.Lock()
-	f := d.frozen[req.Tag]
+	f, r := d.frozen[req.Tag], d.restores[req.Tag]
 	d.mu.Unlock()
-	if f == nil {
-		return plugging{}, fault.New(fault.Conflict, "plug disk into mover", disk, "it is of no freeze that stands")
+	if r != nil && req.Export.Writable && r.index(disk) >= 0 {
+		return plugging{restore: r}, nil
+	}
+	if f == nil || req.Export.Writable {
+		return plugging{}, fault.New(fault.Conflict, "plug disk into mover", disk, "it is of no freeze or restore that stands")
 	}
 	s, err := d.findSnapshot(ctx, f.vm, marker+req.Tag)
 	if err != nil {
@@ -126,16 +153,18 @@ func (d *Driver) plug(ctx context.Context, req hypervisors.AttachRequest, disk s
 	if s == nil {
 		return plugging{}, fault.New(fault.Conflict, "plug disk into mover", disk, "its snapshot is gone")
 	}
-	return plugging{f, f.vm, val(s.Id())}, nil
+	return plugging{frozen: f, source: f.vm, snapshot: val(s.Id())}, nil
 }
 
 // plugIn ends the disk's image transfer, which locks the image, plugs the disk in, and opens a transfer again beside it.
 func (d *Driver) plugIn(ctx context.Context, req hypervisors.AttachRequest, mover, disk string, p plugging) error {
 	const op = "plug disk into mover"
-	if p.frozen != nil {
-		if err := p.frozen.close(ctx, disk); err != nil {
-			return err
+	if p.restore != nil {
+		if err := p.restore.close(ctx, disk); err != nil {
+			return fault.Context(op, mover, err)
 		}
+	} else if err := p.frozen.close(ctx, disk); err != nil {
+		return fault.Context(op, mover, err)
 	}
 	err := d.attach(ctx, req.Tag, req.Mover, disk, p.snapshot)
 	if p.frozen != nil {
@@ -277,7 +306,7 @@ func (d *Driver) Movers(ctx context.Context) ([]hypervisors.VM, error) {
 			continue
 		}
 		vm := describe(x, p)
-		vm.Disks = slices.DeleteFunc(vm.Disks, func(disk hypervisors.Disk) bool { return owners[disk.ID] != "" })
+		vm.Disks = slices.DeleteFunc(vm.Disks, func(disk hypervisors.Disk) bool { return owners[disk.ID] != "" || ourAlias.MatchString(disk.Name) })
 		out = append(out, vm)
 	}
 	sortVMs(out)
@@ -298,10 +327,18 @@ func plugged(all []*sdk.Vm) map[string]string {
 	return out
 }
 
-// leftInMover returns what is plugged into a mover of the freezes that VMs have, whose snapshots' names are known.
+// leftInMover returns what is plugged into a mover: of the freezes that VMs have, whose snapshots' names are known, and of
+// restores.
 func leftInMover(mover *sdk.Vm, owners, freezes map[string]string) (out []hypervisors.Owed) {
 	for _, a := range items(mover.DiskAttachments()) {
 		disk := val(a.Id())
+		if x, ok := a.Disk(); ok && aliasTag(val(x.Alias())) != "" {
+			tag := aliasTag(val(x.Alias()))
+			out = append(out, hypervisors.Owed{
+				Kind: hypervisors.OwedAttached, VM: val(mover.Id()), Name: marker + tag + "/" + disk, Args: map[string]string{argTag: tag, argDisk: disk},
+			})
+			continue
+		}
 		source := owners[disk]
 		name := freezes[source]
 		if source == "" || name == "" {

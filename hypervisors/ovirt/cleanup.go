@@ -21,7 +21,15 @@ func (d *Driver) CleanUp(ctx context.Context, o hypervisors.Owed) error {
 	}
 	switch o.Kind {
 	case kindTransfer:
-		return d.endTransfers(ctx, tag, o.Args[argDisk], verbFinalize)
+		verb := verbFinalize
+		if o.Args[argUpload] != "" {
+			verb = verbCancel
+		}
+		return d.endTransfers(ctx, tag, o.Args[argDisk], verb)
+	case kindDisk:
+		return d.cleanDisk(ctx, tag, o.Args[argAlias])
+	case kindVM:
+		return d.cleanVM(ctx, tag)
 	case hypervisors.OwedAttached:
 		return d.cleanAttached(ctx, o, tag)
 	case kindSnapshot:

@@ -57,6 +57,11 @@ func fixtureOf(t *testing.T, e *ovirtsim.Engine, d *Driver) hypervisortest.Fixtu
 			return func() { cancel(); <-done }
 		},
 		Content: func(t testing.TB, _, disk string) []byte { return contentOf(t, e, disk) },
+		Remove: func(t testing.TB, vm string) {
+			if err := d.conn.remove(context.WithoutCancel(t.Context()), "remove VM", vm, "/vms/"+vm); err != nil {
+				t.Error(err)
+			}
+		},
 		OpenSource: func(ctx context.Context, x hypervisors.Export) (hypervisors.FrozenDisk, error) {
 			if x.Transport == hypervisors.TransportHotadd {
 				return hotadd.Options{System: guest}.OpenSource(ctx, x)
@@ -74,7 +79,9 @@ func fixtureOf(t *testing.T, e *ovirtsim.Engine, d *Driver) hypervisortest.Fixtu
 
 // TestConformance runs the driver suite against the simulated engine.
 func TestConformance(t *testing.T) {
-	e := startEngine(t, ovirtsim.Config{Site: testSite(true)})
+	site := testSite(true)
+	site.DuplicateMACs = true // the suite keeps the addresses of a VM that is still there
+	e := startEngine(t, ovirtsim.Config{Site: site})
 	d := openDriver(t, e)
 	hypervisortest.Run(t, func(t *testing.T) hypervisortest.Fixture { return fixtureOf(t, e, d) })
 }

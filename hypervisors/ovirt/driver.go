@@ -56,9 +56,10 @@ type Driver struct {
 	// addresses is OptHostAddresses.
 	addresses map[string]string
 
-	mu     sync.Mutex
-	frozen map[string]*frozen // by tag: freezes of this process whose transfers are kept alive
-	adding map[string]*making // by tag: calls under way that make something
+	mu       sync.Mutex
+	frozen   map[string]*frozen    // by tag: freezes of this process whose transfers are kept alive
+	restores map[string]*restoring // by tag: restores of this process
+	adding   map[string]*making    // by tag: calls under way that make something
 }
 
 var _ hypervisors.Driver = (*Driver)(nil)
@@ -121,7 +122,7 @@ func Open(_ context.Context, cfg Config) (*Driver, error) {
 		Unsupported: hypervisors.Unsupported{Platform: hypervisors.OVirt},
 		conn:        newConn(base, cfg.User, cfg.Password, trust, cfg.Log),
 		cfg:         cfg, log: cfg.Log, pace: usualPace, addresses: addresses,
-		frozen: map[string]*frozen{}, adding: map[string]*making{},
+		frozen: map[string]*frozen{}, restores: map[string]*restoring{}, adding: map[string]*making{},
 	}, nil
 }
 
@@ -174,13 +175,16 @@ func parseHostAddresses(text string) (map[string]string, error) {
 // Close stops what keeps freezes alive and logs out. Freezes and restores stay on the engine.
 func (d *Driver) Close() error {
 	d.mu.Lock()
-	all := make([]*frozen, 0, len(d.frozen))
+	var all []*keeper
 	for _, f := range d.frozen {
-		all = append(all, f)
+		all = append(all, f.keeper)
+	}
+	for _, r := range d.restores {
+		all = append(all, r.keep)
 	}
 	d.mu.Unlock()
-	for _, f := range all {
-		f.keeper.stop()
+	for _, k := range all {
+		k.stop()
 	}
 	return d.conn.close()
 }
@@ -189,6 +193,7 @@ func (d *Driver) Close() error {
 func (d *Driver) Capabilities() hypervisors.Capabilities {
 	return hypervisors.Capabilities{
 		Platform: hypervisors.OVirt, Backup: true, ChangeTracking: true, Quiesce: true, StoppedBackup: true,
+		Restore: true, Power: true,
 		Transports: []hypervisors.Transport{hypervisors.TransportImageio, hypervisors.TransportHotadd, hypervisors.TransportSAN},
 		Formats:    []hypervisors.DiskFormat{hypervisors.Raw, hypervisors.QCOW2},
 	}

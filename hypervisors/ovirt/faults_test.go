@@ -129,6 +129,7 @@ func TestFaultsBeforeFreezing(t *testing.T) {
 		{ovirtsim.EngineRestarts, "POST /vms/*/snapshots", false, fault.Transient},
 	} {
 		t.Run(string(tt.b)+" "+tt.on, func(t *testing.T) {
+			t.Parallel()
 			s := newSim(t, false)
 			f := s.e.Inject(tt.b, ovirtsim.Fault{On: tt.on})
 			req := s.request("doomed")
@@ -174,6 +175,7 @@ func TestFaultsSurvived(t *testing.T) {
 		{ovirtsim.SnapshotRemoveBusy, ovirtsim.Fault{Times: 2}, false},
 	} {
 		t.Run(string(tt.b)+" "+tt.fault.On, func(t *testing.T) {
+			t.Parallel()
 			s := newSim(t, false)
 			f := s.e.Inject(tt.b, tt.fault)
 			want := s.contents()

@@ -21,7 +21,10 @@ const moverComment = "cairn-mover"
 // isMover says whether a VM is marked as a mover.
 func isMover(vm *sdk.Vm) bool { return strings.HasPrefix(val(vm.Comment()), moverComment) }
 
-// VMs lists the engine's VMs, except movers.
+// isUnfinished says whether a VM is one that a restore has not completed.
+func isUnfinished(vm *sdk.Vm) bool { return strings.HasPrefix(val(vm.Comment()), restoreComment) }
+
+// VMs lists the engine's VMs, except movers and those of restores under way.
 func (d *Driver) VMs(ctx context.Context) ([]hypervisors.VM, error) {
 	p, err := d.look(ctx)
 	if err != nil {
@@ -33,7 +36,7 @@ func (d *Driver) VMs(ctx context.Context) ([]hypervisors.VM, error) {
 	}
 	out := []hypervisors.VM{}
 	for _, vm := range all {
-		if !isMover(vm) {
+		if !isMover(vm) && !isUnfinished(vm) {
 			out = append(out, describe(vm, p))
 		}
 	}

@@ -50,11 +50,39 @@ func (d *Driver) Leftovers(ctx context.Context) ([]hypervisors.Owed, error) {
 	}
 	out, owners := slices.Concat(append([][]hypervisors.Owed{{}}, parts...)...), plugged(vms)
 	for _, vm := range vms {
-		if isMover(vm) {
+		switch {
+		case isMover(vm):
 			out = append(out, leftInMover(vm, owners, freezes)...)
+		case isUnfinished(vm):
+			tag := strings.TrimPrefix(val(vm.Comment()), restoreComment)
+			out = append(out, hypervisors.Owed{Kind: kindVM, Name: marker + tag, Args: map[string]string{argTag: tag}})
+			for _, a := range items(vm.DiskAttachments()) {
+				delete(owners, val(a.Id())) // it is nobody's yet
+			}
 		}
 	}
-	return out, nil
+	disks, err := d.leftDisks(ctx, owners, transfers)
+	return append(out, disks...), err
+}
+
+// leftDisks returns the disks of restores that no VM of a user's has, and the uploads to them.
+func (d *Driver) leftDisks(ctx context.Context, owners map[string]string, transfers []*sdk.ImageTransfer) (out []hypervisors.Owed, err error) {
+	all, err := getAll[*sdk.Disk](ctx, d.conn, request{op: "look for disks", path: "/disks", query: query("search", "alias="+marker+"*")}, "disks", sdk.XMLDiskReadMany)
+	for _, disk := range all {
+		id, tag := val(disk.Id()), aliasTag(val(disk.Alias()))
+		if tag == "" || owners[id] != "" {
+			continue
+		}
+		out = append(out, hypervisors.Owed{Kind: kindDisk, Name: marker + tag + "/" + id, Args: map[string]string{argTag: tag, argAlias: val(disk.Alias())}})
+		for _, t := range transfers {
+			if diskOf(t) == id && val(t.InactivityTimeout()) == idleOf(tag) && !over(val(t.Phase())) {
+				out = append(out, hypervisors.Owed{
+					Kind: kindTransfer, Name: marker + tag + "/" + id, Args: map[string]string{argTag: tag, argDisk: id, argUpload: "true"},
+				})
+			}
+		}
+	}
+	return out, err
 }
 
 // leftOf returns what a VM has of ours.

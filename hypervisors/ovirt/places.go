@@ -32,6 +32,7 @@ type cluster struct {
 	level        level
 	bios         sdk.BiosType
 	architecture string
+	pool         string // the MAC pool's id
 }
 
 // profile is a vNIC profile.
@@ -71,6 +72,7 @@ func (d *Driver) look(ctx context.Context) (*places, error) {
 	for _, c := range clusters {
 		one := cluster{
 			id: val(c.Id()), name: val(c.Name()), center: idOf(c.DataCenter()), level: levelOf(c.Version()), bios: val(c.BiosType()),
+			pool: idOf(c.MacPool()),
 		}
 		if cpu, ok := c.Cpu(); ok {
 			one.architecture = string(val(cpu.Architecture()))

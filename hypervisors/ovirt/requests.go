@@ -1,8 +1,11 @@
 package ovirt
 
 import (
+	"cmp"
+
 	sdk "github.com/ovirt/go-ovirt"
 
+	"github.com/cairn-backup/cairn/hypervisors"
 	"github.com/cairn-backup/cairn/internal/fault"
 )
 
@@ -112,4 +115,94 @@ func attachmentDocument(a attachmentSpec) ([]byte, error) {
 		return nil, err
 	}
 	return encode(x, sdk.XMLDiskAttachmentWriteOne)
+}
+
+// diskDocument asks for an empty disk.
+func diskDocument(p plannedDisk) ([]byte, error) {
+	b := sdk.NewDiskBuilder().Alias(text(p.alias)).Format(p.format).Sparse(p.sparse).ProvisionedSize(p.size).ContentType(sdk.DISKCONTENTTYPE_DATA)
+	if p.tracked {
+		b = b.Backup(sdk.DISKBACKUP_INCREMENTAL)
+	}
+	s, err := built(sdk.NewStorageDomainBuilder().Id(p.store.ID).Build())
+	if err != nil {
+		return nil, err
+	}
+	x, err := built(b.StorageDomainsOfAny(s).Build())
+	if err != nil {
+		return nil, err
+	}
+	return encode(x, sdk.XMLDiskWriteOne)
+}
+
+// nicDocument asks for a NIC. Without an address the engine's pool gives one.
+func nicDocument(p plannedNIC) ([]byte, error) {
+	b := sdk.NewNicBuilder().Name(text(p.name)).Linked(p.linked).Plugged(p.plugged).Interface(sdk.NICINTERFACE_VIRTIO)
+	switch model := sdk.NicInterface(p.model); model {
+	case sdk.NICINTERFACE_E1000, sdk.NICINTERFACE_RTL8139, sdk.NICINTERFACE_SPAPR_VLAN:
+		b = b.Interface(model)
+	}
+	if p.mac != "" {
+		b = b.MacBuilder(sdk.NewMacBuilder().Address(text(p.mac)))
+	}
+	if p.profile != "" {
+		b = b.VnicProfileBuilder(sdk.NewVnicProfileBuilder().Id(p.profile))
+	}
+	x, err := built(b.Build())
+	if err != nil {
+		return nil, err
+	}
+	return encode(x, sdk.XMLNicWriteOne)
+}
+
+// importDocument asks for a VM of an OVF.
+func importDocument(name, cluster, ovf string) ([]byte, error) {
+	c := sdk.NewConfigurationBuilder().Type(sdk.CONFIGURATIONTYPE_OVF).Data(text(ovf))
+	x, err := built(sdk.NewVmBuilder().Name(text(name)).ClusterBuilder(sdk.NewClusterBuilder().Id(cluster)).
+		InitializationBuilder(sdk.NewInitializationBuilder().RegenerateIds(true).ConfigurationBuilder(c)).Build())
+	if err != nil {
+		return nil, err
+	}
+	return encode(x, sdk.XMLVmWriteOne)
+}
+
+// vmDocument asks for a VM by what is known of it without an OVF, also of another platform's.
+func vmDocument(req hypervisors.RestoreRequest, p *restorePlan) ([]byte, error) {
+	vm := req.VM
+	topology := sdk.NewCpuTopologyBuilder().Sockets(int64(max(1, vm.CPUs))).Cores(1).Threads(1)
+	b := sdk.NewVmBuilder().Name(text(req.Name)).Comment(text(restoreComment + req.Tag)).Description(text(vm.Description)).
+		ClusterBuilder(sdk.NewClusterBuilder().Id(p.cluster.id)).TemplateBuilder(sdk.NewTemplateBuilder().Id(blankTemplate)).
+		Memory(max(vm.MemoryBytes, 1<<20)).BiosBuilder(sdk.NewBiosBuilder().Type(biosOf(vm)))
+	os := sdk.NewOperatingSystemBuilder().Type(text(cmp.Or(vm.Metadata["os"], "other")))
+	if x := p.source; x != nil {
+		if cpu, ok := x.Cpu(); ok {
+			if t, ok := cpu.Topology(); ok && val(t.Sockets()) > 0 && val(t.Cores()) > 0 {
+				topology = sdk.NewCpuTopologyBuilder().Sockets(val(t.Sockets())).Cores(val(t.Cores())).Threads(max(1, val(t.Threads())))
+			}
+		}
+		if ha, ok := x.HighAvailability(); ok {
+			b = b.HighAvailabilityBuilder(sdk.NewHighAvailabilityBuilder().Enabled(val(ha.Enabled())).Priority(val(ha.Priority())))
+		}
+		if zone, ok := x.TimeZone(); ok && val(zone.Name()) != "" {
+			b = b.TimeZoneBuilder(sdk.NewTimeZoneBuilder().Name(text(val(zone.Name()))))
+		}
+	} else {
+		os = sdk.NewOperatingSystemBuilder().Type("other") // other platforms have other names for systems
+	}
+	x, err := built(b.OsBuilder(os).CpuBuilder(sdk.NewCpuBuilder().TopologyBuilder(topology)).Build())
+	if err != nil {
+		return nil, err
+	}
+	return encode(x, sdk.XMLVmWriteOne)
+}
+
+func biosOf(vm hypervisors.VM) sdk.BiosType {
+	switch {
+	case vm.SecureBoot:
+		return sdk.BIOSTYPE_Q35_SECURE_BOOT
+	case vm.Firmware == hypervisors.UEFI:
+		return sdk.BIOSTYPE_Q35_OVMF
+	case vm.Machine == "pc":
+		return sdk.BIOSTYPE_I440FX_SEA_BIOS
+	}
+	return sdk.BIOSTYPE_Q35_SEA_BIOS
 }
