@@ -561,6 +561,11 @@ func testNewestPoints(t *testing.T, dir string) {
 			t.Fatal(err)
 		}
 	}
+	for _, vm := range []string{"vm_a", "vm_b", "vm_c", "vm_none"} {
+		if err := c.db.Create(&VM{ID: vm, ConnectionID: "conn_1", PlatformID: vm}).Error; err != nil {
+			t.Fatal(err)
+		}
+	}
 	got, err := c.NewestPoints(t.Context(), []string{"vm_a", "vm_b", "vm_none"})
 	if err != nil {
 		t.Fatal(err)

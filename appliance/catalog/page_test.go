@@ -8,6 +8,9 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/cairn-backup/cairn/appliance/policy"
+	"github.com/cairn-backup/cairn/hypervisors"
 )
 
 // fillPoints stores n restore points whose times, names and sizes are partly the same.
@@ -132,5 +135,62 @@ func TestPagesAreReadByAnIndex(t *testing.T) {
 				t.Errorf("%s: %s", q, step)
 			}
 		}
+	}
+}
+
+// TestFilterOfVMs: pages of VMs that an expression selects are those that the evaluator itself selects, in the list's order.
+func TestFilterOfVMs(t *testing.T) {
+	c := open(t, t.TempDir())
+	conn := Connection{Name: "lab", Platform: hypervisors.KVM}
+	if err := c.CreateConnection(t.Context(), &conn, ""); err != nil {
+		t.Fatal(err)
+	}
+	var found []hypervisors.VM
+	for i := range 2500 {
+		found = append(found, hypervisors.VM{
+			ID: fmt.Sprint(i), Name: fmt.Sprintf("vm%04d", (i*7919)%2500), Power: hypervisors.PowerOn, Tags: []string{fmt.Sprint("t", i%3)}, Title: "x",
+		})
+	}
+	if _, err := c.SyncVMs(t.Context(), conn.ID, found); err != nil {
+		t.Fatal(err)
+	}
+	for expression, count := range map[string]int{
+		"tag = t1 and connection = lab": 833, "name ~ vm000*": 10, "all": 2500, "not all": 0, "tag in (t0, t2) and name = vm0000": -1,
+	} {
+		filter, err := policy.ParseFilter(expression)
+		if err != nil {
+			t.Fatal(err)
+		}
+		facts, err := c.VMFacts(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		var want, got []string
+		for _, v := range facts {
+			if filter.Match(v) {
+				want = append(want, v.Name)
+			}
+		}
+		for p := (Page{Limit: 300, Total: true}); ; {
+			list, err := c.VMs(t.Context(), VMFilter{Filter: expression}, p)
+			if err != nil || *list.Total != len(want) {
+				t.Fatalf("%s: %v, %v", expression, list.Total, err)
+			}
+			for _, v := range list.Items {
+				if v.Description.Title != "x" {
+					t.Fatalf("%s: not the whole of %s", expression, v.Name)
+				}
+				got = append(got, v.Name)
+			}
+			if p.Cursor = list.Next; p.Cursor == "" {
+				break
+			}
+		}
+		if diff := cmp.Diff(want, got); diff != "" || count >= 0 && len(got) != count {
+			t.Errorf("%s: %d VMs (-want +got):\n%s", expression, len(got), diff)
+		}
+	}
+	if _, err := c.VMs(t.Context(), VMFilter{Filter: "tag ="}, Page{}); kindOf(err) != "invalid" {
+		t.Errorf("half an expression: %v", err)
 	}
 }

@@ -212,10 +212,11 @@ type NewestPoint struct {
 	Time time.Time
 }
 
-// NewestPoints returns the newest restore point of each of some VMs, by the VM's id.
+// NewestPoints returns the newest restore point of each of some VMs, by the VM's id. Each is one look into an index, however
+// many restore points a VM has.
 func (c *Catalog) NewestPoints(ctx context.Context, vmIDs []string) (map[string]NewestPoint, error) {
 	var rows []RestorePoint
-	newest := c.db.Model(&RestorePoint{}).Select("MAX(id)").Where("vm_id IN ?", vmIDs).Group("vm_id")
+	newest := c.db.Model(&VM{}).Select("(SELECT MAX(p.id) FROM restore_points p WHERE p.vm_id = vms.id)").Where("vms.id IN ?", vmIDs)
 	err := c.db.WithContext(ctx).Select("id", "vm_id", "time").Where("id IN (?)", newest).Find(&rows).Error
 	if err != nil {
 		return nil, failure("list newest restore points", "", err)
