@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"strings"
 	"sync"
 	"time"
 
@@ -31,54 +30,15 @@ const abandonTime = 5 * time.Second
 
 type settings struct {
 	dir, listen, movers string
+	source              string // where the database's address is
 	database            catalog.Secret
+	workers             int
+	notify              string // systemd's socket, "" without
 	images              string
 	rate                httpapi.Rate
 	vmSeries            bool
 	hosts               []string
 	level               slog.Level
-}
-
-// parse reads the command line; a flag that is not given may come from the environment.
-func parse(args []string, getenv func(string) string, output io.Writer) (settings, error) {
-	s := settings{}
-	f := flag.NewFlagSet("cairnd", flag.ContinueOnError)
-	f.SetOutput(output)
-	env := func(name, fallback string) string {
-		if v := getenv(name); v != "" {
-			return v
-		}
-		return fallback
-	}
-	f.StringVar(&s.dir, "data", env("CAIRN_DATA", "/var/lib/cairn"), "data directory (CAIRN_DATA)")
-	f.StringVar(&s.listen, "listen", env("CAIRN_LISTEN", ":8440"), "address and port of the API (CAIRN_LISTEN)")
-	f.StringVar(&s.movers, "movers", env("CAIRN_MOVERS", ":8441"), "address and port for movers, or none (CAIRN_MOVERS)")
-	f.StringVar(&s.images, "images", env("CAIRN_IMAGES_DIR", "/usr/share/cairn/images"), "directory with the mover images (CAIRN_IMAGES_DIR)")
-	database := f.String("database-file", getenv("CAIRN_DATABASE_FILE"),
-		"file with the address of a PostgreSQL database for the catalog, instead of one in the data directory (CAIRN_DATABASE_FILE)")
-	hosts := f.String("hosts", getenv("CAIRN_HOSTS"), "more names and addresses for the certificate, separated by commas (CAIRN_HOSTS)")
-	f.IntVar(&s.rate.PerSecond, "requests", httpapi.DefaultRate.PerSecond, "requests a second that the API answers one token for long; four times as many at once")
-	f.BoolVar(&s.vmSeries, "vm-metrics", true, "series of each VM in /metrics")
-	f.TextVar(&s.level, "log-level", slog.LevelInfo, "debug, info, warn or error")
-	if err := f.Parse(args); err != nil {
-		return s, err
-	}
-	if f.NArg() > 0 {
-		return s, fault.New(fault.Invalid, "read command line", "", "unexpected argument %q", f.Arg(0))
-	}
-	if s.rate.PerSecond < 1 || s.rate.PerSecond > 1_000_000 {
-		return s, fault.New(fault.Invalid, "read command line", "", "-requests is %d, and must be from 1 to 1000000", s.rate.PerSecond)
-	}
-	s.rate.Burst = 4 * s.rate.PerSecond
-	if *database != "" {
-		address, err := os.ReadFile(*database)
-		if err != nil {
-			return s, fault.Context("read address of database", *database, err)
-		}
-		s.database = catalog.Secret(strings.TrimSpace(string(address)))
-	}
-	s.hosts = append(ownNames(), strings.FieldsFunc(*hosts, func(r rune) bool { return r == ',' })...)
-	return s, nil
 }
 
 // ownNames are the names and addresses under which this machine may be spoken to.
@@ -100,19 +60,36 @@ func ownNames() []string {
 }
 
 // Run is cairnd: it works until ctx is done, then drains. What a person needs to know is printed on stdout, the log
-// goes to stderr.
+// goes to stderr. `cairnd config` and `cairnd migrate` do something else, and end.
 func Run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer,
 	drivers map[hypervisors.Platform]OpenDriver,
 ) error {
-	s, err := parse(args, getenv, stderr)
+	err := run(ctx, args, getenv, stdout, stderr, drivers)
 	if errors.Is(err, flag.ErrHelp) {
 		return nil
 	}
+	return err
+}
+
+func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer,
+	drivers map[hypervisors.Platform]OpenDriver,
+) error {
+	if len(args) > 0 {
+		switch args[0] {
+		case "config":
+			return configCommand(args[1:], getenv, stdout, stderr)
+		case "migrate":
+			return migrate(ctx, args[1:], getenv, stdout, stderr)
+		}
+	}
+	c, err := configure("cairnd", args, getenv, stderr)
 	if err != nil {
 		return err
 	}
+	s := c.settings
+	s.notify = getenv("NOTIFY_SOCKET")
 	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: s.level}))
-	appliance, err := Open(ctx, Options{Dir: s.dir, Database: s.database, Drivers: drivers, Log: log, Hosts: s.hosts, Images: s.images})
+	appliance, err := Open(ctx, Options{Dir: s.dir, Database: s.database, Drivers: drivers, Log: log, Hosts: s.hosts, Images: s.images, Workers: s.workers})
 	if err != nil {
 		return err
 	}
@@ -185,6 +162,8 @@ func (a *Appliance) serve(ctx context.Context, s settings, stdout io.Writer) err
 	if token != "" {
 		fmt.Fprintf(stdout, "set-up token:   %s\n", token)
 	}
+	notify(ctx, s.notify, "READY=1", a.log)
+	defer notify(context.WithoutCancel(ctx), s.notify, "STOPPING=1", a.log)
 	return a.answer(ctx, api, listener, movers)
 }
 
