@@ -104,6 +104,11 @@ func (d *Driver) KeepCheckpoint(ctx context.Context, vm, keep string) error {
 		}
 		return err
 	}
+	if slices.ContainsFunc(all, func(m mark) bool { return m.ours() && m.description != keep }) {
+		if err := d.noBackup(ctx, vm); err != nil {
+			return err
+		}
+	}
 	below := true // nothing that stays is older
 	for _, m := range all {
 		if !m.ours() || m.description == keep {
@@ -118,6 +123,22 @@ func (d *Driver) KeepCheckpoint(ctx context.Context, vm, keep string) error {
 		}
 		if err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// noBackup refuses what the engine refuses as long as a VM is in a backup: waiting for its end is the caller's, who may be the
+// one to end it.
+func (d *Driver) noBackup(ctx context.Context, vm string) error {
+	all, err := d.backups(ctx, vm)
+	if err != nil {
+		return err
+	}
+	for _, b := range all {
+		if !backupOver(val(b.Phase())) {
+			return fault.New(fault.Conflict, "remove checkpoints of VM", vm, "the VM is in the backup %q", val(b.Description())).
+				Explain("The engine removes no checkpoint while a VM is being backed up.", "It is done when the backup has ended.")
 		}
 	}
 	return nil
