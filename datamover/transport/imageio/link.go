@@ -21,7 +21,7 @@ type Options struct {
 	Attempts     int           // of one request that make no progress; 0 means 7
 	Backoff      time.Duration // before the second attempt, then doubled up to 5 s; 0 means 100 ms
 	StallTimeout time.Duration // of a read or write on which nothing moves; 0 means 2 minutes, and more where the daemon has to work first
-	JournalBytes int           // written to a target between two flushes; 0 means 64 MiB
+	JournalBytes int           // written to a target between two flushes; 0 means 32 MiB
 	KeepAlive    time.Duration // of no activity, then a byte is read; 0 means a third of what the platform allows
 	Log          *slog.Logger  // nil logs nothing
 }

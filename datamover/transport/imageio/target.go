@@ -31,7 +31,7 @@ func (o Options) OpenTarget(ctx context.Context, e hypervisors.Export) (hypervis
 		l.close()
 		return nil, fault.New(fault.Denied, "open image transfer", e.Name, "it is one for reading")
 	}
-	t := &target{link: l, limit: int64(cmp.Or(max(o.JournalBytes, 0), 64<<20))}
+	t := &target{link: l, limit: int64(cmp.Or(max(o.JournalBytes, 0), 32<<20))}
 	// A ticket for writing may not allow reading, so that the size cannot be asked for.
 	size, err := l.readSize(ctx)
 	if s, ok := errors.AsType[*statusError](err); ok && s.code == http.StatusForbidden {
