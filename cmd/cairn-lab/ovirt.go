@@ -26,7 +26,8 @@ func ovirtCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "ovirt", Short: "A simulated oVirt engine with its hosts' imageio, until it is interrupted", Args: cobra.NoArgs,
 		Long: "Serves a simulated oVirt engine and the imageio of its hosts on this machine. Disks are real qcow2 files, to which the guests of running VMs write\n" +
-			"content that can be checked. All of it is gone when the command ends. It needs Debian's qemu-system-common and qemu-utils.",
+			"content that can be checked; a guest that is booted tells in the engine's events what its check found. All of it is gone when\n" +
+			"the command ends. It needs Debian's qemu-system-common and qemu-utils.",
 		RunE: func(cmd *cobra.Command, _ []string) error { return f.serve(cmd) },
 	}
 	c.Flags().StringVar(&f.dir, "dir", "", "where disks lie, a short path; a temporary directory by default")

@@ -5,7 +5,10 @@ import (
 	"time"
 )
 
-// The codes of events that a backup looks for.
+// guestChecked is the code of an event that no engine has: what a simulated guest found when it was booted.
+const guestChecked = 9900
+
+// The codes of events that a backup looks for. That of the freezing differs between versions; its text does not.
 const (
 	snapshotMade       = 68
 	snapshotFailed     = 69

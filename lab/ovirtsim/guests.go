@@ -37,13 +37,10 @@ func (e *Engine) startGuest(ctx context.Context, v *vm, disks []*disk) error {
 	if err != nil {
 		return err
 	}
-	w, err := pattern.Open(devices...)
-	if err != nil {
+	w, err := e.bootGuest(v, devices)
+	if err != nil || w == nil {
 		closeAll()
-		if errors.Is(err, pattern.ErrBlank) {
-			return nil
-		}
-		return fmt.Errorf("start the guest of %s: %w", v.name, err)
+		return err
 	}
 	run, end := context.WithCancel(e.ctx)
 	g := &guest{writer: w, end: end, done: make(chan struct{}), close: closeAll}
@@ -52,6 +49,26 @@ func (e *Engine) startGuest(ctx context.Context, v *vm, disks []*disk) error {
 	e.mu.Unlock()
 	go g.run(run, v.rate)
 	return nil
+}
+
+// bootGuest looks what is on a guest's disks, and tells it in an event. There is no writer, and no error, for disks that hold
+// nothing of a guest's.
+func (e *Engine) bootGuest(v *vm, devices []pattern.Device) (*pattern.Writer, error) {
+	rep, err := pattern.Check(devices...)
+	if errors.Is(err, pattern.ErrBlank) {
+		return nil, nil
+	}
+	said := &event{code: guestChecked, severity: "normal", text: "The guest of VM " + v.name + " has checked its disks: " + rep.String() + ".", vm: v.id}
+	if err != nil {
+		said.severity, said.text = "error", "The guest of VM "+v.name+" found damage on its disks: "+err.Error()+"."
+	}
+	e.mu.Lock()
+	e.audit(said)
+	e.mu.Unlock()
+	if err != nil {
+		return nil, fmt.Errorf("start the guest of %s: %w", v.name, err)
+	}
+	return pattern.Open(devices...)
 }
 
 // run writes rate rounds a second until it is ended.

@@ -327,6 +327,9 @@ func TestARestoredVMGoesOn(t *testing.T) {
 	}
 	ok(v.Start().Send())(t)
 	settle(e)
+	if !audited(t, s, "The guest of VM restored has checked its disks") {
+		t.Error("its guest has not checked its disks")
+	}
 	if err := e.Write(t.Context(), id, 2); err != nil {
 		t.Fatal(err)
 	}
@@ -335,6 +338,26 @@ func TestARestoredVMGoesOn(t *testing.T) {
 	if report, err := e.Check(t.Context(), id); err != nil || report.Round != 11 {
 		t.Errorf("after it has gone on: %v, %v", report, err)
 	}
+	// A guest does not accept what no crash could have left.
+	volume := ok(s.DisksService().DiskService(restored[1]).Get().Send())(t).MustDisk().MustImageId()
+	plain, err := e.ReadVolume(t.Context(), volume)
+	if err != nil {
+		t.Fatal(err)
+	}
+	up := ok(s.ImageTransfersService().Add().ImageTransfer(sdk.NewImageTransferBuilder().Disk(sdk.NewDiskBuilder().Id(restored[1]).MustBuild()).Format(sdk.DISKFORMAT_RAW).MustBuild()).Send())(t).MustImageTransfer()
+	settle(e)
+	ux := s.ImageTransfersService().ImageTransferService(up.MustId())
+	clear(plain[64<<10:]) // all but the superblock
+	upload(t, e, ok(ux.Get().Send())(t).MustImageTransfer().MustTransferUrl(), plain)
+	ok(ux.Finalize().Send())(t)
+	settle(e)
+	ok(v.Start().Send())(t)
+	settle(e)
+	if !audited(t, s, "The guest of VM restored found damage on its disks") {
+		t.Error("its guest has found no damage")
+	}
+	ok(v.Stop().Send())(t)
+	settle(e)
 	ok(v.Remove().Send())(t)
 	settle(e)
 	_, err = s.DisksService().DiskService(restored[0]).Get().Send()
