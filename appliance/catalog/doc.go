@@ -1,6 +1,5 @@
 // Package catalog is what the manager knows: connections, repositories, VMs, runs and tasks, restore points, owed
-// clean-ups, users and tokens, kept by gorm in SQLite, or in
-// PostgreSQL, where several managers share it.
+// clean-ups, policies, users and tokens, kept by gorm in SQLite, or in PostgreSQL, where several managers share it.
 //
 // It is no truth about restore points: the repository is, and the catalog's rows of them can be made again from it.
 // It does no work either; it stores and answers. Its invariant: what a method returned nil for is durable

@@ -33,8 +33,10 @@ func fillPoints(t *testing.T, c *Catalog, n int) []RestorePoint {
 	return points
 }
 
-func TestEveryOrderCoversEverythingOnce(t *testing.T) {
-	c := open(t, t.TempDir())
+func TestEveryOrderCoversEverythingOnce(t *testing.T) { onEach(t, testEveryOrderCoversEverythingOnce) }
+
+func testEveryOrderCoversEverythingOnce(t *testing.T, dir string) {
+	c := open(t, dir)
 	points := fillPoints(t, c, 60)
 	compare := map[string]func(a, b RestorePoint) int{
 		"created_at":   func(RestorePoint, RestorePoint) int { return 0 },
@@ -87,8 +89,10 @@ func walk(t *testing.T, c *Catalog, f PointFilter, p Page) (ids []string) {
 	}
 }
 
-func TestCursorsOfOtherLists(t *testing.T) {
-	c := open(t, t.TempDir())
+func TestCursorsOfOtherLists(t *testing.T) { onEach(t, testCursorsOfOtherLists) }
+
+func testCursorsOfOtherLists(t *testing.T, dir string) {
+	c := open(t, dir)
 	fillPoints(t, c, 10)
 	list, err := c.RestorePoints(t.Context(), PointFilter{}, Page{Limit: 3, Sort: "time"})
 	if err != nil || list.Next == "" || list.Total != nil {
@@ -112,7 +116,8 @@ func TestCursorsOfOtherLists(t *testing.T) {
 
 // TestPagesAreReadByAnIndex: no list sorts rows or looks at all of them, whatever it is filtered and sorted by.
 func TestPagesAreReadByAnIndex(t *testing.T) {
-	c := open(t, t.TempDir())
+	dir := t.TempDir() // it reads what SQLite says of its plans
+	c := open(t, dir)
 	for _, q := range []string{
 		"SELECT * FROM restore_points ORDER BY id DESC LIMIT 101",
 		"SELECT * FROM restore_points WHERE id < 'x' ORDER BY id DESC LIMIT 101",
@@ -139,8 +144,10 @@ func TestPagesAreReadByAnIndex(t *testing.T) {
 }
 
 // TestFilterOfVMs: pages of VMs that an expression selects are those that the evaluator itself selects, in the list's order.
-func TestFilterOfVMs(t *testing.T) {
-	c := open(t, t.TempDir())
+func TestFilterOfVMs(t *testing.T) { onEach(t, testFilterOfVMs) }
+
+func testFilterOfVMs(t *testing.T, dir string) {
+	c := open(t, dir)
 	conn := Connection{Name: "lab", Platform: hypervisors.KVM}
 	if err := c.CreateConnection(t.Context(), &conn, ""); err != nil {
 		t.Fatal(err)

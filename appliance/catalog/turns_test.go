@@ -38,8 +38,10 @@ func opening(p Policy, vms ...string) Opening {
 	}
 }
 
-func TestPoliciesChange(t *testing.T) {
-	c := open(t, t.TempDir())
+func TestPoliciesChange(t *testing.T) { onEach(t, testPoliciesChange) }
+
+func testPoliciesChange(t *testing.T, dir string) {
+	c := open(t, dir)
 	p := newPolicy(t, c, "gold")
 	if err := c.CreatePolicy(t.Context(), &Policy{Name: "gold"}, due); kindOf(err) != "exists" {
 		t.Errorf("a second policy of the name: %v", err)
@@ -62,8 +64,10 @@ func TestPoliciesChange(t *testing.T) {
 	}
 }
 
-func TestWhatIsDueIsNoticedOnce(t *testing.T) {
-	c := open(t, t.TempDir())
+func TestWhatIsDueIsNoticedOnce(t *testing.T) { onEach(t, testWhatIsDueIsNoticedOnce) }
+
+func testWhatIsDueIsNoticedOnce(t *testing.T, dir string) {
+	c := open(t, dir)
 	p := newPolicy(t, c, "gold")
 	var won atomic.Int32
 	var managers sync.WaitGroup
@@ -98,8 +102,10 @@ func TestWhatIsDueIsNoticedOnce(t *testing.T) {
 }
 
 // TestATurnBeginsOnce has several managers submit the run of one turn.
-func TestATurnBeginsOnce(t *testing.T) {
-	c := open(t, t.TempDir())
+func TestATurnBeginsOnce(t *testing.T) { onEach(t, testATurnBeginsOnce) }
+
+func testATurnBeginsOnce(t *testing.T, dir string) {
+	c := open(t, dir)
 	p := newPolicy(t, c, "gold")
 	if _, err := c.Open(t.Context(), opening(p, "vm_1")); err != nil {
 		t.Fatal(err)
@@ -148,7 +154,11 @@ func TestATurnBeginsOnce(t *testing.T) {
 }
 
 func TestARunThatCannotBeQueuedLeavesItsTurn(t *testing.T) {
-	c := open(t, t.TempDir())
+	onEach(t, testARunThatCannotBeQueuedLeavesItsTurn)
+}
+
+func testARunThatCannotBeQueuedLeavesItsTurn(t *testing.T, dir string) {
+	c := open(t, dir)
 	p := newPolicy(t, c, "gold")
 	if _, err := c.Open(t.Context(), opening(p, "vm_1")); err != nil {
 		t.Fatal(err)
@@ -164,8 +174,10 @@ func TestARunThatCannotBeQueuedLeavesItsTurn(t *testing.T) {
 	}
 }
 
-func TestTurnsChangeOnlyAsTheyWereRead(t *testing.T) {
-	c := open(t, t.TempDir())
+func TestTurnsChangeOnlyAsTheyWereRead(t *testing.T) { onEach(t, testTurnsChangeOnlyAsTheyWereRead) }
+
+func testTurnsChangeOnlyAsTheyWereRead(t *testing.T, dir string) {
+	c := open(t, dir)
 	p := newPolicy(t, c, "gold")
 	if _, err := c.Open(t.Context(), opening(p, "vm_1", "vm_2")); err != nil {
 		t.Fatal(err)
@@ -205,8 +217,10 @@ func TestTurnsChangeOnlyAsTheyWereRead(t *testing.T) {
 	}
 }
 
-func TestRewind(t *testing.T) {
-	c := open(t, t.TempDir())
+func TestRewind(t *testing.T) { onEach(t, testRewind) }
+
+func testRewind(t *testing.T, dir string) {
+	c := open(t, dir)
 	p := newPolicy(t, c, "gold")
 	if _, err := c.Open(t.Context(), opening(p, "vm_1")); err != nil {
 		t.Fatal(err)
@@ -225,8 +239,10 @@ func TestRewind(t *testing.T) {
 	}
 }
 
-func TestHoldsAndExclusions(t *testing.T) {
-	c := open(t, t.TempDir())
+func TestHoldsAndExclusions(t *testing.T) { onEach(t, testHoldsAndExclusions) }
+
+func testHoldsAndExclusions(t *testing.T, dir string) {
+	c := open(t, dir)
 	ctx := t.Context()
 	if err := c.SetHold(ctx, Hold{RestorePointID: "rp_1", Reason: "r"}); kindOf(err) != "not-found" {
 		t.Errorf("hold of what is not there: %v", err)
@@ -265,8 +281,10 @@ func TestHoldsAndExclusions(t *testing.T) {
 }
 
 // TestFactsFollowTheInventory: a VM that is renamed and moved is the same VM, a clone another one, and one that is gone is not looked at.
-func TestFactsFollowTheInventory(t *testing.T) {
-	c := open(t, t.TempDir())
+func TestFactsFollowTheInventory(t *testing.T) { onEach(t, testFactsFollowTheInventory) }
+
+func testFactsFollowTheInventory(t *testing.T, dir string) {
+	c := open(t, dir)
 	conn := Connection{Name: "lab", Platform: hypervisors.KVM}
 	if err := c.CreateConnection(t.Context(), &conn, ""); err != nil {
 		t.Fatal(err)
@@ -305,8 +323,10 @@ func TestFactsFollowTheInventory(t *testing.T) {
 }
 
 // TestNewestGood: a damaged restore point protects nothing.
-func TestNewestGood(t *testing.T) {
-	c := open(t, t.TempDir())
+func TestNewestGood(t *testing.T) { onEach(t, testNewestGood) }
+
+func testNewestGood(t *testing.T, dir string) {
+	c := open(t, dir)
 	for _, p := range []RestorePoint{
 		{ID: "rp_1", VMID: "vm_1", Time: due}, {ID: "rp_2", VMID: "vm_1", Time: due.Add(time.Hour), VerifyResult: VerifyDamaged}, {ID: "rp_3", VMID: "vm_2", Time: due, VerifyResult: VerifyGood},
 		{ID: "rp_4", VMID: "vm_3", Time: due, VerifyResult: VerifyDamaged},
