@@ -251,7 +251,7 @@ func (b *backup) transferDisk(ctx context.Context, session *store.Session, d hyp
 	}
 	show(catalog.DiskProgress{BytesTotal: d.Export.SizeBytes})
 	res, err := b.reader.ReadDisk(ctx, ReadRequest{
-		ID: b.t.ID + "/" + d.Disk.ID, Disk: d.Disk.ID, Export: plan.export, Session: session, Parent: plan.parent,
+		ID: b.t.ID + "/" + d.Disk.ID, Disk: d.Disk.ID, Export: plan.export, Now: func() hypervisors.Export { return b.exportNow(d.Disk.ID, plan.export) }, Session: session, Parent: plan.parent,
 		Mover: b.spec.Mover, Transport: b.spec.Transport, Fallback: b.spec.Fallback, Plugs: b.plugs, ConnectionID: b.conn.ID, RepositoryID: b.spec.RepositoryID,
 		VMHost: b.info.VM.Host, Datastore: d.Disk.Datastore, Tell: b.t.Event, Warn: b.t.Warn,
 		Before: b.before(d.Disk.ID), Away: func(ctx context.Context, mover string) error { return b.leaves(ctx, session, d.Disk.ID, mover) },
@@ -303,6 +303,18 @@ func (b *backup) complete(ctx context.Context, point store.RestorePoint) error {
 	return b.t.SetResult(ctx, catalog.Result{
 		RestorePointID: row.ID, BytesRead: row.BytesRead, BytesNew: row.BytesNew, BytesStored: row.BytesStored,
 	})
+}
+
+// exportNow is how a disk is offered now, read in the way that was planned.
+func (b *backup) exportNow(disk string, planned hypervisors.Export) hypervisors.Export {
+	for _, d := range b.frozen.Info().Disks {
+		if d.Disk.ID == disk {
+			now := d.Export
+			now.DirtyContext = planned.DirtyContext
+			return now
+		}
+	}
+	return planned
 }
 
 func (b *backup) keepCheckpoint(ctx context.Context) error {

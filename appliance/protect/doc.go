@@ -25,9 +25,11 @@ type Reader interface {
 
 // ReadRequest asks for one disk to be read.
 type ReadRequest struct {
-	ID      string // of the transfer
-	Disk    string
-	Export  hypervisors.Export // without DirtyContext the whole disk is read
+	ID     string // of the transfer
+	Disk   string
+	Export hypervisors.Export // without DirtyContext the whole disk is read
+	// Now is the export as the platform offers it now, which changes where a disk was plugged into a mover; nil is Export.
+	Now     func() hypervisors.Export
 	Session *store.Session
 	Parent  *store.ImageRef // what is unchanged is as in it; nil for a full
 

@@ -25,6 +25,7 @@ type WriteRequest struct {
 	ID         string // of the transfer
 	Disk       string
 	Export     hypervisors.Export
+	Now        func() hypervisors.Export // as in protect.ReadRequest
 	Repository *store.Repository
 	Image      store.ImageRef
 

@@ -88,7 +88,8 @@ func (r *Recoverer) fill(ctx context.Context, t *jobs.Task, o *order, restoring 
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(disksAtOnce)
 	for _, target := range restoring.Disks() {
-		g.Go(func() error { return r.write(gctx, t, o, target, plugs) })
+		now := func() hypervisors.Export { return exportNow(restoring, target) }
+		g.Go(func() error { return r.write(gctx, t, o, target, now, plugs) })
 	}
 	if err := g.Wait(); err != nil {
 		return hypervisors.VM{}, err
@@ -116,7 +117,19 @@ func (r *Recoverer) fill(ctx context.Context, t *jobs.Task, o *order, restoring 
 	return vm, nil
 }
 
-func (r *Recoverer) write(ctx context.Context, t *jobs.Task, o *order, target hypervisors.TargetInfo, plugs jobs.Plugs) error {
+// exportNow is how a target is offered now.
+func exportNow(restoring hypervisors.Restoring, target hypervisors.TargetInfo) hypervisors.Export {
+	for _, now := range restoring.Disks() {
+		if now.DiskID == target.DiskID {
+			return now.Export
+		}
+	}
+	return target.Export
+}
+
+func (r *Recoverer) write(
+	ctx context.Context, t *jobs.Task, o *order, target hypervisors.TargetInfo, now func() hypervisors.Export, plugs jobs.Plugs,
+) error {
 	image, ok := o.images[target.DiskID]
 	if !ok || target.Export.SizeBytes < image.SizeBytes {
 		return fault.New(fault.Internal, "write disk", target.DiskID, "%d bytes offered for %d", target.Export.SizeBytes, image.SizeBytes)
@@ -127,7 +140,7 @@ func (r *Recoverer) write(ctx context.Context, t *jobs.Task, o *order, target hy
 	}
 	show(catalog.DiskProgress{BytesTotal: image.SizeBytes})
 	res, err := r.writer.WriteDisk(ctx, WriteRequest{
-		ID: t.ID + "/" + target.DiskID, Disk: target.DiskID, Export: target.Export, Repository: o.repo, Image: image,
+		ID: t.ID + "/" + target.DiskID, Disk: target.DiskID, Export: target.Export, Now: now, Repository: o.repo, Image: image,
 		Mover: o.spec.Mover, Transport: o.spec.Transport, Fallback: o.spec.Fallback, Plugs: plugs, ConnectionID: o.conn.ID, RepositoryID: o.point.RepositoryID,
 		Host: o.conn.Host, Datastore: o.datastoreOf(target.DiskID), Tell: t.Event, Warn: t.Warn,
 	}, show)

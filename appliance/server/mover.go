@@ -130,6 +130,7 @@ type order struct {
 	tell     func(ctx context.Context, message string, fields ...string)
 	warn     func(ctx context.Context, message string, fields ...string)
 	progress func(catalog.DiskProgress)
+	now      func() hypervisors.Export                     // how the platform offers the disk now; nil is as in wish
 	before   string                                        // mover that had it when the manager ended
 	away     func(ctx context.Context, mover string) error // see protect.ReadRequest; may be nil
 }
@@ -259,7 +260,7 @@ func (m *mover) ReadDisk(
 			StoreID: storeID(r.Session.Terms()),
 		},
 		grant:  tickets.Grant{RepositoryID: r.RepositoryID, Session: r.Session, Parent: r.Parent},
-		before: r.Before, away: r.Away,
+		before: r.Before, away: r.Away, now: r.Now,
 	}
 	err = m.do(ctx, o, func(chosen agent.Mover, ticket string, e hypervisors.Export, show func(catalog.DiskProgress)) error {
 		res, err := chosen.Backup(ctx, agent.BackupTask{ID: r.ID, Disk: r.Disk, Ticket: ticket, Export: e, Parent: r.Parent},
@@ -296,6 +297,7 @@ func (m *mover) WriteDisk(
 			StoreID: storeID(r.Repository.Terms()),
 		},
 		grant: tickets.Grant{RepositoryID: r.RepositoryID, Repository: r.Repository, Images: []store.ImageRef{r.Image}},
+		now:   r.Now,
 	}
 	again := false // what a lost mover has written is not known
 	err = m.do(ctx, o, func(chosen agent.Mover, ticket string, e hypervisors.Export, show func(catalog.DiskProgress)) error {

@@ -23,6 +23,9 @@ var errStillPlugged = errors.New("the disk is still plugged into the mover")
 // open gives a disk to the mover that was chosen: as the platform offers it, or plugged into the mover's VM. unplug takes
 // it back and returns the transfer's own error, or more.
 func (o order) open(ctx context.Context, c fleet.Choice) (e hypervisors.Export, unplug func(error) error, err error) {
+	if o.now != nil {
+		o.wish.Export = o.now()
+	}
 	if c.Transport != hypervisors.TransportHotadd {
 		e = o.wish.Export
 		e.Transport = c.Transport // of those that the platform offers

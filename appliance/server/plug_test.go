@@ -92,3 +92,20 @@ func TestUnplugThatFails(t *testing.T) {
 		t.Errorf("after one that has failed: %v, told %d times", err, told)
 	}
 }
+
+// TestOpensWhereTheDiskIsNow gives a mover the export as it is when the transfer begins: plugging the disk in may have
+// moved it.
+func TestOpensWhereTheDiskIsNow(t *testing.T) {
+	was := hypervisors.Export{Transport: hypervisors.TransportNBD, Address: "before"}
+	for want, now := range map[string]func() hypervisors.Export{
+		"before": nil,
+		"after": func() hypervisors.Export {
+			return hypervisors.Export{Transport: hypervisors.TransportNBD, Address: "after"}
+		},
+	} {
+		e, _, err := order{wish: fleet.Wish{Export: was}, now: now}.open(t.Context(), fleet.Choice{Transport: hypervisors.TransportNBD})
+		if err != nil || e.Address != want {
+			t.Errorf("opened at %q, %v; want %q", e.Address, err, want)
+		}
+	}
+}
