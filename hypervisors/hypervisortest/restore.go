@@ -192,7 +192,7 @@ func testRestoreInPlace(e *env) {
 		e.Errorf("restored in place: %s %q, %s; want the same VM, off", vm.ID, vm.Name, vm.Power)
 	}
 	for id, want := range s.disks {
-		e.same(e.Content(e.T, e.Stopped, id), want, "disk "+id+" restored in place")
+		e.same(e.Content(e.T, e.Stopped, s.diskIn(vm, id).ID), want, "disk "+id+" restored in place")
 	}
 	e.release(e.freeze(e.request(e.Stopped)))
 }

@@ -30,6 +30,8 @@ func (d *Driver) CleanUp(ctx context.Context, o hypervisors.Owed) error {
 		return d.cleanDisk(ctx, tag, o.Args[argAlias])
 	case kindVM:
 		return d.cleanVM(ctx, tag)
+	case hypervisors.OwedReplaced:
+		return d.cleanReplaced(ctx, o)
 	case hypervisors.OwedAttached:
 		return d.cleanAttached(ctx, o, tag)
 	case kindSnapshot:

@@ -468,6 +468,73 @@ func TestKeeper(t *testing.T) {
 	s.clean("at the end")
 }
 
+// TestPlugAfterRefreeze takes a freeze up as another process does, plugs a disk into the mover, and reads it over the network
+// beside that and afterwards.
+func TestPlugAfterRefreeze(t *testing.T) {
+	s := newSim(t, false)
+	want := s.contents()
+	f := s.freeze(s.request("again"))
+	other := openDriver(t, s.e)
+	g, err := other.Refreeze(t.Context(), hypervisors.Standing{Tag: "again", Info: f.Info(), Owed: s.book.items})
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := g.Info().Disks[0].Export
+	a, err := other.Attach(t.Context(), hypervisors.AttachRequest{Mover: moverID, Tag: "again", Export: before, Serial: hypervisors.NewSerial(), Owe: s.book.owe})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if now := g.Info().Disks[0].Export; now.Imageio.TransferURL == before.Imageio.TransferURL {
+		t.Error("the export has not moved: the test would prove nothing")
+	}
+	s.same(g, want)
+	if err := a.Detach(t.Context()); err != nil {
+		t.Error(err)
+	}
+	s.same(g, want)
+	s.release(g)
+	s.clean("at the end")
+}
+
+// TestAttachFaults injects what goes wrong while a disk is plugged into a mover.
+func TestAttachFaults(t *testing.T) {
+	for _, tt := range []struct {
+		b  ovirtsim.Behaviour
+		f  ovirtsim.Fault
+		ok bool
+	}{
+		{ovirtsim.AttachLocked, ovirtsim.Fault{Times: 2}, true},
+		{ovirtsim.DetachSlow, ovirtsim.Fault{}, true},
+		{ovirtsim.Unavailable, ovirtsim.Fault{On: "GET /vms/*/diskattachments/*", Times: 2}, true},
+		{ovirtsim.InternalError, ovirtsim.Fault{On: "POST /vms/*/diskattachments", Times: 1}, false},
+	} {
+		t.Run(string(tt.b)+" "+tt.f.On, func(t *testing.T) {
+			s := newSim(t, false)
+			want := s.contents()
+			f := s.freeze(s.request("plugged"))
+			struck := s.e.Inject(tt.b, tt.f)
+			a, err := s.d.Attach(t.Context(), hypervisors.AttachRequest{
+				Mover: moverID, Tag: "plugged", Export: f.Info().Disks[0].Export, Serial: hypervisors.NewSerial(), Owe: s.book.owe,
+			})
+			if (err == nil) != tt.ok {
+				t.Fatalf("attach: %v", err)
+			}
+			if err == nil {
+				if err := a.Detach(t.Context()); err != nil {
+					t.Error(err)
+				}
+			} else if fault.KindOf(err) != fault.Transient {
+				t.Errorf("%v (%v), want Transient", err, fault.KindOf(err))
+			}
+			s.struck(struck, tt.b)
+			s.e.Heal()
+			s.same(f, want) // the network remains
+			s.release(f)
+			s.clean("at the end")
+		})
+	}
+}
+
 func readAll(t *testing.T, x hypervisors.Export) []byte {
 	t.Helper()
 	x.DirtyContext = ""

@@ -51,8 +51,27 @@ func (d *Driver) Refreeze(ctx context.Context, s hypervisors.Standing) (hypervis
 		}
 		f.keeper.add(val(ours[at].Id()))
 	}
+	if err := f.lookAgain(ctx); err != nil {
+		return nil, err
+	}
 	f.keep()
 	return f, nil
+}
+
+// lookAgain learns the volumes of a snapshot that another process has made.
+func (f *frozen) lookAgain(ctx context.Context) error {
+	s, err := f.d.findSnapshot(ctx, f.vm, marker+f.tag)
+	if s == nil || err != nil {
+		return err // a backup has none
+	}
+	disks, err := getAll[*sdk.Disk](ctx, f.d.conn, request{
+		op: "list disks of snapshot of VM", subject: f.vm, path: snapshotPath(f.vm, val(s.Id())) + "/disks",
+	}, "disks", sdk.XMLDiskReadMany)
+	f.images = map[string]string{}
+	for _, disk := range disks {
+		f.images[val(disk.Id())] = val(disk.ImageId())
+	}
+	return err
 }
 
 func ended(vm string) error {

@@ -263,6 +263,10 @@ func (r *restoring) Abandon(ctx context.Context) error {
 	r.forget()
 	var errs []error
 	for _, o := range slices.Backward(r.owed) {
+		if o.Kind == hypervisors.OwedReplaced {
+			errs = append(errs, r.d.switchBack(ctx, o))
+			continue
+		}
 		errs = append(errs, r.d.CleanUp(ctx, o))
 	}
 	return errors.Join(errs...)
@@ -277,7 +281,11 @@ func (r *restoring) Finish(ctx context.Context) (hypervisors.VM, error) {
 			return hypervisors.VM{}, err
 		}
 	}
-	id, notes, err := r.makeVM(ctx)
+	make := r.makeVM
+	if r.plan.original != nil {
+		make = r.switchOriginal
+	}
+	id, notes, err := make(ctx)
 	if err != nil {
 		return hypervisors.VM{}, err
 	}

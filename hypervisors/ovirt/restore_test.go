@@ -255,3 +255,85 @@ func TestRestoreSurvives(t *testing.T) {
 		})
 	}
 }
+
+// TestInPlaceCutOff stops a restore in the middle of the switch, as a crash of the manager would, and cleans up what was owed
+// in either order: the VM has its own disks again, all of them.
+func TestInPlaceCutOff(t *testing.T) {
+	for _, reverse := range []bool{false, true} {
+		s := newSim(t, false)
+		s.e.Heal()
+		vm, err := s.d.VM(t.Context(), archiveID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		was := map[string][]byte{}
+		for _, d := range vm.Disks {
+			was[d.ID] = contentOf(t, s.e, d.ID)
+		}
+		req := hypervisors.RestoreRequest{Tag: "cut", Mode: hypervisors.RestoreInPlace, VM: vm, Owe: s.book.owe}
+		for _, d := range vm.Disks {
+			req.Disks = append(req.Disks, hypervisors.RestoreDisk{ID: d.ID})
+		}
+		r, err := s.d.BeginRestore(t.Context(), req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cut := s.e.Inject(ovirtsim.InternalError, ovirtsim.Fault{On: "POST /vms/*/diskattachments", Skip: 1, Times: 1})
+		if _, err := r.Finish(t.Context()); fault.KindOf(err) != fault.Transient || cut.Fired() != 1 {
+			t.Fatalf("finish: %v, %d faults", err, cut.Fired())
+		}
+		if now, err := s.d.VM(t.Context(), archiveID); err != nil || len(now.Disks) != 1 || was[now.Disks[0].ID] != nil {
+			t.Fatalf("the VM has %+v, %v; want one new disk: the test would prove nothing", now.Disks, err)
+		}
+		other := openDriver(t, s.e)
+		if reverse {
+			slices.Reverse(s.book.items)
+		}
+		for range 2 {
+			for _, o := range s.book.items {
+				if err := other.CleanUp(t.Context(), o); err != nil {
+					t.Errorf("clean up %s %s: %v", o.Kind, o.Name, err)
+				}
+			}
+		}
+		now, err := s.d.VM(t.Context(), archiveID)
+		if err != nil || len(now.Disks) != len(was) {
+			t.Fatalf("the VM has %+v, %v", now.Disks, err)
+		}
+		for i, d := range now.Disks {
+			if want := was[d.ID]; want == nil || !bytes.Equal(contentOf(t, s.e, d.ID), want) {
+				t.Errorf("disk %s is not as it was", d.ID)
+			}
+			if old := vm.Disks[i]; d.Bus != old.Bus || d.BootOrder != old.BootOrder {
+				t.Errorf("disk %+v, was %+v", d, old)
+			}
+		}
+		s.clean("after the clean-up")
+	}
+}
+
+func TestInPlaceRefuses(t *testing.T) {
+	s := newSim(t, false)
+	vm, err := s.d.VM(t.Context(), archiveID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req := hypervisors.RestoreRequest{Tag: "no", Mode: hypervisors.RestoreInPlace, VM: vm, Disks: []hypervisors.RestoreDisk{{ID: vm.Disks[0].ID}}, Owe: s.book.owe}
+	if err := s.d.CheckRestore(t.Context(), req); err != nil {
+		t.Errorf("a VM that is off: %v", err)
+	}
+	if _, err := s.d.makeSnapshot(t.Context(), archiveID, "archive", "theirs", idsOf(vm.Disks)); err != nil {
+		t.Fatal(err)
+	}
+	err = s.d.CheckRestore(t.Context(), req)
+	if meaning, advice := fault.Explanation(err); fault.KindOf(err) != fault.Conflict || !strings.Contains(meaning, "snapshots") || advice == "" {
+		t.Errorf("a VM with a snapshot: %v, want a Conflict", err)
+	}
+	if err := s.d.removeSnapshot(t.Context(), archiveID, marker+"theirs"); err != nil {
+		t.Error(err)
+	}
+	req.VM.ID = moverID
+	if err := s.d.CheckRestore(t.Context(), req); fault.KindOf(err) != fault.Conflict {
+		t.Errorf("a mover: %v, want a Conflict", err)
+	}
+}

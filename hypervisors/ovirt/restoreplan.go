@@ -16,12 +16,14 @@ import (
 
 // restorePlan is a restore request that was found possible.
 type restorePlan struct {
-	source  *sdk.Vm // as the engine had described it; nil where the restore point is of another platform
-	cluster cluster
-	disks   []plannedDisk
-	nics    []plannedNIC
-	ovf     []byte // without disks and NICs; nil where there is none
-	notes   []string
+	source *sdk.Vm // as the engine had described it; nil where the restore point is of another platform
+	// original is the VM that gets its disks back; nil for a new VM.
+	original *sdk.Vm
+	cluster  cluster
+	disks    []plannedDisk
+	nics     []plannedNIC
+	ovf      []byte // without disks and NICs; nil where there is none
+	notes    []string
 }
 
 // plannedDisk is one disk to make.
@@ -64,8 +66,9 @@ func (d *Driver) planRestore(ctx context.Context, req hypervisors.RestoreRequest
 			return nil, err
 		}
 	case hypervisors.RestoreInPlace:
-		return nil, fault.New(fault.Unsupported, "restore VM in place", req.VM.Name, "this driver restores VMs as new ones").
-			Explain("In-place restores are not possible on oVirt.", "Restore it as a new VM, and remove or rename the old one.")
+		if err := checkID("VM", req.VM.ID); err != nil {
+			return nil, err
+		}
 	default:
 		return nil, fault.New(fault.Invalid, "restore VM", req.VM.Name, "unknown mode %q", req.Mode)
 	}
@@ -87,6 +90,9 @@ func (d *Driver) planRestore(ctx context.Context, req hypervisors.RestoreRequest
 	at, err := d.look(ctx)
 	if err != nil {
 		return nil, err
+	}
+	if req.Mode == hypervisors.RestoreInPlace {
+		return p, d.planInPlace(ctx, p, req, at)
 	}
 	if err := p.planDisks(req, at); err != nil {
 		return nil, err

@@ -144,9 +144,8 @@ func (r *restoring) mark(ctx context.Context, vm string) (notes []string) {
 	return notes
 }
 
-// complete takes our marks off: from then on all of it is the user's. The VM's goes last, so that a crash before it leaves
-// what is known as ours.
-func (r *restoring) complete(ctx context.Context, vm string) error {
+// nameDisks gives the new disks the names that the old ones had.
+func (r *restoring) nameDisks(ctx context.Context, vm string) error {
 	for _, disk := range r.plan.disks {
 		name := disk.src.Name
 		if name == "" {
@@ -157,6 +156,15 @@ func (r *restoring) complete(ctx context.Context, vm string) error {
 		if _, err := r.d.conn.do(ctx, request{op: "name disk", subject: name, method: http.MethodPut, path: path, body: doc, repeat: true}); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// complete takes our marks off: from then on all of it is the user's. The VM's goes last, so that a crash before it leaves
+// what is known as ours.
+func (r *restoring) complete(ctx context.Context, vm string) error {
+	if err := r.nameDisks(ctx, vm); err != nil {
+		return err
 	}
 	comment := ""
 	if r.plan.source != nil {
