@@ -1027,6 +1027,50 @@ type LoginRequest struct {
 	Username string `json:"username"`
 }
 
+// Maintenance defines model for Maintenance.
+type Maintenance struct {
+	BudgetBytes int64 `json:"budget_bytes,omitempty,omitzero"`
+
+	// Busy It is under way.
+	Busy bool `json:"busy"`
+
+	// Kind `inventory` reads the VMs of every connection, `verify` reads repositories back as each of them says, `collect` frees what no restore point needs.
+	Kind          string    `json:"kind"`
+	LastEndedAt   time.Time `json:"last_ended_at,omitempty,omitzero"`
+	LastError     Failure   `json:"last_error,omitempty,omitzero"`
+	LastResult    string    `json:"last_result,omitempty,omitzero"`
+	LastStartedAt time.Time `json:"last_started_at,omitempty,omitzero"`
+
+	// NextAt When it may begin next.
+	NextAt    time.Time `json:"next_at,omitempty,omitzero"`
+	Paused    bool      `json:"paused"`
+	Schedule  string    `json:"schedule"`
+	TimeZone  string    `json:"time_zone"`
+	UpdatedBy string    `json:"updated_by,omitempty,omitzero"`
+	Windows   []string  `json:"windows,omitempty,omitzero"`
+}
+
+// MaintenanceList defines model for MaintenanceList.
+type MaintenanceList struct {
+	Items []Maintenance `json:"items"`
+}
+
+// MaintenanceRequest defines model for MaintenanceRequest.
+type MaintenanceRequest struct {
+	// BudgetBytes Of `verify`: how much one verification reads; 256 GiB when absent.
+	BudgetBytes int64 `json:"budget_bytes,omitempty,omitzero"`
+	Paused      bool  `json:"paused,omitempty,omitzero"`
+
+	// Schedule A calendar expression, as of a policy.
+	Schedule string `json:"schedule"`
+
+	// TimeZone UTC when absent.
+	TimeZone string `json:"time_zone,omitempty,omitzero"`
+
+	// Windows When it may begin, as of a policy; always when absent.
+	Windows []string `json:"windows,omitempty,omitzero"`
+}
+
 // Member defines model for Member.
 type Member struct {
 	// Domain What fails as a whole with it.
@@ -2444,6 +2488,9 @@ type Limit = int
 // LimitID defines model for LimitID.
 type LimitID = string
 
+// MaintenanceKind defines model for MaintenanceKind.
+type MaintenanceKind = string
+
 // MemberID defines model for MemberID.
 type MemberID = string
 
@@ -2563,6 +2610,12 @@ type AddExclusionParams struct {
 
 // RemoveExclusionParams defines parameters for RemoveExclusion.
 type RemoveExclusionParams struct {
+	// IfMatch The `ETag` that GET answered, several, or `*`. Needed: 428 without it, 412 when the thing has changed since.
+	IfMatch *IfMatch `json:"If-Match,omitempty"`
+}
+
+// ReplaceMaintenanceParams defines parameters for ReplaceMaintenance.
+type ReplaceMaintenanceParams struct {
 	// IfMatch The `ETag` that GET answered, several, or `*`. Needed: 428 without it, 412 when the thing has changed since.
 	IfMatch *IfMatch `json:"If-Match,omitempty"`
 }
@@ -2957,6 +3010,9 @@ type AddExclusionJSONRequestBody = ExclusionRequest
 // LoginJSONRequestBody defines body for Login for application/json ContentType.
 type LoginJSONRequestBody = LoginRequest
 
+// ReplaceMaintenanceJSONRequestBody defines body for ReplaceMaintenance for application/json ContentType.
+type ReplaceMaintenanceJSONRequestBody = MaintenanceRequest
+
 // AddMoverLimitJSONRequestBody defines body for AddMoverLimit for application/json ContentType.
 type AddMoverLimitJSONRequestBody = MoverLimitRequest
 
@@ -3222,6 +3278,37 @@ type ClientInterface interface {
 	//
 	// Corresponds with POST /login (the `Login` operationId).
 	Login(ctx context.Context, body LoginJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListMaintenance What the appliance does by itself to stay in order
+	//
+	// Corresponds with GET /maintenance (the `ListMaintenance` operationId).
+	ListMaintenance(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetMaintenance Show a kind of maintenance
+	//
+	// Corresponds with GET /maintenance/{kind} (the `GetMaintenance` operationId).
+	GetMaintenance(ctx context.Context, kind MaintenanceKind, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ReplaceMaintenanceWithBody Change when a kind of maintenance is due
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with PUT /maintenance/{kind} (the `ReplaceMaintenance` operationId).
+	ReplaceMaintenanceWithBody(ctx context.Context, kind MaintenanceKind, params *ReplaceMaintenanceParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ReplaceMaintenance Change when a kind of maintenance is due
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with PUT /maintenance/{kind} (the `ReplaceMaintenance` operationId).
+	ReplaceMaintenance(ctx context.Context, kind MaintenanceKind, params *ReplaceMaintenanceParams, body ReplaceMaintenanceJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RunMaintenance Do maintenance now
+	//
+	// It is begun unless it is under way; `busy` says so, and `last_result` how it went.
+	//
+	// Corresponds with POST /maintenance/{kind}/run (the `RunMaintenance` operationId).
+	RunMaintenance(ctx context.Context, kind MaintenanceKind, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ListMoverLimits List the limits of transfers
 	//
@@ -4209,6 +4296,87 @@ func (c *Client) LoginWithBody(ctx context.Context, contentType string, body io.
 // Corresponds with POST /login (the `Login` operationId).
 func (c *Client) Login(ctx context.Context, body LoginJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewLoginRequest(c.Server, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListMaintenance What the appliance does by itself to stay in order
+//
+// Corresponds with GET /maintenance (the `ListMaintenance` operationId).
+func (c *Client) ListMaintenance(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListMaintenanceRequest(c.Server)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetMaintenance Show a kind of maintenance
+//
+// Corresponds with GET /maintenance/{kind} (the `GetMaintenance` operationId).
+func (c *Client) GetMaintenance(ctx context.Context, kind MaintenanceKind, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetMaintenanceRequest(c.Server, kind)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ReplaceMaintenanceWithBody Change when a kind of maintenance is due
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with PUT /maintenance/{kind} (the `ReplaceMaintenance` operationId).
+func (c *Client) ReplaceMaintenanceWithBody(ctx context.Context, kind MaintenanceKind, params *ReplaceMaintenanceParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewReplaceMaintenanceRequestWithBody(c.Server, kind, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ReplaceMaintenance Change when a kind of maintenance is due
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with PUT /maintenance/{kind} (the `ReplaceMaintenance` operationId).
+func (c *Client) ReplaceMaintenance(ctx context.Context, kind MaintenanceKind, params *ReplaceMaintenanceParams, body ReplaceMaintenanceJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewReplaceMaintenanceRequest(c.Server, kind, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RunMaintenance Do maintenance now
+//
+// It is begun unless it is under way; `busy` says so, and `last_result` how it went.
+//
+// Corresponds with POST /maintenance/{kind}/run (the `RunMaintenance` operationId).
+func (c *Client) RunMaintenance(ctx context.Context, kind MaintenanceKind, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRunMaintenanceRequest(c.Server, kind)
 	if err != nil {
 		return nil, err
 	}
@@ -6613,6 +6781,163 @@ func NewLoginRequestWithBody(server string, contentType string, body io.Reader) 
 	}
 
 	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewListMaintenanceRequest constructs an http.Request for the ListMaintenance method
+func NewListMaintenanceRequest(server string) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/maintenance")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewGetMaintenanceRequest constructs an http.Request for the GetMaintenance method
+func NewGetMaintenanceRequest(server string, kind MaintenanceKind) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "kind", kind, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/maintenance/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewReplaceMaintenanceRequest calls the generic ReplaceMaintenance builder with application/json body
+func NewReplaceMaintenanceRequest(server string, kind MaintenanceKind, params *ReplaceMaintenanceParams, body ReplaceMaintenanceJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewReplaceMaintenanceRequestWithBody(server, kind, params, "application/json", bodyReader)
+}
+
+// NewReplaceMaintenanceRequestWithBody constructs an http.Request for the ReplaceMaintenance method, with any body, and a specified content type
+func NewReplaceMaintenanceRequestWithBody(server string, kind MaintenanceKind, params *ReplaceMaintenanceParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "kind", kind, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/maintenance/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPut, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.IfMatch != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "If-Match", *params.IfMatch, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("If-Match", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewRunMaintenanceRequest constructs an http.Request for the RunMaintenance method
+func NewRunMaintenanceRequest(server string, kind MaintenanceKind) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "kind", kind, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/maintenance/%s/run", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
 
 	return req, nil
 }
@@ -10494,6 +10819,43 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with POST /login (the `Login` operationId).
 	LoginWithResponse(ctx context.Context, body LoginJSONRequestBody, reqEditors ...RequestEditorFn) (*LoginResponse, error)
 
+	// ListMaintenanceWithResponse What the appliance does by itself to stay in order
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /maintenance (the `ListMaintenance` operationId).
+	ListMaintenanceWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*ListMaintenanceResponse, error)
+
+	// GetMaintenanceWithResponse Show a kind of maintenance
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /maintenance/{kind} (the `GetMaintenance` operationId).
+	GetMaintenanceWithResponse(ctx context.Context, kind MaintenanceKind, reqEditors ...RequestEditorFn) (*GetMaintenanceResponse, error)
+
+	// ReplaceMaintenanceWithBodyWithResponse Change when a kind of maintenance is due
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PUT /maintenance/{kind} (the `ReplaceMaintenance` operationId).
+	ReplaceMaintenanceWithBodyWithResponse(ctx context.Context, kind MaintenanceKind, params *ReplaceMaintenanceParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ReplaceMaintenanceResponse, error)
+
+	// ReplaceMaintenanceWithResponse Change when a kind of maintenance is due
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PUT /maintenance/{kind} (the `ReplaceMaintenance` operationId).
+	ReplaceMaintenanceWithResponse(ctx context.Context, kind MaintenanceKind, params *ReplaceMaintenanceParams, body ReplaceMaintenanceJSONRequestBody, reqEditors ...RequestEditorFn) (*ReplaceMaintenanceResponse, error)
+
+	// RunMaintenanceWithResponse Do maintenance now
+	//
+	// It is begun unless it is under way; `busy` says so, and `last_result` how it went.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /maintenance/{kind}/run (the `RunMaintenance` operationId).
+	RunMaintenanceWithResponse(ctx context.Context, kind MaintenanceKind, reqEditors ...RequestEditorFn) (*RunMaintenanceResponse, error)
+
 	// ListMoverLimitsWithResponse List the limits of transfers
 	//
 	// By kind and name. Of several limits that hold for the same, the lowest counts.
@@ -12114,6 +12476,212 @@ func (r LoginResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r LoginResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// ListMaintenanceResponse304Headers the declared response headers of an HTTP 304 response for ListMaintenance
+type ListMaintenanceResponse304Headers struct {
+	ETag string
+}
+
+type ListMaintenanceResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *MaintenanceList
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+	// Headers304 the parsed response headers for an HTTP 304 response
+	Headers304 *ListMaintenanceResponse304Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListMaintenanceResponse) GetJSON200() *MaintenanceList {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListMaintenanceResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListMaintenanceResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListMaintenanceResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListMaintenanceResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListMaintenanceResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// GetMaintenanceResponse304Headers the declared response headers of an HTTP 304 response for GetMaintenance
+type GetMaintenanceResponse304Headers struct {
+	ETag string
+}
+
+type GetMaintenanceResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Maintenance
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+	// Headers304 the parsed response headers for an HTTP 304 response
+	Headers304 *GetMaintenanceResponse304Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetMaintenanceResponse) GetJSON200() *Maintenance {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r GetMaintenanceResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetMaintenanceResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetMaintenanceResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetMaintenanceResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetMaintenanceResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type ReplaceMaintenanceResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Maintenance
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ReplaceMaintenanceResponse) GetJSON200() *Maintenance {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ReplaceMaintenanceResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ReplaceMaintenanceResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ReplaceMaintenanceResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ReplaceMaintenanceResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ReplaceMaintenanceResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type RunMaintenanceResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Maintenance
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r RunMaintenanceResponse) GetJSON200() *Maintenance {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r RunMaintenanceResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r RunMaintenanceResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r RunMaintenanceResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r RunMaintenanceResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r RunMaintenanceResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -15802,6 +16370,73 @@ func (c *ClientWithResponses) LoginWithResponse(ctx context.Context, body LoginJ
 	return ParseLoginResponse(rsp)
 }
 
+// ListMaintenanceWithResponse What the appliance does by itself to stay in order
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /maintenance (the `ListMaintenance` operationId).
+func (c *ClientWithResponses) ListMaintenanceWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*ListMaintenanceResponse, error) {
+	rsp, err := c.ListMaintenance(ctx, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListMaintenanceResponse(rsp)
+}
+
+// GetMaintenanceWithResponse Show a kind of maintenance
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /maintenance/{kind} (the `GetMaintenance` operationId).
+func (c *ClientWithResponses) GetMaintenanceWithResponse(ctx context.Context, kind MaintenanceKind, reqEditors ...RequestEditorFn) (*GetMaintenanceResponse, error) {
+	rsp, err := c.GetMaintenance(ctx, kind, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetMaintenanceResponse(rsp)
+}
+
+// ReplaceMaintenanceWithBodyWithResponse Change when a kind of maintenance is due
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PUT /maintenance/{kind} (the `ReplaceMaintenance` operationId).
+func (c *ClientWithResponses) ReplaceMaintenanceWithBodyWithResponse(ctx context.Context, kind MaintenanceKind, params *ReplaceMaintenanceParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ReplaceMaintenanceResponse, error) {
+	rsp, err := c.ReplaceMaintenanceWithBody(ctx, kind, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseReplaceMaintenanceResponse(rsp)
+}
+
+// ReplaceMaintenanceWithResponse Change when a kind of maintenance is due
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PUT /maintenance/{kind} (the `ReplaceMaintenance` operationId).
+func (c *ClientWithResponses) ReplaceMaintenanceWithResponse(ctx context.Context, kind MaintenanceKind, params *ReplaceMaintenanceParams, body ReplaceMaintenanceJSONRequestBody, reqEditors ...RequestEditorFn) (*ReplaceMaintenanceResponse, error) {
+	rsp, err := c.ReplaceMaintenance(ctx, kind, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseReplaceMaintenanceResponse(rsp)
+}
+
+// RunMaintenanceWithResponse Do maintenance now
+//
+// It is begun unless it is under way; `busy` says so, and `last_result` how it went.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /maintenance/{kind}/run (the `RunMaintenance` operationId).
+func (c *ClientWithResponses) RunMaintenanceWithResponse(ctx context.Context, kind MaintenanceKind, reqEditors ...RequestEditorFn) (*RunMaintenanceResponse, error) {
+	rsp, err := c.RunMaintenance(ctx, kind, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRunMaintenanceResponse(rsp)
+}
+
 // ListMoverLimitsWithResponse List the limits of transfers
 //
 // By kind and name. Of several limits that hold for the same, the lowest counts.
@@ -17764,6 +18399,170 @@ func ParseLoginResponse(rsp *http.Response) (*LoginResponse, error) {
 	switch {
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
 		var dest IssuedToken
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseListMaintenanceResponse parses an HTTP response from a ListMaintenanceWithResponse call
+func ParseListMaintenanceResponse(rsp *http.Response) (*ListMaintenanceResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListMaintenanceResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest MaintenanceList
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case rsp.StatusCode == 304:
+		break // No content-type
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 304:
+		var headers ListMaintenanceResponse304Headers
+		if values := rsp.Header.Values("ETag"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "ETag", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ETag = value
+		}
+		response.Headers304 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseGetMaintenanceResponse parses an HTTP response from a GetMaintenanceWithResponse call
+func ParseGetMaintenanceResponse(rsp *http.Response) (*GetMaintenanceResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetMaintenanceResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Maintenance
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case rsp.StatusCode == 304:
+		break // No content-type
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 304:
+		var headers GetMaintenanceResponse304Headers
+		if values := rsp.Header.Values("ETag"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "ETag", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ETag = value
+		}
+		response.Headers304 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseReplaceMaintenanceResponse parses an HTTP response from a ReplaceMaintenanceWithResponse call
+func ParseReplaceMaintenanceResponse(rsp *http.Response) (*ReplaceMaintenanceResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ReplaceMaintenanceResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Maintenance
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseRunMaintenanceResponse parses an HTTP response from a RunMaintenanceWithResponse call
+func ParseRunMaintenanceResponse(rsp *http.Response) (*RunMaintenanceResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &RunMaintenanceResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Maintenance
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}

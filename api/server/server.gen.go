@@ -1026,6 +1026,50 @@ type LoginRequest struct {
 	Username string `json:"username"`
 }
 
+// Maintenance defines model for Maintenance.
+type Maintenance struct {
+	BudgetBytes int64 `json:"budget_bytes,omitempty,omitzero"`
+
+	// Busy It is under way.
+	Busy bool `json:"busy"`
+
+	// Kind `inventory` reads the VMs of every connection, `verify` reads repositories back as each of them says, `collect` frees what no restore point needs.
+	Kind          string    `json:"kind"`
+	LastEndedAt   time.Time `json:"last_ended_at,omitempty,omitzero"`
+	LastError     Failure   `json:"last_error,omitempty,omitzero"`
+	LastResult    string    `json:"last_result,omitempty,omitzero"`
+	LastStartedAt time.Time `json:"last_started_at,omitempty,omitzero"`
+
+	// NextAt When it may begin next.
+	NextAt    time.Time `json:"next_at,omitempty,omitzero"`
+	Paused    bool      `json:"paused"`
+	Schedule  string    `json:"schedule"`
+	TimeZone  string    `json:"time_zone"`
+	UpdatedBy string    `json:"updated_by,omitempty,omitzero"`
+	Windows   []string  `json:"windows,omitempty,omitzero"`
+}
+
+// MaintenanceList defines model for MaintenanceList.
+type MaintenanceList struct {
+	Items []Maintenance `json:"items"`
+}
+
+// MaintenanceRequest defines model for MaintenanceRequest.
+type MaintenanceRequest struct {
+	// BudgetBytes Of `verify`: how much one verification reads; 256 GiB when absent.
+	BudgetBytes int64 `json:"budget_bytes,omitempty,omitzero"`
+	Paused      bool  `json:"paused,omitempty,omitzero"`
+
+	// Schedule A calendar expression, as of a policy.
+	Schedule string `json:"schedule"`
+
+	// TimeZone UTC when absent.
+	TimeZone string `json:"time_zone,omitempty,omitzero"`
+
+	// Windows When it may begin, as of a policy; always when absent.
+	Windows []string `json:"windows,omitempty,omitzero"`
+}
+
 // Member defines model for Member.
 type Member struct {
 	// Domain What fails as a whole with it.
@@ -2443,6 +2487,9 @@ type Limit = int
 // LimitID defines model for LimitID.
 type LimitID = string
 
+// MaintenanceKind defines model for MaintenanceKind.
+type MaintenanceKind = string
+
 // MemberID defines model for MemberID.
 type MemberID = string
 
@@ -2562,6 +2609,12 @@ type AddExclusionParams struct {
 
 // RemoveExclusionParams defines parameters for RemoveExclusion.
 type RemoveExclusionParams struct {
+	// IfMatch The `ETag` that GET answered, several, or `*`. Needed: 428 without it, 412 when the thing has changed since.
+	IfMatch *IfMatch `json:"If-Match,omitempty"`
+}
+
+// ReplaceMaintenanceParams defines parameters for ReplaceMaintenance.
+type ReplaceMaintenanceParams struct {
 	// IfMatch The `ETag` that GET answered, several, or `*`. Needed: 428 without it, 412 when the thing has changed since.
 	IfMatch *IfMatch `json:"If-Match,omitempty"`
 }
@@ -2956,6 +3009,9 @@ type AddExclusionJSONRequestBody = ExclusionRequest
 // LoginJSONRequestBody defines body for Login for application/json ContentType.
 type LoginJSONRequestBody = LoginRequest
 
+// ReplaceMaintenanceJSONRequestBody defines body for ReplaceMaintenance for application/json ContentType.
+type ReplaceMaintenanceJSONRequestBody = MaintenanceRequest
+
 // AddMoverLimitJSONRequestBody defines body for AddMoverLimit for application/json ContentType.
 type AddMoverLimitJSONRequestBody = MoverLimitRequest
 
@@ -3075,6 +3131,18 @@ type ServerInterface interface {
 	// Login Exchange user name and password for a short-lived token
 	// (POST /login)
 	Login(ctx echo.Context) error
+	// ListMaintenance What the appliance does by itself to stay in order
+	// (GET /maintenance)
+	ListMaintenance(ctx echo.Context) error
+	// GetMaintenance Show a kind of maintenance
+	// (GET /maintenance/{kind})
+	GetMaintenance(ctx echo.Context, kind MaintenanceKind) error
+	// ReplaceMaintenance Change when a kind of maintenance is due
+	// (PUT /maintenance/{kind})
+	ReplaceMaintenance(ctx echo.Context, kind MaintenanceKind, params ReplaceMaintenanceParams) error
+	// RunMaintenance Do maintenance now
+	// (POST /maintenance/{kind}/run)
+	RunMaintenance(ctx echo.Context, kind MaintenanceKind) error
 	// ListMoverLimits List the limits of transfers
 	// (GET /mover-limits)
 	ListMoverLimits(ctx echo.Context) error
@@ -3690,6 +3758,83 @@ func (w *ServerInterfaceWrapper) Login(ctx echo.Context) error {
 
 	// Invoke the callback with all the unmarshaled arguments
 	err = w.Handler.Login(ctx)
+	return err
+}
+
+// ListMaintenance converts echo context to params.
+func (w *ServerInterfaceWrapper) ListMaintenance(ctx echo.Context) error {
+	var err error
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.ListMaintenance(ctx)
+	return err
+}
+
+// GetMaintenance converts echo context to params.
+func (w *ServerInterfaceWrapper) GetMaintenance(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "kind" -------------
+	var kind MaintenanceKind
+
+	err = runtime.BindStyledParameterWithOptions("simple", "kind", ctx.Param("kind"), &kind, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter kind: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.GetMaintenance(ctx, kind)
+	return err
+}
+
+// ReplaceMaintenance converts echo context to params.
+func (w *ServerInterfaceWrapper) ReplaceMaintenance(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "kind" -------------
+	var kind MaintenanceKind
+
+	err = runtime.BindStyledParameterWithOptions("simple", "kind", ctx.Param("kind"), &kind, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter kind: %s", err))
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ReplaceMaintenanceParams
+
+	headers := ctx.Request().Header
+	// ------------- Optional header parameter "If-Match" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("If-Match")]; found {
+		var IfMatch IfMatch
+		n := len(valueList)
+		if n != 1 {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Expected one value for If-Match, got %d", n))
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "If-Match", valueList[0], &IfMatch, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter If-Match: %s", err))
+		}
+
+		params.IfMatch = &IfMatch
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.ReplaceMaintenance(ctx, kind, params)
+	return err
+}
+
+// RunMaintenance converts echo context to params.
+func (w *ServerInterfaceWrapper) RunMaintenance(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "kind" -------------
+	var kind MaintenanceKind
+
+	err = runtime.BindStyledParameterWithOptions("simple", "kind", ctx.Param("kind"), &kind, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter kind: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.RunMaintenance(ctx, kind)
 	return err
 }
 
@@ -5748,6 +5893,10 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 	router.GET(options.BaseURL+"/exclusions/:exclusion_id", wrapper.GetExclusion, options.OperationMiddlewares["getExclusion"]...)
 	router.GET(options.BaseURL+"/livez", wrapper.GetLivez, options.OperationMiddlewares["getLivez"]...)
 	router.POST(options.BaseURL+"/login", wrapper.Login, options.OperationMiddlewares["login"]...)
+	router.GET(options.BaseURL+"/maintenance", wrapper.ListMaintenance, options.OperationMiddlewares["listMaintenance"]...)
+	router.GET(options.BaseURL+"/maintenance/:kind", wrapper.GetMaintenance, options.OperationMiddlewares["getMaintenance"]...)
+	router.PUT(options.BaseURL+"/maintenance/:kind", wrapper.ReplaceMaintenance, options.OperationMiddlewares["replaceMaintenance"]...)
+	router.POST(options.BaseURL+"/maintenance/:kind/run", wrapper.RunMaintenance, options.OperationMiddlewares["runMaintenance"]...)
 	router.GET(options.BaseURL+"/mover-limits", wrapper.ListMoverLimits, options.OperationMiddlewares["listMoverLimits"]...)
 	router.POST(options.BaseURL+"/mover-limits", wrapper.AddMoverLimit, options.OperationMiddlewares["addMoverLimit"]...)
 	router.DELETE(options.BaseURL+"/mover-limits/:limit_id", wrapper.RemoveMoverLimit, options.OperationMiddlewares["removeMoverLimit"]...)
@@ -6607,6 +6756,179 @@ type LogindefaultApplicationProblemPlusJSONResponse struct {
 }
 
 func (response LogindefaultApplicationProblemPlusJSONResponse) VisitLoginResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListMaintenanceRequestObject struct {
+}
+
+type ListMaintenanceResponseObject interface {
+	VisitListMaintenanceResponse(w http.ResponseWriter) error
+}
+
+type ListMaintenance200JSONResponse MaintenanceList
+
+func (response ListMaintenance200JSONResponse) VisitListMaintenanceResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListMaintenance304Response = NotModifiedResponse
+
+func (response ListMaintenance304Response) VisitListMaintenanceResponse(w http.ResponseWriter) error {
+	w.Header().Set("ETag", fmt.Sprint(response.Headers.ETag))
+	w.WriteHeader(304)
+	return nil
+}
+
+type ListMaintenancedefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response ListMaintenancedefaultApplicationProblemPlusJSONResponse) VisitListMaintenanceResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetMaintenanceRequestObject struct {
+	Kind MaintenanceKind `json:"kind"`
+}
+
+type GetMaintenanceResponseObject interface {
+	VisitGetMaintenanceResponse(w http.ResponseWriter) error
+}
+
+type GetMaintenance200JSONResponse Maintenance
+
+func (response GetMaintenance200JSONResponse) VisitGetMaintenanceResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetMaintenance304Response = NotModifiedResponse
+
+func (response GetMaintenance304Response) VisitGetMaintenanceResponse(w http.ResponseWriter) error {
+	w.Header().Set("ETag", fmt.Sprint(response.Headers.ETag))
+	w.WriteHeader(304)
+	return nil
+}
+
+type GetMaintenancedefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response GetMaintenancedefaultApplicationProblemPlusJSONResponse) VisitGetMaintenanceResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ReplaceMaintenanceRequestObject struct {
+	Kind   MaintenanceKind `json:"kind"`
+	Params ReplaceMaintenanceParams
+	Body   *ReplaceMaintenanceJSONRequestBody
+}
+
+type ReplaceMaintenanceResponseObject interface {
+	VisitReplaceMaintenanceResponse(w http.ResponseWriter) error
+}
+
+type ReplaceMaintenance200JSONResponse Maintenance
+
+func (response ReplaceMaintenance200JSONResponse) VisitReplaceMaintenanceResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ReplaceMaintenancedefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response ReplaceMaintenancedefaultApplicationProblemPlusJSONResponse) VisitReplaceMaintenanceResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RunMaintenanceRequestObject struct {
+	Kind MaintenanceKind `json:"kind"`
+}
+
+type RunMaintenanceResponseObject interface {
+	VisitRunMaintenanceResponse(w http.ResponseWriter) error
+}
+
+type RunMaintenance200JSONResponse Maintenance
+
+func (response RunMaintenance200JSONResponse) VisitRunMaintenanceResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RunMaintenancedefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response RunMaintenancedefaultApplicationProblemPlusJSONResponse) VisitRunMaintenanceResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -9541,6 +9863,18 @@ type StrictServerInterface interface {
 	// Login Exchange user name and password for a short-lived token
 	// (POST /login)
 	Login(ctx context.Context, request LoginRequestObject) (LoginResponseObject, error)
+	// ListMaintenance What the appliance does by itself to stay in order
+	// (GET /maintenance)
+	ListMaintenance(ctx context.Context, request ListMaintenanceRequestObject) (ListMaintenanceResponseObject, error)
+	// GetMaintenance Show a kind of maintenance
+	// (GET /maintenance/{kind})
+	GetMaintenance(ctx context.Context, request GetMaintenanceRequestObject) (GetMaintenanceResponseObject, error)
+	// ReplaceMaintenance Change when a kind of maintenance is due
+	// (PUT /maintenance/{kind})
+	ReplaceMaintenance(ctx context.Context, request ReplaceMaintenanceRequestObject) (ReplaceMaintenanceResponseObject, error)
+	// RunMaintenance Do maintenance now
+	// (POST /maintenance/{kind}/run)
+	RunMaintenance(ctx context.Context, request RunMaintenanceRequestObject) (RunMaintenanceResponseObject, error)
 	// ListMoverLimits List the limits of transfers
 	// (GET /mover-limits)
 	ListMoverLimits(ctx context.Context, request ListMoverLimitsRequestObject) (ListMoverLimitsResponseObject, error)
@@ -10231,6 +10565,128 @@ func (sh *strictHandler) Login(ctx echo.Context) error {
 		return err
 	} else if validResponse, ok := response.(LoginResponseObject); ok {
 		return validResponse.VisitLoginResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// ListMaintenance operation middleware
+func (sh *strictHandler) ListMaintenance(ctx echo.Context) error {
+	var request ListMaintenanceRequestObject
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.ListMaintenance(ctx.Request().Context(), request.(ListMaintenanceRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListMaintenance")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(ListMaintenanceResponseObject); ok {
+		return validResponse.VisitListMaintenanceResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// GetMaintenance operation middleware
+func (sh *strictHandler) GetMaintenance(ctx echo.Context, kind MaintenanceKind) error {
+	var request GetMaintenanceRequestObject
+
+	request.Kind = kind
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.GetMaintenance(ctx.Request().Context(), request.(GetMaintenanceRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetMaintenance")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(GetMaintenanceResponseObject); ok {
+		return validResponse.VisitGetMaintenanceResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// ReplaceMaintenance operation middleware
+func (sh *strictHandler) ReplaceMaintenance(ctx echo.Context, kind MaintenanceKind, params ReplaceMaintenanceParams) error {
+	var request ReplaceMaintenanceRequestObject
+
+	request.Kind = kind
+	request.Params = params
+
+	var body ReplaceMaintenanceJSONRequestBody
+	var err error
+	if binder, ok := ctx.Echo().Binder.(*echo.DefaultBinder); ok {
+		// A request validator built on kin-openapi's openapi3filter with
+		// KeepValidatedValue leaves the value it validated on the body. Bind
+		// that value, matching member names exactly, so the handler receives
+		// what was validated instead of a second, case-insensitive decode.
+		// Otherwise bind only the request body, so that path and query
+		// parameters are not also bound into the body struct.
+		if vb, ok := ctx.Request().Body.(interface{ ValidatedValue() any }); !ok || runtime.BindJSONValue(vb.ValidatedValue(), &body) != nil {
+			err = binder.BindBody(ctx, &body)
+		}
+	} else {
+		// A custom binder is installed on the Echo instance; defer to it
+		// entirely, since echo.Binder does not expose body-only binding and
+		// the binder may do more than decode (for example call ctx.Validate).
+		err = ctx.Bind(&body)
+	}
+	if err != nil {
+		return err
+	}
+	request.Body = &body
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.ReplaceMaintenance(ctx.Request().Context(), request.(ReplaceMaintenanceRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ReplaceMaintenance")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(ReplaceMaintenanceResponseObject); ok {
+		return validResponse.VisitReplaceMaintenanceResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// RunMaintenance operation middleware
+func (sh *strictHandler) RunMaintenance(ctx echo.Context, kind MaintenanceKind) error {
+	var request RunMaintenanceRequestObject
+
+	request.Kind = kind
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.RunMaintenance(ctx.Request().Context(), request.(RunMaintenanceRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "RunMaintenance")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(RunMaintenanceResponseObject); ok {
+		return validResponse.VisitRunMaintenanceResponse(ctx.Response())
 	} else if response != nil {
 		return fmt.Errorf("unexpected response type: %T", response)
 	}

@@ -18,7 +18,7 @@ import (
 )
 
 // schemaVersion is the version of the tables this program writes.
-const schemaVersion = 10
+const schemaVersion = 11
 
 // Schema is the version of the tables.
 func (c *Catalog) Schema() int { return schemaVersion }
@@ -203,6 +203,9 @@ func migrate(tx *gorm.DB, version int) error {
 	if version > 0 && version < 10 {
 		errs = append(errs, m.AddColumn(&Task{}, "ManagerID"), m.CreateIndex(&Task{}, "ManagerID"),
 			m.AddColumn(&Event{}, "ManagerID"), tx.Exec("UPDATE tasks SET manager_id = ''").Error, tx.Exec("UPDATE events SET manager_id = ''").Error)
+	}
+	if version < 11 {
+		errs = append(errs, tx.AutoMigrate(&Maintenance{}))
 	}
 	if version == 1 {
 		errs = append(errs, m.AddColumn(&Connection{}, "HostID"))

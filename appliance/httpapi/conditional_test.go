@@ -47,8 +47,9 @@ func TestETags(t *testing.T) {
 func TestIfMatch(t *testing.T) {
 	ts := ready(t)
 	bodies := map[string]string{
-		"updateRepository": `{"verification":{"every_days":1,"bytes_per_second":0}}`,
-		"replacePolicy":    `{"name":"gold","filter":"all","schedule":"22:00","repository":"repo_1"}`,
+		"updateRepository":   `{"verification":{"every_days":1,"bytes_per_second":0}}`,
+		"replaceMaintenance": `{"schedule":"daily"}`,
+		"replacePolicy":      `{"name":"gold","filter":"all","schedule":"22:00","repository":"repo_1"}`,
 	}
 	tested := 0
 	for key, op := range ts.contract.operations {
@@ -57,7 +58,7 @@ func TestIfMatch(t *testing.T) {
 			continue
 		}
 		path = strings.NewReplacer(":connection_id", "conn_1", ":repository_id", "repo_1", ":restore_point_id", "rp_1", ":mover_id", "mover_1",
-			":limit_id", "limit_1", ":policy_id", "pol_1", ":exclusion_id", "excl_1", ":key_id", "key_1", ":token_id", "nothing").Replace(strings.TrimPrefix(path, api.BasePath))
+			":limit_id", "limit_1", ":policy_id", "pol_1", ":kind", "verify", ":exclusion_id", "excl_1", ":key_id", "key_1", ":token_id", "nothing").Replace(strings.TrimPrefix(path, api.BasePath))
 		if strings.HasSuffix(path, "nothing") {
 			continue // TestIfMatchOfTokens
 		}

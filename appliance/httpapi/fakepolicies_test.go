@@ -123,3 +123,21 @@ func (f *fakeCore) ReleaseRestorePoint(_ context.Context, _ fleet.Who, id string
 	_, err := one(f, id, "rp_1", 0)
 	return err
 }
+
+func (f *fakeCore) ListMaintenance(context.Context) ([]MaintenanceInfo, error) {
+	return one(f, "", "", []MaintenanceInfo{{Maintenance: catalog.Maintenance{
+		Kind: catalog.MaintainVerify, Schedule: "*:00", TimeZone: "UTC", Windows: []string{"20:00-06:00"}, Paused: true, BudgetBytes: 7, UpdatedBy: "admin",
+		LastStarted: &someTime, LastEnded: &someTime, LastResult: "r", LastError: someFailure,
+	}, Busy: true, Next: someTime}})
+}
+
+func (f *fakeCore) ReplaceMaintenance(_ context.Context, _ fleet.Who, m catalog.Maintenance) error {
+	f.note(m)
+	_, err := one(f, string(m.Kind), "verify", 0)
+	return err
+}
+
+func (f *fakeCore) RunMaintenance(_ context.Context, _ fleet.Who, kind catalog.MaintenanceKind) error {
+	_, err := one(f, string(kind), "verify", 0)
+	return err
+}

@@ -30,6 +30,17 @@ type Policies interface {
 	// HoldRestorePoint replaces an earlier hold.
 	HoldRestorePoint(ctx context.Context, who fleet.Who, h catalog.Hold) error
 	ReleaseRestorePoint(ctx context.Context, who fleet.Who, id string) error
+	ListMaintenance(ctx context.Context) ([]MaintenanceInfo, error)
+	// ReplaceMaintenance changes when a kind is due; RunMaintenance begins it now, unless it is under way.
+	ReplaceMaintenance(ctx context.Context, who fleet.Who, m catalog.Maintenance) error
+	RunMaintenance(ctx context.Context, who fleet.Who, kind catalog.MaintenanceKind) error
+}
+
+// MaintenanceInfo is a kind of maintenance with what follows from it now.
+type MaintenanceInfo struct {
+	catalog.Maintenance
+	Busy bool
+	Next time.Time // zero: never
 }
 
 // PolicyChange is what a policy shall be.

@@ -112,6 +112,10 @@ func TestAnswersConform(t *testing.T) {
 		{"POST", "/exclusions", `{"filter":"name = old","reason":"moves","ends_at":"2027-01-31T00:00:00Z"}`, 201},
 		{"POST", "/exclusions", `{"filter":"name = old"}`, 422},
 		{"DELETE", "/exclusions/excl_1", nil, 204},
+		{"GET", "/maintenance", nil, 200},
+		{"GET", "/maintenance/verify", nil, 200},
+		{"PUT", "/maintenance/verify", `{"schedule":"*:00","windows":["20:00-06:00"],"budget_bytes":1}`, 200},
+		{"POST", "/maintenance/verify/run", nil, 200},
 		{"GET", "/coverage?state=late&policy=pol_1&filter=all", nil, 200},
 		{"GET", "/coverage?state=bad", nil, 422},
 		{"GET", "/vms?filter=all", nil, 200},
@@ -356,6 +360,7 @@ func TestUnknownIDs(t *testing.T) {
 		"trustMembers":   `{"members":["m1"],"accept_loss":true}`,
 		"growRepository": `{"members":[{"path":"/a"},{"path":"/b"}]}`, "addKey": `{"kind":"paper"}`, "drillKey": `{"key":"k"}`,
 		"replacePolicy": `{"name":"gold","filter":"all","schedule":"22:00","repository":"repo_1"}`, "holdRestorePoint": `{"reason":"r"}`,
+		"replaceMaintenance": `{"schedule":"daily"}`,
 	}
 	for key, op := range ts.contract.operations {
 		method, path, _ := strings.Cut(key, " ")

@@ -52,7 +52,7 @@ type Options struct {
 
 	Images string // directory with the mover images
 
-	Ticks <-chan time.Time // when to look at policies and at repositories that are to be verified; nil is every 5 seconds, and every hour
+	Ticks <-chan time.Time // when to look at policies and maintenance; nil is every 5 seconds
 
 	Beat, Lease time.Duration // of managers that share a database; 0 is the default
 

@@ -2,46 +2,45 @@ package server
 
 import (
 	"context"
-	"slices"
 	"sync"
 	"time"
 
 	"github.com/cairn-backup/cairn/appliance/catalog"
-	"github.com/cairn-backup/cairn/appliance/httpapi"
 	"github.com/cairn-backup/cairn/appliance/protect"
-	"github.com/cairn-backup/cairn/internal/fault"
 )
 
-const (
-	lookEvery = time.Hour
-	// scheduledBudget is how much one scheduled verification reads; the next look goes on with the cycle. So a
-	// repository is never busy with it for days on end, and little is lost when the appliance is stopped.
-	scheduledBudget = 256 << 30
-)
+// lookEvery is how often it is looked whether a repository is to be read back.
+const lookEvery = time.Hour
 
 // routine begins what the appliance does by itself.
 type routine struct {
 	cancel context.CancelFunc
 	done   sync.WaitGroup
+	ctx    context.Context      //nolint:containedctx // of what nobody waits for
+	began  time.Time            // when the appliance was started
 	last   map[string]time.Time // when a repository was last begun to be verified, by its id
 	purged time.Time            // when old turns were last forgotten
+	looked map[catalog.MaintenanceKind]time.Time
+
+	mu    sync.Mutex
+	busy  map[catalog.MaintenanceKind]bool
+	ended bool
 }
 
 func (a *Appliance) beginSchedule(ticks <-chan time.Time) {
 	ctx, cancel := context.WithCancel(context.Background())
-	a.routine.cancel, a.routine.last = cancel, map[string]time.Time{}
+	a.routine.ctx, a.routine.cancel, a.routine.last, a.routine.began = ctx, cancel, map[string]time.Time{}, time.Now()
+	a.routine.looked, a.routine.busy = map[catalog.MaintenanceKind]time.Time{}, map[catalog.MaintenanceKind]bool{}
 	a.routine.done.Go(func() { a.fleet.KeepLimits(ctx) })
 	if a.catalog.Shared() {
 		a.routine.done.Go(func() { a.follow(ctx) })
 	}
 	a.routine.done.Go(func() {
-		every := time.Duration(0) // between two looks at repositories; tests say at each tick when it is
 		if ticks == nil {
 			ticker := time.NewTicker(policyEvery)
 			defer ticker.Stop()
-			ticks, every = ticker.C, lookEvery
+			ticks = ticker.C
 		}
-		last := time.Now()
 		for {
 			select {
 			case <-ctx.Done():
@@ -50,55 +49,25 @@ func (a *Appliance) beginSchedule(ticks <-chan time.Time) {
 				if a.queue.Leads() { // of several managers one looks at the policies
 					a.keepPolicies(ctx, now)
 				}
-				if every == 0 || now.Sub(last) >= every {
-					last = now
-					a.verifyDue(ctx, now)
-				}
+				a.keepMaintenance(ctx, now)
 			}
 		}
 	})
 }
 
 func (s *routine) end() {
+	s.mu.Lock()
+	s.ended = true
+	s.mu.Unlock()
 	s.cancel()
 	s.done.Wait()
-}
-
-// verifyDue begins the verification of one repository for which it is time, unless one is being verified: the workers
-// are needed for backups.
-func (a *Appliance) verifyDue(ctx context.Context, now time.Time) {
-	err := a.verifyNext(ctx, now)
-	if err != nil && fault.KindOf(err) != fault.Conflict { // a Conflict: it is being verified now
-		a.log.WarnContext(ctx, "no repository was verified; it will be tried again", "err", err)
-	}
-}
-
-func (a *Appliance) verifyNext(ctx context.Context, now time.Time) error {
-	active, err := a.catalog.ActiveTasks(ctx)
-	if err != nil || slices.ContainsFunc(active, isSweep) {
-		return err
-	}
-	list, err := a.catalog.Repositories(ctx, catalog.Page{Limit: catalog.MaxLimit})
-	if err != nil {
-		return err
-	}
-	list.Items = slices.DeleteFunc(list.Items, func(r catalog.Repository) bool { return a.mayOpen(ctx, r.ID) != nil })
-	row, ok := nextDue(list.Items, now, a.routine.last)
-	if !ok {
-		return nil
-	}
-	a.routine.last[row.ID] = now // also if it cannot be opened, so that others have their turn
-	_, err = a.startBy(ctx, catalog.TriggerScheduled, httpapi.Start{}, catalog.KindVerify, func() (*catalog.Task, error) {
-		return a.protector.RequestSweep(ctx, row.ID, scheduledSweep(row))
-	})
-	return err
 }
 
 func isSweep(t catalog.Task) bool { return t.Kind == catalog.KindVerify && t.RestorePointID == "" }
 
 // scheduledSweep is as much as is read at once: no more than an hour's worth if there is a rate.
-func scheduledSweep(row catalog.Repository) protect.SweepSpec {
-	spec := protect.SweepSpec{Budget: scheduledBudget, BytesPerSecond: row.VerificationOf().BytesPerSecond}
+func scheduledSweep(row catalog.Repository, budget int64) protect.SweepSpec {
+	spec := protect.SweepSpec{Budget: budget, BytesPerSecond: row.VerificationOf().BytesPerSecond}
 	if spec.BytesPerSecond > 0 {
 		spec.Budget = min(spec.Budget, spec.BytesPerSecond*int64(lookEvery/time.Second))
 	}

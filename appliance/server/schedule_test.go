@@ -36,10 +36,10 @@ func TestWhoseTurnItIs(t *testing.T) {
 			t.Errorf("%s: %q, %v, want %q", tt.name, got.ID, ok, tt.want)
 		}
 	}
-	if got := scheduledSweep(row("x", &catalog.Verification{EveryDays: 1, BytesPerSecond: 10})); got.Budget != 36000 || got.BytesPerSecond != 10 {
+	if got := scheduledSweep(row("x", &catalog.Verification{EveryDays: 1, BytesPerSecond: 10}), catalog.DefaultBudget); got.Budget != 36000 || got.BytesPerSecond != 10 {
 		t.Errorf("at 10 bytes a second: %+v", got)
 	}
-	if got := scheduledSweep(row("x", nil)); got.Budget != scheduledBudget {
+	if got := scheduledSweep(row("x", nil), catalog.DefaultBudget); got.Budget != catalog.DefaultBudget {
 		t.Errorf("without a rate: %+v", got)
 	}
 }

@@ -9,6 +9,8 @@ import (
 
 	"github.com/cairn-backup/cairn/appliance/catalog"
 	"github.com/cairn-backup/cairn/appliance/httpapi"
+	"github.com/cairn-backup/cairn/internal/fault"
+	"github.com/cairn-backup/cairn/lab/memplatform"
 )
 
 // sweep verifies the repository.
@@ -284,6 +286,80 @@ func (b *bench) verifies() []httpapi.RunInfo {
 	return list.Items
 }
 
+// maintained waits until no maintenance is under way, and returns it by kind.
+func (b *bench) maintained() map[catalog.MaintenanceKind]httpapi.MaintenanceInfo {
+	b.t.Helper()
+	for b.t.Context().Err() == nil {
+		list, err := b.ListMaintenance(b.t.Context())
+		if err != nil {
+			b.t.Fatal(err)
+		}
+		out, busy := map[catalog.MaintenanceKind]httpapi.MaintenanceInfo{}, false
+		for _, m := range list {
+			out[m.Kind], busy = m, busy || m.Busy
+		}
+		if !busy {
+			return out
+		}
+	}
+	b.t.Fatal("maintenance does not end")
+	return nil
+}
+
+// TestMaintenance reads the inventory and collects when that is due, and when somebody asks.
+func TestMaintenance(t *testing.T) {
+	b := stillBench(t)
+	b.platform.AddVM(memplatform.VMSpec{Name: "later", Disks: []int64{1 << 20}})
+	now := time.Now().UTC().Truncate(24 * time.Hour).Add(24*time.Hour + 5*time.Hour + 29*time.Minute) // tomorrow, 05:29
+	b.routine.began = now.Add(-20 * time.Minute)
+	b.keepMaintenance(t.Context(), now)
+	before := b.maintained()
+	if got := before[catalog.MaintainInventory]; !strings.HasPrefix(got.LastResult, "1 of 1 connections read: 2 VMs, 1 new, ") || got.LastError != nil || !got.LastStarted.Equal(now) {
+		t.Errorf("inventory = %+v", got)
+	}
+	if got := b.standing()["later"]; got != "unprotected" {
+		t.Errorf("the new VM is %q", got)
+	}
+	if err := b.ReplaceMaintenance(t.Context(), admin, catalog.Maintenance{Kind: catalog.MaintainCollect, Schedule: "05:30", Windows: []string{"06:00-07:00"}}); err != nil {
+		t.Fatal(err)
+	}
+	b.keepMaintenance(t.Context(), now.Add(2*time.Minute))
+	if got := b.maintained()[catalog.MaintainCollect]; got.LastStarted != nil {
+		t.Errorf("it collects although the window is closed: %+v", got)
+	}
+	b.keepMaintenance(t.Context(), now.Add(time.Hour))
+	if got := b.maintained()[catalog.MaintainCollect]; got.LastStarted == nil || !got.LastStarted.Equal(now.Add(time.Hour)) || got.LastResult != "1 of 1 repositories are collected" {
+		t.Errorf("collect = %+v", got)
+	}
+	b.idle()
+	if err := b.ReplaceMaintenance(t.Context(), admin, catalog.Maintenance{Kind: catalog.MaintainInventory, Schedule: "*:00", Paused: true}); err != nil {
+		t.Fatal(err)
+	}
+	b.keepMaintenance(t.Context(), now.Add(9*time.Hour))
+	b.idle()
+	paused := b.maintained()[catalog.MaintainInventory]
+	f := b.platform.Inject("VMs", &memplatform.Fault{Err: fault.New(fault.Transient, "list VMs", "", "planted")})
+	if err := b.RunMaintenance(t.Context(), admin, catalog.MaintainInventory); err != nil {
+		t.Fatal(err)
+	}
+	got := b.maintained()[catalog.MaintainInventory]
+	if paused.LastStarted.After(now.Add(time.Hour)) || f.Fired() == 0 || got.LastError == nil || !strings.Contains(got.LastError.What, "planted") || got.LastResult != "0 of 1 connections read: 0 VMs, 0 new, 0 changed, 0 gone" {
+		t.Errorf("the fault fired %d times; paused %+v, inventory %+v", f.Fired(), paused, got)
+	}
+	for _, err := range []error{
+		b.ReplaceMaintenance(t.Context(), admin, catalog.Maintenance{Kind: "x", Schedule: "daily"}), b.RunMaintenance(t.Context(), admin, "x"),
+	} {
+		if kindOf(err) != "not-found" {
+			t.Errorf("maintenance that there is not: %v", err)
+		}
+	}
+	for _, m := range []catalog.Maintenance{{Kind: catalog.MaintainCollect, Schedule: "x"}, {Kind: catalog.MaintainCollect, Schedule: "daily", BudgetBytes: 1}, {Kind: catalog.MaintainVerify, Schedule: "daily", Windows: []string{"x"}}} {
+		if err := b.ReplaceMaintenance(t.Context(), admin, m); kindOf(err) != "invalid" {
+			t.Errorf("%+v: %v", m, err)
+		}
+	}
+}
+
 func TestRepositoryIsVerifiedWhenItIsDue(t *testing.T) {
 	b := newBench(t)
 	b.backup()
@@ -302,6 +378,7 @@ func TestRepositoryIsVerifiedWhenItIsDue(t *testing.T) {
 				t.Fatal("nobody looks")
 			}
 		}
+		b.maintained()
 		runs := b.verifies()
 		for _, r := range runs {
 			b.await(b.watch.end(r.Tasks[0].ID))
@@ -316,21 +393,22 @@ func TestRepositoryIsVerifiedWhenItIsDue(t *testing.T) {
 	if _, err := b.UpdateVerification(t.Context(), b.repo, never); err != nil {
 		t.Fatal(err)
 	}
-	if runs := look(400 * day); len(runs) != 0 {
+	if runs := look(35 * day); len(runs) != 0 {
 		t.Errorf("verified although it never shall be: %+v", runs)
 	}
 	info, err := b.UpdateVerification(t.Context(), b.repo, httpapi.VerificationSettings{EveryDays: 7, BytesPerSecond: 1 << 30})
 	if err != nil || info.Verification.EveryDays != 7 || info.Verification.BytesPerSecond != 1<<30 {
 		t.Fatalf("repository = %+v, %v", info.Verification, err)
 	}
-	runs := look(8 * day)
+	runs := look(36 * day)
 	if len(runs) == 0 || runs[0].Trigger != catalog.TriggerScheduled || runs[0].User != "" {
 		t.Fatalf("runs = %+v", runs)
 	}
 	if v := b.info().Verification; v.LastCompleted == nil || v.EveryDays != 7 {
 		t.Errorf("verification = %+v", v)
 	}
-	if again := look(6 * day); len(again) != len(runs) {
-		t.Errorf("verified again before it was due: %d runs, then %d", len(runs), len(again))
+	said, err := b.maintainVerify(t.Context(), catalog.Maintenance{BudgetBytes: 1 << 30}, time.Now().Add(6*day))
+	if again := b.verifies(); err != nil || len(again) != len(runs) || said != "no repository is due" {
+		t.Errorf("verified again before it was due: %d runs, then %d; %s, %v", len(runs), len(again), said, err)
 	}
 }

@@ -44,6 +44,12 @@ var (
 	}
 )
 
+var kept = []client.Maintenance{
+	{Kind: "inventory", Schedule: "*:0/15", TimeZone: "UTC", NextAt: noon.Add(time.Minute), LastStartedAt: noon.Add(-14 * time.Minute), LastResult: "1 of 2 connections read: 3 VMs, 1 new, 0 changed, 0 gone", LastError: client.Failure{Detail: "read inventory of far: connection refused"}},
+	{Kind: "verify", Schedule: "*:00", TimeZone: "Europe/Zurich", Windows: []string{"08:00-18:00"}, BudgetBytes: 256 << 30, Busy: true},
+	{Kind: "collect", Schedule: "05:30", TimeZone: "UTC", Paused: true},
+}
+
 // guarded is an appliance with policies.
 func guarded(t *testing.T) *appliance {
 	a := newAppliance(t)
@@ -55,7 +61,11 @@ func guarded(t *testing.T) *appliance {
 	a.get("/exclusions", client.ExclusionList{Items: excluded})
 	a.get("/exclusions/excl_1", excluded[0])
 	a.get("/coverage", client.CoverageList{Items: covered, Counts: client.CoverageCounts{Late: 1, Excluded: 1}})
+	a.get("/maintenance", client.MaintenanceList{Items: kept})
+	a.get("/maintenance/verify", kept[1])
 	for pattern, v := range map[string]any{
+		"PUT /maintenance/verify":            kept[1],
+		"POST /maintenance/verify/run":       kept[1],
 		"POST /policies/pol_01/preview":      client.Preview{VMs: 1, Kept: 1, Pruned: 1, Items: verdicts},
 		"POST /policies/pol_01/run":          client.PolicyRun{VMs: 2},
 		"POST /policies":                     rest,
@@ -76,7 +86,7 @@ func guarded(t *testing.T) *appliance {
 func TestPolicyPages(t *testing.T) {
 	a := guarded(t)
 	for _, page := range []string{
-		"policy list", "policy list -o wide", "policy list -o name", "policy show gold", "policy show rest -o yaml", "policy turns gold", "policy preview gold --all", "exclusion list", "coverage",
+		"policy list", "policy list -o wide", "policy list -o name", "policy show gold", "policy show rest -o yaml", "policy turns gold", "policy preview gold --all", "exclusion list", "coverage", "maintenance list",
 		"coverage -o wide", "coverage -o name",
 	} {
 		t.Run(page, func(t *testing.T) {
@@ -121,6 +131,8 @@ func TestPolicyVerbs(t *testing.T) {
 		{[]string{"coverage", "--state", "late", "--policy", "gold", "--filter", "all"}, "GET /coverage?filter=all&state=late&policy=pol_01&limit=1000", "0 protected, 1 late, 0 never ran, 0 unprotected, 1 excluded"},
 		{[]string{"vm", "list", "--filter", "cluster = prod"}, "GET /vms?filter=cluster+%3D+prod", ""},
 		{[]string{"point", "hold", "rp_02", "--reason", "before the upgrade"}, `POST /restore-points/rp_02/hold {"reason":"before the upgrade"}`, "Held rp_02 of web01."},
+		{[]string{"maintenance", "set", "verify", "--window", "", "--budget", "1G"}, `PUT /maintenance/verify {"budget_bytes":1073741824,"schedule":"*:00","time_zone":"Europe/Zurich"}`, "Schedule:"},
+		{[]string{"maintenance", "run", "verify"}, "POST /maintenance/verify/run", "under way"},
 		{[]string{"point", "release", "rp_02"}, "POST /restore-points/rp_02/release", "Released rp_02."},
 	}
 	for _, tt := range tests {
@@ -149,6 +161,7 @@ func TestPolicyUsage(t *testing.T) {
 		{"exclusion add --vm web01", "--reason"},
 		{"exclusion add --vm web01 --reason r --until soon", "is no date"},
 		{"point hold rp_02", "--reason"},
+		{"maintenance set verify", "nothing was said"},
 	} {
 		if got := a.run(t, strings.Fields(tt.args)...); got.code != 2 || !strings.Contains(got.stderr, tt.word) {
 			t.Errorf("%s: exit code %d, %q", tt.args, got.code, got.stderr)
