@@ -335,6 +335,11 @@ func testNewestGood(t *testing.T, dir string) {
 			t.Fatal(err)
 		}
 	}
+	for _, id := range []string{"vm_1", "vm_2", "vm_3"} {
+		if err := c.db.Create(&VM{ID: id, ConnectionID: "conn_1", PlatformID: id}).Error; err != nil {
+			t.Fatal(err)
+		}
+	}
 	got, err := c.NewestGood(t.Context())
 	if err != nil || len(got) != 2 || got["vm_1"].ID != "rp_1" || got["vm_2"].ID != "rp_3" {
 		t.Errorf("newest good = %+v, %v", got, err)

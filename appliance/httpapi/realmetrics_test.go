@@ -57,6 +57,9 @@ func busy(t *testing.T) *real {
 	vms, err := r.ListVMsWithResponse(r.ctx, nil)
 	check(t, err)
 	point := r.backup(got(t, vms.JSON200, vms.HTTPResponse, vms.ApplicationProblemJSONDefault).Items[0].ID, repo)
+	policy, err := r.CreatePolicyWithResponse(r.ctx, nil, client.PolicyRequest{Name: "gold", Filter: "all", Schedule: "22:00", Repository: repo})
+	check(t, err)
+	got(t, policy.JSON201, policy.HTTPResponse, policy.ApplicationProblemJSONDefault)
 	verified, err := r.StartVerifyWithResponse(r.ctx, point.ID, &client.StartVerifyParams{Prefer: &wait})
 	check(t, err)
 	r.succeeded(got(t, verified.JSON200, verified.HTTPResponse, verified.ApplicationProblemJSONDefault))
@@ -103,6 +106,7 @@ func TestEveryMetricThatIsNamedIsThere(t *testing.T) {
 		`cairn_job_runs_total{kind="backup",result="succeeded"} 1`, `cairn_tasks{state="queued"} 0`, `cairn_hypervisor_up{connection="lab",platform="memory"} 1`,
 		`cairn_store_restore_points{repository="mirror"} 1`, `cairn_store_members_missing{repository="mirror"} 0`, `cairn_mover_up{mover="built-in"} 1`,
 		"cairn_sample_errors 0", "cairn_snapshots_leftover 0",
+		`cairn_vms{protection="protected"} 1`, `cairn_vms{protection="unprotected"} 0`,
 	} {
 		if !strings.Contains(text, want+"\n") {
 			t.Errorf("no line %s", want)

@@ -17,6 +17,15 @@ type Sample struct {
 	Movers       []Mover
 	Tasks        map[string]int // by state
 	Leftover     *int           // owed clean-ups of tasks that have ended
+	Coverage     []Coverage
+	Protections  map[string]int // VMs by how well they are protected
+}
+
+// Coverage is how well a VM is protected.
+type Coverage struct {
+	ID, Name, Connection, Policy string
+	Unprotected                  bool     // no policy covers it, and it is not excluded
+	RPO                          *float64 // the age of the newest good restore point, 1 is what was promised; nil when one of them is not there
 }
 
 // VM is one virtual machine. A nil time never was.
@@ -111,12 +120,12 @@ type collector struct {
 	vms    bool
 	log    *slog.Logger
 
-	vmSuccess, vmStatus, vmVerified                              gauge
-	connectionUp, connectionVMs, connectionInventory             gauge
-	storeUp, storeUsed, storeLogical, storeFree                  gauge
-	storePoints, storePacks, storeDamagedPacks, storeDamaged     gauge
-	storeCollect, storeVerified, storeMissing, storeBelow        gauge
-	moverUp, moverTransfers, tasks, leftover, sampleErrors, took gauge
+	vmSuccess, vmStatus, vmVerified, vmRPO, vmUnprotected, protections gauge
+	connectionUp, connectionVMs, connectionInventory                   gauge
+	storeUp, storeUsed, storeLogical, storeFree                        gauge
+	storePoints, storePacks, storeDamagedPacks, storeDamaged           gauge
+	storeCollect, storeVerified, storeMissing, storeBelow              gauge
+	moverUp, moverTransfers, tasks, leftover, sampleErrors, took       gauge
 }
 
 func newCollector(s Source, vms bool, log *slog.Logger) *collector {
@@ -125,6 +134,9 @@ func newCollector(s Source, vms bool, log *slog.Logger) *collector {
 		vmSuccess:           newGauge("vm_last_success_timestamp_seconds", "When the newest restore point of a VM was frozen; absent when it has none.", "vm", "id", "connection"),
 		vmStatus:            newGauge("vm_last_status", "1 when the last backup of a VM succeeded, 0 when it failed; absent when there was none.", "vm", "id", "connection"),
 		vmVerified:          newGauge("vm_last_verified_timestamp_seconds", "When a restore point of a VM was last read back and found whole.", "vm", "id", "connection"),
+		vmRPO:               newGauge("vm_rpo_ratio", "Age of the newest good restore point of a VM, 1 is what its policy promises; absent when it has none.", "vm", "id", "connection", "policy"),
+		vmUnprotected:       newGauge("vm_unprotected", "1 when no policy covers a VM and it is not excluded.", "vm", "id", "connection"),
+		protections:         newGauge("vms", "VMs by how well they are protected.", "protection"),
 		connectionUp:        newGauge("hypervisor_up", "1 when a connection worked when it was last used or checked.", "connection", "platform"),
 		connectionVMs:       newGauge("hypervisor_vms", "VMs in the inventory of a connection.", "connection", "platform"),
 		connectionInventory: newGauge("hypervisor_last_inventory_timestamp_seconds", "When the inventory of a connection was last read.", "connection", "platform"),
@@ -151,7 +163,7 @@ func newCollector(s Source, vms bool, log *slog.Logger) *collector {
 
 func (c *collector) gauges() []gauge {
 	return []gauge{
-		c.vmSuccess, c.vmStatus, c.vmVerified, c.connectionUp, c.connectionVMs, c.connectionInventory, c.storeUp, c.storeUsed, c.storeLogical,
+		c.vmSuccess, c.vmStatus, c.vmVerified, c.vmRPO, c.vmUnprotected, c.protections, c.connectionUp, c.connectionVMs, c.connectionInventory, c.storeUp, c.storeUsed, c.storeLogical,
 		c.storeFree, c.storePoints, c.storePacks, c.storeDamagedPacks, c.storeDamaged, c.storeCollect, c.storeVerified, c.storeMissing, c.storeBelow,
 		c.moverUp, c.moverTransfers, c.tasks, c.leftover, c.sampleErrors, c.took,
 	}
@@ -192,6 +204,15 @@ func (c *collector) collectVMs(to chan<- prometheus.Metric, s Sample) {
 		c.vmSuccess.at(to, v.LastSuccess, v.Name, v.ID, v.Connection)
 		c.vmVerified.at(to, v.LastVerified, v.Name, v.ID, v.Connection)
 		c.vmStatus.is(to, v.LastOK, v.Name, v.ID, v.Connection)
+	}
+	for _, v := range s.Coverage {
+		c.vmUnprotected.is(to, &v.Unprotected, v.Name, v.ID, v.Connection)
+		if v.RPO != nil {
+			c.vmRPO.set(to, *v.RPO, v.Name, v.ID, v.Connection, v.Policy)
+		}
+	}
+	for protection, n := range s.Protections {
+		c.protections.set(to, float64(n), protection)
 	}
 	for _, n := range s.Connections {
 		c.connectionUp.is(to, n.Up, n.Name, n.Platform)

@@ -2,11 +2,13 @@ package server
 
 import (
 	"context"
+	"time"
 
 	"github.com/cairn-backup/cairn/appliance/catalog"
 	"github.com/cairn-backup/cairn/appliance/fleet"
 	"github.com/cairn-backup/cairn/appliance/httpapi"
 	"github.com/cairn-backup/cairn/appliance/metrics"
+	"github.com/cairn-backup/cairn/appliance/policy"
 	"github.com/cairn-backup/cairn/store/erasure"
 )
 
@@ -21,12 +23,41 @@ func (a *Appliance) Measure(ctx context.Context, vms bool) (metrics.Sample, []er
 			errs = append(errs, err)
 		}
 	}
+	if err := a.measureCoverage(ctx, &s, vms); err != nil {
+		errs = append(errs, err)
+	}
 	if vms {
 		if err := a.measureVMs(ctx, &s); err != nil {
 			errs = append(errs, err)
 		}
 	}
 	return s, errs
+}
+
+func (a *Appliance) measureCoverage(ctx context.Context, s *metrics.Sample, vms bool) error {
+	e, err := a.estate(ctx, time.Now())
+	if err != nil {
+		return err
+	}
+	s.Protections = map[string]int{}
+	for _, p := range policy.Protections {
+		s.Protections[string(p)] = 0
+	}
+	for _, vm := range e.VMs {
+		cover := e.covers.Of(vm)
+		stand := policy.Stand(cover, e.rpo[cover.PolicyID], e.Newest[vm.ID].Time, e.Now)
+		s.Protections[string(stand.Protection)]++
+		if !vms {
+			continue
+		}
+		c := metrics.Coverage{ID: vm.ID, Name: vm.Name, Connection: vm.Connection, Policy: cover.Policy, Unprotected: stand.Protection == policy.Unprotected}
+		if stand.Target > 0 && stand.Age > 0 {
+			ratio := stand.Age.Seconds() / stand.Target.Seconds()
+			c.RPO = &ratio
+		}
+		s.Coverage = append(s.Coverage, c)
+	}
+	return nil
 }
 
 func (a *Appliance) measureVMs(ctx context.Context, s *metrics.Sample) error {
