@@ -60,7 +60,7 @@ func moved() []table {
 		tableOf[Token]("tokens"), tableOf[Mover]("movers"), tableOf[JoinToken]("join_tokens"), tableOf[AuditEntry]("audit_entries"),
 		tableOf[MoverLimit]("mover_limits"), tableOf[KeptTask]("kept_tasks"), tableOf[Policy]("policies"), tableOf[Exclusion]("exclusions"),
 		tableOf[Occurrence]("occurrences"), tableOf[Turn]("turns"), tableOf[Breaker]("breakers"), tableOf[Hold]("holds"),
-		tableOf[KeyedRequest]("keyed_requests"), tableOf[SharedFile]("shared_files"),
+		tableOf[KeyedRequest]("keyed_requests"), tableOf[SharedFile]("shared_files"), tableOf[Maintenance]("maintenances"),
 	}
 }
 
