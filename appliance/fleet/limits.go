@@ -273,8 +273,11 @@ func (f *Fleet) KeepLimits(ctx context.Context) {
 			minute.Stop()
 			return
 		case <-minute.C:
-			f.applyLimits()
-			f.poke() // there may be slots now
+			if err := f.reloadLimits(ctx); err != nil && ctx.Err() == nil { // another manager may have changed them
+				f.log.WarnContext(ctx, "limits were not read; those of before hold", "err", err)
+				f.applyLimits()
+				f.poke() // there may be slots now
+			}
 		}
 	}
 }

@@ -42,8 +42,13 @@ func (f *follower) look(ctx context.Context) error {
 		return err
 	}
 	f.seq = next
+	runs := map[string]bool{} // also those that began and ended between two looks
 	for _, e := range events {
 		f.a.stream.PublishRunEvent(e)
+		runs[e.RunID] = true
+	}
+	for id := range runs {
+		f.tellRun(ctx, id)
 	}
 	tasks, err := f.a.catalog.ActiveTasks(ctx)
 	if err != nil {
@@ -78,7 +83,11 @@ func (f *follower) look(ctx context.Context) error {
 
 func (f *follower) tell(ctx context.Context, t catalog.Task) {
 	f.a.stream.PublishTask(t)
-	run, err := f.a.catalog.Run(ctx, t.RunID)
+	f.tellRun(ctx, t.RunID)
+}
+
+func (f *follower) tellRun(ctx context.Context, id string) {
+	run, err := f.a.catalog.Run(ctx, id)
 	if err != nil {
 		return // it is told the next time something changes
 	}
