@@ -52,4 +52,6 @@ func New(o Options) *Deployer {
 }
 
 // imageOf is the file of the mover image in a platform's format.
-var imageOf = map[hypervisors.Platform]string{hypervisors.KVM: "cairn-mover.qcow2"}
+var imageOf = map[hypervisors.Platform]string{
+	hypervisors.KVM: "cairn-mover.qcow2", hypervisors.OVirt: "cairn-mover.qcow2",
+}

@@ -28,6 +28,8 @@ func (d *Driver) CleanUp(ctx context.Context, o hypervisors.Owed) error {
 		return d.endTransfers(ctx, tag, o.Args[argDisk], verb)
 	case kindDisk:
 		return d.cleanDisk(ctx, tag, o.Args[argAlias])
+	case kindMover:
+		return d.cleanMover(ctx, tag)
 	case kindVM:
 		return d.cleanVM(ctx, tag)
 	case hypervisors.OwedReplaced:

@@ -1,13 +1,18 @@
 package ovirt
 
 import (
+	"bytes"
 	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"testing"
 
 	"github.com/cairn-backup/cairn/datamover/transport/hotadd"
 	imageiotransport "github.com/cairn-backup/cairn/datamover/transport/imageio"
 	"github.com/cairn-backup/cairn/hypervisors"
 	"github.com/cairn-backup/cairn/hypervisors/hypervisortest"
+	"github.com/cairn-backup/cairn/internal/nocloud"
 	"github.com/cairn-backup/cairn/lab/ovirtsim"
 )
 
@@ -40,7 +45,19 @@ func fixtureOf(t *testing.T, e *ovirtsim.Engine, d *Driver) hypervisortest.Fixtu
 	if err != nil {
 		t.Fatal(err)
 	}
+	file := filepath.Join(t.TempDir(), "image.qcow2")
+	if out, err := exec.CommandContext(t.Context(), "qemu-img", "create", "-q", "-f", "qcow2", file, "64M").CombinedOutput(); err != nil {
+		t.Fatalf("qemu-img: %v: %s", err, out)
+	}
+	image, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
 	return hypervisortest.Fixture{
+		MoverImage: hypervisors.MoverRequest{
+			Image: bytes.NewReader(image), ImageBytes: int64(len(image)), Seed: nocloud.Seed("i", "n", []byte("cairn: {}\n")),
+			Datastore: "data1", Network: "Default/ovirtmgmt/ovirtmgmt", MemoryBytes: 256 << 20, CPUs: 1,
+		},
 		Driver: d, Running: webID, Stopped: archiveID, Mover: moverID, NoSuchVM: noSuchID, Agent: true, OwnSerials: true, Write: write,
 		Background: func(t testing.TB) func() {
 			ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))

@@ -193,7 +193,7 @@ func (d *Driver) Close() error {
 func (d *Driver) Capabilities() hypervisors.Capabilities {
 	return hypervisors.Capabilities{
 		Platform: hypervisors.OVirt, Backup: true, ChangeTracking: true, Quiesce: true, StoppedBackup: true,
-		Restore: true, RestoreInPlace: true, Power: true,
+		Restore: true, RestoreInPlace: true, Power: true, DeployMover: true,
 		Transports: []hypervisors.Transport{hypervisors.TransportImageio, hypervisors.TransportHotadd, hypervisors.TransportSAN},
 		Formats:    []hypervisors.DiskFormat{hypervisors.Raw, hypervisors.QCOW2},
 	}

@@ -51,6 +51,9 @@ func (d *Driver) Leftovers(ctx context.Context) ([]hypervisors.Owed, error) {
 	out, owners := slices.Concat(append([][]hypervisors.Owed{{}}, parts...)...), plugged(vms)
 	for _, vm := range vms {
 		switch {
+		case strings.HasSuffix(val(vm.Comment()), unready):
+			tag := strings.TrimSuffix(strings.TrimPrefix(val(vm.Comment()), moverComment+" "), unready)
+			out = append(out, hypervisors.Owed{Kind: kindMover, Name: marker + tag, Args: map[string]string{argTag: tag}})
 		case isMover(vm):
 			out = append(out, leftInMover(vm, owners, freezes)...)
 		case isUnfinished(vm):

@@ -65,6 +65,7 @@ type transferSpec struct {
 	image  string // download of a snapshot's disk: the id of its volume
 	backup string // download in a backup
 	upload bool
+	file   sdk.DiskFormat // of the file that is uploaded; "" is what the disk holds
 }
 
 // transferDocument asks for an image transfer of what the disk holds, not of its file: "raw" lets the engine put a server
@@ -73,6 +74,8 @@ func transferDocument(t transferSpec, idle int64) ([]byte, error) {
 	b := sdk.NewImageTransferBuilder().Format(sdk.DISKFORMAT_RAW).InactivityTimeout(idle).Direction(sdk.IMAGETRANSFERDIRECTION_DOWNLOAD).
 		TimeoutPolicy(sdk.IMAGETRANSFERTIMEOUTPOLICY_CANCEL)
 	switch {
+	case t.upload && t.file != "":
+		b = b.Format(t.file).Direction(sdk.IMAGETRANSFERDIRECTION_UPLOAD).DiskBuilder(sdk.NewDiskBuilder().Id(t.disk))
 	case t.upload:
 		// A paused upload keeps its disk; one that is cancelled has none any more.
 		b = b.Direction(sdk.IMAGETRANSFERDIRECTION_UPLOAD).TimeoutPolicy(sdk.IMAGETRANSFERTIMEOUTPOLICY_PAUSE).DiskBuilder(sdk.NewDiskBuilder().Id(t.disk))
@@ -120,6 +123,9 @@ func attachmentDocument(a attachmentSpec) ([]byte, error) {
 // diskDocument asks for an empty disk.
 func diskDocument(p plannedDisk) ([]byte, error) {
 	b := sdk.NewDiskBuilder().Alias(text(p.alias)).Format(p.format).Sparse(p.sparse).ProvisionedSize(p.size).ContentType(sdk.DISKCONTENTTYPE_DATA)
+	if p.initial > 0 {
+		b = b.InitialSize(p.initial)
+	}
 	if p.tracked {
 		b = b.Backup(sdk.DISKBACKUP_INCREMENTAL)
 	}
@@ -205,4 +211,17 @@ func biosOf(vm hypervisors.VM) sdk.BiosType {
 		return sdk.BIOSTYPE_I440FX_SEA_BIOS
 	}
 	return sdk.BIOSTYPE_Q35_SEA_BIOS
+}
+
+// moverDocument asks for a mover's VM, which is pinned to no host but keeps its disks: it needs a VirtIO-SCSI controller.
+func moverDocument(p moverPlan, comment string) ([]byte, error) {
+	x, err := built(sdk.NewVmBuilder().Name(text(p.name)).Comment(text(comment)).Description("DataMover of Cairn").
+		ClusterBuilder(sdk.NewClusterBuilder().Id(p.cluster.id)).TemplateBuilder(sdk.NewTemplateBuilder().Id(blankTemplate)).
+		Memory(p.memory).BiosBuilder(sdk.NewBiosBuilder().Type(sdk.BIOSTYPE_Q35_SEA_BIOS)).VirtioScsiBuilder(sdk.NewVirtioScsiBuilder().Enabled(true)).
+		OsBuilder(sdk.NewOperatingSystemBuilder().Type("other_linux")).
+		CpuBuilder(sdk.NewCpuBuilder().TopologyBuilder(sdk.NewCpuTopologyBuilder().Sockets(int64(p.cpus)).Cores(1).Threads(1))).Build())
+	if err != nil {
+		return nil, err
+	}
+	return encode(x, sdk.XMLVmWriteOne)
 }

@@ -32,6 +32,8 @@ type plannedDisk struct {
 	size   int64
 	format sdk.DiskFormat
 	sparse bool
+	// initial is how much block storage gives it at first; 0 is the engine's own.
+	initial int64
 	// tracked asks the engine to record changes, as it did for the source.
 	tracked bool
 	store   store
