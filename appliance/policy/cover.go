@@ -92,6 +92,21 @@ func (c Covers) Of(vm VM) Cover {
 	return out
 }
 
+// Which returns the id of the policy that covers a VM, as Of does, and "" for none; it is for many VMs, and says nothing.
+func (c Covers) Which(vm VM) string {
+	for _, e := range c.exclusions {
+		if e.Filter.Match(vm) {
+			return ""
+		}
+	}
+	for _, p := range c.policies {
+		if p.Rules.Filter.Match(vm) {
+			return p.ID
+		}
+	}
+	return ""
+}
+
 func (e Exclusion) why() string {
 	until := ""
 	if !e.Until.IsZero() {

@@ -61,6 +61,9 @@ func TestCover(t *testing.T) {
 			if got.PolicyID != tt.policy || got.ExclusionID != tt.excluded || !strings.Contains(got.Why, tt.why) {
 				t.Errorf("got %+v, want policy %q, exclusion %q and %q", got, tt.policy, tt.excluded, tt.why)
 			}
+			if id := covers.Which(tt.vm); id != got.PolicyID {
+				t.Errorf("covered by %q, and by %q when asked for the reason", id, got.PolicyID)
+			}
 		})
 	}
 }

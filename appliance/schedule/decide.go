@@ -87,28 +87,29 @@ type decider struct {
 	State
 	policies map[string]Policy
 	vms      map[string]policy.VM
-	covers   map[string]policy.Cover // by VM
-	byPolicy map[string][]string     // ids of VMs, in the order of State.VMs
-	closed   map[string]bool         // windows, by policy
+	covers   policy.Covers
+	coverOf  map[string]string   // policy, by VM
+	byPolicy map[string][]string // ids of VMs, in the order of State.VMs
+	closed   map[string]bool     // windows, by policy
 	used     *used
 	plan     Plan
 }
 
 // Decide says what is to be done. It is pure.
 func Decide(s State) Plan {
-	d := &decider{State: s, policies: map[string]Policy{}, vms: map[string]policy.VM{}, covers: map[string]policy.Cover{}, byPolicy: map[string][]string{}, closed: map[string]bool{}, used: usage(s.Uses)}
+	d := &decider{State: s, policies: map[string]Policy{}, vms: map[string]policy.VM{}, coverOf: map[string]string{}, byPolicy: map[string][]string{}, closed: map[string]bool{}, used: usage(s.Uses)}
 	d.plan.Waits = map[string]string{}
 	candidates := make([]policy.Candidate, len(s.Policies))
 	for i, p := range s.Policies {
 		d.policies[p.ID], candidates[i] = p, p.Candidate
 		d.closed[p.ID] = !p.Rules.Windows.Open(s.Now, p.Rules.Zone)
 	}
-	covers := policy.NewCovers(candidates, s.Exclusions, s.Now)
+	d.covers = policy.NewCovers(candidates, s.Exclusions, s.Now)
 	for _, vm := range s.VMs {
-		c := covers.Of(vm)
-		d.vms[vm.ID], d.covers[vm.ID] = vm, c
-		if c.PolicyID != "" {
-			d.byPolicy[c.PolicyID] = append(d.byPolicy[c.PolicyID], vm.ID)
+		id := d.covers.Which(vm)
+		d.vms[vm.ID], d.coverOf[vm.ID] = vm, id
+		if id != "" {
+			d.byPolicy[id] = append(d.byPolicy[id], vm.ID)
 		}
 	}
 	newest := d.open()
@@ -203,8 +204,7 @@ func (d *decider) weed(newest map[string]time.Time) {
 // pointless says why a waiting turn is over; "" when it is not.
 func (d *decider) pointless(t catalog.Turn, newest time.Time) string {
 	p, ok := d.policies[t.PolicyID]
-	_, there := d.vms[t.VMID]
-	cover := d.covers[t.VMID]
+	vm, there := d.vms[t.VMID]
 	switch {
 	case !ok:
 		return "the policy was removed"
@@ -212,8 +212,8 @@ func (d *decider) pointless(t catalog.Turn, newest time.Time) string {
 		return "the policy is paused"
 	case !there:
 		return "the VM is gone"
-	case cover.PolicyID != p.ID:
-		return "the policy does not cover it any more. " + cover.Why
+	case d.coverOf[vm.ID] != p.ID:
+		return "the policy does not cover it any more. " + d.covers.Of(vm).Why
 	case newest.After(t.Due):
 		return because("the policy was due again", d.blocked(t))
 	case t.Attempt == 0 && p.Rules.Spec.Missed == policy.MissedSkip && d.Now.Sub(t.Due) > p.Rules.Spec.Within.Duration():

@@ -15,7 +15,7 @@ import (
 type estate struct {
 	schedule.State
 	covers policy.Covers
-	plan   schedule.Plan
+	waits  map[string]string        // why the turn of a VM has not begun
 	rules  map[string]policy.Rules  // by policy
 	rpo    map[string]time.Duration // by policy
 }
@@ -25,7 +25,13 @@ func (a *Appliance) estate(ctx context.Context, now time.Time) (estate, error) {
 	if err != nil {
 		return estate{}, err
 	}
-	e := estate{State: state, plan: schedule.Decide(state), rules: map[string]policy.Rules{}, rpo: map[string]time.Duration{}}
+	e := estate{State: state, waits: map[string]string{}, rules: map[string]policy.Rules{}, rpo: map[string]time.Duration{}}
+	plan := schedule.Decide(state)
+	for _, t := range state.Turns {
+		if why := plan.Waits[t.ID]; why != "" {
+			e.waits[t.VMID] = why
+		}
+	}
 	for _, p := range state.Policies {
 		e.rules[p.ID], e.rpo[p.ID] = p.Rules, p.Rules.RPO(now)
 	}
@@ -45,13 +51,9 @@ func candidates(policies []schedule.Policy) []policy.Candidate {
 func (e estate) of(vm policy.VM) httpapi.CoverageInfo {
 	c := e.covers.Of(vm)
 	newest := e.Newest[vm.ID]
-	out := httpapi.CoverageInfo{VM: vm, Cover: c, Standing: policy.Stand(c, e.rpo[c.PolicyID], newest.Time, e.Now), Newest: newest}
-	for _, t := range e.Turns {
-		if t.VMID == vm.ID && e.plan.Waits[t.ID] != "" {
-			out.Waits = e.plan.Waits[t.ID]
-		}
+	return httpapi.CoverageInfo{
+		VM: vm, Cover: c, Standing: policy.Stand(c, e.rpo[c.PolicyID], newest.Time, e.Now), Newest: newest, Waits: e.waits[vm.ID],
 	}
-	return out
 }
 
 // ListCoverage implements httpapi.Core.

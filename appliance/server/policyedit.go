@@ -46,7 +46,7 @@ func (a *Appliance) policyInfos(ctx context.Context, rows ...catalog.Policy) ([]
 	}
 	vms := map[string]int{}
 	for _, vm := range e.VMs {
-		vms[e.covers.Of(vm).PolicyID]++
+		vms[e.covers.Which(vm)]++
 	}
 	out := make([]httpapi.PolicyInfo, len(rows))
 	for i, row := range rows {
@@ -230,7 +230,7 @@ func (a *Appliance) RunPolicy(ctx context.Context, who fleet.Who, id string) (in
 	}
 	var vms []string
 	for _, vm := range e.VMs {
-		if e.covers.Of(vm).PolicyID == id {
+		if e.covers.Which(vm) == id {
 			vms = append(vms, vm.ID)
 		}
 	}
@@ -257,7 +257,7 @@ func (a *Appliance) PreviewPolicy(ctx context.Context, id string, r httpapi.Prev
 		retention = *r.Retention
 	}
 	for _, vm := range e.VMs {
-		if e.covers.Of(vm).PolicyID != id || r.VMID != "" && r.VMID != vm.ID {
+		if e.covers.Which(vm) != id || r.VMID != "" && r.VMID != vm.ID {
 			continue
 		}
 		out.VMs++
