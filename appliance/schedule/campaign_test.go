@@ -348,7 +348,7 @@ func (w *world) calm() {
 				newest = p.Time
 			}
 		}
-		target := 3 * w.rules[c.PolicyID].RPO(w.wall()) // a turn may fail for good, or find a damaged restore point
+		target := 6 * w.rules[c.PolicyID].RPO(w.wall()) // attempts fail for good, restore points are damaged, and some worlds have more VMs than limits let through in time
 		if s := policy.Stand(c, target, newest, w.wall()); s.Protection != policy.Protected {
 			w.fatalf("after the calm VM %+v is %s: %s old, %s promised. %s", vm, s.Protection, s.Age, s.Target, c.Why)
 		}
