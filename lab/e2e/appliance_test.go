@@ -89,10 +89,11 @@ func newAppliance(t *testing.T) *appliance {
 		}
 	})
 	a.start()
-	setup := regexp.MustCompile(`(?i)set-?up token:?\s+(\S+)`).FindStringSubmatch(a.log.String())
-	if setup == nil {
-		t.Fatalf("cairnd printed no set-up token:\n%s", a.log.String())
-	}
+	var setup []string // comes a few lines after the address
+	a.wait("the set-up token", func() bool {
+		setup = regexp.MustCompile(`(?i)set-?up token:?\s+(\S+)\n`).FindStringSubmatch(a.log.String())
+		return setup != nil
+	})
 	var issued client.IssuedToken
 	a.must(http.MethodPost, "/setup", map[string]any{"token": setup[1], "username": "admin", "password": "correct horse battery"}, &issued)
 	a.token = issued.Secret
