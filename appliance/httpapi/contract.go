@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
 	"github.com/santhosh-tekuri/jsonschema/v6/kind"
@@ -29,6 +30,7 @@ type contract struct {
 	operations map[string]*operation
 	doc        map[string]any
 	schemas    *jsonschema.Compiler
+	compiling  sync.Mutex // a compiler is for one goroutine at a time
 }
 
 // operation is one method of one path.
@@ -187,6 +189,8 @@ func (c *contract) resolve(pointer string) string {
 }
 
 func (c *contract) schema(pointer string) (*jsonschema.Schema, error) {
+	c.compiling.Lock()
+	defer c.compiling.Unlock()
 	return c.schemas.Compile(documentURL + "#" + pointer)
 }
 
