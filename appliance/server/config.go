@@ -126,7 +126,7 @@ func configure(name string, args []string, getenv func(string) string, output io
 	given := map[string]string{}
 	f := flag.NewFlagSet(name, flag.ContinueOnError)
 	f.SetOutput(output)
-	path := f.String("config", getenv("CAIRN_CONFIG"), "configuration `file` (CAIRN_CONFIG); "+defaultConfig+" if it is there")
+	path := f.String("config", getenv("CAIRND_CONFIG"), "configuration `file` (CAIRND_CONFIG); "+defaultConfig+" if it is there")
 	for _, o := range options() {
 		take := func(v string) error { given[o.name] = v; return nil }
 		usage := o.usage + " (" + o.env

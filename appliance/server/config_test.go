@@ -44,7 +44,7 @@ func TestFlagsGoBeforeEnvironmentBeforeFileBeforeDefault(t *testing.T) {
 	}{
 		"defaults":    {nil, env(), ":8440", ":8441", 4},
 		"file":        {[]string{"--config", file}, env(), ":1", ":2", 3},
-		"environment": {nil, env("CAIRN_CONFIG", file, "CAIRN_LISTEN", ":9"), ":9", ":2", 3},
+		"environment": {nil, env("CAIRND_CONFIG", file, "CAIRN_CONFIG", "/the/command/line's", "CAIRN_LISTEN", ":9"), ":9", ":2", 3},
 		"flags":       {[]string{"--config", file, "--listen", ":7", "--workers=2"}, env("CAIRN_LISTEN", ":9", "CAIRN_WORKERS", "8"), ":7", ":2", 2},
 	} {
 		c, err := configure("cairnd", tt.args, tt.env, &bytes.Buffer{})
