@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/cairn-backup/cairn/datamover/transport/journal"
 	"github.com/cairn-backup/cairn/hypervisors"
 	"github.com/cairn-backup/cairn/internal/fault"
 )
@@ -57,7 +58,7 @@ type target struct {
 
 	// order is held for reading while a write is under way and for writing while everything is flushed and forgotten.
 	order   sync.RWMutex
-	journal journal
+	journal journal.Journal
 	// suspect is set when the daemon failed at a write: it may have lost what it had acknowledged before.
 	suspect atomic.Bool
 }
@@ -78,7 +79,7 @@ func (t *target) WriteAt(p []byte, off int64) (int, error) {
 	}
 	for done := 0; done < len(p); {
 		part := p[done:min(len(p), done+maxWrite)]
-		if err := t.apply(t.link.closed, entry{offset: off + int64(done), length: int64(len(part)), data: part}); err != nil {
+		if err := t.apply(t.link.closed, journal.Entry{Offset: off + int64(done), Length: int64(len(part)), Data: part}); err != nil {
 			return done, t.link.explain("write disk", err)
 		}
 		done += len(part)
@@ -96,7 +97,7 @@ func (t *target) Zero(ctx context.Context, off, n int64) error {
 		if !t.link.has.zero {
 			part = min(n, zeroByte)
 		}
-		if err := t.apply(ctx, entry{offset: off, length: part}); err != nil {
+		if err := t.apply(ctx, journal.Entry{Offset: off, Length: part}); err != nil {
 			return t.link.explain("zero disk", err)
 		}
 		off, n = off+part, n-part
@@ -105,8 +106,8 @@ func (t *target) Zero(ctx context.Context, off, n int64) error {
 }
 
 // apply carries a write out. It is in the journal before it is sent.
-func (t *target) apply(ctx context.Context, e entry) error {
-	if t.journal.full(t.limit) {
+func (t *target) apply(ctx context.Context, e journal.Entry) error {
+	if t.journal.Full(t.limit) {
 		if err := t.flush(ctx, t.limit); err != nil {
 			return err
 		}
@@ -114,13 +115,14 @@ func (t *target) apply(ctx context.Context, e entry) error {
 	t.order.RLock()
 	defer t.order.RUnlock()
 	if t.link.has.flush {
-		t.journal.add(e, t.link.clock.Add(1))
+		e.At = t.link.clock.Add(1)
+		t.journal.Add(e)
 	}
 	return t.write(ctx, e, false)
 }
 
-// write sends one entry until the daemon says that it has it, or with flush that it is durable.
-func (t *target) write(ctx context.Context, e entry, flush bool) error {
+// write sends one journal.Entry until the daemon says that it has it, or with flush that it is durable.
+func (t *target) write(ctx context.Context, e journal.Entry, flush bool) error {
 	return t.link.do(ctx, false, func(ctx context.Context, c *conn) error {
 		err := c.exchange(ctx, t.request(e, flush || !t.link.has.flush), nothing, http.StatusOK, http.StatusNoContent)
 		if _, ok := errors.AsType[*statusError](err); ok {
@@ -136,18 +138,18 @@ func nothing(r *http.Response) error {
 	return err
 }
 
-func (t *target) request(e entry, flush bool) call {
+func (t *target) request(e journal.Entry, flush bool) call {
 	l := t.link
-	first, length := strconv.FormatInt(e.offset, 10), strconv.FormatInt(e.length, 10)
-	if e.data == nil && l.has.zero {
+	first, length := strconv.FormatInt(e.Offset, 10), strconv.FormatInt(e.Length, 10)
+	if e.Data == nil && l.has.zero {
 		return patch(l, `{"op":"zero","offset":`+first+`,"size":`+length+`,"flush":`+strconv.FormatBool(flush)+`}`)
 	}
 	req := call{
-		method: http.MethodPut, path: l.path, body: e.data, stall: patience * l.stall,
-		header: "Content-Range: bytes " + first + "-" + strconv.FormatInt(e.offset+e.length-1, 10) + "/*\r\n",
+		method: http.MethodPut, path: l.path, body: e.Data, stall: patience * l.stall,
+		header: "Content-Range: bytes " + first + "-" + strconv.FormatInt(e.Offset+e.Length-1, 10) + "/*\r\n",
 	}
-	if e.data == nil {
-		req.body = make([]byte, e.length)
+	if e.Data == nil {
+		req.body = make([]byte, e.Length)
 	}
 	if !flush {
 		req.path += "?flush=n"
@@ -174,15 +176,15 @@ func (t *target) Flush(ctx context.Context) error {
 func (t *target) flush(ctx context.Context, limit int64) error {
 	t.order.Lock()
 	defer t.order.Unlock()
-	if !t.link.has.flush || limit > 0 && !t.journal.full(limit) {
+	if !t.link.has.flush || limit > 0 && !t.journal.Full(limit) {
 		return nil
 	}
 	born, err := t.flushOnce(ctx)
 	if err != nil {
 		return err
 	}
-	entries, since := t.journal.list()
-	if len(entries) > 0 && (born > since || t.suspect.Load()) {
+	entries := t.journal.List()
+	if len(entries) > 0 && (born > entries[0].At || t.suspect.Load()) {
 		t.link.log.Info("what was written to a disk since the last flush is written again", "disk", t.link.name, "count", len(entries))
 		for _, e := range entries {
 			if err := t.write(ctx, e, true); err != nil {
@@ -190,7 +192,7 @@ func (t *target) flush(ctx context.Context, limit int64) error {
 			}
 		}
 	}
-	t.journal.forget()
+	t.journal.Forget()
 	t.suspect.Store(false)
 	return nil
 }
