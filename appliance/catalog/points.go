@@ -215,9 +215,14 @@ type NewestPoint struct {
 // NewestPoints returns the newest restore point of each of some VMs, by the VM's id. Each is one look into an index, however
 // many restore points a VM has.
 func (c *Catalog) NewestPoints(ctx context.Context, vmIDs []string) (map[string]NewestPoint, error) {
-	var rows []RestorePoint
 	newest := c.db.Model(&VM{}).Select("(SELECT MAX(p.id) FROM restore_points p WHERE p.vm_id = vms.id)").Where("vms.id IN ?", vmIDs)
-	err := c.db.WithContext(ctx).Select("id", "vm_id", "time").Where("id IN (?)", newest).Find(&rows).Error
+	return c.newestOf(ctx, newest)
+}
+
+// newestOf reads the restore points whose ids a query selects, at most one of a VM, by the VM's id.
+func (c *Catalog) newestOf(ctx context.Context, ids *gorm.DB) (map[string]NewestPoint, error) {
+	var rows []RestorePoint
+	err := c.db.WithContext(ctx).Select("id", "vm_id", "time").Where("id IN (?)", ids).Find(&rows).Error
 	if err != nil {
 		return nil, failure("list newest restore points", "", err)
 	}

@@ -196,16 +196,7 @@ func (v *VM) FactsIn(conn Connection) policy.VM {
 
 // NewestGood returns when the newest restore point was made that is not known to be damaged, by VM.
 func (c *Catalog) NewestGood(ctx context.Context) (map[string]NewestPoint, error) {
-	var rows []RestorePoint
 	newest := c.db.Model(&VM{}).Select(`(SELECT p.id FROM restore_points p WHERE p.vm_id = vms.id AND p.verify_result <> ?
 		ORDER BY p.id DESC LIMIT 1)`, VerifyDamaged) // one look into an index for each VM, however many restore points there are
-	err := c.db.WithContext(ctx).Select("id", "vm_id", "time").Where("id IN (?)", newest).Find(&rows).Error
-	if err != nil {
-		return nil, failure("list newest restore points", "", err)
-	}
-	out := make(map[string]NewestPoint, len(rows))
-	for _, r := range rows {
-		out[r.VMID] = NewestPoint{VMID: r.VMID, ID: r.ID, Time: r.Time}
-	}
-	return out, nil
+	return c.newestOf(ctx, newest)
 }
