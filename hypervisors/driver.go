@@ -7,6 +7,8 @@ package hypervisors
 
 import (
 	"context"
+	"fmt"
+	"slices"
 	"time"
 )
 
@@ -91,6 +93,26 @@ type FreezeRequest struct {
 	Owe func(ctx context.Context, owed Owed) error
 }
 
+// Divide says which of a VM's disks a freeze is of, which not and why, and warns of excluded disks that the VM does not have.
+func (r FreezeRequest) Divide(vm VM) (disks []Disk, skipped []SkippedDisk, warnings []string) {
+	for _, id := range r.Exclude {
+		if !slices.ContainsFunc(vm.Disks, func(d Disk) bool { return d.ID == id }) {
+			warnings = append(warnings, fmt.Sprintf("The disk %s is excluded, but the VM has no such disk.", id))
+		}
+	}
+	for _, d := range vm.Disks {
+		switch {
+		case d.Unprotectable != "":
+			skipped = append(skipped, SkippedDisk{Disk: d, Reason: d.Unprotectable})
+		case slices.Contains(r.Exclude, d.ID):
+			skipped = append(skipped, SkippedDisk{Disk: d, Reason: "it is excluded"})
+		default:
+			disks = append(disks, d)
+		}
+	}
+	return disks, skipped, warnings
+}
+
 // Standing is a freeze as the process that made it has recorded it.
 type Standing struct {
 	Tag  string     // of the request
@@ -167,6 +189,16 @@ type RestoreRequest struct {
 	// KeepMACs keeps the source's MAC addresses for a new VM.
 	KeepMACs bool
 	Owe      func(ctx context.Context, owed Owed) error
+}
+
+// Document returns the data of the document with a name, nil if there is none.
+func (r RestoreRequest) Document(name string) []byte {
+	for _, doc := range r.Documents {
+		if doc.Name == name {
+			return doc.Data
+		}
+	}
+	return nil
 }
 
 // RestoreDisk is one disk to make. Empty fields mean: as in the source.

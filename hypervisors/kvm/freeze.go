@@ -3,7 +3,6 @@ package kvm
 import (
 	"context"
 	"errors"
-	"fmt"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -184,22 +183,9 @@ func (d *Driver) lookAt(ctx context.Context, req hypervisors.FreezeRequest) (*st
 	if err != nil {
 		return nil, err
 	}
-	for _, id := range req.Exclude {
-		if !slices.ContainsFunc(st.vm.Disks, func(disk hypervisors.Disk) bool { return disk.ID == id }) {
-			st.warnings = append(st.warnings, fmt.Sprintf("The disk %s is excluded, but the VM has no such disk.", id))
-		}
-	}
-	for _, disk := range st.vm.Disks {
-		switch {
-		case disk.Unprotectable != "":
-			st.skipped = append(st.skipped, hypervisors.SkippedDisk{Disk: disk, Reason: disk.Unprotectable})
-		case slices.Contains(req.Exclude, disk.ID):
-			st.skipped = append(st.skipped, hypervisors.SkippedDisk{Disk: disk, Reason: "it is excluded"})
-		default:
-			st.disks = append(st.disks, disk)
-		}
-	}
-	st.warnings = append(st.warnings, st.vm.Notes...)
+	var warnings []string
+	st.disks, st.skipped, warnings = req.Divide(st.vm)
+	st.warnings = slices.Concat(st.warnings, warnings, st.vm.Notes)
 	d.readNVRAM(ctx, st)
 	return st, ctx.Err()
 }

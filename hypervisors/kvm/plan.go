@@ -41,22 +41,13 @@ func (p *restorePlan) arch() string {
 	return ""
 }
 
-func document(docs []hypervisors.Document, name string) []byte {
-	for _, doc := range docs {
-		if doc.Name == name {
-			return doc.Data
-		}
-	}
-	return nil
-}
-
 // planRestore checks everything that can be checked before something is made.
 func (d *Driver) planRestore(ctx context.Context, req hypervisors.RestoreRequest) (*restorePlan, error) {
 	if err := checkTag(req.Tag); err != nil {
 		return nil, err
 	}
 	p := &restorePlan{}
-	stored, err := parseDomain(string(document(req.Documents, docDomain)))
+	stored, err := parseDomain(string(req.Document(docDomain)))
 	if err != nil {
 		return nil, fault.New(fault.Invalid, "restore VM", req.VM.Name, "the restore point's %s cannot be read: %w", docDomain, err).
 			Explain("This restore point was not made on a KVM host, or its configuration is damaged.", "Choose another restore point, or export its disks.")
@@ -91,7 +82,7 @@ func (d *Driver) planRestore(ctx context.Context, req hypervisors.RestoreRequest
 	if err != nil {
 		return nil, err
 	}
-	if len(document(req.Documents, docNVRAM)) > 0 {
+	if len(req.Document(docNVRAM)) > 0 {
 		p.nvram = filepath.Join(d.nvramDir(), marker+req.Tag+"_VARS.fd")
 		if old := nvramPath(p.domain); old != "" && req.Mode == hypervisors.RestoreInPlace {
 			p.nvram = filepath.Join(filepath.Dir(old), filepath.Base(p.nvram))

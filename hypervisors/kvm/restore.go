@@ -289,7 +289,7 @@ func (r *restoring) writeNVRAM(ctx context.Context) error {
 	if err := r.owe(ctx, hypervisors.Owed{Kind: kindNVRAM, VM: r.plan.uuid, Name: r.plan.nvram}); err != nil {
 		return err
 	}
-	return r.d.writeFile(ctx, r.plan.nvram, document(r.req.Documents, docNVRAM))
+	return r.d.writeFile(ctx, r.plan.nvram, r.req.Document(docNVRAM))
 }
 
 // switchOriginal points the original VM at its new disks and then removes the old ones.

@@ -36,21 +36,9 @@ type plan struct {
 // choose decides how a VM is frozen, and why not otherwise. It depends on nothing but its arguments.
 func choose(req hypervisors.FreezeRequest, s survey) plan {
 	p := plan{full: map[string]string{}, warnings: slices.Clone(s.vm.Notes)}
-	for _, id := range req.Exclude {
-		if !slices.ContainsFunc(s.vm.Disks, func(d hypervisors.Disk) bool { return d.ID == id }) {
-			p.warnings = append(p.warnings, fmt.Sprintf("The disk %s is excluded, but the VM has no such disk.", id))
-		}
-	}
-	for _, d := range s.vm.Disks {
-		switch {
-		case d.Unprotectable != "":
-			p.skipped = append(p.skipped, hypervisors.SkippedDisk{Disk: d, Reason: d.Unprotectable})
-		case slices.Contains(req.Exclude, d.ID):
-			p.skipped = append(p.skipped, hypervisors.SkippedDisk{Disk: d, Reason: "it is excluded"})
-		default:
-			p.disks = append(p.disks, d)
-		}
-	}
+	var warnings []string
+	p.disks, p.skipped, warnings = req.Divide(s.vm)
+	p.warnings = append(p.warnings, warnings...)
 	if !req.Track && req.Since == "" {
 		return p
 	}

@@ -48,15 +48,6 @@ type plannedNIC struct {
 	linked, plugged  bool
 }
 
-func document(docs []hypervisors.Document, name string) []byte {
-	for _, doc := range docs {
-		if doc.Name == name {
-			return doc.Data
-		}
-	}
-	return nil
-}
-
 // planRestore checks everything that can be checked before something is made.
 func (d *Driver) planRestore(ctx context.Context, req hypervisors.RestoreRequest) (*restorePlan, error) {
 	if err := checkTag(req.Tag); err != nil {
@@ -75,7 +66,7 @@ func (d *Driver) planRestore(ctx context.Context, req hypervisors.RestoreRequest
 		return nil, fault.New(fault.Invalid, "restore VM", req.VM.Name, "unknown mode %q", req.Mode)
 	}
 	p := &restorePlan{}
-	if doc := document(req.Documents, docVM); doc != nil {
+	if doc := req.Document(docVM); doc != nil {
 		x, err := decodeOne(doc, "vm", sdk.XMLVmReadOne)
 		if err != nil {
 			return nil, fault.Wrap(fault.Invalid, "restore VM", req.VM.Name, err).
@@ -83,7 +74,7 @@ func (d *Driver) planRestore(ctx context.Context, req hypervisors.RestoreRequest
 		}
 		p.source = x
 	}
-	if doc := document(req.Documents, docOVF); doc != nil {
+	if doc := req.Document(docOVF); doc != nil {
 		var err error
 		if p.ovf, err = bareOVF(doc, req.Name, restoreComment+req.Tag); err != nil {
 			p.notes = append(p.notes, "The VM was made without its OVF, which cannot be read: "+err.Error()+".")
