@@ -201,6 +201,7 @@ func (m *mover) once(ctx context.Context, o order, do work) (by hypervisors.Tran
 			return place.Transport, err
 		}
 	}
+	fault.Point("transfer.chosen")
 	e, unplug, err := o.open(ctx, place.Choice)
 	if err != nil {
 		return place.Transport, err

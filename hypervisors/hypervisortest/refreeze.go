@@ -1,20 +1,34 @@
 package hypervisortest
 
 import (
+	"slices"
+
 	"github.com/cairn-backup/cairn/hypervisors"
 	"github.com/cairn-backup/cairn/internal/fault"
 )
 
-// testRefreeze takes up a freeze as another process would, with nothing but what was recorded of it.
+// testRefreeze takes up freezes as another process would, with nothing but what was recorded of them.
 func testRefreeze(e *env) {
 	e.need(e.caps.Backup, "backup")
+	vms := []string{e.Running}
+	if e.caps.StoppedBackup {
+		vms = append(vms, e.Stopped)
+	}
+	for _, vm := range vms {
+		e.refreeze(vm)
+	}
+}
+
+func (e *env) refreeze(vm string) {
+	e.Helper()
 	e.Write(e.T)
-	req := e.request(e.Running)
+	e.owed = &ledger{}
+	req := e.request(vm)
 	f := e.freeze(req)
 	standing := hypervisors.Standing{Tag: req.Tag, Info: f.Info(), Owed: e.owed.items}
 	want := map[string][]byte{}
 	for _, d := range f.Info().Disks {
-		want[d.Disk.ID] = e.Content(e.T, e.Running, d.Disk.ID)
+		want[d.Disk.ID] = e.Content(e.T, vm, d.Disk.ID)
 	}
 	other := standing
 	other.Tag = e.tag()
@@ -32,6 +46,11 @@ func testRefreeze(e *env) {
 	e.Write(e.T)
 	for _, d := range g.Info().Disks {
 		e.same(e.read(d.Export), want[d.Disk.ID], "disk "+d.Disk.ID+" of a freeze that was taken up")
+		if slices.Contains(e.caps.Transports, hypervisors.TransportHotadd) {
+			a := e.attach(req.Tag, d.Export)
+			e.same(e.read(a.Export()), want[d.Disk.ID], "disk "+d.Disk.ID+" of a freeze that was taken up, in the mover")
+			e.detach(a)
+		}
 	}
 	e.release(g)
 	e.clean("after the release of a freeze that was taken up")

@@ -6,11 +6,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/cairn-backup/cairn/hypervisors"
 	"github.com/cairn-backup/cairn/hypervisors/kvm"
 	"github.com/cairn-backup/cairn/internal/fault"
 	"github.com/cairn-backup/cairn/lab/kvmlab"
@@ -59,7 +61,8 @@ func TestOverSSH(t *testing.T) {
 	remote := fmt.Sprintf("qemu+ssh://root@127.0.0.1:%d/system?no_verify=1", port)
 	pem, err := os.ReadFile(key)
 	b.ok(err)
-	d, err := kvm.Open(ctx, kvm.Config{URI: remote, SSHKey: string(pem), Options: map[string]string{kvm.OptSocketDir: b.sockets, kvm.OptNVRAMDir: b.lab.Dir()}})
+	config := kvm.Config{URI: remote, SSHKey: string(pem), Options: map[string]string{kvm.OptSocketDir: b.sockets, kvm.OptNVRAMDir: b.lab.Dir()}}
+	d, err := kvm.Open(ctx, config)
 	b.ok(err)
 	defer d.Close()
 	b.d = d
@@ -82,7 +85,7 @@ func TestOverSSH(t *testing.T) {
 	g := b.freeze(vm.UUID, f.Info().Checkpoint)
 	b.apply(image, info(g, "vda").Export)
 	b.same(image, b.content(vm, "vda"), "vda by its changes over ssh")
-	b.ok(g.Release(ctx))
+	b.takeUpOverSSH(config, g, image)
 
 	s := restorable{vm: vm, info: g.Info(), image: image}
 	got := b.restore(b.restoreRequest(s, "restored-over-ssh"), image)
@@ -105,4 +108,24 @@ func TestOverSSH(t *testing.T) {
 	if _, err := wrong.Check(ctx); fault.KindOf(err) != fault.Denied {
 		t.Errorf("without a key: %v (%v), want denied", err, fault.KindOf(err))
 	}
+}
+
+// takeUpOverSSH goes on with a freeze as a manager does that was started again: the first one's connection and its forward
+// are gone. It ends the freeze.
+func (b *bench) takeUpOverSSH(config kvm.Config, g hypervisors.Frozen, want []byte) {
+	b.Helper()
+	second, err := kvm.Open(b.Context(), config)
+	b.ok(err)
+	defer second.Close()
+	b.book.mu.Lock()
+	standing := hypervisors.Standing{Tag: fmt.Sprintf("t%d", b.book.n), Info: g.Info(), Owed: slices.Clone(b.book.owed)}
+	b.book.mu.Unlock()
+	h, err := second.Refreeze(b.Context(), standing)
+	b.ok(err)
+	x := info(h, "vda").Export
+	if before := info(g, "vda").Export; x.Address == before.Address {
+		b.Errorf("the freeze that was taken up has the first one's forward, %s", x.Address)
+	}
+	b.same(b.read(x), want, "vda of a freeze taken up over ssh")
+	b.ok(h.Release(b.Context()))
 }

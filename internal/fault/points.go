@@ -27,6 +27,7 @@ var Points = []string{
 	"restore.original-removed", // in place: the replaced disks are gone
 	"restore.struck-off",       // owed rows gone, task not closed
 	"restore.started",          // the VM was started, task not closed
+	"transfer.chosen",          // a mover and a transport are chosen, nothing is plugged in
 	"deploy.token",             // the join token is made, nothing on the platform
 	"deploy.started",           // the mover's VM runs, nobody has enrolled
 	"deploy.enrolled",          // the mover is recorded, owed rows not struck off

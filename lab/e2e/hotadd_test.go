@@ -113,6 +113,7 @@ func TestMoverVM(t *testing.T) {
 	}
 	s.rereadStaysOffTheLAN(m)
 	s.otherWays()
+	s.attachFails(m)
 
 	s.must("DELETE", "/movers/"+info.ID, nil, nil)
 	if _, err := s.lab.Virsh(t.Context(), "dominfo", "cairn-m1"); err == nil {
@@ -175,6 +176,26 @@ func (s *scene) otherWays() {
 	warned := s.ended(run.ID, client.StateWarning)
 	s.through(warned, "built-in", "nbd")
 	if w := fmt.Sprint(warned.Tasks[0].Warnings); !strings.Contains(w, "cannot go by hotadd, which was asked for, and goes another way") {
+		s.t.Errorf("the fall-back's warnings: %s", w)
+	}
+}
+
+// attachFails switches the mover's VM off when it was chosen and nothing is plugged in yet: the platform refuses the disk, and
+// another way is allowed.
+func (s *scene) attachFails(m *mover) {
+	s.t.Helper()
+	p := s.pauseAt("transfer.chosen")
+	s.restarted(m)
+	run, err := s.startBackup(s.vmID, s.repo.ID, map[string]any{"fallback": true, "exclude_disks": []string{"vdb"}})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	p.reached()
+	s.virsh("destroy", "cairn-m1")
+	p.release()
+	warned := s.ended(run.ID, client.StateWarning)
+	s.through(warned, "built-in", "nbd")
+	if w := fmt.Sprint(warned.Tasks[0].Warnings); !strings.Contains(w, "could not go by hotadd, and goes another way") || !strings.Contains(w, "the mover's VM is not running") {
 		s.t.Errorf("the fall-back's warnings: %s", w)
 	}
 }
