@@ -182,7 +182,7 @@ func BenchmarkBare(b *testing.B) {
 	disk := benchDisk()
 	h := chunk.NewHasher([32]byte{1})
 	prints := make([]chunk.Fingerprint, testChunk/chunk.BlockBytes)
-	coder, err := pack.NewCoder(pack.Zstd)
+	coder, err := pack.NewCoder(pack.Standard)
 	if err != nil {
 		b.Fatal(err)
 	}

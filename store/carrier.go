@@ -444,18 +444,19 @@ func (w *ImageWriter) giveUp(ctx context.Context) error {
 
 // Terms are what a process that carries images of a repository has to know of it.
 type Terms struct {
-	Repository seal.ID
-	ChunkBytes int
-	FrameBytes int
-	PackBytes  int
-	Codec      string
-	Keys       chunk.Keys
+	Repository  seal.ID
+	ChunkBytes  int
+	FrameBytes  int
+	PackBytes   int
+	Compression pack.Compression
+	Keys        chunk.Keys
 }
 
 // Terms returns the terms of the repository.
 func (r *Repository) Terms() Terms {
+	how := r.coding.Load().how
 	return Terms{
-		Repository: r.id, ChunkBytes: r.config.ChunkBytes, FrameBytes: runTarget, PackBytes: r.o.packBytes, Codec: r.o.Codec,
+		Repository: r.id, ChunkBytes: r.config.ChunkBytes, FrameBytes: how.FrameBytes(), PackBytes: r.o.packBytes, Compression: how,
 		Keys: chunk.NewKeys(r.keys.IDs),
 	}
 }

@@ -246,7 +246,7 @@ func (c *Carrier) agrees(g *grant, d *pack.Directory, prints []chunk.Fingerprint
 	if d.Header != g.head || d.Blocks != blocks {
 		return errors.New("its header is not the one it was given")
 	}
-	if err := d.Tiled(max(runTarget, c.w.ChunkBytes())); err != nil {
+	if err := d.Tiled(pack.MaxFrame); err != nil {
 		return err
 	}
 	c.mu.Lock()

@@ -71,7 +71,7 @@ func (g *bigRig) chunks(n int) []Hash {
 		out, err := g.r.b.Create(ctx, pack.Name(id))
 		g.must(err)
 		w, err := pack.NewWriter(out, pack.Header{Kind: pack.Data, Cipher: g.r.o.Cipher, Repository: g.r.id, ID: id, KeyID: g.r.keys.ID, Salt: seal.NewSalt()},
-			g.r.keys.Data, g.r.blocks, g.r.coder, g.r.bufs)
+			g.r.keys.Data, g.r.blocks, g.r.coder(), g.r.bufs)
 		g.must(err)
 		items := make([]pack.Item, len(some))
 		for i := range some {

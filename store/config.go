@@ -37,7 +37,6 @@ const (
 	documentPiece   = 256 << 10
 	packTarget      = 32 << 20
 	frameTarget     = carry.PieceFrame // of frames put together of pieces: parts of chunks, nodes
-	runTarget       = 1 << 20          // of frames of whole chunks that follow each other on a disk
 	maxDirtyLeaves  = 2048
 	maxListedDamage = 1000
 )

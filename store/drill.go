@@ -67,7 +67,7 @@ func (d *drill) run(ctx context.Context, report *DrillReport) (err error) {
 		return err
 	}
 	report.RestorePoint, report.Series, report.Published = p.ID, p.Series, p.Published
-	if d.coder, err = pack.NewCoder(pack.Zstd); err != nil {
+	if d.coder, err = pack.NewCoder(pack.Standard); err != nil {
 		return err
 	}
 	defer d.coder.Close()

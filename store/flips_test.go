@@ -121,7 +121,7 @@ func TestCampaignFlips(t *testing.T) {
 		{"frame of tree nodes", meta, int(node.Offset), int(node.Offset + node.Stored), func() error {
 			rd, err := f.open(ctx, meta)
 			if err == nil {
-				_, err = rd.Frame(ctx, 0, f.r.coder, bufs)
+				_, err = rd.Frame(ctx, 0, f.r.coder(), bufs)
 			}
 			return err
 		}},

@@ -132,21 +132,19 @@ func writeGolden(t *testing.T) {
 	fill(rnd, disk[4*testChunk:])
 	var parent *ImageRef
 	before, first := disk, ""
-	for _, o := range []struct {
-		codec  pack.Codec
+	for i, o := range []struct {
+		how    pack.Compression
 		cipher seal.Cipher
-	}{{pack.Zstd, seal.AES256GCM}, {pack.S2, seal.XChaCha20}, {pack.None, seal.AES256GCM}} {
-		g.repo = must(Open(context.Background(), b, key, Options{Cipher: o.cipher}))
-		g.repo.coder.Close()
-		g.repo.coder = must(pack.NewCoder(o.codec))
+	}{{pack.Standard, seal.AES256GCM}, {pack.Fast, seal.XChaCha20}, {pack.Off, seal.AES256GCM}} {
+		g.repo = must(Open(context.Background(), b, key, Options{Cipher: o.cipher, Compression: string(o.how)}))
 		next := bytes.Clone(before)
-		copy(next[70000:], bytes.Repeat([]byte{byte(o.codec), 1, 2, 3}, 500))
-		copy(next[4*testChunk+5000:], bytes.Repeat([]byte{byte(o.codec), 4, 5}, 2000))
+		copy(next[70000:], bytes.Repeat([]byte{byte(i), 1, 2, 3}, 500))
+		copy(next[4*testChunk+5000:], bytes.Repeat([]byte{byte(i), 4, 5}, 2000))
 		p := g.backup(next, before, parent)
 		before, parent = next, &p.Images[0].Ref
 		if first == "" {
 			first = p.ID
-		} else if o.codec == pack.S2 {
+		} else if o.how == pack.Fast {
 			if err := g.repo.Prune(t.Context(), first); err != nil {
 				t.Fatal(err)
 			}

@@ -63,7 +63,7 @@ func (s *Session) NewImage(ctx context.Context, o ImageOptions) (*ImageWriter, e
 	}
 	// Chunks are decided about one by one: asking costs nothing here, and what was hashed is in the cache still.
 	w.carry = carry.New(carry.Options{
-		Hasher: s.r.hasher.Content, ChunkBytes: s.r.config.ChunkBytes, FrameBytes: runTarget, Group: 1, Store: w.storeFrame,
+		Hasher: s.r.hasher.Content, ChunkBytes: s.r.config.ChunkBytes, FrameBytes: s.r.coding.Load().how.FrameBytes(), Group: 1, Store: w.storeFrame,
 	})
 	if o.Parent == nil {
 		return w, nil
@@ -104,6 +104,9 @@ func (r *Repository) keep(s *Session, ref ImageRef) bool {
 
 // ChunkBytes returns the alignment of Write and Zero.
 func (w *ImageWriter) ChunkBytes() int { return w.s.r.config.ChunkBytes }
+
+// FrameBytes is the size up to which what follows each other on the disk and is given to one Write is compressed together.
+func (w *ImageWriter) FrameBytes() int { return w.carry.FrameBytes() }
 
 // Stats returns the counts so far.
 func (w *ImageWriter) Stats() ImageStats {

@@ -143,7 +143,7 @@ func (m *move) begin(ctx context.Context) error {
 		return m.fail(err)
 	}
 	head := pack.Header{Kind: m.kind, Cipher: r.o.Cipher, Repository: r.id, ID: id, KeyID: r.keys.ID, Salt: seal.NewSalt()}
-	if m.w, err = pack.NewWriter(out, head, r.keys.Data, r.blocks, r.coder, r.bufs); err != nil {
+	if m.w, err = pack.NewWriter(out, head, r.keys.Data, r.blocks, r.coder(), r.bufs); err != nil {
 		return m.fail(errors.Join(err, out.Abort()))
 	}
 	fault.Point("store.compact.pack-created")

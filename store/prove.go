@@ -113,7 +113,7 @@ func (pr *prover) once(ctx context.Context, id seal.ID, size int64) (*packState,
 		}
 		st.spoil(err)
 	}
-	err = rd.ReadWhole(ctx, pr.r.coder, func(number uint32, plain []byte, damage error) error {
+	err = rd.ReadWhole(ctx, pr.r.coder(), func(number uint32, plain []byte, damage error) error {
 		return run.frame(ctx, number, plain, damage)
 	})
 	if err != nil && undecided(err) {

@@ -81,7 +81,7 @@ func (r *Repository) frame(ctx context.Context, rd *pack.Reader, number uint32) 
 		defer r.bufs.Put(bufs)
 		var p []byte
 		err := r.again(ctx, pack.Name(id), func() (err error) {
-			p, err = rd.Frame(context.WithoutCancel(ctx), number, r.coder, bufs)
+			p, err = rd.Frame(context.WithoutCancel(ctx), number, r.coder(), bufs)
 			return err
 		})
 		r.decoded.Add(1)

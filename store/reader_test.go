@@ -90,13 +90,11 @@ func TestSecondReaderReadsNew(t *testing.T) {
 	var parent *ImageRef
 	before := disk
 	for i, o := range []struct {
-		codec  pack.Codec
+		how    pack.Compression
 		cipher seal.Cipher
-	}{{pack.Zstd, 0}, {pack.S2, seal.XChaCha20}, {pack.None, 0}, {pack.S2, 0}} {
+	}{{pack.Standard, 0}, {pack.Fast, seal.XChaCha20}, {pack.Off, 0}, {pack.High, 0}} {
 		g.close()
-		g.repo = must(Open(t.Context(), g.b, g.key, Options{Cipher: o.cipher}))
-		g.repo.coder.Close()
-		g.repo.coder = must(pack.NewCoder(o.codec))
+		g.repo = must(Open(t.Context(), g.b, g.key, Options{Cipher: o.cipher, Compression: string(o.how)}))
 		next := bytes.Clone(before)
 		for range 5 { // scattered, so that chunks refer to blocks of others
 			at := rnd.IntN(len(next) - 6000)

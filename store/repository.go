@@ -36,7 +36,7 @@ type Repository struct {
 	id      seal.ID
 	keys    *seal.KeySet
 	hasher  *chunk.Hasher
-	coder   *pack.Coder
+	coding  atomic.Pointer[coding]
 	bufs    *sync.Pool
 	idx     *index.Index
 	decoded atomic.Int64 // frames of packs, for tests
@@ -104,20 +104,15 @@ func Open(ctx context.Context, b blob.Store, by Opener, o Options) (*Repository,
 	if err != nil {
 		return nil, err
 	}
-	codec, err := pack.ParseCodec(o.Codec)
-	if err != nil {
-		return nil, fault.Wrap(fault.Invalid, "open repository", b.Location(), err)
-	}
-	coder, err := pack.NewCoder(codec)
-	if err != nil {
-		return nil, fault.Wrap(fault.Internal, "open repository", b.Location(), err)
-	}
 	r := &Repository{
 		b: b, log: o.Log.With("repository", b.Location()), o: o, config: config, id: id, keys: keys,
-		hasher: chunk.NewHasher(keys.IDs), coder: coder, bufs: pack.NewBufferPool(runTarget), blocks: config.ChunkBytes / chunk.BlockBytes, sparse: true,
+		hasher: chunk.NewHasher(keys.IDs), bufs: pack.NewBufferPool(pack.Standard.FrameBytes()), blocks: config.ChunkBytes / chunk.BlockBytes, sparse: true,
 		directories: cache.New[seal.ID, *pack.Reader](directoryCache), prints: cache.New[seal.ID, *pack.Blocks](printCache),
 		frames: cache.New[frameKey, []byte](frameCache), nodes: cache.New[Hash, *tree.Node](nodeCache),
 		points: map[string]*point{}, sessions: map[*Session]struct{}{}, reading: map[ImageRef]int{},
+	}
+	if err := r.SetCompression(o.Compression); err != nil {
+		return nil, err
 	}
 	if err := r.open(ctx); err != nil {
 		return nil, errors.Join(err, r.shut())
@@ -204,7 +199,6 @@ func (r *Repository) shut() error {
 		errs = append(errs, r.idx.Close())
 		fault.Point("store.close.index-closed")
 	}
-	r.coder.Close()
 	if r.release != nil {
 		errs = append(errs, r.release())
 	}

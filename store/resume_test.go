@@ -46,7 +46,7 @@ func (p *porter) store(ctx context.Context, plain []byte, items []pack.Item) err
 		if err != nil {
 			return err
 		}
-		if p.w, err = pack.NewKeyedWriter(out, g.Header, g.Key, g.Blocks, p.r.coder, p.r.bufs); err != nil {
+		if p.w, err = pack.NewKeyedWriter(out, g.Header, g.Key, g.Blocks, p.r.coder(), p.r.bufs); err != nil {
 			return err
 		}
 	}

@@ -235,7 +235,7 @@ func (s *Session) borrow(ctx context.Context, kind pack.Kind) (*filling, error) 
 		return nil, err
 	}
 	head := pack.Header{Kind: kind, Cipher: s.r.o.Cipher, Repository: s.r.id, ID: id, KeyID: s.r.keys.ID, Salt: seal.NewSalt()}
-	w, err := pack.NewWriter(out, head, s.r.keys.Data, s.r.blocks, s.r.coder, s.r.bufs)
+	w, err := pack.NewWriter(out, head, s.r.keys.Data, s.r.blocks, s.r.coder(), s.r.bufs)
 	if err != nil {
 		return nil, errors.Join(err, out.Abort())
 	}

@@ -50,7 +50,7 @@ func (i *ImageReader) Stream(ctx context.Context, workers int, fn func(off int64
 func (i *ImageReader) stream() *stream {
 	return &stream{i: i, r: i.r, window: cmp.Or(i.r.o.windowChunks, windowChunks), of: streamed{
 		size: i.head.Size, chunkBytes: int(i.head.ChunkBytes), blocks: i.r.blocks, root: i.ref.Root,
-		content: i.r.hasher.Content, coder: i.r.coder, decoded: &i.r.decoded, frame: i.r.frame, kept: i.r.frames.Has,
+		content: i.r.hasher.Content, coder: i.r.coder(), decoded: &i.r.decoded, frame: i.r.frame, kept: i.r.frames.Has,
 		chunk:   func(ctx context.Context, c *streamChunk) error { return i.r.chunk(ctx, c.id, c.buf) },
 		current: i.current,
 	}}

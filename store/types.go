@@ -29,9 +29,9 @@ type Options struct {
 	Log      *slog.Logger
 	Workers  int         // goroutines of what reads much (Verify, Sweep, Stream, Collect, a new index); 0 is one per CPU
 	Cipher   seal.Cipher // what is written is sealed with it; 0 is what this CPU is fastest with
-	// Codec is what is written is compressed with: "zstd" (level 1, also ""), "s2", "none", or "auto": S2 while the CPU
-	// is the bottleneck, else zstd. What does not shrink by 5 % is stored as it is. Readers need not know it.
-	Codec string
+	// Compression is how what is written is compressed: one of pack.Compressions, "" is pack.Standard. What does not
+	// shrink by 5 % is stored as it is. SetCompression changes it.
+	Compression string
 
 	packBytes int // when a pack is full, for tests; 0 is packTarget
 

@@ -129,7 +129,7 @@ func (v *vectorSet) wrappings(t *testing.T, line func(name, value string)) {
 
 // pack writes a pack of one chunk whose first block is present, its last zero, and the others in another chunk.
 func (v *vectorSet) pack(t *testing.T, line func(name, value string)) {
-	coder := must(pack.NewCoder(pack.None))
+	coder := must(pack.NewCoder(pack.Off))
 	defer coder.Close()
 	var out packBuffer
 	head := pack.Header{Kind: pack.Data, Repository: v.repository, ID: v.object, KeyID: 1, Salt: v.salt}
@@ -160,7 +160,7 @@ func (v *vectorSet) pack(t *testing.T, line func(name, value string)) {
 
 // TestCompressedVectorsOpen decodes the vectors that are not computed anew.
 func TestCompressedVectorsOpen(t *testing.T) {
-	coder := must(pack.NewCoder(pack.Zstd))
+	coder := must(pack.NewCoder(pack.Standard))
 	defer coder.Close()
 	for codec, coded := range map[pack.Codec]string{pack.Zstd: vectorZstd, pack.S2: vectorS2} {
 		got, err := coder.Decode(nil, must(hex.DecodeString(coded)), codec, 4096)

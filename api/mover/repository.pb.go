@@ -66,14 +66,14 @@ func (*OpenRequest) Descriptor() ([]byte, []int) {
 }
 
 type OpenResponse struct {
-	state      protoimpl.MessageState `protogen:"open.v1"`
-	Repository []byte                 `protobuf:"bytes,1,opt,name=repository,proto3" json:"repository,omitempty"` // id, 16 bytes
-	ChunkBytes uint32                 `protobuf:"varint,2,opt,name=chunk_bytes,json=chunkBytes,proto3" json:"chunk_bytes,omitempty"`
-	FrameBytes uint32                 `protobuf:"varint,3,opt,name=frame_bytes,json=frameBytes,proto3" json:"frame_bytes,omitempty"` // plaintext that a frame is filled up to
-	PackBytes  uint32                 `protobuf:"varint,4,opt,name=pack_bytes,json=packBytes,proto3" json:"pack_bytes,omitempty"`    // size from which a pack is full
-	Codec      string                 `protobuf:"bytes,5,opt,name=codec,proto3" json:"codec,omitempty"`                              // "zstd", "s2", "none", "auto"
-	Write      bool                   `protobuf:"varint,6,opt,name=write,proto3" json:"write,omitempty"`                             // the ticket allows writing
-	HashKeys   []byte                 `protobuf:"bytes,7,opt,name=hash_keys,json=hashKeys,proto3" json:"hash_keys,omitempty"`        // 96 bytes: of chunk ids, fingerprints and their mask
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Repository  []byte                 `protobuf:"bytes,1,opt,name=repository,proto3" json:"repository,omitempty"` // id, 16 bytes
+	ChunkBytes  uint32                 `protobuf:"varint,2,opt,name=chunk_bytes,json=chunkBytes,proto3" json:"chunk_bytes,omitempty"`
+	FrameBytes  uint32                 `protobuf:"varint,3,opt,name=frame_bytes,json=frameBytes,proto3" json:"frame_bytes,omitempty"` // plaintext that a frame is filled up to
+	PackBytes   uint32                 `protobuf:"varint,4,opt,name=pack_bytes,json=packBytes,proto3" json:"pack_bytes,omitempty"`    // size from which a pack is full
+	Compression string                 `protobuf:"bytes,5,opt,name=compression,proto3" json:"compression,omitempty"`                  // "standard", "high", "fast", "auto", "none"
+	Write       bool                   `protobuf:"varint,6,opt,name=write,proto3" json:"write,omitempty"`                             // the ticket allows writing
+	HashKeys    []byte                 `protobuf:"bytes,7,opt,name=hash_keys,json=hashKeys,proto3" json:"hash_keys,omitempty"`        // 96 bytes: of chunk ids, fingerprints and their mask
 	// Name of an object that was made for this session and is in the backend as long as it lives: a mounted directory
 	// without it is a copy of the repository. "" for reading.
 	Lease         string `protobuf:"bytes,8,opt,name=lease,proto3" json:"lease,omitempty"`
@@ -139,9 +139,9 @@ func (x *OpenResponse) GetPackBytes() uint32 {
 	return 0
 }
 
-func (x *OpenResponse) GetCodec() string {
+func (x *OpenResponse) GetCompression() string {
 	if x != nil {
-		return x.Codec
+		return x.Compression
 	}
 	return ""
 }
@@ -2234,7 +2234,7 @@ var File_repository_proto protoreflect.FileDescriptor
 const file_repository_proto_rawDesc = "" +
 	"\n" +
 	"\x10repository.proto\x12\x0ecairn.mover.v1\"\r\n" +
-	"\vOpenRequest\"\xee\x01\n" +
+	"\vOpenRequest\"\xfa\x01\n" +
 	"\fOpenResponse\x12\x1e\n" +
 	"\n" +
 	"repository\x18\x01 \x01(\fR\n" +
@@ -2244,8 +2244,8 @@ const file_repository_proto_rawDesc = "" +
 	"\vframe_bytes\x18\x03 \x01(\rR\n" +
 	"frameBytes\x12\x1d\n" +
 	"\n" +
-	"pack_bytes\x18\x04 \x01(\rR\tpackBytes\x12\x14\n" +
-	"\x05codec\x18\x05 \x01(\tR\x05codec\x12\x14\n" +
+	"pack_bytes\x18\x04 \x01(\rR\tpackBytes\x12 \n" +
+	"\vcompression\x18\x05 \x01(\tR\vcompression\x12\x14\n" +
 	"\x05write\x18\x06 \x01(\bR\x05write\x12\x1b\n" +
 	"\thash_keys\x18\a \x01(\fR\bhashKeys\x12\x14\n" +
 	"\x05lease\x18\b \x01(\tR\x05lease\"9\n" +

@@ -16,6 +16,33 @@ import (
 	"github.com/oapi-codegen/runtime"
 )
 
+// Defines values for Compression.
+const (
+	CompressionAuto     Compression = "auto"
+	CompressionFast     Compression = "fast"
+	CompressionHigh     Compression = "high"
+	CompressionNone     Compression = "none"
+	CompressionStandard Compression = "standard"
+)
+
+// Valid indicates whether the value is a known member of the Compression enum.
+func (e Compression) Valid() bool {
+	switch e {
+	case CompressionAuto:
+		return true
+	case CompressionFast:
+		return true
+	case CompressionHigh:
+		return true
+	case CompressionNone:
+		return true
+	case CompressionStandard:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for CreateRepositoryRequestMode.
 const (
 	RepositoryAttach CreateRepositoryRequestMode = "attach"
@@ -632,6 +659,12 @@ type CollectRequest struct {
 	DryRun bool `json:"dry_run,omitempty,omitzero"`
 }
 
+// Compression How what is written from now on is compressed; what is stored stays as it is. `standard` is zstd's fastest level.
+// `high` is its default level in larger frames: smaller, for about half as much CPU time again. `fast` is S2.
+// `auto` is `fast` while the processors are the bottleneck and else `standard`. What does not shrink is never
+// compressed.
+type Compression string
+
 // Connection defines model for Connection.
 type Connection struct {
 	Address string `json:"address"`
@@ -752,6 +785,12 @@ type CreateConnectionRequest struct {
 
 // CreateRepositoryRequest defines model for CreateRepositoryRequest.
 type CreateRepositoryRequest struct {
+	// Compression How what is written from now on is compressed; what is stored stays as it is. `standard` is zstd's fastest level.
+	// `high` is its default level in larger frames: smaller, for about half as much CPU time again. `fast` is S2.
+	// `auto` is `fast` while the processors are the bottleneck and else `standard`. What does not shrink is never
+	// compressed.
+	Compression Compression `json:"compression,omitempty,omitzero"`
+
 	// DomainOf `create`: id of a repository. The new one tells content by the same identities, so that either can heal the
 	// other; keys and data stay its own.
 	DomainOf string `json:"domain_of,omitempty,omitzero"`
@@ -1689,9 +1728,15 @@ type RejectedWay struct {
 // Repository defines model for Repository.
 type Repository struct {
 	CheckedAt time.Time `json:"checked_at,omitempty,omitzero"`
-	CreatedAt time.Time `json:"created_at"`
-	Error     Failure   `json:"error,omitempty,omitzero"`
-	ID        string    `json:"id"`
+
+	// Compression How what is written from now on is compressed; what is stored stays as it is. `standard` is zstd's fastest level.
+	// `high` is its default level in larger frames: smaller, for about half as much CPU time again. `fast` is S2.
+	// `auto` is `fast` while the processors are the bottleneck and else `standard`. What does not shrink is never
+	// compressed.
+	Compression Compression `json:"compression,omitempty,omitzero"`
+	CreatedAt   time.Time   `json:"created_at"`
+	Error       Failure     `json:"error,omitempty,omitzero"`
+	ID          string      `json:"id"`
 
 	// KeyFile Where the appliance has its key from: a file, or `env:NAME`, or `credential:NAME`. Without a copy of it, or another key, the backups are lost with the appliance.
 	KeyFile string `json:"key_file,omitempty,omitzero"`
@@ -2298,7 +2343,12 @@ type Unprotectable struct {
 
 // UpdateRepositoryRequest defines model for UpdateRepositoryRequest.
 type UpdateRepositoryRequest struct {
-	Verification VerificationSettings `json:"verification"`
+	// Compression How what is written from now on is compressed; what is stored stays as it is. `standard` is zstd's fastest level.
+	// `high` is its default level in larger frames: smaller, for about half as much CPU time again. `fast` is S2.
+	// `auto` is `fast` while the processors are the bottleneck and else `standard`. What does not shrink is never
+	// compressed.
+	Compression  Compression           `json:"compression,omitempty,omitzero"`
+	Verification *VerificationSettings `json:"verification,omitempty"`
 }
 
 // Usage defines model for Usage.

@@ -57,6 +57,7 @@ type Repository struct {
 	Members      []RepositoryMember `gorm:"serializer:json" json:"members,omitempty"`   // of a set
 	Generation   Generation         `gorm:"serializer:json" json:"generation,omitzero"` // of a set, the newest that was seen
 	Verification *Verification      `gorm:"serializer:json" json:"verification,omitempty"`
+	Compression  string             `json:"compression,omitempty"` // one of pack.Compressions, "" is pack.Standard
 }
 
 // The kinds of repositories.

@@ -18,7 +18,7 @@ import (
 )
 
 // schemaVersion is the version of the tables this program writes.
-const schemaVersion = 11
+const schemaVersion = 12
 
 // Schema is the version of the tables.
 func (c *Catalog) Schema() int { return schemaVersion }
@@ -212,6 +212,9 @@ func migrate(tx *gorm.DB, version int) error {
 	}
 	if version == 1 || version == 2 {
 		errs = append(errs, m.AddColumn(&Repository{}, "Members"), m.AddColumn(&Repository{}, "Verification"))
+	}
+	if version > 0 && version < 12 {
+		errs = append(errs, m.AddColumn(&Repository{}, "Compression"), tx.Exec("UPDATE repositories SET compression = ''").Error)
 	}
 	if version > 0 && version < 5 {
 		errs = append(errs, m.AddColumn(&Repository{}, "Generation"))

@@ -134,6 +134,8 @@ type NewRepository struct {
 	KeySource string // a key that is used where it is, as store.LoadKey has it
 	By        fleet.Who
 	DomainOf  string // id of a repository of which the new one shares the identities of content
+
+	Compression string // one of pack.Compressions; "" is what a repository has by itself
 }
 
 // RepositoryInfo is a repository with its usage.

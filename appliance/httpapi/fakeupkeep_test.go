@@ -41,8 +41,8 @@ func (f *fakeCore) StartRebuild(_ context.Context, s Start, id, member, path str
 	return f.start(s, catalog.KindRebuild, []string{member, path}, id == "repo_1")
 }
 
-func (f *fakeCore) UpdateVerification(_ context.Context, id string, v VerificationSettings) (RepositoryInfo, error) {
-	f.note(v)
+func (f *fakeCore) UpdateRepository(_ context.Context, id string, change RepositoryChange) (RepositoryInfo, error) {
+	f.note(change)
 	return one(f, id, "repo_1", someRepo)
 }
 

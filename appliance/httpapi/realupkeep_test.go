@@ -73,10 +73,14 @@ func TestRealUpkeepOfAMirror(t *testing.T) {
 		t.Errorf("verify %+v", res)
 	}
 	changed, err := r.UpdateRepositoryWithResponse(r.ctx, made.ID, &client.UpdateRepositoryParams{IfMatch: &whatever}, client.UpdateRepositoryRequest{
-		Verification: client.VerificationSettings{EveryDays: 90, BytesPerSecond: 1000},
+		Verification: &client.VerificationSettings{EveryDays: 90, BytesPerSecond: 1000}, Compression: client.CompressionHigh,
 	})
 	check(t, err)
-	v := got(t, changed.JSON200, changed.HTTPResponse, changed.ApplicationProblemJSONDefault).Verification
+	now := got(t, changed.JSON200, changed.HTTPResponse, changed.ApplicationProblemJSONDefault)
+	if now.Compression != client.CompressionHigh {
+		t.Errorf("compression %q", now.Compression)
+	}
+	v := now.Verification
 	if v.EveryDays != 90 || v.BytesPerSecond != 1000 || v.LastCompletedAt.IsZero() || !v.CycleStartedAt.IsZero() {
 		t.Errorf("verification %+v", v)
 	}

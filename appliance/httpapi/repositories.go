@@ -37,7 +37,7 @@ func (h *handlers) CreateRepository(ctx context.Context, r server.CreateReposito
 func newRepositoryOf(b server.CreateRepositoryRequest) (NewRepository, error) {
 	out := NewRepository{
 		Name: b.Name, Path: b.Path, Attach: b.Mode == server.RepositoryAttach, KeyFile: b.KeyFile, KeySource: b.KeySource,
-		DomainOf: b.DomainOf,
+		DomainOf: b.DomainOf, Compression: string(b.Compression),
 	}
 	var w wrongs
 	w.add(b.KeyFile != "" && !out.Attach, "#/key_file", "a repository that is created gets a new key")
@@ -90,9 +90,11 @@ func (h *handlers) GetRepository(ctx context.Context, r server.GetRepositoryRequ
 }
 
 func (h *handlers) UpdateRepository(ctx context.Context, r server.UpdateRepositoryRequestObject) (server.UpdateRepositoryResponseObject, error) {
-	repo, err := h.s.core.UpdateVerification(ctx, r.RepositoryID, VerificationSettings{
-		EveryDays: r.Body.Verification.EveryDays, BytesPerSecond: r.Body.Verification.BytesPerSecond,
-	})
+	change := RepositoryChange{Compression: string(r.Body.Compression)}
+	if v := r.Body.Verification; v != nil {
+		change.Verification = &VerificationSettings{EveryDays: v.EveryDays, BytesPerSecond: v.BytesPerSecond}
+	}
+	repo, err := h.s.core.UpdateRepository(ctx, r.RepositoryID, change)
 	if err != nil {
 		return nil, err
 	}

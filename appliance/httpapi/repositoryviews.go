@@ -1,16 +1,19 @@
 package httpapi
 
 import (
+	"cmp"
+
 	"github.com/cairn-backup/cairn/api/server"
 	"github.com/cairn-backup/cairn/appliance/catalog"
 	"github.com/cairn-backup/cairn/store"
+	"github.com/cairn-backup/cairn/store/pack"
 )
 
 func repositoryOf(r RepositoryInfo) server.Repository {
 	out := server.Repository{
 		ID: r.ID, Name: r.Name, Path: r.Path, StoreID: r.StoreID, CreatedAt: r.CreatedAt.UTC(),
 		Status: server.Status(r.Status), CheckedAt: at(r.LastChecked), Error: failureOf(r.LastError), KeyFile: r.KeyFile,
-		Verification: verificationOf(r.Verification),
+		Verification: verificationOf(r.Verification), Compression: server.Compression(cmp.Or(r.Compression, string(pack.Standard))),
 	}
 	if r.Usage != nil {
 		out.Usage = server.Usage{

@@ -13,8 +13,7 @@ import (
 // Upkeep is the part of Core that keeps repositories whole: space, verification, healing, and the members of sets.
 type Upkeep interface {
 	StartCollect(ctx context.Context, s Start, repository string, r CollectRequest) (Started, error)
-	// UpdateVerification says how often a repository is read back by itself.
-	UpdateVerification(ctx context.Context, repository string, v VerificationSettings) (RepositoryInfo, error)
+	UpdateRepository(ctx context.Context, repository string, change RepositoryChange) (RepositoryInfo, error)
 	StartRepositoryVerify(ctx context.Context, s Start, repository string, r SweepRequest) (Started, error)
 	RepositoryDamage(ctx context.Context, repository string) (DamageInfo, error)
 	// StartHeal heals from the repositories with the ids, in this order.
@@ -46,6 +45,12 @@ type Keys interface {
 type CollectRequest struct {
 	DryRun  bool
 	Compact float64 // as in store.CollectOptions
+}
+
+// RepositoryChange is what is to be set anew of a repository; what is nil or "" stays.
+type RepositoryChange struct {
+	Verification *VerificationSettings
+	Compression  string // one of pack.Compressions
 }
 
 // VerificationSettings are what can be set of a repository's verification.

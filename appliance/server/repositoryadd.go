@@ -20,7 +20,7 @@ import (
 
 // AddRepository implements httpapi.Core.
 func (a *Appliance) AddRepository(ctx context.Context, n httpapi.NewRepository) (httpapi.RepositoryInfo, error) {
-	row := catalog.Repository{ID: catalog.NewID(catalog.PrefixRepository), Name: n.Name}
+	row := catalog.Repository{ID: catalog.NewID(catalog.PrefixRepository), Name: n.Name, Compression: n.Compression}
 	if err := placeRow(&row, n); err != nil {
 		return httpapi.RepositoryInfo{}, err
 	}

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 
 	"github.com/cairn-backup/cairn/appliance/catalog"
@@ -44,13 +45,28 @@ func (a *Appliance) StartRebuild(ctx context.Context, s httpapi.Start, repositor
 	})
 }
 
-// UpdateVerification implements httpapi.Core.
-func (a *Appliance) UpdateVerification(ctx context.Context, id string, v httpapi.VerificationSettings) (httpapi.RepositoryInfo, error) {
-	_, err := a.catalog.UpdateRepository(ctx, id, func(r *catalog.Repository) {
-		set := r.VerificationOf()
-		set.EveryDays, set.BytesPerSecond = v.EveryDays, v.BytesPerSecond
-		r.Verification = &set
+// UpdateRepository implements httpapi.Core. A compression holds at once where the repository is open.
+func (a *Appliance) UpdateRepository(ctx context.Context, id string, change httpapi.RepositoryChange) (httpapi.RepositoryInfo, error) {
+	if err := a.mayOpen(ctx, id); err != nil {
+		return httpapi.RepositoryInfo{}, err
+	}
+	entry, err := a.repositories.entry(id)
+	if err != nil {
+		return httpapi.RepositoryInfo{}, err
+	}
+	entry.mu.Lock() // who opens it meanwhile sees the change
+	_, err = a.catalog.UpdateRepository(ctx, id, func(r *catalog.Repository) {
+		r.Compression = cmp.Or(change.Compression, r.Compression)
+		if v := change.Verification; v != nil {
+			set := r.VerificationOf()
+			set.EveryDays, set.BytesPerSecond = v.EveryDays, v.BytesPerSecond
+			r.Verification = &set
+		}
 	})
+	if err == nil && change.Compression != "" && entry.repo != nil {
+		err = entry.repo.SetCompression(change.Compression)
+	}
+	entry.mu.Unlock()
 	if err != nil {
 		return httpapi.RepositoryInfo{}, err
 	}

@@ -390,13 +390,13 @@ func TestRepositoryIsVerifiedWhenItIsDue(t *testing.T) {
 		t.Errorf("verified before it was due: %+v", runs)
 	}
 	never := httpapi.VerificationSettings{EveryDays: 0}
-	if _, err := b.UpdateVerification(t.Context(), b.repo, never); err != nil {
+	if _, err := b.UpdateRepository(t.Context(), b.repo, httpapi.RepositoryChange{Verification: &never}); err != nil {
 		t.Fatal(err)
 	}
 	if runs := look(35 * day); len(runs) != 0 {
 		t.Errorf("verified although it never shall be: %+v", runs)
 	}
-	info, err := b.UpdateVerification(t.Context(), b.repo, httpapi.VerificationSettings{EveryDays: 7, BytesPerSecond: 1 << 30})
+	info, err := b.UpdateRepository(t.Context(), b.repo, httpapi.RepositoryChange{Verification: &httpapi.VerificationSettings{EveryDays: 7, BytesPerSecond: 1 << 30}})
 	if err != nil || info.Verification.EveryDays != 7 || info.Verification.BytesPerSecond != 1<<30 {
 		t.Fatalf("repository = %+v, %v", info.Verification, err)
 	}

@@ -17,13 +17,15 @@ import (
 
 // repoFlags are those of the commands on repositories.
 type repoFlags struct {
-	place   repo.Place
-	backup  repo.Backup
-	point   string
-	number  uint64
-	keep    int
-	chunk   int
-	profile string
+	place  repo.Place
+	backup repo.Backup
+	point  string
+	number uint64
+	keep   int
+	chunk  int
+
+	compression string
+	profile     string
 }
 
 func repoCommand() *cobra.Command {
@@ -34,6 +36,7 @@ func repoCommand() *cobra.Command {
 	p.StringVar(&f.place.Key, "key", "", "key file; beside the repository by default")
 	p.StringVar(&f.place.Index, "index", "", "where the index is kept; beside the repository by default")
 	p.StringVar(&f.profile, "cpuprofile", "", "write a CPU profile to this file")
+	p.StringVar(&f.compression, "compression", "", "how what is written is compressed; the repository's default by default")
 	p.IntVar(&f.backup.Workers, "workers", 0, "segments under way at once; the mover's default by default")
 	_ = c.MarkPersistentFlagRequired("repo")
 	create := &cobra.Command{Use: "create", Short: "Make a repository and its key", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
@@ -101,7 +104,7 @@ func (f *repoFlags) on(use, short string, args cobra.PositionalArgs, run func(co
 		defer func() { err = errors.Join(err, stop()) }()
 		var out repo.Result
 		log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
-		err = repo.With(cmd.Context(), f.place, store.Options{Log: log}, func(r *store.Repository) (err error) {
+		err = repo.With(cmd.Context(), f.place, store.Options{Log: log, Compression: f.compression}, func(r *store.Repository) (err error) {
 			out, err = run(cmd.Context(), r, args)
 			return err
 		})

@@ -17,6 +17,8 @@ import (
 // at the disk's end. Its methods are called from several goroutines for ranges that do not overlap.
 type ImageSink interface {
 	ChunkBytes() int
+	// FrameBytes is how much of what follows each other on the disk is compressed together at most.
+	FrameBytes() int
 	Write(ctx context.Context, off int64, p []byte) error
 	Zero(ctx context.Context, off, n int64) error
 	// Durable yields in ascending order what the image has already, of a transfer before: it is neither read nor written.
@@ -37,7 +39,7 @@ type ImageSource interface {
 // Options of a transfer. The zero value is good.
 type Options struct {
 	Workers     int   // segments under way at once; 0 means 8
-	BufferBytes int   // of one segment, rounded down to whole chunks; 0 means 1 MiB
+	BufferBytes int   // of one segment, rounded down to whole chunks; 0 means 1 MiB, or what fills a frame of the image
 	Limit       int64 // bytes read per second; 0 means no limit
 	// Shared, if not nil, limits the bytes per second of several transfers together, beside Limit.
 	Shared *rate.Limiter
@@ -80,11 +82,11 @@ func (o Options) wait(ctx context.Context, own *rate.Limiter, n int) error {
 	return fault.Wrap(fault.Transient, "wait for bandwidth", "", err)
 }
 
-// segmentBytes is BufferBytes in whole chunks, at least one.
-func (o Options) segmentBytes(chunk int64) int64 {
+// segmentBytes is BufferBytes in whole chunks, at least one; frame is what fills a frame, or 0.
+func (o Options) segmentBytes(chunk int64, frame int) int64 {
 	b := int64(o.BufferBytes)
 	if b <= 0 {
-		b = 1 << 20
+		b = int64(max(1<<20, frame))
 	}
 	return max(chunk, b-b%chunk)
 }
@@ -137,9 +139,9 @@ func Backup(ctx context.Context, src hypervisors.FrozenDisk, dst ImageSink, o Op
 			if !o.Afresh {
 				extents = without(ctx, extents, dst)
 			}
-			return segments(extents, src.Size(), chunk, o.segmentBytes(chunk))
+			return segments(extents, src.Size(), chunk, o.segmentBytes(chunk, dst.FrameBytes()))
 		},
-		buffer: o.segmentBytes(chunk), meter: m, options: o,
+		buffer: o.segmentBytes(chunk, dst.FrameBytes()), meter: m, options: o,
 		read: func(p []byte, off int64) error { return readFull(src, p, off) },
 		write: func(ctx context.Context, p []byte, off int64) error {
 			return dst.Write(ctx, off, p)
@@ -164,7 +166,7 @@ func Restore(ctx context.Context, src ImageSource, dst hypervisors.TargetDisk, o
 	}
 	m := newMeter(src.Size(), BottleneckTarget, [2]string{"", "restore.transfer-middle"}, o)
 	m.streams = o.workers()
-	res, err := m.run(ctx, &restoring{src: src, dst: dst, meter: m, options: o, buffer: o.segmentBytes(chunk)})
+	res, err := m.run(ctx, &restoring{src: src, dst: dst, meter: m, options: o, buffer: o.segmentBytes(chunk, 0)})
 	if err == nil && o.SeedZero && dst.Size() > src.Size() {
 		err = dst.Zero(ctx, src.Size(), dst.Size()-src.Size())
 	}

@@ -62,6 +62,7 @@ func (p *plane) Durable(context.Context) iter.Seq2[store.Range, error] {
 func newPlane(size int64) *plane { return &plane{data: make([]byte, size), filled: map[int64]bool{}} }
 
 func (p *plane) ChunkBytes() int { return chunk }
+func (p *plane) FrameBytes() int { return chunk }
 func (p *plane) Size() int64     { return int64(len(p.data)) }
 
 func (p *plane) note(off, n int64, data bool) error {
@@ -583,6 +584,7 @@ func TestBottleneck(t *testing.T) {
 type counter struct{ written, zeroed, calls atomic.Int64 }
 
 func (*counter) ChunkBytes() int { return chunk }
+func (*counter) FrameBytes() int { return chunk }
 func (c *counter) Write(_ context.Context, _ int64, p []byte) error {
 	c.written.Add(int64(len(p)))
 	c.calls.Add(1)

@@ -21,9 +21,9 @@ func Verify(ctx context.Context, want ImageSource, got hypervisors.FrozenDisk, o
 	p := pipeline{
 		segments: func(ctx context.Context) iter.Seq2[hypervisors.Extent, error] {
 			both := bothZero(padded(image(ctx, want), want.Size(), got.Size()), disk(ctx, got, true))
-			return segments(both, got.Size(), chunk, o.segmentBytes(chunk))
+			return segments(both, got.Size(), chunk, o.segmentBytes(chunk, 0))
 		},
-		buffer: o.segmentBytes(chunk), meter: m, options: o,
+		buffer: o.segmentBytes(chunk, 0), meter: m, options: o,
 		read: func(p []byte, off int64) error { return readFull(got, p, off) },
 		write: func(_ context.Context, p []byte, off int64) error {
 			return compare(want, p, off)

@@ -210,7 +210,7 @@ func forgePack(repository seal.ID, name string, keys *seal.KeySet, good []byte) 
 	if err != nil {
 		panic(err)
 	}
-	coder, err := pack.NewCoder(pack.Zstd)
+	coder, err := pack.NewCoder(pack.Standard)
 	if err != nil {
 		panic(err)
 	}

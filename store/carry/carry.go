@@ -60,6 +60,9 @@ type Options struct {
 // it is scattered over a disk, so parts of a restore that are far from each other decode it anew.
 const PieceFrame = 256 << 10
 
+// FrameBytes is that of the options.
+func (w *Writer) FrameBytes() int { return w.o.FrameBytes }
+
 func (o *Options) restBytes() int { return min(o.FrameBytes, PieceFrame) }
 
 // New returns a writer.

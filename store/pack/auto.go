@@ -1,29 +1,10 @@
 package pack
 
 import (
-	"fmt"
 	"runtime"
 	"sync"
 	"time"
 )
-
-// Auto is the codec of a Coder that chooses for each frame; no frame has it.
-const Auto Codec = 255
-
-// ParseCodec returns the codec that is called name; "" is zstd.
-func ParseCodec(name string) (Codec, error) {
-	switch name {
-	case "", "zstd":
-		return Zstd, nil
-	case "s2":
-		return S2, nil
-	case "none":
-		return None, nil
-	case "auto":
-		return Auto, nil
-	}
-	return 0, fmt.Errorf("there is no codec %q, only zstd, s2, none and auto", name)
-}
 
 const (
 	autoFrames = 64   // frames between two choices

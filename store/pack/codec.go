@@ -27,16 +27,16 @@ var errMiscoded = errors.New("compressed data does not decode to what it was mad
 // Coder compresses and decompresses frames. It may be used from several goroutines.
 type Coder struct {
 	codec Codec
-	auto  *auto // of the codec Auto
+	auto  *auto // of Auto
 	enc   *zstd.Encoder
 	dec   *zstd.Decoder
 }
 
-// NewCoder returns a coder that compresses with codec, which may be Auto.
-func NewCoder(codec Codec) (*Coder, error) {
-	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderCRC(false),
+// NewCoder returns a coder that compresses by how, and decompresses whatever there is.
+func NewCoder(how Compression) (*Coder, error) {
+	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(how.level()), zstd.WithEncoderCRC(false),
 		zstd.WithAllLitEntropyCompression(true), // of frames of 1 MiB 0.5 % less, in the same time
-		zstd.WithWindowSize(1<<20), zstd.WithEncoderConcurrency(runtime.GOMAXPROCS(0)), zstd.WithLowerEncoderMem(true))
+		zstd.WithWindowSize(how.FrameBytes()), zstd.WithEncoderConcurrency(runtime.GOMAXPROCS(0)), zstd.WithLowerEncoderMem(true))
 	if err != nil {
 		return nil, fmt.Errorf("make compressor: %w", err)
 	}
@@ -45,8 +45,8 @@ func NewCoder(codec Codec) (*Coder, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make decompressor: %w", err)
 	}
-	c := &Coder{codec: codec, enc: enc, dec: dec}
-	if codec == Auto {
+	c := &Coder{codec: how.codec(), enc: enc, dec: dec}
+	if how == Auto {
 		c.auto = newAuto()
 	}
 	return c, nil

@@ -88,11 +88,7 @@ func Open(ctx context.Context, conn grpc.ClientConnInterface, o ClientOptions) (
 	if err := c.chooseFiles(ctx, a.GetLease()); err != nil {
 		return nil, err
 	}
-	codec, err := pack.ParseCodec(c.terms.Codec)
-	if err != nil {
-		return nil, fault.Wrap(fault.Unsupported, "use ticket", "", err)
-	}
-	if c.coder, err = pack.NewCoder(codec); err != nil {
+	if c.coder, err = pack.NewCoder(c.terms.Compression); err != nil {
 		return nil, fault.Wrap(fault.Internal, "use ticket", "", err)
 	}
 	c.content, c.bufs = chunk.NewContent(c.terms.Keys), pack.NewBufferPool(c.terms.FrameBytes)
@@ -107,9 +103,13 @@ func (c *Client) accept(a *mover.OpenResponse) error {
 		return malformed("use ticket", "the repository names chunks of %d, frames of %d and packs of %d bytes", size, a.GetFrameBytes(), a.GetPackBytes())
 	}
 	c.write = a.GetWrite()
+	how, err := pack.ParseCompression(a.GetCompression())
+	if err != nil {
+		return fault.Wrap(fault.Unsupported, "use ticket", "", err)
+	}
 	c.terms = store.Terms{
 		Repository: seal.ID(a.GetRepository()), ChunkBytes: size, FrameBytes: int(a.GetFrameBytes()), PackBytes: int(a.GetPackBytes()),
-		Codec: a.GetCodec(), Keys: chunk.Keys{Chunk: [32]byte(k), Fingerprint: [32]byte(k[32:]), Mask: [32]byte(k[64:])},
+		Compression: how, Keys: chunk.Keys{Chunk: [32]byte(k), Fingerprint: [32]byte(k[32:]), Mask: [32]byte(k[64:])},
 	}
 	return nil
 }

@@ -107,6 +107,6 @@ func (s *Server) Open(ctx context.Context, _ *mover.OpenRequest) (_ *mover.OpenR
 	keys := append(append(append(make([]byte, 0, 96), t.Keys.Chunk[:]...), t.Keys.Fingerprint[:]...), t.Keys.Mask[:]...)
 	return &mover.OpenResponse{
 		Repository: t.Repository[:], ChunkBytes: uint32(t.ChunkBytes), FrameBytes: uint32(t.FrameBytes), PackBytes: uint32(t.PackBytes),
-		Codec: t.Codec, Write: a.Session != nil, HashKeys: keys, Lease: lease,
+		Compression: string(t.Compression), Write: a.Session != nil, HashKeys: keys, Lease: lease,
 	}, nil
 }

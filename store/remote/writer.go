@@ -68,6 +68,9 @@ func (c *Client) NewImage(ctx context.Context, o store.ImageOptions) (*ImageWrit
 // ChunkBytes returns the alignment of Write and Zero.
 func (w *ImageWriter) ChunkBytes() int { return w.c.terms.ChunkBytes }
 
+// FrameBytes is as in store.ImageWriter.
+func (w *ImageWriter) FrameBytes() int { return w.c.terms.FrameBytes }
+
 // Stats returns the counts of what was given to this writer; after Finish, those of the whole image.
 func (w *ImageWriter) Stats() store.ImageStats {
 	w.mu.Lock()

@@ -196,6 +196,7 @@ type sink struct {
 }
 
 func (s *sink) ChunkBytes() int { return 64 << 10 }
+func (s *sink) FrameBytes() int { return 64 << 10 }
 
 func (s *sink) Write(_ context.Context, off int64, p []byte) error {
 	s.mu.Lock()

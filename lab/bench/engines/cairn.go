@@ -12,13 +12,14 @@ import (
 type cairn struct {
 	program, home string
 	tracks        bool // uses records of changes; otherwise all of an image is read each day
+	compression   string
 	last          map[string]bool
 }
 
 func (c *cairn) repo() string { return filepath.Join(c.home, "repo") }
 
 func (c *cairn) call(args ...string) child {
-	return child{args: append([]string{c.program, "repo", "--repo", c.repo()}, args...), env: []string{"HOME=" + c.home}}
+	return child{args: append([]string{c.program, "repo", "--repo", c.repo(), "--compression", c.compression}, args...), env: []string{"HOME=" + c.home}}
 }
 
 func (c *cairn) Init(ctx context.Context) error {

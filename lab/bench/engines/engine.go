@@ -24,7 +24,7 @@ type Engine interface {
 }
 
 // Names lists the engines that there are.
-var Names = []string{"cairn", "cairn-tracked", "restic", "kopia-zstd", "kopia-s2-1m", "borg-64k"}
+var Names = []string{"cairn", "cairn-tracked", "cairn-high", "restic", "kopia-zstd", "kopia-s2-1m", "borg-64k"}
 
 // Programs says where the engines' programs are.
 type Programs struct{ Cairn, Restic, Kopia, Borg string }
@@ -38,6 +38,8 @@ func New(name, home string, p Programs) (Engine, error) {
 	switch name {
 	case "cairn", "cairn-tracked":
 		return &cairn{program: p.Cairn, home: home, tracks: name == "cairn-tracked"}, nil
+	case "cairn-high":
+		return &cairn{program: p.Cairn, home: home, compression: "high"}, nil
 	case "restic":
 		return &restic{program: p.Restic, repo: at("repo"), env: []string{
 			"HOME=" + home, "RESTIC_REPOSITORY=" + at("repo"), "RESTIC_PASSWORD=bench", "RESTIC_CACHE_DIR=" + at("cache"),

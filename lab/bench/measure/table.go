@@ -165,6 +165,8 @@ func Targets(medians []Median) (out []Target) {
 	}
 	against("full backup: at most 1.25 times the bare pipeline's CPU", 1.25, cpu, "s", Full, "cairn", BareZstd, "bare")
 	anyone("full backup: repository not larger than the smallest peer's", 1, size, "MiB", Full, "cairn")
+	anyone("full backup with --compression high: repository not larger than the smallest peer's", 1, size, "MiB", Full, "cairn-high")
+	anyone("full backup with --compression high: not more CPU than the thriftiest peer", 1, cpu, "s", Full, "cairn-high")
 	if a, ok := f.get(ReRead, "cairn"); ok && a.CPU > 0 {
 		if b, found := f.get(BareRead, "bare"); found {
 			out = append(out, Target{What: "re-read of known data: at least 80 % of bare read and BLAKE3", Ratio: b.CPU / a.CPU, Limit: 0.8, AtLeast: true,

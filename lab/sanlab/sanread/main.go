@@ -94,6 +94,7 @@ type sink struct {
 
 // ChunkBytes implements transfer.ImageSink.
 func (s *sink) ChunkBytes() int { return 64 << 10 }
+func (s *sink) FrameBytes() int { return 64 << 10 }
 
 // Write implements transfer.ImageSink.
 func (s *sink) Write(_ context.Context, off int64, p []byte) error {

@@ -34,6 +34,7 @@ type newRepository struct {
 func (a *App) repositoryCreate() *cobra.Command {
 	var n newRepository
 	var req client.CreateRepositoryRequest
+	var compression string
 	cmd := &cobra.Command{
 		Use: "create NAME PATH...", Short: "Create a repository in directories of the appliance, or attach one", Args: args("NAME", "PATH..."),
 		Long: `Create a repository in a directory of the appliance, or in several, each on a disk of its own, of which some may be
@@ -53,6 +54,7 @@ loss of one domain loses nothing, or refused unless --force is given.`,
 			if err := n.fill(&req, args[0], args[1:]); err != nil {
 				return err
 			}
+			req.Compression = client.Compression(compression)
 			if n.domainOf != "" {
 				other, err := findRepository(ctx, s, n.domainOf)
 				if err != nil {
@@ -89,6 +91,7 @@ loss of one domain loses nothing, or refused unless --force is given.`,
 	f.StringVar(&n.domainOf, "domain-of", "", "tell content as this `REPOSITORY` does, so that either can heal the other")
 	f.StringArrayVar(&n.trust, "trust", nil, "with --attach: what `MEMBER`, an id or a path, has counts as all there is, as in \"cairn repository trust\"")
 	_ = cmd.RegisterFlagCompletionFunc("domain-of", a.completeRepositories)
+	compressionFlag(cmd, &compression)
 	return cmd
 }
 

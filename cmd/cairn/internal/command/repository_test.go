@@ -189,6 +189,7 @@ func TestRepositoryVerbs(t *testing.T) {
 		{"repository set large --verify-every 2w -o name", `PATCH /repositories/repo_02 {"verification":{"bytes_per_second":52428800,"every_days":14}}`, 0, "large\n", ""},
 		{"repository set large --verify-every never --verify-rate 0 -o name", `PATCH /repositories/repo_02 {"verification":{"bytes_per_second":0,"every_days":0}}`, 0, "large\n", ""},
 		{"repository set large --verify-rate 80M -o name", `PATCH /repositories/repo_02 {"verification":{"bytes_per_second":83886080,"every_days":30}}`, 0, "large\n", ""},
+		{"repository set large --compression high -o name", `PATCH /repositories/repo_02 {"compression":"high"}`, 0, "large\n", ""},
 		{"repository verify main --wait --budget 1G --rate 50M", `POST /repositories/repo_01/verify {"budget_bytes":1073741824,"bytes_per_second":52428800}`, 0, "verify succeeded  verified 1 GiB  read 1 pack  cycle 2 GiB left\n", "verify  succeeded\n"},
 		{
 			"repository verify large --wait", `POST /repositories/repo_02/verify {}`, 1,

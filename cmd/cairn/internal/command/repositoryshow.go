@@ -32,6 +32,7 @@ func (a *App) showRepository(r client.Repository) error {
 			{Name: "Disks in them", Value: output.SizeExact(r.Usage.LogicalBytes)},
 			{Name: "Stored", Value: output.SizeExact(r.Usage.StoredBytes) + ", " + strconv.Itoa(r.Usage.Packs) + " packs"},
 			{Name: "Free", Value: sizeOrNone(r.Usage.FreeBytes)},
+			{Name: "Compression", Value: string(r.Compression)},
 		}
 		fields = append(fields, redundancyFields(r.Redundancy)...)
 		fields = append(fields, a.verificationFields(r)...)

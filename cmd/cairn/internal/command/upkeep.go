@@ -16,42 +16,58 @@ import (
 )
 
 func (a *App) repositorySet() *cobra.Command {
-	var every string
+	var every, compression string
 	var rate int64
 	var cmd *cobra.Command
-	cmd = a.onRepository("set [NAME]", "Change how often a repository is verified, and how fast", func(ctx context.Context, s *remote.Session, r client.Repository) error {
-		days, changed := cmd.Flags().Changed("verify-every"), cmd.Flags().Changed("verify-rate")
-		if !days && !changed {
-			return failure.UsageError("Give --verify-every, --verify-rate or both.", "it is not said what to change")
+	cmd = a.onRepository("set [NAME]", "Change how a repository is verified and compressed", func(ctx context.Context, s *remote.Session, r client.Repository) error {
+		days, speed := cmd.Flags().Changed("verify-every"), cmd.Flags().Changed("verify-rate")
+		req := client.UpdateRepositoryRequest{Compression: client.Compression(compression)}
+		if !days && !speed && compression == "" {
+			return failure.UsageError("Give --verify-every, --verify-rate or --compression.", "it is not said what to change")
 		}
-		resp, err := s.GetRepository(ctx, r.ID)
-		r, err = remote.Decode[client.Repository](s, resp, err)
-		if err != nil {
-			return err
-		}
-		v := client.VerificationSettings{EveryDays: r.Verification.EveryDays, BytesPerSecond: r.Verification.BytesPerSecond}
-		if changed {
-			v.BytesPerSecond = rate
-		}
-		if days {
-			if v.EveryDays, err = parseDays(every); err != nil {
+		if days || speed {
+			v, err := verificationOf(ctx, s, r.ID)
+			if err != nil {
 				return err
 			}
+			if speed {
+				v.BytesPerSecond = rate
+			}
+			if days {
+				if v.EveryDays, err = parseDays(every); err != nil {
+					return err
+				}
+			}
+			req.Verification = &v
 		}
-		resp, err = s.UpdateRepository(ctx, r.ID, nil, client.UpdateRepositoryRequest{Verification: v})
+		resp, err := s.UpdateRepository(ctx, r.ID, nil, req)
 		r, err = remote.Decode[client.Repository](s, resp, err)
 		if err != nil {
 			return err
 		}
 		return a.showRepository(r)
 	})
-	cmd.Long = `Change how often the appliance reads a repository back by itself, and how fast. A verification goes on where it
-stopped, also when the appliance was started anew.`
+	cmd.Long = `Change how often the appliance reads a repository back by itself, and how fast, and how it compresses what it
+writes from now on. A verification goes on where it stopped, also when the appliance was started anew. What is stored
+stays as it is, and is found and shared as before.`
 	cmd.Example = `  cairn repository set main --verify-every 30d --verify-rate 50M
-  cairn repository set main --verify-every never`
+  cairn repository set main --verify-every never
+  cairn repository set archive --compression high`
 	cmd.Flags().StringVar(&every, "verify-every", "", "read everything back once in `DAYS`, as 30d or 4w, or never")
 	console.SizeFlag(cmd, &rate, "verify-rate", "read at most so much a second when it does so, `SIZE` as 50M; 0 is as fast as it goes")
+	compressionFlag(cmd, &compression)
 	return cmd
+}
+
+func verificationOf(ctx context.Context, s *remote.Session, repository string) (client.VerificationSettings, error) {
+	resp, err := s.GetRepository(ctx, repository)
+	r, err := remote.Decode[client.Repository](s, resp, err)
+	return client.VerificationSettings{EveryDays: r.Verification.EveryDays, BytesPerSecond: r.Verification.BytesPerSecond}, err
+}
+
+func compressionFlag(cmd *cobra.Command, value *string) {
+	cmd.Flags().StringVar(value, "compression", "", "`HOW` what is written is compressed: standard, high (smaller, for more CPU time), fast, auto (fast while the processors are the bottleneck) or none")
+	_ = cmd.RegisterFlagCompletionFunc("compression", cobra.FixedCompletions([]string{"standard", "high", "fast", "auto", "none"}, cobra.ShellCompDirectiveNoFileComp))
 }
 
 // parseDays reads "30d", "4w", "30" and "never".
