@@ -122,7 +122,7 @@ func TestSchemaOfTheFirstVersionIsBroughtUpToDate(t *testing.T) {
 		"DROP INDEX idx_tasks_manager_id", "ALTER TABLE tasks DROP COLUMN manager_id", "ALTER TABLE events DROP COLUMN manager_id",
 		"ALTER TABLE connections DROP COLUMN host_id", "ALTER TABLE repositories DROP COLUMN members",
 		"ALTER TABLE repositories DROP COLUMN verification", "ALTER TABLE repositories DROP COLUMN generation", "ALTER TABLE vms DROP COLUMN facts", "DROP INDEX idx_runs_policy_id", "ALTER TABLE runs DROP COLUMN policy_id", "ALTER TABLE runs DROP COLUMN turn_id",
-		"UPDATE schema_version SET version = 1",
+		"ALTER TABLE repositories DROP COLUMN compression", "UPDATE schema_version SET version = 1",
 	} {
 		if _, err := c.sql.Exec(q); err != nil {
 			t.Fatal(err)
@@ -158,7 +158,7 @@ func TestRepositoryOfTheSecondVersionGetsItsColumns(t *testing.T) {
 		"DROP INDEX idx_tasks_manager_id", "ALTER TABLE tasks DROP COLUMN manager_id", "ALTER TABLE events DROP COLUMN manager_id",
 		"ALTER TABLE repositories DROP COLUMN members", "ALTER TABLE repositories DROP COLUMN verification",
 		"ALTER TABLE repositories DROP COLUMN generation", "ALTER TABLE vms DROP COLUMN facts", "DROP INDEX idx_runs_policy_id", "ALTER TABLE runs DROP COLUMN policy_id", "ALTER TABLE runs DROP COLUMN turn_id",
-		"UPDATE schema_version SET version = 2",
+		"ALTER TABLE repositories DROP COLUMN compression", "UPDATE schema_version SET version = 2",
 	} {
 		if _, err := c.sql.Exec(q); err != nil {
 			t.Fatal(err)

@@ -12,7 +12,7 @@ func TestMoversOfTheFourthVersionGetTheirColumn(t *testing.T) {
 	for _, q := range []string{
 		"ALTER TABLE movers DROP COLUMN deployed_on", "ALTER TABLE repositories DROP COLUMN generation", "ALTER TABLE vms DROP COLUMN facts", "DROP INDEX idx_runs_policy_id", "ALTER TABLE runs DROP COLUMN policy_id", "ALTER TABLE runs DROP COLUMN turn_id",
 		"DROP INDEX idx_tasks_manager_id", "ALTER TABLE tasks DROP COLUMN manager_id", "ALTER TABLE events DROP COLUMN manager_id",
-		"UPDATE schema_version SET version = 4",
+		"ALTER TABLE repositories DROP COLUMN compression", "UPDATE schema_version SET version = 4",
 		"INSERT INTO movers (id, name, slots) VALUES ('mover_1', 'm1', 4)",
 	} {
 		if _, err := c.sql.Exec(q); err != nil {

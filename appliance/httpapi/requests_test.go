@@ -292,7 +292,7 @@ func TestRequestsReachTheCore(t *testing.T) {
 		},
 		{
 			"PATCH", "/repositories/repo_1", `{"verification":{"every_days":7,"bytes_per_second":1000}}`,
-			VerificationSettings{EveryDays: 7, BytesPerSecond: 1000},
+			RepositoryChange{Verification: &VerificationSettings{EveryDays: 7, BytesPerSecond: 1000}},
 		},
 		{
 			"POST", "/repositories/repo_1/verify", `{"budget_bytes":5,"bytes_per_second":6}`,
