@@ -34,6 +34,9 @@ func (r *Repository) Check(ctx context.Context) (CheckReport, error) {
 	if err := r.checkKeys(ctx, &report); err != nil {
 		return report, err
 	}
+	if err := r.checkSaved(ctx, &report); err != nil {
+		return report, err
+	}
 	if err := r.checkPacks(ctx, &report); err != nil {
 		return report, err
 	}

@@ -61,6 +61,7 @@ type Repository struct {
 	catching   sync.Mutex // guards caughtUp, and lets one reader at a time look at the packs again
 	caughtUp   time.Time
 	sweeping   sync.Mutex // one sweep at a time
+	saving     sync.Mutex // one Save at a time: the times of versions
 
 	running  sync.WaitGroup // calls that Close waits for
 	mu       sync.Mutex

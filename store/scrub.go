@@ -29,9 +29,9 @@ type ScrubReport struct {
 	Next  string `json:"next,omitempty"` // where to go on; "" when all was looked at
 }
 
-// Scrub reads every pack and manifest and compares it with its stored-bytes hash, and looks whether config, keys,
-// leases and epochs are well-formed. It needs no key, so a storage host can run it; it finds rot, not forgery, and not
-// objects that are missing.
+// Scrub reads every pack and manifest and compares it with its stored-bytes hash, what was saved with its signature,
+// and looks whether config, keys, leases and epochs are well-formed. It needs no key, so a storage host can run it; it
+// finds rot, not forgery, and not objects that are missing.
 func Scrub(ctx context.Context, b blob.Store) (CheckReport, error) {
 	report, err := ScrubPart(ctx, b, ScrubOptions{})
 	return report.CheckReport, err
@@ -69,6 +69,9 @@ func ScrubPart(ctx context.Context, b blob.Store, o ScrubOptions) (ScrubReport, 
 		}
 	}
 	if err := scrubManifests(ctx, b, &report.CheckReport); err != nil {
+		return report, err
+	}
+	if err := scrubSaved(ctx, b, &report.CheckReport); err != nil {
 		return report, err
 	}
 	return report, scrubSmall(ctx, b, &report)

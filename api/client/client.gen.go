@@ -17,6 +17,27 @@ import (
 	"github.com/oapi-codegen/runtime"
 )
 
+// Defines values for ApplianceState.
+const (
+	ApplianceActive     ApplianceState = "active"
+	ApplianceHeld       ApplianceState = "held"
+	ApplianceSuperseded ApplianceState = "superseded"
+)
+
+// Valid indicates whether the value is a known member of the ApplianceState enum.
+func (e ApplianceState) Valid() bool {
+	switch e {
+	case ApplianceActive:
+		return true
+	case ApplianceHeld:
+		return true
+	case ApplianceSuperseded:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for Compression.
 const (
 	CompressionAuto     Compression = "auto"
@@ -38,6 +59,27 @@ func (e Compression) Valid() bool {
 	case CompressionNone:
 		return true
 	case CompressionStandard:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ConfigurationSaveState.
+const (
+	ConfigurationFailed ConfigurationSaveState = "failed"
+	ConfigurationNever  ConfigurationSaveState = "never"
+	ConfigurationSaved  ConfigurationSaveState = "saved"
+)
+
+// Valid indicates whether the value is a known member of the ConfigurationSaveState enum.
+func (e ConfigurationSaveState) Valid() bool {
+	switch e {
+	case ConfigurationFailed:
+		return true
+	case ConfigurationNever:
+		return true
+	case ConfigurationSaved:
 		return true
 	default:
 		return false
@@ -588,6 +630,30 @@ type AddedKey struct {
 	Paper string `json:"paper,omitempty,omitzero"`
 }
 
+// Appliance defines model for Appliance.
+type Appliance struct {
+	// Configuration How the appliance's configuration was last saved in each repository.
+	Configuration []ConfigurationSave `json:"configuration"`
+
+	// ID Stays the same when the appliance is recovered on another machine.
+	ID string `json:"id"`
+
+	// Incarnation How often it was recovered
+	Incarnation   int       `json:"incarnation"`
+	RecoveredAt   time.Time `json:"recovered_at,omitempty,omitzero"`
+	RecoveredFrom string    `json:"recovered_from,omitempty,omitzero"`
+
+	// State `held`: it was recovered, and nothing begins by itself until it is resumed. `superseded`: it was recovered elsewhere, and this
+	// one does nothing by itself and leaves its repositories alone.
+	State        ApplianceState `json:"state"`
+	SupersededAt time.Time      `json:"superseded_at,omitempty,omitzero"`
+	SupersededBy string         `json:"superseded_by,omitempty,omitzero"`
+}
+
+// ApplianceState `held`: it was recovered, and nothing begins by itself until it is resumed. `superseded`: it was recovered elsewhere, and this
+// one does nothing by itself and leaves its repositories alone.
+type ApplianceState string
+
 // AuditEntry defines model for AuditEntry.
 type AuditEntry struct {
 	// Action `mover.enrol`, `mover.revoke`, `ticket.use` and others.
@@ -665,6 +731,24 @@ type CollectRequest struct {
 // `auto` is `fast` while the processors are the bottleneck and else `standard`. What does not shrink is never
 // compressed.
 type Compression string
+
+// ConfigurationSave defines model for ConfigurationSave.
+type ConfigurationSave struct {
+	Error Failure `json:"error,omitempty,omitzero"`
+
+	// Repository Its name.
+	Repository   string `json:"repository"`
+	RepositoryID string `json:"repository_id"`
+
+	// SavedAt When the newest version was written.
+	SavedAt time.Time `json:"saved_at,omitempty,omitzero"`
+
+	// State `failed`: it could not be saved, and it is tried again each minute.
+	State ConfigurationSaveState `json:"state"`
+}
+
+// ConfigurationSaveState `failed`: it could not be saved, and it is tried again each minute.
+type ConfigurationSaveState string
 
 // Connection defines model for Connection.
 type Connection struct {
@@ -3203,6 +3287,18 @@ func WithRequestEditorFn(fn RequestEditorFn) ClientOption {
 // The interface specification for the client above.
 type ClientInterface interface {
 
+	// GetAppliance Which appliance this is, and where its configuration is saved
+	//
+	// Corresponds with GET /appliance (the `GetAppliance` operationId).
+	GetAppliance(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ResumeAppliance Let policies and maintenance begin again after a recovery
+	//
+	// Nothing that was due before now is caught up. Without a recovery that waits for it, it changes nothing.
+	//
+	// Corresponds with POST /appliance/resume (the `ResumeAppliance` operationId).
+	ResumeAppliance(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// ListAudit Read the audit log
 	//
 	// Corresponds with GET /audit (the `ListAudit` operationId).
@@ -4028,6 +4124,38 @@ type ClientInterface interface {
 	//
 	// Corresponds with POST /vms/{vm_id}/backup (the `StartBackup` operationId).
 	StartBackup(ctx context.Context, vmid VMID, params *StartBackupParams, body StartBackupJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+}
+
+// GetAppliance Which appliance this is, and where its configuration is saved
+//
+// Corresponds with GET /appliance (the `GetAppliance` operationId).
+func (c *Client) GetAppliance(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetApplianceRequest(c.Server)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ResumeAppliance Let policies and maintenance begin again after a recovery
+//
+// Nothing that was due before now is caught up. Without a recovery that waits for it, it changes nothing.
+//
+// Corresponds with POST /appliance/resume (the `ResumeAppliance` operationId).
+func (c *Client) ResumeAppliance(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewResumeApplianceRequest(c.Server)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
 }
 
 // ListAudit Read the audit log
@@ -5964,6 +6092,60 @@ func (c *Client) StartBackup(ctx context.Context, vmid VMID, params *StartBackup
 		return nil, err
 	}
 	return c.Client.Do(req)
+}
+
+// NewGetApplianceRequest constructs an http.Request for the GetAppliance method
+func NewGetApplianceRequest(server string) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/appliance")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewResumeApplianceRequest constructs an http.Request for the ResumeAppliance method
+func NewResumeApplianceRequest(server string) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/appliance/resume")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
 }
 
 // NewListAuditRequest constructs an http.Request for the ListAudit method
@@ -10715,6 +10897,22 @@ func WithBaseURL(baseURL string) ClientOption {
 // ClientWithResponsesInterface is the interface specification for the client with responses above.
 type ClientWithResponsesInterface interface {
 
+	// GetApplianceWithResponse Which appliance this is, and where its configuration is saved
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /appliance (the `GetAppliance` operationId).
+	GetApplianceWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*GetApplianceResponse, error)
+
+	// ResumeApplianceWithResponse Let policies and maintenance begin again after a recovery
+	//
+	// Nothing that was due before now is caught up. Without a recovery that waits for it, it changes nothing.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /appliance/resume (the `ResumeAppliance` operationId).
+	ResumeApplianceWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*ResumeApplianceResponse, error)
+
 	// ListAuditWithResponse Read the audit log
 	//
 	// Returns a wrapper object for the known response body format(s).
@@ -11658,6 +11856,109 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with POST /vms/{vm_id}/backup (the `StartBackup` operationId).
 	StartBackupWithResponse(ctx context.Context, vmid VMID, params *StartBackupParams, body StartBackupJSONRequestBody, reqEditors ...RequestEditorFn) (*StartBackupResponse, error)
+}
+
+// GetApplianceResponse304Headers the declared response headers of an HTTP 304 response for GetAppliance
+type GetApplianceResponse304Headers struct {
+	ETag string
+}
+
+type GetApplianceResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Appliance
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+	// Headers304 the parsed response headers for an HTTP 304 response
+	Headers304 *GetApplianceResponse304Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetApplianceResponse) GetJSON200() *Appliance {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r GetApplianceResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetApplianceResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetApplianceResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetApplianceResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetApplianceResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type ResumeApplianceResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Appliance
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ResumeApplianceResponse) GetJSON200() *Appliance {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ResumeApplianceResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ResumeApplianceResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ResumeApplianceResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ResumeApplianceResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ResumeApplianceResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
 }
 
 // ListAuditResponse304Headers the declared response headers of an HTTP 304 response for ListAudit
@@ -16146,6 +16447,34 @@ func (r StartBackupResponse) ContentType() string {
 	return ""
 }
 
+// GetApplianceWithResponse Which appliance this is, and where its configuration is saved
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /appliance (the `GetAppliance` operationId).
+func (c *ClientWithResponses) GetApplianceWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*GetApplianceResponse, error) {
+	rsp, err := c.GetAppliance(ctx, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetApplianceResponse(rsp)
+}
+
+// ResumeApplianceWithResponse Let policies and maintenance begin again after a recovery
+//
+// Nothing that was due before now is caught up. Without a recovery that waits for it, it changes nothing.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /appliance/resume (the `ResumeAppliance` operationId).
+func (c *ClientWithResponses) ResumeApplianceWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*ResumeApplianceResponse, error) {
+	rsp, err := c.ResumeAppliance(ctx, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseResumeApplianceResponse(rsp)
+}
+
 // ListAuditWithResponse Read the audit log
 //
 // Returns a wrapper object for the known response body format(s).
@@ -17754,6 +18083,88 @@ func (c *ClientWithResponses) StartBackupWithResponse(ctx context.Context, vmid 
 		return nil, err
 	}
 	return ParseStartBackupResponse(rsp)
+}
+
+// ParseGetApplianceResponse parses an HTTP response from a GetApplianceWithResponse call
+func ParseGetApplianceResponse(rsp *http.Response) (*GetApplianceResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetApplianceResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Appliance
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case rsp.StatusCode == 304:
+		break // No content-type
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 304:
+		var headers GetApplianceResponse304Headers
+		if values := rsp.Header.Values("ETag"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "ETag", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ETag = value
+		}
+		response.Headers304 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseResumeApplianceResponse parses an HTTP response from a ResumeApplianceWithResponse call
+func ParseResumeApplianceResponse(rsp *http.Response) (*ResumeApplianceResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ResumeApplianceResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Appliance
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
 }
 
 // ParseListAuditResponse parses an HTTP response from a ListAuditWithResponse call

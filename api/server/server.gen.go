@@ -16,6 +16,27 @@ import (
 	"github.com/oapi-codegen/runtime"
 )
 
+// Defines values for ApplianceState.
+const (
+	ApplianceActive     ApplianceState = "active"
+	ApplianceHeld       ApplianceState = "held"
+	ApplianceSuperseded ApplianceState = "superseded"
+)
+
+// Valid indicates whether the value is a known member of the ApplianceState enum.
+func (e ApplianceState) Valid() bool {
+	switch e {
+	case ApplianceActive:
+		return true
+	case ApplianceHeld:
+		return true
+	case ApplianceSuperseded:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for Compression.
 const (
 	CompressionAuto     Compression = "auto"
@@ -37,6 +58,27 @@ func (e Compression) Valid() bool {
 	case CompressionNone:
 		return true
 	case CompressionStandard:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ConfigurationSaveState.
+const (
+	ConfigurationFailed ConfigurationSaveState = "failed"
+	ConfigurationNever  ConfigurationSaveState = "never"
+	ConfigurationSaved  ConfigurationSaveState = "saved"
+)
+
+// Valid indicates whether the value is a known member of the ConfigurationSaveState enum.
+func (e ConfigurationSaveState) Valid() bool {
+	switch e {
+	case ConfigurationFailed:
+		return true
+	case ConfigurationNever:
+		return true
+	case ConfigurationSaved:
 		return true
 	default:
 		return false
@@ -587,6 +629,30 @@ type AddedKey struct {
 	Paper string `json:"paper,omitempty,omitzero"`
 }
 
+// Appliance defines model for Appliance.
+type Appliance struct {
+	// Configuration How the appliance's configuration was last saved in each repository.
+	Configuration []ConfigurationSave `json:"configuration"`
+
+	// ID Stays the same when the appliance is recovered on another machine.
+	ID string `json:"id"`
+
+	// Incarnation How often it was recovered
+	Incarnation   int       `json:"incarnation"`
+	RecoveredAt   time.Time `json:"recovered_at,omitempty,omitzero"`
+	RecoveredFrom string    `json:"recovered_from,omitempty,omitzero"`
+
+	// State `held`: it was recovered, and nothing begins by itself until it is resumed. `superseded`: it was recovered elsewhere, and this
+	// one does nothing by itself and leaves its repositories alone.
+	State        ApplianceState `json:"state"`
+	SupersededAt time.Time      `json:"superseded_at,omitempty,omitzero"`
+	SupersededBy string         `json:"superseded_by,omitempty,omitzero"`
+}
+
+// ApplianceState `held`: it was recovered, and nothing begins by itself until it is resumed. `superseded`: it was recovered elsewhere, and this
+// one does nothing by itself and leaves its repositories alone.
+type ApplianceState string
+
 // AuditEntry defines model for AuditEntry.
 type AuditEntry struct {
 	// Action `mover.enrol`, `mover.revoke`, `ticket.use` and others.
@@ -664,6 +730,24 @@ type CollectRequest struct {
 // `auto` is `fast` while the processors are the bottleneck and else `standard`. What does not shrink is never
 // compressed.
 type Compression string
+
+// ConfigurationSave defines model for ConfigurationSave.
+type ConfigurationSave struct {
+	Error Failure `json:"error,omitempty,omitzero"`
+
+	// Repository Its name.
+	Repository   string `json:"repository"`
+	RepositoryID string `json:"repository_id"`
+
+	// SavedAt When the newest version was written.
+	SavedAt time.Time `json:"saved_at,omitempty,omitzero"`
+
+	// State `failed`: it could not be saved, and it is tried again each minute.
+	State ConfigurationSaveState `json:"state"`
+}
+
+// ConfigurationSaveState `failed`: it could not be saved, and it is tried again each minute.
+type ConfigurationSaveState string
 
 // Connection defines model for Connection.
 type Connection struct {
@@ -3130,6 +3214,12 @@ type StartBackupJSONRequestBody = BackupRequest
 
 // ServerInterface represents all server handlers.
 type ServerInterface interface {
+	// GetAppliance Which appliance this is, and where its configuration is saved
+	// (GET /appliance)
+	GetAppliance(ctx echo.Context) error
+	// ResumeAppliance Let policies and maintenance begin again after a recovery
+	// (POST /appliance/resume)
+	ResumeAppliance(ctx echo.Context) error
 	// ListAudit Read the audit log
 	// (GET /audit)
 	ListAudit(ctx echo.Context, params ListAuditParams) error
@@ -3390,6 +3480,24 @@ type ServerInterface interface {
 // ServerInterfaceWrapper converts echo contexts to parameters.
 type ServerInterfaceWrapper struct {
 	Handler ServerInterface
+}
+
+// GetAppliance converts echo context to params.
+func (w *ServerInterfaceWrapper) GetAppliance(ctx echo.Context) error {
+	var err error
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.GetAppliance(ctx)
+	return err
+}
+
+// ResumeAppliance converts echo context to params.
+func (w *ServerInterfaceWrapper) ResumeAppliance(ctx echo.Context) error {
+	var err error
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.ResumeAppliance(ctx)
+	return err
 }
 
 // ListAudit converts echo context to params.
@@ -5926,6 +6034,8 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 		Handler: si,
 	}
 
+	router.GET(options.BaseURL+"/appliance", wrapper.GetAppliance, options.OperationMiddlewares["getAppliance"]...)
+	router.POST(options.BaseURL+"/appliance/resume", wrapper.ResumeAppliance, options.OperationMiddlewares["resumeAppliance"]...)
 	router.GET(options.BaseURL+"/audit", wrapper.ListAudit, options.OperationMiddlewares["listAudit"]...)
 	router.GET(options.BaseURL+"/connections", wrapper.ListConnections, options.OperationMiddlewares["listConnections"]...)
 	router.POST(options.BaseURL+"/connections", wrapper.CreateConnection, options.OperationMiddlewares["createConnection"]...)
@@ -6039,6 +6149,90 @@ type RunEndedJSONResponse struct {
 	Body Run
 
 	Headers RunEndedResponseHeaders
+}
+
+type GetApplianceRequestObject struct {
+}
+
+type GetApplianceResponseObject interface {
+	VisitGetApplianceResponse(w http.ResponseWriter) error
+}
+
+type GetAppliance200JSONResponse Appliance
+
+func (response GetAppliance200JSONResponse) VisitGetApplianceResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetAppliance304Response = NotModifiedResponse
+
+func (response GetAppliance304Response) VisitGetApplianceResponse(w http.ResponseWriter) error {
+	w.Header().Set("ETag", fmt.Sprint(response.Headers.ETag))
+	w.WriteHeader(304)
+	return nil
+}
+
+type GetAppliancedefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response GetAppliancedefaultApplicationProblemPlusJSONResponse) VisitGetApplianceResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ResumeApplianceRequestObject struct {
+}
+
+type ResumeApplianceResponseObject interface {
+	VisitResumeApplianceResponse(w http.ResponseWriter) error
+}
+
+type ResumeAppliance200JSONResponse Appliance
+
+func (response ResumeAppliance200JSONResponse) VisitResumeApplianceResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ResumeAppliancedefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response ResumeAppliancedefaultApplicationProblemPlusJSONResponse) VisitResumeApplianceResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
 }
 
 type ListAuditRequestObject struct {
@@ -9862,6 +10056,12 @@ func (response StartBackupdefaultApplicationProblemPlusJSONResponse) VisitStartB
 
 // StrictServerInterface represents all server handlers.
 type StrictServerInterface interface {
+	// GetAppliance Which appliance this is, and where its configuration is saved
+	// (GET /appliance)
+	GetAppliance(ctx context.Context, request GetApplianceRequestObject) (GetApplianceResponseObject, error)
+	// ResumeAppliance Let policies and maintenance begin again after a recovery
+	// (POST /appliance/resume)
+	ResumeAppliance(ctx context.Context, request ResumeApplianceRequestObject) (ResumeApplianceResponseObject, error)
 	// ListAudit Read the audit log
 	// (GET /audit)
 	ListAudit(ctx context.Context, request ListAuditRequestObject) (ListAuditResponseObject, error)
@@ -10129,6 +10329,52 @@ func NewStrictHandler(ssi StrictServerInterface, middlewares []StrictMiddlewareF
 type strictHandler struct {
 	ssi         StrictServerInterface
 	middlewares []StrictMiddlewareFunc
+}
+
+// GetAppliance operation middleware
+func (sh *strictHandler) GetAppliance(ctx echo.Context) error {
+	var request GetApplianceRequestObject
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.GetAppliance(ctx.Request().Context(), request.(GetApplianceRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetAppliance")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(GetApplianceResponseObject); ok {
+		return validResponse.VisitGetApplianceResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// ResumeAppliance operation middleware
+func (sh *strictHandler) ResumeAppliance(ctx echo.Context) error {
+	var request ResumeApplianceRequestObject
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.ResumeAppliance(ctx.Request().Context(), request.(ResumeApplianceRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ResumeAppliance")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(ResumeApplianceResponseObject); ok {
+		return validResponse.VisitResumeApplianceResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
 }
 
 // ListAudit operation middleware

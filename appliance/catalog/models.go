@@ -58,6 +58,15 @@ type Repository struct {
 	Generation   Generation         `gorm:"serializer:json" json:"generation,omitzero"` // of a set, the newest that was seen
 	Verification *Verification      `gorm:"serializer:json" json:"verification,omitempty"`
 	Compression  string             `json:"compression,omitempty"` // one of pack.Compressions, "" is pack.Standard
+	Saved        *ConfigurationSave `gorm:"serializer:json" json:"saved,omitempty"`
+}
+
+// ConfigurationSave is how the appliance's configuration was last saved in a repository.
+type ConfigurationSave struct {
+	SavedAt *time.Time `json:"saved_at,omitempty"` // of the newest version
+	Digest  string     `json:"digest,omitempty"`   // of what is in it
+	Pending bool       `json:"pending,omitempty"`  // something was changed since
+	Error   *Failure   `json:"error,omitempty"`    // why it could not be saved
 }
 
 // The kinds of repositories.

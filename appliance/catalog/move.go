@@ -61,6 +61,7 @@ func moved() []table {
 		tableOf[MoverLimit]("mover_limits"), tableOf[KeptTask]("kept_tasks"), tableOf[Policy]("policies"), tableOf[Exclusion]("exclusions"),
 		tableOf[Occurrence]("occurrences"), tableOf[Turn]("turns"), tableOf[Breaker]("breakers"), tableOf[Hold]("holds"),
 		tableOf[KeyedRequest]("keyed_requests"), tableOf[SharedFile]("shared_files"), tableOf[Maintenance]("maintenances"),
+		tableOf[Standing]("standings"),
 	}
 }
 

@@ -18,7 +18,7 @@ import (
 )
 
 // schemaVersion is the version of the tables this program writes.
-const schemaVersion = 12
+const schemaVersion = 13
 
 // Schema is the version of the tables.
 func (c *Catalog) Schema() int { return schemaVersion }
@@ -32,6 +32,8 @@ type Catalog struct {
 	pg   bool
 
 	manager string // this process, once it has joined
+
+	configured chan struct{}
 }
 
 // Options of Open. Either Path or Address says where the catalog is.
@@ -60,7 +62,7 @@ func Open(ctx context.Context, o Options) (*Catalog, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Catalog{sql: db, side: db, seal: seal}
+	c := &Catalog{sql: db, side: db, seal: seal, configured: make(chan struct{}, 1)}
 	if err := c.prepare(ctx, sqlite.Dialector{Conn: db}, func(*gorm.DB, int) error { return nil }); err != nil {
 		return nil, errors.Join(unreadable(o.Path, err), db.Close())
 	}
@@ -69,7 +71,7 @@ func Open(ctx context.Context, o Options) (*Catalog, error) {
 
 // openShared opens a catalog that several managers may have open.
 func openShared(ctx context.Context, o Options) (*Catalog, error) {
-	c := &Catalog{pg: true}
+	c := &Catalog{pg: true, configured: make(chan struct{}, 1)}
 	var err error
 	if c.sql, c.side, err = openPostgres(o.Address); err != nil {
 		return nil, err
@@ -137,6 +139,9 @@ func (c *Catalog) prepare(ctx context.Context, d gorm.Dialector, key func(tx *go
 		Logger: logger.Discard, TranslateError: true, SkipDefaultTransaction: true, DisableAutomaticPing: true,
 		NowFunc: func() time.Time { return time.Now().UTC() },
 	})
+	if err == nil {
+		err = c.watchConfiguration()
+	}
 	if err != nil {
 		return err
 	}
@@ -206,6 +211,12 @@ func migrate(tx *gorm.DB, version int) error {
 	}
 	if version < 11 {
 		errs = append(errs, tx.AutoMigrate(&Maintenance{}))
+	}
+	if version < 13 {
+		errs = append(errs, tx.AutoMigrate(&Standing{}))
+	}
+	if version < 13 && !m.HasColumn(&Repository{}, "Saved") {
+		errs = append(errs, m.AddColumn(&Repository{}, "Saved"))
 	}
 	if version == 1 {
 		errs = append(errs, m.AddColumn(&Connection{}, "HostID"))

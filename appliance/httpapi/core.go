@@ -19,6 +19,7 @@ type Core interface {
 	Keys
 	Movers
 	Policies
+	Standings
 	Protection
 	Activity
 	// Ready returns nil when the appliance can do its work.

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -56,7 +57,10 @@ type Options struct {
 
 	Beat, Lease time.Duration // of managers that share a database; 0 is the default
 
-	observe func(catalog.Task) // for tests: sees every change of a task
+	Settings map[string]string // what cairnd was started with, without secrets: it is saved with the configuration
+
+	observe   func(catalog.Task) // for tests: sees every change of a task
+	saveAfter time.Duration      // for tests: how long after a change the configuration is saved; 0 is the default, less is never
 }
 
 // Appliance is a running manager without its network side. It implements httpapi.Core.
@@ -83,6 +87,8 @@ type Appliance struct {
 	connections  connections
 	repositories repositories
 	routine      routine
+	settings     map[string]string
+	saver        saver
 	closing      sync.Once
 	closeErr     error
 }
@@ -94,6 +100,7 @@ func Open(ctx context.Context, o Options) (_ *Appliance, err error) {
 	a := &Appliance{dir: o.Dir, openers: o.Drivers, log: o.Log, stream: httpapi.NewStream(), lost: make(chan error, 1)}
 	commit, _ := version.Source()
 	a.metrics = metrics.New(metrics.Build{Version: version.Version, Commit: commit}, a.log)
+	a.settings, a.saver.after = o.Settings, cmp.Or(o.saveAfter, saveAfter)
 	a.connections.drivers = map[string]hypervisors.Driver{}
 	a.repositories.open = map[string]*openRepository{}
 	if err := os.MkdirAll(a.dir, 0o700); err != nil {
@@ -101,6 +108,10 @@ func Open(ctx context.Context, o Options) (_ *Appliance, err error) {
 	}
 	if a.lock, err = lockDir(a.path("lock")); err != nil {
 		return nil, err
+	}
+	if _, err := os.Stat(a.path(unfinishedRecovery)); err == nil {
+		return nil, errors.Join(fault.New(fault.Conflict, "open data directory", a.dir, "a recovery into it was cut short").Explain(
+			"What is in the data directory is part of an appliance.", "Run `cairnd recover` again: it begins anew."), a.lock.Close())
 	}
 	defer func() {
 		if err != nil {
@@ -163,6 +174,7 @@ func (a *Appliance) Close(ctx context.Context) error {
 	a.closing.Do(func() {
 		a.routine.end()
 		err := a.queue.Stop(ctx)
+		a.saveRest(ctx)
 		if a.peers != nil {
 			a.peers.Stop()
 		}

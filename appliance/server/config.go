@@ -120,8 +120,8 @@ type configured struct {
 	settings
 }
 
-// configure reads the command line, the environment and the configuration file.
-func configure(name string, args []string, getenv func(string) string, output io.Writer) (configured, error) {
+// configure reads the command line, the environment and the configuration file. more adds flags of a command's own.
+func configure(name string, args []string, getenv func(string) string, output io.Writer, more ...func(*flag.FlagSet)) (configured, error) {
 	c := configured{values: map[string]chosen{}}
 	given := map[string]string{}
 	f := flag.NewFlagSet(name, flag.ContinueOnError)
@@ -138,6 +138,9 @@ func configure(name string, args []string, getenv func(string) string, output io
 			continue
 		}
 		f.Func(o.name, usage, take)
+	}
+	for _, add := range more {
+		add(f)
 	}
 	if err := f.Parse(args); err != nil {
 		return c, err
@@ -177,6 +180,22 @@ func configure(name string, args []string, getenv func(string) string, output io
 			"cairnd would make a catalog of its own in the data directory instead of using the database.", "Put the address of the database there.")
 	}
 	return c, err
+}
+
+// shown are all settings that are not what they are by default, without secrets.
+func (c configured) shown() map[string]string {
+	out := map[string]string{}
+	for _, o := range options() {
+		v := c.values[o.name]
+		if v.from == "default" {
+			continue
+		}
+		if o.show != nil {
+			v.value = o.show(v.value)
+		}
+		out[o.name] = v.value
+	}
+	return out
 }
 
 // readConfig reads the configuration file, a YAML mapping of the settings' names; "" is the default one, which may be missing.

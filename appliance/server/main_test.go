@@ -2,6 +2,7 @@ package server
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"log/slog"
 	"math/rand/v2"
@@ -43,6 +44,7 @@ type bench struct {
 	random   *rand.Rand
 	watch    *watch
 	ticks    chan time.Time // nil: the appliance's own
+	saves    time.Duration  // how long after a change the configuration is saved; 0 is never by itself: tests copy repositories
 	dead     *atomic.Bool   // the process was killed: what still runs of it reaches the platform no more
 }
 
@@ -91,7 +93,7 @@ func (b *bench) start() {
 	b.dead = dead
 	b.watch = &watch{over: map[string]chan struct{}{}}
 	a, err := Open(b.t.Context(), Options{
-		Dir: filepath.Join(b.root, "data"), Log: slog.New(slog.DiscardHandler), observe: b.watch.see, Ticks: b.ticks,
+		Dir: filepath.Join(b.root, "data"), Log: slog.New(slog.DiscardHandler), observe: b.watch.see, Ticks: b.ticks, saveAfter: cmp.Or(b.saves, -1),
 		Drivers: map[hypervisors.Platform]OpenDriver{
 			memplatform.PlatformName: func(context.Context, Target) (hypervisors.Driver, error) {
 				return mortal{b.platform.Driver(), dead}, nil

@@ -15,14 +15,18 @@ import (
 	"github.com/cairn-backup/cairn/internal/fault"
 )
 
-// keepMaintenance begins what is due at an instant. What was due while nobody looked, or while the window was closed, is done once.
-func (a *Appliance) keepMaintenance(ctx context.Context, now time.Time) {
+// keepMaintenance begins what is due at an instant. What was due while nobody looked, or while the window was closed, is done once. An
+// appliance that is idle reads the inventory and does nothing else.
+func (a *Appliance) keepMaintenance(ctx context.Context, now time.Time, idle bool) {
 	rows, err := a.catalog.Maintenance(ctx)
 	if err != nil {
 		a.log.WarnContext(ctx, "maintenance was not looked at; it will be tried again", "err", err)
 		return
 	}
 	for _, row := range rows {
+		if idle && row.Kind != catalog.MaintainInventory {
+			continue
+		}
 		if a.maintenanceDue(row, now) {
 			a.maintain(ctx, row, now)
 		}

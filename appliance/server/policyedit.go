@@ -224,6 +224,9 @@ func (a *Appliance) RunPolicy(ctx context.Context, who fleet.Who, id string) (in
 		return 0, fault.New(fault.Conflict, "run policy", info.Name, "it is paused").Explain(
 			"A paused policy is never due.", "End the pause first, or back VMs up one by one.")
 	}
+	if err := a.mayBegin(ctx, info.Name); err != nil {
+		return 0, err
+	}
 	e, err := a.estate(ctx, time.Now())
 	if err != nil {
 		return 0, err

@@ -184,6 +184,9 @@ func (a *Appliance) openRepo(ctx context.Context, row catalog.Repository, b blob
 		if err != nil {
 			return nil, err
 		}
+		if err := a.stillThis(ctx, b, key); err != nil {
+			return nil, err
+		}
 		repo, err := store.Open(ctx, b, key, store.Options{IndexDir: a.path("index", row.ID), Log: a.log, Compression: row.Compression})
 		if err == nil || again || fault.KindOf(err) != fault.Denied {
 			return repo, err

@@ -60,7 +60,7 @@ func ownNames() []string {
 }
 
 // Run is cairnd: it works until ctx is done, then drains. What a person needs to know is printed on stdout, the log
-// goes to stderr. `cairnd config` and `cairnd migrate` do something else, and end.
+// goes to stderr. `cairnd config`, `cairnd migrate` and `cairnd recover` do something else, and end.
 func Run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer,
 	drivers map[hypervisors.Platform]OpenDriver,
 ) error {
@@ -80,6 +80,8 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 			return configCommand(args[1:], getenv, stdout, stderr)
 		case "migrate":
 			return migrate(ctx, args[1:], getenv, stdout, stderr)
+		case "recover":
+			return recoverCommand(ctx, args[1:], getenv, stdout, stderr, drivers)
 		}
 	}
 	c, err := configure("cairnd", args, getenv, stderr)
@@ -89,7 +91,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	s := c.settings
 	s.notify = getenv("NOTIFY_SOCKET")
 	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: s.level}))
-	appliance, err := Open(ctx, Options{Dir: s.dir, Database: s.database, Drivers: drivers, Log: log, Hosts: s.hosts, Images: s.images, Workers: s.workers})
+	appliance, err := Open(ctx, Options{Dir: s.dir, Database: s.database, Drivers: drivers, Log: log, Hosts: s.hosts, Images: s.images, Workers: s.workers, Settings: c.shown()})
 	if err != nil {
 		return err
 	}

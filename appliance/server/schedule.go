@@ -32,6 +32,9 @@ func (a *Appliance) beginSchedule(ticks <-chan time.Time) {
 	a.routine.ctx, a.routine.cancel, a.routine.last, a.routine.began = ctx, cancel, map[string]time.Time{}, time.Now()
 	a.routine.looked, a.routine.busy = map[catalog.MaintenanceKind]time.Time{}, map[catalog.MaintenanceKind]bool{}
 	a.routine.done.Go(func() { a.fleet.KeepLimits(ctx) })
+	if a.saver.after > 0 {
+		a.routine.done.Go(func() { a.keepConfigurationSaved(ctx) })
+	}
 	if a.catalog.Shared() {
 		a.routine.done.Go(func() { a.follow(ctx) })
 	}
@@ -46,10 +49,11 @@ func (a *Appliance) beginSchedule(ticks <-chan time.Time) {
 			case <-ctx.Done():
 				return
 			case now := <-ticks:
-				if a.queue.Leads() { // of several managers one looks at the policies
+				idle := a.still(ctx)
+				if a.queue.Leads() && !idle { // of several managers one looks at the policies
 					a.keepPolicies(ctx, now)
 				}
-				a.keepMaintenance(ctx, now)
+				a.keepMaintenance(ctx, now, idle)
 			}
 		}
 	})

@@ -312,7 +312,7 @@ func TestMaintenance(t *testing.T) {
 	b.platform.AddVM(memplatform.VMSpec{Name: "later", Disks: []int64{1 << 20}})
 	now := time.Now().UTC().Truncate(24 * time.Hour).Add(24*time.Hour + 5*time.Hour + 29*time.Minute) // tomorrow, 05:29
 	b.routine.began = now.Add(-20 * time.Minute)
-	b.keepMaintenance(t.Context(), now)
+	b.keepMaintenance(t.Context(), now, false)
 	before := b.maintained()
 	if got := before[catalog.MaintainInventory]; !strings.HasPrefix(got.LastResult, "1 of 1 connections read: 2 VMs, 1 new, ") || got.LastError != nil || !got.LastStarted.Equal(now) {
 		t.Errorf("inventory = %+v", got)
@@ -323,11 +323,11 @@ func TestMaintenance(t *testing.T) {
 	if err := b.ReplaceMaintenance(t.Context(), admin, catalog.Maintenance{Kind: catalog.MaintainCollect, Schedule: "05:30", Windows: []string{"06:00-07:00"}}); err != nil {
 		t.Fatal(err)
 	}
-	b.keepMaintenance(t.Context(), now.Add(2*time.Minute))
+	b.keepMaintenance(t.Context(), now.Add(2*time.Minute), false)
 	if got := b.maintained()[catalog.MaintainCollect]; got.LastStarted != nil {
 		t.Errorf("it collects although the window is closed: %+v", got)
 	}
-	b.keepMaintenance(t.Context(), now.Add(time.Hour))
+	b.keepMaintenance(t.Context(), now.Add(time.Hour), false)
 	if got := b.maintained()[catalog.MaintainCollect]; got.LastStarted == nil || !got.LastStarted.Equal(now.Add(time.Hour)) || got.LastResult != "1 of 1 repositories are collected" {
 		t.Errorf("collect = %+v", got)
 	}
@@ -335,7 +335,7 @@ func TestMaintenance(t *testing.T) {
 	if err := b.ReplaceMaintenance(t.Context(), admin, catalog.Maintenance{Kind: catalog.MaintainInventory, Schedule: "*:00", Paused: true}); err != nil {
 		t.Fatal(err)
 	}
-	b.keepMaintenance(t.Context(), now.Add(9*time.Hour))
+	b.keepMaintenance(t.Context(), now.Add(9*time.Hour), false)
 	b.idle()
 	paused := b.maintained()[catalog.MaintainInventory]
 	f := b.platform.Inject("VMs", &memplatform.Fault{Err: fault.New(fault.Transient, "list VMs", "", "planted")})

@@ -34,6 +34,7 @@ const (
 	Manifest  Type = 4
 	KeyWrap   Type = 5
 	Journal   Type = 6
+	Saved     Type = 7
 )
 
 // Cipher names an algorithm in formats.
