@@ -29,7 +29,8 @@ type MoverRequest struct {
 	// after DeployMover returned.
 	Image      io.Reader
 	ImageBytes int64
-	// Seed is a NoCloud seed (an ISO 9660 file system) that becomes a CD-ROM of the VM; it holds a join token.
+	// Seed is a NoCloud seed (an ISO 9660 file system) that becomes a CD-ROM of the VM, or a disk on another bus than Attach
+	// plugs disks into; it holds a join token.
 	Seed        []byte
 	Datastore   string
 	Network     string // as Network.Name

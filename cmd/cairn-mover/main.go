@@ -24,7 +24,7 @@ import (
 	"github.com/cairn-backup/cairn/internal/version"
 )
 
-const usage = `usage: cairn-mover version | run [FLAGS] | config [--to DIR] [--wait TIME]
+const usage = `usage: cairn-mover version | run [FLAGS] | config [--to DIR] [--wait TIME] [--keep DIR]
   version  which build this is
   run      enrol with the manager if need be, and work until it is told to end. With flags, or with flags alone and
            without the word: "cairn mover token" prints the whole line, --help shows all. Without: with the
@@ -73,7 +73,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 		if len(args) > 1 {
 			return program.Main(ctx, args[1:], os.Getenv, os.Stderr)
 		}
-		cfg, err := guest.ReadConfig(ctx)
+		cfg, err := guest.ReadConfig(ctx, "")
 		if err != nil {
 			return err
 		}

@@ -70,6 +70,16 @@ func loadIdentity(dir string) (*identity, error) {
 	return &identity{pair, authority}, nil
 }
 
+// HasIdentity says whether a state directory is that of a mover that has enrolled, or tries to.
+func HasIdentity(dir string) bool {
+	for _, name := range []string{identityFile, pendingFile} {
+		if _, err := os.Lstat(filepath.Join(dir, name)); !errors.Is(err, fs.ErrNotExist) {
+			return true // also if it cannot be known
+		}
+	}
+	return false
+}
+
 // keep makes an identity of a key and an answer of the manager, and writes it.
 func keep(dir string, key *ecdsa.PrivateKey, c *pb.Certificate) (*identity, error) {
 	leaf, err := x509.ParseCertificate(c.GetCertificate())

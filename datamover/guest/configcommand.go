@@ -27,10 +27,11 @@ func ConfigCommand(ctx context.Context, args []string, stdout io.Writer) error {
 	f := flag.NewFlagSet("config", flag.ContinueOnError)
 	to := f.String("to", "", "directory for config.yaml")
 	wait := f.Duration("wait", 0, "how long to wait for a configuration that names a manager")
+	keep := f.String("keep", "", "directory for the seed of the first start, where that may lie on a disk that platforms plug in; none is looked for there when not given")
 	if err := f.Parse(args); err != nil {
 		return fault.Wrap(fault.Invalid, "cairn-mover", "config", err)
 	}
-	cfg, err := readWait(ctx, *wait)
+	cfg, err := readWait(ctx, *wait, *keep)
 	if *to == "" {
 		if err != nil {
 			return err
@@ -70,9 +71,9 @@ func ConfigCommand(ctx context.Context, args []string, stdout io.Writer) error {
 }
 
 // readWait reads the configuration until it names a manager or the time is over.
-func readWait(ctx context.Context, wait time.Duration) (cfg Config, err error) {
+func readWait(ctx context.Context, wait time.Duration, keep string) (cfg Config, err error) {
 	for end := time.Now().Add(wait); ; pause(ctx, 500*time.Millisecond) {
-		cfg, err = ReadConfig(ctx)
+		cfg, err = ReadConfig(ctx, keep)
 		if err == nil && cfg.Manager != "" || time.Now().After(end) || ctx.Err() != nil {
 			return cfg, err
 		}

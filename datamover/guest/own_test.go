@@ -42,7 +42,7 @@ func TestPluggedDisksAreNotLookedAt(t *testing.T) {
 			t.Errorf("%s: state on %v, %v; want that of the machine's own disk", name, found, err)
 		}
 		want := []string{r.path("dev/sda"), r.path("dev/sda2")}
-		if diff := cmp.Diff(want, r.blockDevices()); diff != "" {
+		if diff := cmp.Diff(want, r.blockDevices(own)); diff != "" {
 			t.Errorf("%s: looked for seeds on (-want +got):\n%s", name, diff)
 		}
 	}

@@ -42,6 +42,7 @@ type machine struct {
 
 	readConfig func(context.Context) (Config, error)
 	config     Config // as it was when it named a manager for the first time
+	keep       string // where a seed is kept that may not be looked for again; "" if that is not known
 }
 
 // Run is the whole life of process 1: it makes the machine ready, runs the mover until the machine is to stop, and
@@ -63,7 +64,8 @@ func Run(ctx context.Context, mover Mover) {
 				pause(context.Background(), 10*time.Second) // do not spin, and leave time to read it
 			}
 		}()
-		m := &machine{log: log, changed: make(chan struct{}, 1), readConfig: ReadConfig}
+		m := &machine{log: log, changed: make(chan struct{}, 1)}
+		m.readConfig = func(ctx context.Context) (Config, error) { return ReadConfig(ctx, m.keep) }
 		m.start(ctx, end)
 		m.work(ctx, mover)
 	}()
@@ -110,6 +112,7 @@ func (m *machine) drivers(ctx context.Context) {
 
 // work runs the mover again and again until ctx ends.
 func (m *machine) work(ctx context.Context, mover Mover) {
+	m.state(ctx) // first: it says whether this is the machine's first start
 	cfg := m.configure(ctx, configWait)
 	if cfg.Name != "" {
 		if err := unix.Sethostname([]byte(cfg.Name)); err != nil {
@@ -119,7 +122,6 @@ func (m *machine) work(ctx context.Context, mover Mover) {
 	net := newNetwork(cfg.Network, cfg.Name, m.log)
 	go net.run(ctx)
 	go keepClock(ctx, net.ntp, m.log)
-	m.state(ctx)
 	select {
 	case <-net.ready:
 	case <-ctx.Done():
@@ -136,7 +138,7 @@ func (m *machine) work(ctx context.Context, mover Mover) {
 		meaning, advice := fault.Explanation(err)
 		if errors.Is(err, control.ErrDismissed) { // to try again would be to fight with the mover that has its place
 			m.log.Error("the manager wants nothing of this mover, which waits for another configuration", "err", err, "meaning", meaning, "advice", advice)
-			cfg = awaitOther(ctx, cfg, ReadConfig, m.changed)
+			cfg = awaitOther(ctx, cfg, m.readConfig, m.changed)
 			continue
 		}
 		m.log.Error("mover ended; it is started again", "err", err, "meaning", meaning, "advice", advice, "in", wait)
@@ -216,7 +218,8 @@ func (m *machine) configure(ctx context.Context, wait time.Duration) Config {
 	}
 }
 
-// state mounts the mover's state when its disk is there.
+// state mounts the mover's state when its disk is there. Where it cannot be known which it is, nothing that may be somebody else's is
+// taken for a seed either.
 func (m *machine) state(ctx context.Context) {
 	var dev string
 	err := errNoState
@@ -228,6 +231,9 @@ func (m *machine) state(ctx context.Context) {
 			case <-time.After(500 * time.Millisecond):
 			}
 		}
+	}
+	if err == nil || errors.Is(err, errNoState) {
+		m.keep = StateDir
 	}
 	if err != nil {
 		meaning, advice := fault.Explanation(err)

@@ -14,42 +14,42 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/cairn-backup/cairn/datamover/transport/hotadd"
 	"github.com/cairn-backup/cairn/internal/fault"
 )
 
 // seedLabel is the label of a NoCloud seed's file system, in either case.
 const seedLabel = "cidata"
 
-// readSeed finds the NoCloud seed: a whole device or a partition whose ISO 9660 or FAT file system is labelled cidata
-// and whose user-data has our key. Disks that are plugged in for a transfer are not looked at, whatever is on them: they
-// are other machines', whose owners must not be able to send a mover to a manager of their own.
-func (r root) readSeed(ctx context.Context) (Config, error) {
-	var found Config
-	var document []byte
-	for _, dev := range r.blockDevices() {
+// seedReader reads user-data from the file system on a device; nil if there is none.
+type seedReader func(device, fs string) ([]byte, error)
+
+// findSeed finds the NoCloud seed on the disks of an owner, and its document: a whole device or a partition whose ISO 9660 or FAT
+// file system is labelled cidata and whose user-data has our key. Other disks are not even opened, whatever is on them: their
+// owners must not be able to send a mover to a manager of their own.
+func (r root) findSeed(ctx context.Context, of owner, read seedReader) (found Config, document []byte, err error) {
+	for _, dev := range r.blockDevices(of) {
 		if err := ctx.Err(); err != nil {
-			return Config{}, err
+			return Config{}, nil, err
 		}
 		fs := seedFileSystem(dev)
 		if fs == "" {
 			continue
 		}
-		p, err := readSeedFile(dev, fs)
+		p, err := read(dev, fs)
 		if errors.Is(err, os.ErrPermission) {
 			continue // a service that may not mount; it has its configuration from one that may
 		}
 		if err != nil {
-			return Config{}, fault.Context("read NoCloud seed", dev, err)
+			return Config{}, nil, fault.Context("read NoCloud seed", dev, err)
 		}
 		cfg, err := ParseDocument(p)
 		switch {
 		case errors.Is(err, errNotOurs):
 			continue
 		case err != nil:
-			return Config{}, fmt.Errorf("NoCloud seed %s: %w", dev, err)
+			return Config{}, nil, fmt.Errorf("NoCloud seed %s: %w", dev, err)
 		case document != nil && !bytes.Equal(document, p):
-			return Config{}, fault.New(fault.Conflict, "read the mover's configuration", "",
+			return Config{}, nil, fault.New(fault.Conflict, "read the mover's configuration", "",
 				"%s and %s are both NoCloud seeds of a mover, and differ", found.Sources[0], dev).Explain(
 				"The mover cannot know which one is meant for it.", "Leave only one of them attached.")
 		}
@@ -57,20 +57,20 @@ func (r root) readSeed(ctx context.Context) (Config, error) {
 		found.Sources = []string{"NoCloud seed " + filepath.Base(dev)}
 	}
 	if document == nil {
-		return Config{}, errNotOurs
+		return Config{}, nil, errNotOurs
 	}
-	return found, nil
+	return found, document, nil
 }
 
-// blockDevices returns the device files of the machine's own disks and partitions, in the kernel's order.
-func (r root) blockDevices() []string {
+// blockDevices returns the device files of an owner's disks and partitions, in the kernel's order.
+func (r root) blockDevices(of owner) []string {
 	names, _ := filepath.Glob(r.path("sys/class/block/*")) // the pattern is good
 	var out []string
 	for _, n := range names {
+		name := filepath.Base(n)
 		size, err := os.ReadFile(filepath.Join(n, "size"))
-		disk := r.diskOf(filepath.Base(n))
-		if err == nil && strings.TrimSpace(string(size)) != "0" && disk != "" && !hotadd.Plugged(r.path("sys/class/block/"+disk)) {
-			out = append(out, r.path("dev/"+filepath.Base(n)))
+		if err == nil && strings.TrimSpace(string(size)) != "0" && r.ownerOf(name) == of {
+			out = append(out, r.path("dev/"+name))
 		}
 	}
 	return out
@@ -109,8 +109,8 @@ func volumeLabel(p []byte) (kind, label string) {
 	return "", ""
 }
 
-// readSeedFile mounts a seed read-only where nobody else looks, reads user-data and takes the mount away again.
-func readSeedFile(dev, fs string) (p []byte, err error) {
+// mountSeed is the seedReader of a real machine: it mounts a seed read-only where nobody else looks, reads user-data and takes the mount away again.
+func mountSeed(dev, fs string) (p []byte, err error) {
 	dir, err := os.MkdirTemp("", "cairn-seed-")
 	if err != nil {
 		return nil, err

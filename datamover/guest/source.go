@@ -28,11 +28,29 @@ const ConfigFile = "/etc/cairn-mover/config.yaml"
 // ConfigFile and puts them together: the former wins, value by value, and the network as a whole. Nothing found is an error of kind NotFound, a value that
 // cannot be is one of kind Invalid, and two seeds with different content are one of kind Conflict. It needs root to look
 // for a seed and may be repeated; disks are read, never written.
-func ReadConfig(ctx context.Context) (Config, error) { return root("/").readConfig(ctx) }
+//
+// A seed counts if it can only be the machine's own. One on a bus that platforms plug disks into counts if nothing else names a
+// manager, and only that of a machine's first start, which is kept in the directory keep; "" is to look for none there.
+func ReadConfig(ctx context.Context, keep string) (Config, error) {
+	return root("/").readConfig(ctx, keep, mountSeed)
+}
 
-func (r root) readConfig(ctx context.Context) (Config, error) {
+func (r root) readConfig(ctx context.Context, keep string, seed seedReader) (Config, error) {
 	var cfg Config
-	for _, read := range []func(context.Context) (Config, error){r.readCmdline, r.readFwCfg, r.readSeed, r.readCredential, r.readFile} {
+	for _, read := range []func(context.Context) (Config, error){
+		r.readCmdline, r.readFwCfg,
+		func(ctx context.Context) (Config, error) {
+			c, _, err := r.findSeed(ctx, own, seed)
+			return c, err
+		},
+		r.readCredential, r.readFile,
+		func(ctx context.Context) (Config, error) {
+			if cfg.Manager != "" {
+				return Config{}, errNotOurs
+			}
+			return r.readUnknown(ctx, keep, seed)
+		},
+	} {
 		c, err := read(ctx)
 		if errors.Is(err, errNotOurs) {
 			continue
@@ -45,7 +63,7 @@ func (r root) readConfig(ctx context.Context) (Config, error) {
 	if len(cfg.Sources) == 0 {
 		return Config{}, fault.New(fault.NotFound, "read the mover's configuration", "", "there is none").Explain(
 			"Neither the kernel command line, nor fw_cfg, a NoCloud seed or "+ConfigFile+" says which manager this mover belongs to.",
-			"Give it one of them; docs/images.md has an example of each.")
+			"Give it one of them, a seed in a CD drive; docs/images.md has an example of each.")
 	}
 	return cfg, nil
 }

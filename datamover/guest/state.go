@@ -13,7 +13,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/cairn-backup/cairn/datamover/transport/hotadd"
 	"github.com/cairn-backup/cairn/internal/fault"
 )
 
@@ -27,8 +26,8 @@ const StateUUID = "63616972-6e2d-6d6f-7665-722d73746174"
 // errNoState says that the image has no partition for state.
 var errNoState = errors.New("there is no partition for the mover's state")
 
-// mountState mounts the state partition, once in the machine's life. Disks that are plugged in for a transfer are not looked
-// at; other disks of movers carry the same mark, and two that match are refused, never guessed at.
+// mountState mounts the state partition, once in the machine's life. Disks that can be others' are looked at only where the machine has
+// none of its own that match; other disks of movers carry the same mark, and two that match are refused, never guessed at.
 func (r root) mountState(m *modules) (device string, err error) {
 	found, err := r.findState()
 	if err != nil {
@@ -56,32 +55,36 @@ func (r root) mountState(m *modules) (device string, err error) {
 	return found[0], os.Chmod(StateDir, 0o700)
 }
 
-// findState returns the device files of all partitions with StateUUID.
-func (r root) findState() (out []string, err error) {
+// findState returns the device files of all partitions with StateUUID that can only be the machine's own, or, if there is none,
+// of those that may be.
+func (r root) findState() ([]string, error) {
 	names, err := filepath.Glob(r.path("sys/class/block/*"))
 	if err != nil {
 		return nil, err
 	}
+	found := map[owner][]string{}
 	for _, n := range names {
 		p, err := os.ReadFile(filepath.Join(n, "partition"))
 		if err != nil {
 			continue // a whole disk
 		}
-		name := r.diskOf(filepath.Base(n))
-		if name == "" || hotadd.Plugged(r.path("sys/class/block/"+name)) {
-			continue // it is gone, or somebody else's
+		of := r.ownerOf(filepath.Base(n))
+		if of == foreign {
+			continue
 		}
-		disk := r.path("dev/" + name)
-		uuid, err := partitionUUID(disk, strings.TrimSpace(string(p)))
+		uuid, err := partitionUUID(r.path("dev/"+filepath.Base(r.dirOf(filepath.Base(n)))), strings.TrimSpace(string(p)))
 		if err == nil && uuid == StateUUID {
-			out = append(out, r.path("dev/"+filepath.Base(n)))
+			found[of] = append(found[of], r.path("dev/"+filepath.Base(n)))
 		}
 	}
-	return out, nil
+	if len(found[own]) > 0 {
+		return found[own], nil
+	}
+	return found[unknown], nil
 }
 
-// diskOf returns the disk that a device is, or is a partition of; "" if it is gone.
-func (r root) diskOf(name string) string {
+// dirOf returns the place in sysfs of the disk that a device is, or is a partition of; "" if it is gone.
+func (r root) dirOf(name string) string {
 	dir, err := filepath.EvalSymlinks(r.path("sys/class/block/" + name))
 	if err != nil {
 		return ""
@@ -89,7 +92,7 @@ func (r root) diskOf(name string) string {
 	if _, err := os.Stat(filepath.Join(dir, "partition")); err == nil {
 		dir = filepath.Dir(dir)
 	}
-	return filepath.Base(dir)
+	return dir
 }
 
 // partitionUUID reads the unique GUID of a partition from a disk's GUID partition table (UEFI 2.10, 5.3).

@@ -37,14 +37,14 @@ func write(t *testing.T, name, text string) {
 func TestSources(t *testing.T) {
 	r := root(t.TempDir())
 	t.Setenv("CREDENTIALS_DIRECTORY", r.path("cred"))
-	if _, err := r.readConfig(t.Context()); err == nil || !strings.Contains(err.Error(), "there is none") {
+	if _, err := r.readConfig(t.Context(), "", mountSeed); err == nil || !strings.Contains(err.Error(), "there is none") {
 		t.Errorf("nothing anywhere: %v", err)
 	}
 	write(t, r.path(ConfigFile), "cairn: {manager: \"file:1\", name: file}\n")
 	write(t, r.path("cred/config.yaml"), "cairn: {token: cred}\n")
 	write(t, r.path("sys/firmware/qemu_fw_cfg/by_name/"+FwCfgName+"/raw"), "cairn: {name: fw}\n")
 	write(t, r.path("proc/cmdline"), "quiet cairn.mtu=1400\n")
-	got, err := r.readConfig(t.Context())
+	got, err := r.readConfig(t.Context(), "", mountSeed)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,7 +54,7 @@ func TestSources(t *testing.T) {
 		t.Error(diff)
 	}
 	write(t, r.path("sys/firmware/qemu_fw_cfg/by_name/"+FwCfgName+"/raw"), "something: else\n")
-	if _, err := r.readConfig(t.Context()); err == nil || !strings.Contains(err.Error(), "fw_cfg") {
+	if _, err := r.readConfig(t.Context(), "", mountSeed); err == nil || !strings.Contains(err.Error(), "fw_cfg") {
 		t.Errorf("a document for nobody in fw_cfg: %v", err)
 	}
 }

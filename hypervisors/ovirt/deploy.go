@@ -26,6 +26,10 @@ const (
 	moverCPUs      = 2
 )
 
+// moverBus is what a mover's own disks are on: another one than disks are plugged into. The engine gives a disk its own id as serial
+// number, wherever it is plugged in, so that this alone tells a mover which disks are its own.
+const moverBus = sdk.DISKINTERFACE_VIRTIO
+
 var goodMover = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
 
 // moverPlan is a request for a mover that was found possible.
@@ -267,8 +271,8 @@ func (m *deploying) make(ctx context.Context, root, seed string) (string, error)
 		return "", err
 	}
 	r := &restoring{d: d, req: hypervisors.RestoreRequest{Tag: tag, Name: m.plan.name}, plan: &restorePlan{disks: []plannedDisk{
-		{alias: "root", src: hypervisors.Disk{Name: m.plan.name + "-root"}, attach: attachmentSpec{disk: root, bus: sdk.DISKINTERFACE_VIRTIO_SCSI, boot: true, active: true}},
-		{alias: "seed", src: hypervisors.Disk{Name: m.plan.name + "-seed"}, attach: attachmentSpec{disk: seed, bus: sdk.DISKINTERFACE_VIRTIO_SCSI, readOnly: true, active: true}},
+		{alias: "root", src: hypervisors.Disk{Name: m.plan.name + "-root"}, attach: attachmentSpec{disk: root, bus: moverBus, boot: true, active: true}},
+		{alias: "seed", src: hypervisors.Disk{Name: m.plan.name + "-seed"}, attach: attachmentSpec{disk: seed, bus: moverBus, readOnly: true, active: true}},
 	}}}
 	for _, disk := range r.plan.disks {
 		if err := r.give(ctx, id, disk); err != nil {

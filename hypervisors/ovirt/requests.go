@@ -218,7 +218,7 @@ func moverDocument(p moverPlan, comment string) ([]byte, error) {
 	x, err := built(sdk.NewVmBuilder().Name(text(p.name)).Comment(text(comment)).Description("DataMover of Cairn").
 		ClusterBuilder(sdk.NewClusterBuilder().Id(p.cluster.id)).TemplateBuilder(sdk.NewTemplateBuilder().Id(blankTemplate)).
 		Memory(p.memory).BiosBuilder(sdk.NewBiosBuilder().Type(sdk.BIOSTYPE_Q35_SEA_BIOS)).VirtioScsiBuilder(sdk.NewVirtioScsiBuilder().Enabled(true)).
-		OsBuilder(sdk.NewOperatingSystemBuilder().Type("other_linux")).
+		OsBuilder(sdk.NewOperatingSystemBuilder().Type("other_linux").BootBuilder(sdk.NewBootBuilder().DevicesOfAny(sdk.BOOTDEVICE_HD))).
 		CpuBuilder(sdk.NewCpuBuilder().TopologyBuilder(sdk.NewCpuTopologyBuilder().Sockets(int64(p.cpus)).Cores(1).Threads(1))).Build())
 	if err != nil {
 		return nil, err

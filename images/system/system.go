@@ -101,15 +101,18 @@ func (r Recipe) bootstrap(ctx context.Context, tar, cache string, epoch time.Tim
 	if err := os.MkdirAll(debs, 0o755); err != nil {
 		return err
 	}
-	hook, err := files.ReadFile("files/common" + initramfsHook)
-	if err != nil {
-		return err
+	early := map[string]string{}
+	for _, name := range []string{initramfsHook, initramfsRoot} {
+		p, err := files.ReadFile("files/common" + name)
+		if err != nil {
+			return err
+		}
+		early[name] = tar + "." + filepath.Base(filepath.Dir(name))
+		if err := os.WriteFile(early[name], p, 0o755); err != nil {
+			return err
+		}
+		defer os.Remove(early[name])
 	}
-	early := tar + ".hook"
-	if err := os.WriteFile(early, hook, 0o755); err != nil {
-		return err
-	}
-	defer os.Remove(early)
 	// In mount and process namespaces of their own: what mmdebstrap mounts for the packages' scripts, and the processes they
 	// start, are gone when it ends in whatever way, and nothing of it is seen outside.
 	return run(ctx, epoch, "unshare", "--mount", "--pid", "--fork", "--kill-child", "--", "env", "TMPDIR="+filepath.Dir(tar), "mmdebstrap", "--mode=root", "--variant=minbase", "--quiet",
@@ -124,14 +127,18 @@ func (r Recipe) bootstrap(ctx context.Context, tar, cache string, epoch time.Tim
 		`--essential-hook=mkdir -p "$1"/etc/initramfs-tools/conf.d`,
 		`--essential-hook=printf 'MODULES=list\nCOMPRESS=zstd\nFSTYPE=ext4\nRESUME=none\n' >"$1"/etc/initramfs-tools/conf.d/cairn`,
 		`--essential-hook=printf '%s\n' `+strings.Join(bootModules, " ")+` >"$1"/etc/initramfs-tools/modules`,
-		"--essential-hook=install -D -m 0755 "+early+` "$1"`+initramfsHook,
+		"--essential-hook=install -D -m 0755 "+early[initramfsHook]+` "$1"`+initramfsHook,
+		"--essential-hook=install -D -m 0755 "+early[initramfsRoot]+` "$1"`+initramfsRoot,
 		"--customize-hook=sync-out /var/cache/apt/archives "+debs,
 		`--customize-hook=rm -f "$1"/etc/resolv.conf "$1"/var/log/*.log "$1"/var/log/apt/* "$1"/var/lib/dbus/machine-id "$1"/etc/iscsi/initiatorname.iscsi "$1"/etc/nvme/hostnqn "$1"/etc/nvme/hostid`,
 		"bookworm", tar)
 }
 
-// initramfsHook must be there before the packages that make the first file system.
-const initramfsHook = "/etc/initramfs-tools/hooks/cairn"
+// initramfsHook and initramfsRoot must be there before the packages that make the first file system.
+const (
+	initramfsHook = "/etc/initramfs-tools/hooks/cairn"
+	initramfsRoot = "/etc/initramfs-tools/scripts/local-top/cairn"
+)
 
 // bootModules are the drivers of the disk that the system is on.
 var bootModules = []string{
@@ -182,7 +189,7 @@ func (r Recipe) install(dir string) error {
 		note(copyFile(filepath.Join(dir, "usr/lib/systemd/system", filepath.Base(u)), u, 0o644))
 	}
 	note(os.MkdirAll(filepath.Join(etc, "multi-user.target.wants"), 0o755))
-	for _, u := range append([]string{"systemd-networkd.service", "systemd-resolved.service", "systemd-timesyncd.service", "cairn-console.service"}, r.Enable...) {
+	for _, u := range append([]string{"systemd-networkd.service", "systemd-resolved.service", "systemd-timesyncd.service", "cairn-console.service", "cairn-boot.service"}, r.Enable...) {
 		target := "/usr/lib/systemd/system/" + u
 		if _, err := os.Stat(filepath.Join(etc, u)); err == nil {
 			target = "/etc/systemd/system/" + u

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -131,25 +132,39 @@ func TestDeployedMoverEnrols(t *testing.T) {
 	}
 }
 
-// keepsToItself restarts the mover's machine while a disk is plugged in that has everything a mover looks for on its own:
-// it is another mover's. The mover comes back as who it was.
+// keepsToItself restarts the mover's machine while disks are plugged in that have everything a mover looks for on its own: one is
+// another mover's, one a seed that names another manager. Their serial numbers are as oVirt gives them, those of the disks. The
+// mover comes back as who it was.
 func keepsToItself(t *testing.T, l *kvmlab.Lab, f *fleet.Fleet, image []byte) {
 	t.Helper()
 	ctx := t.Context()
 	before := online(ctx, t, f)
-	file, doc := filepath.Join(l.PoolDir(), "another.qcow2"), filepath.Join(l.Dir(), "another.xml")
-	if err := os.WriteFile(file, image, 0o644); err != nil {
+	document, err := guest.Config{Manager: "192.0.2.1:8441", Fingerprint: strings.Repeat("0", 64), Token: "theirs", Name: "theirs"}.Document()
+	if err != nil {
 		t.Fatal(err)
 	}
-	xml := `<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='` + file + `'/><target dev='sdz' bus='scsi'/>` +
-		`<address type='drive' controller='0' bus='0' target='7' unit='3'/><serial>` + hypervisors.NewSerial() + `</serial></disk>`
-	if err := os.WriteFile(doc, []byte(xml), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	for _, args := range [][]string{{"attach-device", "cairn-mover1", doc, "--live"}, {"reset", "cairn-mover1"}} {
-		if _, err := l.Virsh(ctx, args...); err != nil {
+	for i, content := range [][]byte{image, nocloud.Seed("theirs", "theirs", document)} {
+		format := []string{"qcow2", "raw"}[i]
+		file, doc := filepath.Join(l.PoolDir(), "another."+format), filepath.Join(l.Dir(), "another."+format+".xml")
+		if err := os.WriteFile(file, content, 0o644); err != nil {
 			t.Fatal(err)
 		}
+		xml := `<disk type='file' device='disk'><driver name='qemu' type='` + format + `'/><source file='` + file + `'/><target dev='sd` + []string{"y", "z"}[i] + `' bus='scsi'/>` +
+			`<address type='drive' controller='0' bus='0' target='7' unit='` + strconv.Itoa(3+i) + `'/><serial>8b6f3f0e-7a51-4f3c-9d2e-0c8f4f1f0a0` + strconv.Itoa(i) + `</serial></disk>`
+		if err := os.WriteFile(doc, []byte(xml), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := l.Virsh(ctx, "attach-device", "cairn-mover1", doc, "--live"); err != nil {
+			t.Fatal(err)
+		}
+		defer func() {
+			if _, err := l.Virsh(context.WithoutCancel(ctx), "detach-device", "cairn-mover1", doc, "--live"); err != nil {
+				t.Error(err)
+			}
+		}()
+	}
+	if _, err := l.Virsh(ctx, "reset", "cairn-mover1"); err != nil {
+		t.Fatal(err)
 	}
 	for after := online(ctx, t, f); !after.Since.After(before.Since); after = online(ctx, t, f) {
 		if after.ID != before.ID {
@@ -160,9 +175,6 @@ func keepsToItself(t *testing.T, l *kvmlab.Lab, f *fleet.Fleet, image []byte) {
 		case <-ctx.Done():
 			t.Fatal("the mover did not come back")
 		}
-	}
-	if _, err := l.Virsh(ctx, "detach-device", "cairn-mover1", doc, "--live"); err != nil {
-		t.Fatal(err)
 	}
 }
 
