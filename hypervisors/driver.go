@@ -46,7 +46,8 @@ type Freezer interface {
 	// what was owed and could not be removed.
 	Freeze(ctx context.Context, req FreezeRequest) (Frozen, error)
 	// Refreeze takes up a freeze that an earlier process made, if it stands as it was made; its exports may be reached
-	// otherwise than before. One that does not stand any more is a Conflict. It makes nothing on the platform.
+	// otherwise than before. One that does not stand any more is a Conflict. It makes nothing on the platform. Of what was said of
+	// the freeze it gets what FrozenInfo.Kept returns.
 	Refreeze(ctx context.Context, standing Standing) (Frozen, error)
 	// Checkpoints returns the checkpoints of ours on a VM, oldest first.
 	Checkpoints(ctx context.Context, vm string) ([]Checkpoint, error)
@@ -116,7 +117,7 @@ func (r FreezeRequest) Divide(vm VM) (disks []Disk, skipped []SkippedDisk, warni
 // Standing is a freeze as the process that made it has recorded it.
 type Standing struct {
 	Tag  string     // of the request
-	Info FrozenInfo // what was said of it
+	Info FrozenInfo // what was said of it, as Kept returns it
 	Owed []Owed     // what was owed for it and not removed yet, in the order of making
 }
 
@@ -140,6 +141,16 @@ type FrozenInfo struct {
 	Disks      []FrozenDiskInfo
 	Skipped    []SkippedDisk
 	Warnings   []string
+}
+
+// Kept returns what of it may be stored while the freeze stands: all but tickets, which open disks for whoever reads them. Refreeze
+// asks the platform for those anew.
+func (i FrozenInfo) Kept() FrozenInfo {
+	i.Disks = slices.Clone(i.Disks)
+	for n := range i.Disks {
+		i.Disks[n].Export.Imageio = nil
+	}
+	return i
 }
 
 // FrozenDiskInfo is one disk of a frozen VM.

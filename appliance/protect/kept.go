@@ -38,10 +38,15 @@ func (b *backup) leaves(ctx context.Context, session *store.Session, disk, mover
 		b.away.movers = map[string]string{}
 	}
 	b.away.movers[disk] = mover
-	return b.t.Keep(ctx, kept{
-		Session: session.ID(), Frozen: b.info, Since: b.base.since, Point: b.base.point, Images: b.base.images,
+	return b.t.Keep(ctx, b.keep(session.ID()))
+}
+
+// keep is what the backup keeps now.
+func (b *backup) keep(session string) kept {
+	return kept{
+		Session: session, Frozen: b.info.Kept(), Since: b.base.since, Point: b.base.point, Images: b.base.images,
 		Reason: b.base.reason, Full: b.base.full, Movers: b.away.movers,
-	})
+	}
 }
 
 // before is the mover that had a disk in an earlier process; "" if none had.

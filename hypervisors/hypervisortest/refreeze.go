@@ -1,6 +1,8 @@
 package hypervisortest
 
 import (
+	"encoding/json"
+	"reflect"
 	"slices"
 
 	"github.com/cairn-backup/cairn/hypervisors"
@@ -25,14 +27,17 @@ func (e *env) refreeze(vm string) {
 	e.owed = &ledger{}
 	req := e.request(vm)
 	f := e.freeze(req)
-	standing := hypervisors.Standing{Tag: req.Tag, Info: f.Info(), Owed: e.owed.items}
+	standing := hypervisors.Standing{Tag: req.Tag, Owed: e.owed.items}
+	stored, err := json.Marshal(f.Info().Kept())
+	e.ok(err, "store what is kept of a freeze")
+	e.ok(json.Unmarshal(stored, &standing.Info), "read what was kept of a freeze")
 	want := map[string][]byte{}
 	for _, d := range f.Info().Disks {
 		want[d.Disk.ID] = e.Content(e.T, vm, d.Disk.ID)
 	}
 	other := standing
 	other.Tag = e.tag()
-	_, err := e.Driver.Refreeze(e.Context(), other)
+	_, err = e.Driver.Refreeze(e.Context(), other)
 	e.kind(err, fault.Conflict, "take up a freeze that is another's")
 	owed := len(e.owed.items)
 	g, err := e.Driver.Refreeze(e.Context(), standing)
@@ -44,7 +49,10 @@ func (e *env) refreeze(vm string) {
 		e.Errorf("taken up with disks %v of %v, %v of %v", got, was, g.Info().Time, f.Info().Time)
 	}
 	e.Write(e.T)
-	for _, d := range g.Info().Disks {
+	for i, d := range g.Info().Disks {
+		if was := f.Info().Disks[i].Export.SAN; !reflect.DeepEqual(d.Export.SAN, was) {
+			e.Errorf("disk %s lies at %+v, and lay at %+v", d.Disk.ID, d.Export.SAN, was)
+		}
 		e.same(e.read(d.Export), want[d.Disk.ID], "disk "+d.Disk.ID+" of a freeze that was taken up")
 		if slices.Contains(e.caps.Transports, hypervisors.TransportHotadd) {
 			a := e.attach(req.Tag, d.Export)

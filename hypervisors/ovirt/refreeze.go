@@ -36,8 +36,12 @@ func (d *Driver) Refreeze(ctx context.Context, s hypervisors.Standing) (hypervis
 		return nil, err
 	}
 	f.info.Disks = slices.Clone(s.Info.Disks)
+	if err := f.lookAgain(ctx); err != nil {
+		return nil, err
+	}
 	for i := range f.info.Disks {
 		disk := &f.info.Disks[i]
+		disk.Export.SAN = f.luns[disk.Disk.ID]
 		ours, err := d.ourTransfers(ctx, s.Tag, disk.Disk.ID)
 		if err != nil {
 			return nil, err
@@ -51,14 +55,11 @@ func (d *Driver) Refreeze(ctx context.Context, s hypervisors.Standing) (hypervis
 		}
 		f.keeper.add(val(ours[at].Id()))
 	}
-	if err := f.lookAgain(ctx); err != nil {
-		return nil, err
-	}
 	f.keep()
 	return f, nil
 }
 
-// lookAgain learns the volumes of a snapshot that another process has made.
+// lookAgain learns the volumes of a snapshot that another process has made, and where they lie now.
 func (f *frozen) lookAgain(ctx context.Context) error {
 	s, err := f.d.findSnapshot(ctx, f.vm, marker+f.tag)
 	if s == nil || err != nil {
@@ -67,11 +68,15 @@ func (f *frozen) lookAgain(ctx context.Context) error {
 	disks, err := getAll[*sdk.Disk](ctx, f.d.conn, request{
 		op: "list disks of snapshot of VM", subject: f.vm, path: snapshotPath(f.vm, val(s.Id())) + "/disks",
 	}, "disks", sdk.XMLDiskReadMany)
+	if err != nil {
+		return err
+	}
 	f.images = map[string]string{}
 	for _, disk := range disks {
 		f.images[val(disk.Id())] = val(disk.ImageId())
 	}
-	return err
+	f.luns = f.d.onLUNs(ctx, disks)
+	return nil
 }
 
 func ended(vm string) error {

@@ -50,7 +50,18 @@ func TestDisksOnLUNs(t *testing.T) {
 	if diff := cmp.Diff(want, x.Export.SAN.Layers); diff != "" || x.Export.SAN.Group != domain {
 		t.Errorf("group %q, want %q; layers (-want +got):\n%s", x.Export.SAN.Group, domain, diff)
 	}
-	s.release(f)
+	kept := f.Info().Kept()
+	for i := range kept.Disks {
+		kept.Disks[i].Export.SAN = nil
+	}
+	again, err := s.d.Refreeze(t.Context(), hypervisors.Standing{Tag: "lanfree", Info: kept, Owed: s.book.items})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if y := find(again, "san1"); cmp.Diff(x.Export.SAN, y.Export.SAN) != "" || y.Export.Imageio == nil {
+		t.Errorf("taken up: %+v", y.Export.SAN)
+	}
+	s.release(again)
 }
 
 // foreignSnapshot makes a snapshot that is not ours.
