@@ -1,6 +1,7 @@
 package hypervisors
 
 import (
+	"strings"
 	"time"
 )
 
@@ -65,6 +66,22 @@ type VM struct {
 	// Unprotectable says why this VM cannot be backed up at all, whatever its disks; empty means it can. Freeze refuses
 	// it as a Conflict with this reason.
 	Unprotectable string `json:"unprotectable,omitempty"`
+}
+
+// DisksUnprotectable says of each disk that could hold data why it cannot be backed up, if that is so of all of them; "" also for a VM
+// without disks.
+func (v VM) DisksUnprotectable() string {
+	var reasons []string
+	for _, d := range v.Disks {
+		switch {
+		case d.Kind != KindDisk && d.Kind != KindLUN:
+		case d.Unprotectable == "":
+			return ""
+		default:
+			reasons = append(reasons, d.ID+": "+d.Unprotectable)
+		}
+	}
+	return strings.Join(reasons, "; ")
 }
 
 // DiskKind tells disks from the other things that sit on a disk bus.

@@ -330,11 +330,12 @@ func (e Power) Valid() bool {
 
 // Defines values for Protection.
 const (
-	ProtectionExcluded    Protection = "excluded"
-	ProtectionLate        Protection = "late"
-	ProtectionNeverRan    Protection = "never_ran"
-	ProtectionProtected   Protection = "protected"
-	ProtectionUnprotected Protection = "unprotected"
+	ProtectionExcluded      Protection = "excluded"
+	ProtectionLate          Protection = "late"
+	ProtectionNeverRan      Protection = "never_ran"
+	ProtectionProtected     Protection = "protected"
+	ProtectionUnprotectable Protection = "unprotectable"
+	ProtectionUnprotected   Protection = "unprotected"
 )
 
 // Valid indicates whether the value is a known member of the Protection enum.
@@ -347,6 +348,8 @@ func (e Protection) Valid() bool {
 	case ProtectionNeverRan:
 		return true
 	case ProtectionProtected:
+		return true
+	case ProtectionUnprotectable:
 		return true
 	case ProtectionUnprotected:
 		return true
@@ -820,9 +823,11 @@ type Coverage struct {
 	RPOAchievedSeconds int64 `json:"rpo_achieved_seconds,omitempty,omitzero"`
 
 	// RPOTargetSeconds What the policy promises.
-	RPOTargetSeconds int64      `json:"rpo_target_seconds,omitempty,omitzero"`
-	State            Protection `json:"state"`
-	VMID             string     `json:"vm_id"`
+	RPOTargetSeconds int64 `json:"rpo_target_seconds,omitempty,omitzero"`
+
+	// State `unprotectable` is a VM that no policy covers and none could, because the platform cannot freeze it; `why` has the reason.
+	State Protection `json:"state"`
+	VMID  string     `json:"vm_id"`
 
 	// Waits Its turn has come, and this is why it has not begun.
 	Waits string `json:"waits,omitempty,omitzero"`
@@ -833,11 +838,12 @@ type Coverage struct {
 
 // CoverageCounts defines model for CoverageCounts.
 type CoverageCounts struct {
-	Excluded    int `json:"excluded"`
-	Late        int `json:"late"`
-	NeverRan    int `json:"never_ran"`
-	Protected   int `json:"protected"`
-	Unprotected int `json:"unprotected"`
+	Excluded      int `json:"excluded"`
+	Late          int `json:"late"`
+	NeverRan      int `json:"never_ran"`
+	Protected     int `json:"protected"`
+	Unprotectable int `json:"unprotectable"`
+	Unprotected   int `json:"unprotected"`
 }
 
 // CoverageList defines model for CoverageList.
@@ -1770,7 +1776,7 @@ type Progress struct {
 	RateBytesPerSecond int64 `json:"rate_bytes_per_second,omitempty,omitzero"`
 }
 
-// Protection defines model for Protection.
+// Protection `unprotectable` is a VM that no policy covers and none could, because the platform cannot freeze it; `why` has the reason.
 type Protection string
 
 // Quiesce `try` uses the guest agent when it answers, `require` makes no backup without it, `never` does not ask it.
@@ -2485,6 +2491,9 @@ type VM struct {
 
 	// Unprotectable The disks that a backup leaves out, and why.
 	Unprotectable []Unprotectable `json:"unprotectable,omitempty,omitzero"`
+
+	// UnprotectableReason Why it cannot be backed up at all, whatever its disks; absent when it can.
+	UnprotectableReason string `json:"unprotectable_reason,omitempty,omitzero"`
 }
 
 // VMDescription What the VM is, in words that no platform owns.

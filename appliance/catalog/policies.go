@@ -155,6 +155,7 @@ func factsOf(id, connectionID string, v hypervisors.VM) policy.VM {
 	facts := policy.VM{
 		ID: id, Name: v.Name, ConnectionID: connectionID, DataCenter: v.DataCenter, Cluster: v.Cluster, Host: v.Host, Folder: v.Folder,
 		State: string(v.Power), Tags: v.Tags, Labels: v.Labels,
+		Unprotectable: v.Unprotectable, UnprotectableDisks: v.DisksUnprotectable(),
 	}
 	seen := map[string]bool{}
 	for _, d := range v.Disks {

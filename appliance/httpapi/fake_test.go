@@ -64,7 +64,7 @@ var (
 			{ID: "sda", Kind: hypervisors.KindCDROM, ReadOnly: true, Unprotectable: "a CD-ROM"},
 		},
 		NICs: []hypervisors.NIC{{ID: "net0", MAC: "52:54:00:00:00:01", Model: "virtio", Network: "network:default", BootOrder: 2}},
-		Tags: []string{"a"}, Metadata: map[string]string{"k": "v"}, Notes: []string{"n"},
+		Tags: []string{"a"}, Metadata: map[string]string{"k": "v"}, Notes: []string{"n"}, Unprotectable: "it is the engine's own VM",
 	}
 	someFailure = &catalog.Failure{Kind: "transient", What: "unreachable", Meaning: "m", Advice: "a"}
 	someConn    = ConnectionInfo{

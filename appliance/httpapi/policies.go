@@ -150,7 +150,7 @@ func (h *handlers) ListCoverage(ctx context.Context, r server.ListCoverageReques
 		Items: each(list.Items, coverageOf), Next: list.Next,
 		Counts: server.CoverageCounts{
 			Protected: c[policy.Protected], Late: c[policy.Late], NeverRan: c[policy.NeverRan], Unprotected: c[policy.Unprotected],
-			Excluded: c[policy.Excluded],
+			Excluded: c[policy.Excluded], Unprotectable: c[policy.Unprotectable],
 		},
 	}, nil
 }

@@ -84,7 +84,7 @@ func vmOf(v VMInfo) server.VM {
 		ID: v.ID, Name: v.Name, ConnectionID: v.ConnectionID, PlatformID: v.PlatformID, Host: v.Description.Host,
 		Power: powerOf(v.Power), Gone: v.GoneAt != nil, SeenAt: v.LastSeen.UTC(),
 		DataCenter: v.Description.DataCenter, Cluster: v.Description.Cluster, Folder: v.Description.Folder, Tags: v.Description.Tags,
-		LastRestorePointID: v.LastPointID, LastRestorePointAt: at(&v.LastPointAt),
+		UnprotectableReason: v.Description.Unprotectable, LastRestorePointID: v.LastPointID, LastRestorePointAt: at(&v.LastPointAt),
 	}
 	for _, d := range v.Description.Disks {
 		if !holdsData(d) {

@@ -32,7 +32,9 @@ type Cover struct {
 	Policy      string // its name
 	ExclusionID string
 	Until       time.Time // of the exclusion
-	Why         string    // in whole sentences
+	// Unprotectable says that no policy covers the VM, and that none could: the platform has no way to freeze it.
+	Unprotectable bool
+	Why           string // in whole sentences
 }
 
 // Covers decides for VMs. It orders what it was given once, so that asking it for each of many VMs is cheap.
@@ -58,12 +60,16 @@ func NewCovers(policies []Candidate, exclusions []Exclusion, now time.Time) Cove
 
 // Of says which rule covers a VM. An exclusion goes before every policy; of the policies that select the VM the one with the
 // highest priority counts, and of those with the same the first by name. A paused policy covers its VMs all the same: another one
-// must not take them over while somebody looks for a fault.
+// must not take them over while somebody looks for a fault. A VM that cannot be backed up whatever happens to its disks is covered by
+// no policy; one whose disks cannot be frozen as they are now stays covered, so that it is tried again.
 func (c Covers) Of(vm VM) Cover {
 	for _, e := range c.exclusions {
 		if e.Filter.Match(vm) {
 			return Cover{ExclusionID: e.ID, Until: e.Until, Why: e.why()}
 		}
+	}
+	if vm.Unprotectable != "" {
+		return Cover{Unprotectable: true, Why: "It cannot be backed up: " + vm.Unprotectable + "."}
 	}
 	var out Cover
 	others := 0
@@ -89,6 +95,10 @@ func (c Covers) Of(vm VM) Cover {
 	if out.PolicyID == "" {
 		out.Why = "No policy's filter selects it."
 	}
+	if vm.UnprotectableDisks != "" {
+		out.Unprotectable = out.PolicyID == ""
+		out.Why += " None of its disks can be backed up: " + vm.UnprotectableDisks + "."
+	}
 	return out
 }
 
@@ -98,6 +108,9 @@ func (c Covers) Which(vm VM) string {
 		if e.Filter.Match(vm) {
 			return ""
 		}
+	}
+	if vm.Unprotectable != "" {
+		return ""
 	}
 	for _, p := range c.policies {
 		if p.Rules.Filter.Match(vm) {
@@ -124,15 +137,16 @@ type Protection string
 
 // The values, from good to bad.
 const (
-	Protected   Protection = "protected"   // its newest good restore point is as young as was promised
-	Late        Protection = "late"        // it is older
-	NeverRan    Protection = "never_ran"   // it is covered and has no good restore point
-	Unprotected Protection = "unprotected" // no policy covers it
-	Excluded    Protection = "excluded"
+	Protected     Protection = "protected"   // its newest good restore point is as young as was promised
+	Late          Protection = "late"        // it is older
+	NeverRan      Protection = "never_ran"   // it is covered and has no good restore point
+	Unprotected   Protection = "unprotected" // no policy covers it
+	Excluded      Protection = "excluded"
+	Unprotectable Protection = "unprotectable" // no policy covers it, and none could
 )
 
 // Protections are all values in their order.
-var Protections = []Protection{Protected, Late, NeverRan, Unprotected, Excluded}
+var Protections = []Protection{Protected, Late, NeverRan, Unprotected, Excluded, Unprotectable}
 
 // Standing is how well a VM is protected at an instant.
 type Standing struct {
@@ -150,6 +164,8 @@ func Stand(c Cover, target time.Duration, newestGood time.Time, now time.Time) S
 	switch {
 	case c.ExclusionID != "":
 		s.Protection, s.Target = Excluded, 0
+	case c.Unprotectable:
+		s.Protection, s.Target = Unprotectable, 0
 	case c.PolicyID == "":
 		s.Protection, s.Target = Unprotected, 0
 	case newestGood.IsZero():

@@ -52,6 +52,10 @@ func TestCover(t *testing.T) {
 		{"by nobody", VM{Cluster: "other"}, "", "", "No policy's filter selects it."},
 		{"excluded", VM{Cluster: "prod", Name: "tmp-1"}, "", "x1", "It is excluded by ana: is made anew each night."},
 		{"excluded for a while", VM{Cluster: "prod", Name: "old"}, "", "x2", "It is excluded, until 2026-03-04 13:00 UTC: moves."},
+		{"unprotectable", VM{Cluster: "prod", Unprotectable: "it is the engine's"}, "", "", "It cannot be backed up: it is the engine's."},
+		{"unprotectable and excluded", VM{Cluster: "prod", Name: "tmp-1", Unprotectable: "it is the engine's"}, "", "x1", "is made anew"},
+		{"with no disk that can be frozen", VM{Cluster: "prod", UnprotectableDisks: "a: it is a direct LUN"}, "p3", "", "None of its disks can be backed up: a: it is a direct LUN."},
+		{"the same, by nobody", VM{UnprotectableDisks: "a: it is a direct LUN"}, "", "", "No policy's filter selects it. None of its disks"},
 		{"excluded no more", VM{Cluster: "prod", Name: "older"}, "p3", "", "Policy bronze"},
 	}
 	covers := NewCovers(policies, exclusions, now)
@@ -60,6 +64,9 @@ func TestCover(t *testing.T) {
 			got := covers.Of(tt.vm)
 			if got.PolicyID != tt.policy || got.ExclusionID != tt.excluded || !strings.Contains(got.Why, tt.why) {
 				t.Errorf("got %+v, want policy %q, exclusion %q and %q", got, tt.policy, tt.excluded, tt.why)
+			}
+			if want := got.PolicyID == "" && got.ExclusionID == "" && tt.vm.Unprotectable+tt.vm.UnprotectableDisks != ""; got.Unprotectable != want {
+				t.Errorf("unprotectable: %v, want %v", got.Unprotectable, want)
 			}
 			if id := covers.Which(tt.vm); id != got.PolicyID {
 				t.Errorf("covered by %q, and by %q when asked for the reason", id, got.PolicyID)
@@ -83,6 +90,7 @@ func TestStand(t *testing.T) {
 		{"never", covered, time.Time{}, Standing{NeverRan, 0, 24 * time.Hour}},
 		{"unprotected, with an old restore point", Cover{}, now.Add(-time.Hour), Standing{Unprotected, time.Hour, 0}},
 		{"excluded", Cover{ExclusionID: "x"}, time.Time{}, Standing{Excluded, 0, 0}},
+		{"unprotectable", Cover{Unprotectable: true}, time.Time{}, Standing{Unprotectable, 0, 0}},
 		{"from a clock that was ahead", covered, now.Add(time.Minute), Standing{Protected, 0, 24 * time.Hour}},
 	} {
 		if got := Stand(tt.cover, 24*time.Hour, tt.newest, now); got != tt.want {

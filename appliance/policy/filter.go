@@ -22,6 +22,10 @@ type VM struct {
 	Tags         []string
 	Labels       []string
 	Datastores   []string
+	// Unprotectable says why the VM cannot be backed up at all, whatever its disks, and UnprotectableDisks why none of its disks
+	// can, which may be so for a while only. No filter asks for them.
+	Unprotectable      string
+	UnprotectableDisks string
 }
 
 // fields are the words that a filter may ask for, and what a VM has of each.

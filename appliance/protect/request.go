@@ -62,6 +62,10 @@ func (p *Protector) RequestBackup(ctx context.Context, spec BackupSpec) (*catalo
 
 func checkExclude(vm catalog.VM, exclude []string) error {
 	left := 0
+	if why := vm.Description.Unprotectable; why != "" {
+		return fault.New(fault.Conflict, "back up VM", vm.Name, "%s", why).Explain(
+			"This VM cannot be backed up by the platform's own means.", "Take it out of the policy, or exclude it with this reason.")
+	}
 	if !slices.ContainsFunc(vm.Description.Disks, func(d hypervisors.Disk) bool { return d.Kind == hypervisors.KindDisk || d.Kind == hypervisors.KindLUN }) {
 		return fault.New(fault.Invalid, "back up VM", vm.Name, "it has no disk").Explain(
 			"A backup is of a VM's disks, and this one has none.",

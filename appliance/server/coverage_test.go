@@ -95,6 +95,48 @@ func TestCoverageFollowsPoliciesAndInventory(t *testing.T) {
 	}
 }
 
+// TestUnprotectable: what the platform cannot freeze is said with the reason, is no VM that somebody has forgotten, and is refused
+// before there is a run.
+func TestUnprotectable(t *testing.T) {
+	b := stillBench(t)
+	b.platform.AddVM(memplatform.VMSpec{Name: "engine", Disks: []int64{1 << 20}, Unprotectable: "it is the engine's own VM"})
+	b.platform.AddVM(memplatform.VMSpec{Name: "cluster", Disks: []int64{1 << 20, 1 << 20}, LUNs: true})
+	b.more()
+	if diff := cmp.Diff(b.standing(), map[string]string{"web": "unprotected", "engine": "unprotectable", "cluster": "unprotectable"}); diff != "" {
+		t.Errorf("without policies: %s", diff)
+	}
+	if _, err := b.CreatePolicy(t.Context(), admin, b.change(policy.Spec{Filter: "all"})); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(b.standing(), map[string]string{"web": "never_ran gold", "engine": "unprotectable", "cluster": "never_ran gold"}); diff != "" {
+		t.Errorf("with a policy for all: %s", diff)
+	}
+	list, err := b.ListCoverage(t.Context(), httpapi.CoverageFilter{}, catalog.Page{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if list.Counts[policy.Unprotectable] != 1 || list.Counts[policy.NeverRan] != 2 {
+		t.Errorf("counts: %v", list.Counts)
+	}
+	for _, c := range list.Items {
+		want := map[string]string{"web": "Policy gold covers it", "engine": "it is the engine's own VM", "cluster": "disk1: It is a direct LUN."}[c.VM.Name]
+		if !strings.Contains(c.Why, want) {
+			t.Errorf("%s: %s, want %q in it", c.VM.Name, c.Why, want)
+		}
+		_, err := b.StartBackup(t.Context(), httpapi.Start{}, httpapi.BackupRequest{VMID: c.VM.ID, RepositoryID: b.repo})
+		switch kind := fault.KindOf(err); {
+		case c.VM.Name == "web":
+			if err != nil {
+				t.Error(err)
+			}
+		case c.VM.Name == "engine" && (kind != fault.Conflict || !strings.Contains(err.Error(), want)):
+			t.Errorf("back up %s: %v", c.VM.Name, err)
+		case c.VM.Name == "cluster" && kind != fault.Invalid:
+			t.Errorf("back up %s: %v", c.VM.Name, err)
+		}
+	}
+}
+
 // TestPlanIsWhatHappens compares what a change was said to change with what is different afterwards: cover at once, restore points
 // after the next backup.
 func TestPlanIsWhatHappens(t *testing.T) {

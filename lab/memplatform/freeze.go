@@ -147,6 +147,9 @@ func (d *driver) snapshot(req hypervisors.FreezeRequest, track bool, f *frozen) 
 	if err != nil {
 		return nil, err
 	}
+	if v.Unprotectable != "" {
+		return nil, fault.New(fault.Conflict, "freeze VM", v.Name, "%s", v.Unprotectable)
+	}
 	f.info = hypervisors.FrozenInfo{VM: v.describe(), Time: time.Now(), Consistency: hypervisors.CrashConsistent}
 	switch {
 	case req.Quiesce == hypervisors.QuiesceNever:

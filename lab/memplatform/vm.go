@@ -31,13 +31,16 @@ type VMSpec struct {
 	Off   bool
 	Agent bool // the guest can be quiesced
 	CDROM bool // one more disk, "cdrom0", that cannot be backed up
+
+	Unprotectable string // as in hypervisors.VM
+	LUNs          bool   // none of the disks can be backed up
 }
 
 // AddVM makes a VM with blank disks.
 func (p *Platform) AddVM(s VMSpec) hypervisors.VM {
 	v := &vm{disks: map[string]*disk{}, VM: hypervisors.VM{
 		ID: randomID(), Name: s.Name, Power: hypervisors.PowerOn, Arch: "x86_64", Machine: "memory", Firmware: hypervisors.BIOS,
-		CPUs: 1, MemoryBytes: 256 << 20, Agent: s.Agent,
+		CPUs: 1, MemoryBytes: 256 << 20, Agent: s.Agent, Unprotectable: s.Unprotectable,
 		NICs: []hypervisors.NIC{{ID: "nic0", MAC: randomMAC(), Network: "memory:one"}},
 	}}
 	if s.Off {
@@ -49,6 +52,11 @@ func (p *Platform) AddVM(s VMSpec) hypervisors.VM {
 		v.Disks = append(v.Disks, hypervisors.Disk{
 			ID: id, Kind: hypervisors.KindDisk, Bus: "memory", Format: hypervisors.Raw, SizeBytes: size, Datastore: "memory", Path: s.Name + "/" + id,
 		})
+	}
+	if s.LUNs {
+		for i := range v.Disks {
+			v.Disks[i].Kind, v.Disks[i].Unprotectable = hypervisors.KindLUN, "It is a direct LUN."
+		}
 	}
 	if s.CDROM {
 		v.Disks = append(v.Disks, hypervisors.Disk{

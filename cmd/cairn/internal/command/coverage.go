@@ -15,18 +15,19 @@ import (
 	"github.com/cairn-backup/cairn/cmd/cairn/internal/remote"
 )
 
-var protections = []string{"protected", "late", "never_ran", "unprotected", "excluded"}
+var protections = []string{"protected", "late", "never_ran", "unprotected", "excluded", "unprotectable"}
 
 func (a *App) coverage() *cobra.Command {
 	var state, policy, filter string
 	cmd := &cobra.Command{
 		Use: "coverage", Short: "How well virtual machines are protected", Args: args(),
 		Long: "List virtual machines with how well they are protected:\n" +
-			"  protected    the newest good restore point is as young as the policy promises\n" +
-			"  late         it is older\n" +
-			"  never_ran    a policy covers the VM, and it has no good restore point\n" +
-			"  unprotected  no policy covers it\n" +
-			"  excluded     an exclusion does, with a reason",
+			"  protected      the newest good restore point is as young as the policy promises\n" +
+			"  late           it is older\n" +
+			"  never_ran      a policy covers the VM, and it has no good restore point\n" +
+			"  unprotected    no policy covers it\n" +
+			"  excluded       an exclusion does, with a reason\n" +
+			"  unprotectable  no policy covers it, and none could: the platform cannot freeze it",
 		RunE: a.ask(func(ctx context.Context, s *remote.Session, _ []string) error {
 			var params client.ListCoverageParams
 			if state != "" {
@@ -54,7 +55,8 @@ func (a *App) coverage() *cobra.Command {
 				return err
 			}
 			if a.Format().Human() {
-				a.Say("%d protected, %d late, %d never ran, %d unprotected, %d excluded", counts.Protected, counts.Late, counts.NeverRan, counts.Unprotected, counts.Excluded)
+				a.Say("%d protected, %d late, %d never ran, %d unprotected, %d excluded, %d unprotectable",
+					counts.Protected, counts.Late, counts.NeverRan, counts.Unprotected, counts.Excluded, counts.Unprotectable)
 			}
 			return output.List(a.Printer(), all, func(c client.Coverage) string { return c.Name }, "No virtual machines.", a.coverageColumns())
 		}),

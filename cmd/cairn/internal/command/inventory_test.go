@@ -26,7 +26,7 @@ var (
 	}
 	db1  = client.VM{ID: "vm_db1", Name: "db", ConnectionID: "conn_01", Power: client.PowerOff, Disks: 1, SizeBytes: 40 << 30, SeenAt: noon}
 	db2  = client.VM{ID: "vm_db2", Name: "db", ConnectionID: "conn_02", Power: client.PowerOn, Disks: 1, SizeBytes: 40 << 30, SeenAt: noon}
-	odd  = client.VM{ID: "vm_odd", Name: "odd*\x1b[2J", ConnectionID: "conn_01", Power: client.PowerOther, Gone: true, SeenAt: noon}
+	odd  = client.VM{ID: "vm_odd", Name: "odd*\x1b[2J", ConnectionID: "conn_01", Power: client.PowerOther, Gone: true, SeenAt: noon, UnprotectableReason: "it is the VM that the engine itself runs in"}
 	old  = client.VM{ID: "vm_old", Name: "web01", ConnectionID: "conn_01", Power: client.PowerOff, Gone: true, SeenAt: noon}
 	desc = client.VMDescription{
 		Arch: "x86_64", Machine: "q35", Firmware: "uefi", SecureBoot: true, CPUs: 4, MemoryBytes: 8 << 30, Agent: true, Tags: []string{"prod", "web"},

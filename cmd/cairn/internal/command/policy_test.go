@@ -128,7 +128,7 @@ func TestPolicyVerbs(t *testing.T) {
 		{[]string{"policy", "remove", "gold", "--yes"}, "DELETE /policies/pol_01", "Its restore points stay."},
 		{[]string{"exclusion", "add", "--vm", "web01", "--reason", "moves", "--until", "2027-01-31"}, `POST /exclusions {"ends_at":"2027-01-31T00:00:00Z","filter":"id = vm_web","reason":"moves"}`, "excl_1: 1 VM excluded now."},
 		{[]string{"exclusion", "remove", "excl_1"}, "DELETE /exclusions/excl_1", ""},
-		{[]string{"coverage", "--state", "late", "--policy", "gold", "--filter", "all"}, "GET /coverage?filter=all&state=late&policy=pol_01&limit=1000", "0 protected, 1 late, 0 never ran, 0 unprotected, 1 excluded"},
+		{[]string{"coverage", "--state", "late", "--policy", "gold", "--filter", "all"}, "GET /coverage?filter=all&state=late&policy=pol_01&limit=1000", "0 protected, 1 late, 0 never ran, 0 unprotected, 1 excluded, 0 unprotectable"},
 		{[]string{"vm", "list", "--filter", "cluster = prod"}, "GET /vms?filter=cluster+%3D+prod", ""},
 		{[]string{"point", "hold", "rp_02", "--reason", "before the upgrade"}, `POST /restore-points/rp_02/hold {"reason":"before the upgrade"}`, "Held rp_02 of web01."},
 		{[]string{"maintenance", "set", "verify", "--window", "", "--budget", "1G"}, `PUT /maintenance/verify {"budget_bytes":1073741824,"schedule":"*:00","time_zone":"Europe/Zurich"}`, "Schedule:"},

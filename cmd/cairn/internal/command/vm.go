@@ -119,6 +119,8 @@ func vmNote(v client.VM) string {
 		notes = append(notes, "gone")
 	}
 	switch n := len(v.Unprotectable); {
+	case v.UnprotectableReason != "":
+		notes = append(notes, "cannot be backed up: "+v.UnprotectableReason)
 	case n == 1:
 		notes = append(notes, v.Unprotectable[0].Disk+" cannot be backed up")
 	case n > 1:
@@ -190,6 +192,7 @@ func (a *App) vmPage(p output.Printer, w io.Writer, vm client.VM, connections ma
 	}
 	fields = append(fields, coverageFields(vm.Coverage)...)
 	fields = append(fields, output.Field{Name: "Seen", Value: a.when(vm.SeenAt)}, output.Field{Name: "Last restore point", Value: last})
+	fields = append(fields, output.Field{Name: "Cannot be backed up", Value: vm.UnprotectableReason})
 	fields = append(fields, output.Lines("Left out of backups", reasons(vm.Unprotectable))...)
 	if err := p.Fields(w, append(fields, output.Lines("Notes", d.Notes)...)...); err != nil {
 		return err
