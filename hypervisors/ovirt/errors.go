@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"unicode"
 
 	sdk "github.com/ovirt/go-ovirt"
 
@@ -25,7 +26,7 @@ func (e *engineError) Error() string { return "the engine: " + e.detail }
 
 // clip shortens what a stranger has written.
 func clip(s string) string {
-	s = strings.Join(strings.Fields(s), " ")
+	s = strings.Join(strings.FieldsFunc(s, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }), " ")
 	if r := []rune(s); len(r) > 500 {
 		s = string(r[:500]) + "…"
 	}

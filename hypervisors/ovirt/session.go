@@ -28,17 +28,22 @@ type sso struct {
 
 // newToken logs in. The user goes as it was typed, with every @ that is in it.
 func (c *conn) newToken(ctx context.Context) (string, error) {
-	const op = "log in to engine"
 	status, body, err := c.form(ctx, tokenPath, url.Values{
 		"grant_type": {"password"}, "scope": {scope}, "username": {c.user}, "password": {c.password},
 	}, "")
 	if err != nil {
-		return "", c.unreachable(ctx, op, c.base.Host, err)
+		return "", c.unreachable(ctx, "log in to engine", c.base.Host, err)
 	}
+	return c.judgeLogin(status, body)
+}
+
+// judgeLogin reads the answer to a log-in: a token, or why there is none.
+func (c *conn) judgeLogin(status int, body []byte) (string, error) {
+	const op = "log in to engine"
 	var answer sso
 	parsed := json.Unmarshal(body, &answer) == nil
 	switch {
-	case status == http.StatusOK && parsed && answer.Token != "":
+	case status == http.StatusOK && parsed && answer.Token != "" && !strings.ContainsFunc(answer.Token, func(r rune) bool { return r <= ' ' || r > '~' }):
 		return answer.Token, nil
 	case status >= 500:
 		return "", fault.New(fault.Transient, op, c.base.Host, "the single sign-on answers %d", status).

@@ -193,20 +193,26 @@ func (l *link) checksum(ctx context.Context, block int64) (sum string, err error
 	}
 	err = l.do(ctx, false, func(ctx context.Context, c *conn) error {
 		return c.exchange(ctx, req, func(r *http.Response) error {
-			var answer struct {
-				Checksum  string `json:"checksum"`
-				Algorithm string `json:"algorithm"`
-				BlockSize int64  `json:"block_size"`
-			}
-			if err := json.NewDecoder(io.LimitReader(r.Body, maxText)).Decode(&answer); err != nil {
-				return badAnswer("its checksum: %w", err)
-			}
-			if answer.Algorithm != "blake2b" || answer.BlockSize != block {
-				return badAnswer("its checksum is one by %q of blocks of %d bytes", answer.Algorithm, answer.BlockSize)
-			}
-			sum = answer.Checksum
-			return nil
+			var err error
+			sum, err = decodeChecksum(r.Body, block)
+			return err
 		}, http.StatusOK)
 	})
 	return sum, err
+}
+
+// decodeChecksum reads the daemon's answer; it must be of what was asked for.
+func decodeChecksum(r io.Reader, block int64) (string, error) {
+	var answer struct {
+		Checksum  string `json:"checksum"`
+		Algorithm string `json:"algorithm"`
+		BlockSize int64  `json:"block_size"`
+	}
+	if err := json.NewDecoder(io.LimitReader(r, maxText)).Decode(&answer); err != nil {
+		return "", badAnswer("its checksum: %w", err)
+	}
+	if answer.Algorithm != "blake2b" || answer.BlockSize != block {
+		return "", badAnswer("its checksum is one by %q of blocks of %d bytes", answer.Algorithm, answer.BlockSize)
+	}
+	return answer.Checksum, nil
 }

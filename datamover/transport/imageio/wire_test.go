@@ -121,6 +121,16 @@ func FuzzOptions(f *testing.F) {
 	})
 }
 
+func FuzzChecksum(f *testing.F) {
+	boundary.Add(f, []byte(`{"checksum":"ab","algorithm":"blake2b","block_size":4194304}`), boundary.Text([]byte(`{"checksum":"ab","algorithm":"blake2b","block_size":4194304}`)))
+	f.Fuzz(func(t *testing.T, p []byte) {
+		sum, err := decodeChecksum(bytes.NewReader(p), 4<<20)
+		if err != nil && sum != "" || err == nil && !bytes.Contains(p, []byte("4194304")) {
+			t.Errorf("%q of %q, %v", sum, p, err)
+		}
+	})
+}
+
 func TestOptions(t *testing.T) {
 	all := features{extents: true, checksum: true, zero: true, flush: true, readers: 8, writers: 1, mayWrite: true, socket: "/run/s"}
 	reading := features{extents: true, checksum: true, readers: 8, writers: 8}

@@ -51,3 +51,36 @@ func TestSAN(t *testing.T) {
 		}
 	}
 }
+
+// FuzzSAN makes chains of what an engine might say: each byte chooses a volume's id and its format.
+func FuzzSAN(f *testing.F) {
+	ids := []string{id("1"), id("2"), id("3"), noParent, "", "../../dev/sda", strings.ToUpper(id("a")), id("4") + "5"}
+	formats := []hypervisors.DiskFormat{hypervisors.QCOW2, hypervisors.Raw, "vmdk", ""}
+	f.Add([]byte{0, 1, 9}, uint8(2))
+	f.Add([]byte{2, 1, 8}, uint8(2))
+	f.Add([]byte{0, 0}, uint8(1))
+	f.Fuzz(func(t *testing.T, chain []byte, active uint8) {
+		var volumes []Volume
+		for _, b := range chain {
+			volumes = append(volumes, Volume{ids[b%8], ids[b>>2%8], formats[b>>3%4]})
+		}
+		leaf := ids[active%8]
+		got, err := SAN(Domain{ID: id("a"), LUNs: []hypervisors.LUN{{WWN: "x"}}}, volumes, leaf)
+		if err != nil {
+			if k := fault.KindOf(err); k != fault.Invalid && k != fault.Conflict {
+				t.Errorf("%v is of the kind %v", err, k)
+			}
+			return
+		}
+		seen := map[string]bool{leaf: true}
+		for i, l := range got.Layers {
+			if seen[l.VolumeName] || !goodID(l.VolumeName) || l.FrozenBy != "PU_"+l.VolumeName || l.Format == hypervisors.Raw && i < len(got.Layers)-1 {
+				t.Errorf("layer %d of %+v: %+v", i, volumes, l)
+			}
+			seen[l.VolumeName] = true
+		}
+		if len(got.Layers) != len(volumes) || len(volumes) == 0 {
+			t.Errorf("%d layers of %d volumes", len(got.Layers), len(volumes))
+		}
+	})
+}
