@@ -1333,6 +1333,9 @@ type MoverDeployRequest struct {
 	// Network May be absent where the connection has only one.
 	Network string `json:"network,omitempty,omitzero"`
 
+	// Sessions Targets on the storage network with which the mover begins sessions, so that it sees their LUNs: `iscsi://portal/iqn...`, `iscsi://name:secret@portal/iqn...` with CHAP, `nvme+tcp://address/nqn...`; for images of the Debian mover.
+	Sessions []string `json:"sessions,omitempty,omitzero"`
+
 	// Storage Shares with repositories, `nfs://host/path`, to which the mover writes itself; for images of the Debian mover.
 	Storage []string `json:"storage,omitempty,omitzero"`
 }

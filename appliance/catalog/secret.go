@@ -107,6 +107,14 @@ func (s *sealer) open(owner string, sealed []byte) (Secret, error) {
 	return Secret(plain), nil
 }
 
+// Seal seals a secret that another package stores; it opens with the same owner only.
+func (c *Catalog) Seal(owner string, secret Secret) []byte { return c.seal.seal(owner, secret) }
+
+// Unseal opens what Seal has sealed.
+func (c *Catalog) Unseal(owner string, sealed []byte) (Secret, error) {
+	return c.seal.open(owner, sealed)
+}
+
 // keyCheck is something known, sealed with the key of the catalog, so that a manager with another key is found out before it
 // seals anything that the others could not open.
 type keyCheck struct {

@@ -224,7 +224,12 @@ func TestDeploy(t *testing.T) {
 	b.platform.full = []string{"roomy"}
 	id := ""
 	b.platform.booted = func(tag string, seed []byte) { id = b.enrol(seed, "VM-"+tag) } // firmware may write its id so
-	task := b.run(b.spec())
+	spec := b.spec()
+	spec.Sessions = []string{"iscsi://192.0.2.5/iqn.2020-01.org.example:a", "iscsi://mover:S3cret@192.0.2.5/iqn.2020-01.org.example:b"}
+	task := b.run(spec)
+	if strings.Contains(string(task.Spec), "S3cret") || strings.Contains(string(task.Spec), "iqn.") {
+		t.Errorf("the task is stored with the sessions' secrets: %s", task.Spec)
+	}
 	if task.State != catalog.Succeeded || task.Result == nil || task.Result.MoverID != id || task.Result.VMPlatformID != "vm-"+jobs.Tag(task.ID) {
 		t.Fatalf("task %s: %+v, %+v", task.State, task.Error, task.Result)
 	}
@@ -244,6 +249,9 @@ func TestDeploy(t *testing.T) {
 	got, err := guest.ParseDocument([]byte(document))
 	if err != nil || got.Manager != "192.0.2.1:8441" || got.Fingerprint != b.deployer.Fingerprint || got.Name != "m1" || got.Token == "" {
 		t.Errorf("the seed says %+v, %v", got, err)
+	}
+	if diff := cmp.Diff(got.Sessions, spec.Sessions); diff != "" {
+		t.Errorf("the seed's sessions: %s", diff)
 	}
 	if _, err := b.deployer.RequestDeploy(t.Context(), b.spec()); fault.KindOf(err) != fault.Exists {
 		t.Errorf("the same name again: %v", err)
@@ -346,6 +354,7 @@ func TestRequestsThatCannotBe(t *testing.T) {
 		"no address":         {func(s *Spec) { s.Address = "192.0.2.300/24" }, fault.Invalid},
 		"no gateway":         {func(s *Spec) { s.Gateway = "x" }, fault.Invalid},
 		"no name server":     {func(s *Spec) { s.DNS = []string{"ns.example"} }, fault.Invalid},
+		"no session":         {func(s *Spec) { s.Sessions = []string{"iscsi://u:S3cret@h"} }, fault.Invalid},
 		"no manager":         {func(s *Spec) { s.Manager = "a b" }, fault.Invalid},
 		"full datastore": {func(s *Spec) {
 			s.Datastore = "small"
@@ -354,7 +363,7 @@ func TestRequestsThatCannotBe(t *testing.T) {
 	} {
 		spec := b.spec()
 		tt.change(&spec)
-		if _, err := b.deployer.RequestDeploy(t.Context(), spec); fault.KindOf(err) != tt.want {
+		if _, err := b.deployer.RequestDeploy(t.Context(), spec); fault.KindOf(err) != tt.want || strings.Contains(err.Error(), "S3cret") {
 			t.Errorf("%s: %v, want %v", name, err, tt.want)
 		}
 	}

@@ -30,7 +30,9 @@ type Spec struct {
 	Gateway      string   `json:"gateway,omitempty"`
 	DNS          []string `json:"dns,omitempty"`
 	Storage      []string `json:"storage,omitempty"` // as guest.Config has it
-	Image        string   `json:"image,omitempty"`   // path; "" is that of the directory of images
+	Sessions     []string `json:"-"`                 // as guest.Config has it, with their secrets
+	Sealed       []byte   `json:"sessions,omitempty"`
+	Image        string   `json:"image,omitempty"` // path; "" is that of the directory of images
 	CPUs         int      `json:"cpus,omitempty"`
 	MemoryBytes  int64    `json:"memory_bytes,omitempty"`
 	User         string   `json:"user,omitempty"` // who asked for it
@@ -53,6 +55,7 @@ func (d *Deployer) RequestDeploy(ctx context.Context, spec Spec) (*catalog.Task,
 		return nil, err
 	}
 	o.spec.Datastore, o.spec.Network = o.req.Datastore, o.req.Network
+	o.spec.Sealed = d.Catalog.Seal(sessionsOf(spec), catalog.Secret(strings.Join(spec.Sessions, " ")))
 	raw, err := json.Marshal(o.spec)
 	if err != nil {
 		return nil, fault.Wrap(fault.Internal, "deploy mover", spec.Name, err)
@@ -62,6 +65,13 @@ func (d *Deployer) RequestDeploy(ctx context.Context, spec Spec) (*catalog.Task,
 
 // order finds everything a deployment needs, and asks the platform whether it could be done now. It changes nothing.
 func (d *Deployer) order(ctx context.Context, spec Spec, tag string) (*order, error) {
+	if len(spec.Sealed) > 0 {
+		sessions, err := d.Catalog.Unseal(sessionsOf(spec), spec.Sealed)
+		if err != nil {
+			return nil, err
+		}
+		spec.Sessions = strings.Fields(string(sessions))
+	}
 	o := &order{spec: spec}
 	var err error
 	if o.config, err = d.config(spec); err != nil {
@@ -104,7 +114,7 @@ func (d *Deployer) config(spec Spec) (guest.Config, error) {
 		return guest.Config{}, fault.New(fault.Unsupported, "deploy mover", spec.Name, "the appliance does not listen for movers").Explain(
 			"cairnd was started with --movers none, so no mover could enrol.", "Start it with an address for movers, for example --movers :8441.")
 	}
-	c := guest.Config{Name: spec.Name, Fingerprint: d.Fingerprint, Manager: spec.Manager, Storage: spec.Storage}
+	c := guest.Config{Name: spec.Name, Fingerprint: d.Fingerprint, Manager: spec.Manager, Storage: spec.Storage, Sessions: spec.Sessions}
 	if _, _, err := net.SplitHostPort(spec.Manager); err != nil {
 		c.Manager = net.JoinHostPort(strings.Trim(spec.Manager, "[]"), strconv.Itoa(port))
 	}
@@ -134,6 +144,11 @@ func (d *Deployer) config(spec Spec) (guest.Config, error) {
 		return c, invalid("the mover could not use these settings", err)
 	}
 	return c, nil
+}
+
+// sessionsOf is whose the sessions are that are sealed in a Spec.
+func sessionsOf(spec Spec) string {
+	return "sessions of mover " + spec.Name + " on " + spec.ConnectionID
 }
 
 func (d *Deployer) nameIsFree(ctx context.Context, name string) error {

@@ -133,7 +133,7 @@ func (h *handlers) ListAudit(ctx context.Context, r server.ListAuditRequestObjec
 func (h *handlers) DeployMover(ctx context.Context, r server.DeployMoverRequestObject) (server.DeployMoverResponseObject, error) {
 	spec := deploy.Spec{
 		Name: r.Body.Name, ConnectionID: r.Body.Connection, Manager: r.Body.Manager, Datastore: r.Body.Datastore, Network: r.Body.Network,
-		Address: r.Body.Address, Gateway: r.Body.Gateway, DNS: r.Body.DNS, Storage: r.Body.Storage, Image: r.Body.Image, CPUs: r.Body.CPUs, MemoryBytes: r.Body.MemoryBytes,
+		Address: r.Body.Address, Gateway: r.Body.Gateway, DNS: r.Body.DNS, Storage: r.Body.Storage, Sessions: r.Body.Sessions, Image: r.Body.Image, CPUs: r.Body.CPUs, MemoryBytes: r.Body.MemoryBytes,
 		User: whoAsks(ctx).User,
 	}
 	run, done, err := h.start(ctx, r.Params.IdempotencyKey, r.Params.Prefer, func(s Start) (Started, error) {

@@ -93,6 +93,9 @@ func work(ctx context.Context, log *slog.Logger, cfg guest.Config) error {
 		log.Warn("the storage is not mounted, and packs go to the manager: only the images of whole Debian systems mount what their configuration names",
 			"storage", cfg.Storage)
 	}
+	if len(cfg.Sessions) > 0 {
+		log.Warn("no session with a target on the storage network is begun: only the image of the Debian mover does that", "sessions", guest.WithoutSecrets(cfg.Sessions))
+	}
 	return program.Run(ctx, log, program.Settings{
 		Manager: cfg.Manager, Fingerprint: cfg.Fingerprint, Token: cfg.Token, Name: cfg.Name, StateDir: guest.StateDir,
 		Repositories: cfg.Directories(),

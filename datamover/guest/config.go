@@ -30,7 +30,10 @@ type Config struct {
 	Repositories []string
 	// Storage are shares, "nfs://host/path", that a Debian mover or appliance mounts below StorageDir as 1, 2, and so on.
 	Storage []string
-	Network Network
+	// Sessions are targets on the storage network, "iscsi://portal/iqn…" or "nvme+tcp://address/nqn…", with which a Debian mover begins
+	// sessions, so that it sees their LUNs. A CHAP name and secret stand before the portal; logs never show the secret.
+	Sessions []string
+	Network  Network
 
 	// Sources says where the values came from, for the log: "kernel command line", "fw_cfg", "NoCloud seed sr0".
 	Sources []string
@@ -54,7 +57,8 @@ func (c Config) LogValue() slog.Value {
 	}
 	return slog.GroupValue(
 		slog.String("manager", c.Manager), slog.String("fingerprint", c.Fingerprint), slog.String("token", token),
-		slog.String("name", c.Name), slog.Any("repositories", c.Repositories), slog.Any("storage", c.Storage), slog.String("network", c.Network.String()), slog.Any("sources", c.Sources))
+		slog.String("name", c.Name), slog.Any("repositories", c.Repositories), slog.Any("storage", c.Storage),
+		slog.Any("sessions", WithoutSecrets(c.Sessions)), slog.String("network", c.Network.String()), slog.Any("sources", c.Sources))
 }
 
 // String returns the network's words as ParseCmdline takes them, or "dhcp".
@@ -103,6 +107,7 @@ type document struct {
 		Name         string   `yaml:"name"`
 		Repositories []string `yaml:"repositories"`
 		Storage      []string `yaml:"storage"`
+		Sessions     []string `yaml:"sessions"`
 		Network      struct {
 			MAC     string   `yaml:"mac"`
 			Address string   `yaml:"address"`
@@ -154,7 +159,8 @@ func ParseDocument(p []byte) (Config, error) {
 	return build(map[string]string{
 		"manager": d.Cairn.Manager, "fingerprint": d.Cairn.Fingerprint, "token": d.Cairn.Token, "name": d.Cairn.Name,
 		"repositories": strings.Join(d.Cairn.Repositories, ","), "storage": strings.Join(d.Cairn.Storage, ","),
-		"mac": n.MAC, "address": n.Address, "gateway": n.Gateway, "dns": strings.Join(n.DNS, ","),
+		"sessions": strings.Join(d.Cairn.Sessions, ","),
+		"mac":      n.MAC, "address": n.Address, "gateway": n.Gateway, "dns": strings.Join(n.DNS, ","),
 		"ntp": strings.Join(n.NTP, ","), "mtu": n.MTU,
 	})
 }
@@ -176,6 +182,9 @@ func (c Config) Document() ([]byte, error) {
 	}
 	if len(c.Storage) > 0 {
 		ours["storage"] = c.Storage
+	}
+	if len(c.Sessions) > 0 {
+		ours["sessions"] = c.Sessions
 	}
 	if n := c.Network; !n.isZero() {
 		network := map[string]any{}
@@ -201,8 +210,8 @@ func (c Config) Document() ([]byte, error) {
 }
 
 // ParseCmdline reads the words "cairn.<key>=<value>" of a kernel command line: manager, fingerprint, token, name, mac,
-// address, gateway, repositories, storage, dns and ntp (these with commas between), mtu. Other words are ignored; ok is false when there is
-// none of ours.
+// address, gateway, repositories, storage, sessions, dns and ntp (these with commas between), mtu. Other words are ignored; ok is false
+// when there is none of ours. Secrets of sessions are refused: every process of the machine can read its command line.
 func ParseCmdline(line string) (cfg Config, ok bool, err error) {
 	values := map[string]string{}
 	for word := range strings.FieldsSeq(line) {
@@ -217,11 +226,16 @@ func ParseCmdline(line string) (cfg Config, ok bool, err error) {
 		values[key] = value
 	}
 	cfg, err = build(values)
+	for _, text := range cfg.Sessions {
+		if s, e := parseSession(text); e == nil && s.secret != "" {
+			return Config{}, true, invalid(errors.New("cairn.sessions has a CHAP secret, which every process of this machine could read; give it by a seed or fw_cfg"))
+		}
+	}
 	return cfg, len(values) > 0, err
 }
 
 // keys are the configuration's words, in the order of the documentation.
-var keys = []string{"manager", "fingerprint", "token", "name", "repositories", "storage", "mac", "address", "gateway", "dns", "ntp", "mtu"}
+var keys = []string{"manager", "fingerprint", "token", "name", "repositories", "storage", "sessions", "mac", "address", "gateway", "dns", "ntp", "mtu"}
 
 // build checks the values and puts them together.
 func build(v map[string]string) (Config, error) {
@@ -250,6 +264,11 @@ func build(v map[string]string) (Config, error) {
 		_, err := parseShare(text)
 		check("storage", err)
 		c.Storage = append(c.Storage, text)
+	}
+	for _, text := range splitList(v["sessions"]) {
+		_, err := parseSession(text)
+		check("sessions", err)
+		c.Sessions = append(c.Sessions, text)
 	}
 	check("network", c.Network.parse(v))
 	if len(errs) > 0 {
@@ -314,6 +333,9 @@ func (c Config) over(other Config) Config {
 	}
 	if len(c.Storage) == 0 {
 		c.Storage = other.Storage
+	}
+	if len(c.Sessions) == 0 {
+		c.Sessions = other.Sessions
 	}
 	if c.Network.isZero() {
 		c.Network = other.Network

@@ -40,6 +40,13 @@ func TestParseCmdline(t *testing.T) {
 		{name: "gateway without address", line: "cairn.gateway=192.0.2.1", ok: true, err: "needs an address"},
 		{name: "repositories", line: "cairn.repositories=/srv/a,/srv/b", ok: true, want: Config{Repositories: []string{"/srv/a", "/srv/b"}}},
 		{name: "storage", line: "cairn.storage=nfs://nas/export,nfs://[2001:db8::1]:2049/b", ok: true, want: Config{Storage: []string{"nfs://nas/export", "nfs://[2001:db8::1]:2049/b"}}},
+		{name: "sessions", line: "cairn.sessions=iscsi://192.0.2.5/iqn.2020-01.org.example:lun1,nvme+tcp://[2001:db8::5]:4421/nqn.2020-01.org.example:s", ok: true,
+			want: Config{Sessions: []string{"iscsi://192.0.2.5/iqn.2020-01.org.example:lun1", "nvme+tcp://[2001:db8::5]:4421/nqn.2020-01.org.example:s"}}},
+		{name: "session of another kind", line: "cairn.sessions=fc://h/naa.5", ok: true, err: "not of the form"},
+		{name: "session without a target", line: "cairn.sessions=iscsi://h", ok: true, err: "no name of a target"},
+		{name: "session with a path for a target", line: "cairn.sessions=iscsi://h/iqn.a/../b", ok: true, err: "no name of a target"},
+		{name: "session with a port that is none", line: "cairn.sessions=iscsi://h:0/iqn.a", ok: true, err: "no port"},
+		{name: "session with a secret where all can read it", line: "cairn.sessions=iscsi://u:s@h/iqn.a", ok: true, err: "every process"},
 		{name: "storage of another kind", line: "cairn.storage=smb://nas/export", ok: true, err: "not of the form"},
 		{name: "storage with options", line: "cairn.storage=nfs://nas/export?rw", ok: true, err: "not of the form"},
 		{name: "storage that leaves its path", line: "cairn.storage=nfs://nas/a/../b", ok: true, err: "shortest form"},
@@ -111,6 +118,28 @@ func TestStorage(t *testing.T) {
 	}
 }
 
+func TestSessions(t *testing.T) {
+	c, err := ParseDocument([]byte("cairn:\n  name: m1\n  sessions: [\"iscsi://192.0.2.5/iqn.2020-01.org.example:lun1\", \"iscsi://mover:S3cret%2F12345@[2001:db8::5]:3261/iqn.2020-01.org.example:lun2\", nvme+tcp://san/nqn.2020-01.org.example:s]\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := "iscsi 192.0.2.5 3260 iqn.2020-01.org.example:lun1 - -\niscsi [2001:db8::5] 3261 iqn.2020-01.org.example:lun2 mover S3cret/12345\nnvme+tcp san 4420 nqn.2020-01.org.example:s - -\n"
+	if diff := cmp.Diff(c.sessionTable(), want); diff != "" {
+		t.Error(diff)
+	}
+	var out bytes.Buffer
+	slog.New(slog.NewTextHandler(&out, nil)).Info("x", "config", c)
+	if strings.Contains(out.String(), "S3cret") || !strings.Contains(out.String(), "mover:[redacted]@[2001:db8::5]:3261") {
+		t.Errorf("the log says %s", out.String())
+	}
+	for _, bad := range []string{"iscsi://u:S3cret@h/iqn.a b", "iscsi://u:S3cret@h:port/iqn.a", "nvme+tcp://u:S3cret@h/nqn.a", "iscsi://u:@h/iqn.a", "iscsi://u:S3cret%0a@h/iqn.a", "%zz://u:S3cret@h"} {
+		_, err := ParseDocument([]byte("cairn: {sessions: [\"" + bad + "\"]}\n"))
+		if err == nil || strings.Contains(err.Error(), "S3cret") {
+			t.Errorf("%s: %v", bad, err)
+		}
+	}
+}
+
 func TestLogHidesToken(t *testing.T) {
 	var out bytes.Buffer
 	slog.New(slog.NewTextHandler(&out, nil)).Info("x", "config", Config{Token: "S3cret", Name: "m1"})
@@ -142,6 +171,9 @@ func TestNetworkd(t *testing.T) {
 
 func FuzzParseDocument(f *testing.F) {
 	for p := range boundary.Text([]byte("cairn:\n  manager: a:8441\n  name: m1\n  network: {address: 192.0.2.1/24, mtu: 1400, dns: [192.0.2.2]}\n")) {
+		f.Add(p)
+	}
+	for p := range boundary.Text([]byte("cairn:\n  sessions: [\"iscsi://u:s@h:3260/iqn.2020-01.org.example:a\", nvme+tcp://h/nqn.x]\n")) {
 		f.Add(p)
 	}
 	f.Fuzz(func(t *testing.T, p []byte) {

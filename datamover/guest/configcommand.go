@@ -21,7 +21,7 @@ import (
 const networkdDir = "/run/systemd/network"
 
 // ConfigCommand prints the machine's configuration, or, with --to, writes what the services of a Debian mover read:
-// config.yaml, the table of shares to mount, a file for systemd-networkd where the network is not what the image has, and sets the host name. --wait gives a seed's disk
+// config.yaml, the tables of shares to mount and of sessions to begin, a file for systemd-networkd where the network is not what the image has, and sets the host name. --wait gives a seed's disk
 // time to appear. A machine with no configuration is no error then: it may have enrolled long ago.
 func ConfigCommand(ctx context.Context, args []string, stdout io.Writer) error {
 	f := flag.NewFlagSet("config", flag.ContinueOnError)
@@ -46,8 +46,13 @@ func ConfigCommand(ctx context.Context, args []string, stdout io.Writer) error {
 		return err
 	}
 	fmt.Fprintf(stdout, "configuration from %s\n", strings.Join(append(cfg.Sources, "nowhere")[:max(1, len(cfg.Sources))], ", "))
+	sessions := cfg.sessionTable()
+	cfg.Sessions = nil // they are begun for the mover, which has no use for their secrets
 	p, err := cfg.Document()
 	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(*to, "sessions"), []byte(sessions), 0o600); err != nil {
 		return err
 	}
 	if err := os.WriteFile(filepath.Join(*to, "config.yaml"), p, 0o600); err != nil {

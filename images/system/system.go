@@ -39,7 +39,7 @@ var (
 	Mover = Recipe{
 		Packages: []string{"lvm2", "open-iscsi", "nvme-cli", "multipath-tools", "qemu-guest-agent", "nfs-common", "xfsprogs"},
 		Overlay:  "mover",
-		Enable:   []string{"cairn-mover-config.service", "cairn-storage.service", "cairn-mover.service"},
+		Enable:   []string{"cairn-mover-config.service", "cairn-storage.service", "cairn-sessions.service", "cairn-mover.service"},
 		Mask: []string{
 			"lvm2-monitor.service", "lvm2-lvmpolld.socket", "lvm2-lvmpolld.service", "blk-availability.service", "dm-event.socket", "dm-event.service",
 			"multipathd.socket", "multipathd.service", "open-iscsi.service", "iscsid.socket", "nvmf-autoconnect.service",

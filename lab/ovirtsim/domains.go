@@ -10,6 +10,7 @@ type domain struct {
 	master   bool
 	backup   bool
 	size     int64
+	lun      string // its name; "" is none that lies on one
 }
 
 // block says whether volumes are logical volumes.
@@ -94,7 +95,7 @@ func (d *domain) node(e *Engine) *node {
 func (d *domain) where() part {
 	if d.block() {
 		return sub("storage", txt("type", d.storage), sub("volume_group", attr("id", d.id), txt("name", d.id), sub("logical_units",
-			sub("logical_unit", attr("id", "36"+d.id[:8]+d.id[24:]), num("size", d.size), txt("volume_group_id", d.id), txt("vendor_id", "LIO-ORG"), txt("product_id", d.name)))))
+			sub("logical_unit", attr("id", d.lun), num("size", d.size), txt("volume_group_id", d.id), txt("vendor_id", "LIO-ORG"), txt("product_id", d.name)))))
 	}
 	return sub("storage", txt("type", d.storage), txt("address", "nfs.example.org"), txt("path", "/exports/"+d.name), txt("nfs_version", "auto"))
 }

@@ -42,6 +42,8 @@ type StorageDomain struct {
 	Status  string // "active" by default
 	Backup  bool
 	Bytes   int64 // 1 TiB by default
+	// LUN is the name of the only LUN that an iSCSI or Fibre Channel domain lies on, as multipath calls it; one is made up by default.
+	LUN string
 }
 
 // VM is a virtual machine of a Cluster. Its first disk is its boot disk.
@@ -171,6 +173,7 @@ func (e *Engine) buildCenter(spec DataCenter, pool *macPool) error {
 			id: e.newID(), name: s.Name, dc: dc, kind: cmp.Or(s.Kind, "data"), storage: cmp.Or(s.Storage, "nfs"), status: cmp.Or(s.Status, "active"),
 			master: i == 0, backup: s.Backup, size: cmp.Or(s.Bytes, 1<<40),
 		}
+		d.lun = cmp.Or(s.LUN, "36"+d.id[:8]+d.id[24:])
 		e.domains.add(d.id, d)
 	}
 	for _, name := range spec.Networks {

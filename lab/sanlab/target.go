@@ -106,6 +106,13 @@ func (s *Target) Export(file, id string) (iqn string, tid int) {
 	return iqn, s.targets
 }
 
+// CHAP lets nobody log in to a target but by this name and secret.
+func (s *Target) CHAP(tid int, user, secret string) {
+	s.t.Helper()
+	s.run("--mode", "account", "--op", "new", "--user", user, "--password", secret)
+	s.run("--mode", "account", "--op", "bind", "--tid", strconv.Itoa(tid), "--user", user)
+}
+
 // ReadOnly lets a target's LUN refuse all writes from now on, or accept them again.
 func (s *Target) ReadOnly(tid int, refuse bool) {
 	s.t.Helper()

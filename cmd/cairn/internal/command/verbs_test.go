@@ -59,6 +59,14 @@ func TestVerbs(t *testing.T) {
 			reply(w, answer.status, answer.v)
 		})
 	}
+	targets := filepath.Join(t.TempDir(), "targets")
+	if err := os.WriteFile(targets, []byte("iscsi://u:p@h/iqn.a\niscsi://h/iqn.c\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	got := a.run(t, "mover", "deploy", "m3", "--connection", "lab", "--manager", "h", "--session", "iscsi://u:p@h/iqn.a")
+	if requests := a.seen(); got.code != 2 || !strings.Contains(got.stderr, "--sessions-file") || strings.Contains(got.stderr, "u:p") || strings.HasPrefix(requests[len(requests)-1], "POST") {
+		t.Errorf("a secret on the command line: %d, %s, %v", got.code, got.stderr, requests)
+	}
 	tests := []struct{ args, request, stdout, stderr string }{
 		{
 			"connection add lab qemu:///system --user root --password-file " + secret + " --option a=b --option c=d -o name",
@@ -79,6 +87,10 @@ func TestVerbs(t *testing.T) {
 		{
 			"mover deploy m3 --connection lab --manager 192.0.2.1 --memory 512 --wait",
 			`POST /movers {"connection":"conn_01","manager":"192.0.2.1","memory_bytes":536870912,"name":"m3"}`, "m3  deploy succeeded  VM cairn-m3\n", "deploy of m3  succeeded\n",
+		},
+		{
+			"mover deploy m3 --connection lab --manager 192.0.2.1 --session nvme+tcp://h/nqn.b --sessions-file " + targets + " -o name",
+			`POST /movers {"connection":"conn_01","manager":"192.0.2.1","name":"m3","sessions":["nvme+tcp://h/nqn.b","iscsi://u:p@h/iqn.a","iscsi://h/iqn.c"]}`, "run_10\n", "",
 		},
 		{"repository detach main -y", "DELETE /repositories/repo_01", "", "Forgot \"main\". Its files are still in /srv/backup.\n"},
 		{"point verify rp_02 --wait", "POST /restore-points/rp_02/verify", "web01  verify succeeded  restore point rp_02  verified 12 GiB\n", "verify of web01  succeeded\n"},
