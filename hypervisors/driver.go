@@ -16,6 +16,7 @@ import (
 // A driver embeds Unsupported and overrides what it can do.
 type Driver interface {
 	Inventory
+	Watcher
 	Freezer
 	Restorer
 	Attacher
@@ -38,6 +39,14 @@ type Inventory interface {
 	VM(ctx context.Context, id string) (VM, error)
 	Datastores(ctx context.Context) ([]Datastore, error)
 	Networks(ctx context.Context) ([]Network, error)
+}
+
+// Watcher tells of changes as they happen.
+type Watcher interface {
+	// Watch calls tell with the id of each VM that may have changed, come or gone, and with "" when it may be any. The first call says
+	// "" and that Watch listens from now on. tell must not wait, and is called by one goroutine at a time. Watch works until ctx
+	// ends, which is no error; one that has lost the platform is Transient, and what changes after that is not told.
+	Watch(ctx context.Context, tell func(vm string)) error
 }
 
 // Freezer freezes VMs.
@@ -288,6 +297,7 @@ type Capabilities struct {
 	RestoreInPlace bool         `json:"restore_in_place"`
 	Power          bool         `json:"power"`
 	DeployMover    bool         `json:"deploy_mover"`
+	Watch          bool         `json:"watch"` // tells of changes as they happen
 	Transports     []Transport  `json:"transports"`
 	Formats        []DiskFormat `json:"formats"`
 }

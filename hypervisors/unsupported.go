@@ -28,6 +28,9 @@ func (u Unsupported) Datastores(context.Context) ([]Datastore, error) {
 // Networks is not supported.
 func (u Unsupported) Networks(context.Context) ([]Network, error) { return nil, u.no("list networks") }
 
+// Watch is not supported.
+func (u Unsupported) Watch(context.Context, func(string)) error { return u.no("watch VMs") }
+
 // Freeze is not supported.
 func (u Unsupported) Freeze(context.Context, FreezeRequest) (Frozen, error) {
 	return nil, u.no("freeze VM")

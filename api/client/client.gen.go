@@ -440,6 +440,7 @@ const (
 	RunCollect RunKind = "collect"
 	RunDeploy  RunKind = "deploy"
 	RunHeal    RunKind = "heal"
+	RunPrune   RunKind = "prune"
 	RunRebuild RunKind = "rebuild"
 	RunRestore RunKind = "restore"
 	RunScrub   RunKind = "scrub"
@@ -456,6 +457,8 @@ func (e RunKind) Valid() bool {
 	case RunDeploy:
 		return true
 	case RunHeal:
+		return true
+	case RunPrune:
 		return true
 	case RunRebuild:
 		return true
@@ -717,6 +720,9 @@ type Capabilities struct {
 	RestoreInPlace bool     `json:"restore_in_place"`
 	StoppedBackup  bool     `json:"stopped_backup"`
 	Transports     []string `json:"transports"`
+
+	// Watch The platform tells of changes as they happen, and VMs are read again at once.
+	Watch bool `json:"watch"`
 }
 
 // CollectRequest defines model for CollectRequest.
@@ -845,6 +851,41 @@ type CoverageCounts struct {
 	Protected     int `json:"protected"`
 	Unprotectable int `json:"unprotectable"`
 	Unprotected   int `json:"unprotected"`
+}
+
+// CoverageDay defines model for CoverageDay.
+type CoverageDay struct {
+	// Attained The share of that time in which the promise was kept, from 0 to 1; 1 when there was no such time.
+	Attained float64 `json:"attained"`
+
+	// CoveredSeconds How long policies covered them, added up.
+	CoveredSeconds int64 `json:"covered_seconds"`
+
+	// Date As in 2026-11-22.
+	Date string `json:"date"`
+
+	// LateSeconds How long of that the newest good restore point was older than promised, or there was none.
+	LateSeconds int64 `json:"late_seconds"`
+
+	// RestorePoints Restore points that were made.
+	RestorePoints int `json:"restore_points"`
+
+	// RPOTargetSeconds What was promised last, of one VM.
+	RPOTargetSeconds int64 `json:"rpo_target_seconds,omitempty,omitzero"`
+
+	// RPOWorstSeconds The age of the newest good restore point when that was oldest.
+	RPOWorstSeconds int64 `json:"rpo_worst_seconds"`
+
+	// VMs VMs that a policy covered.
+	VMs int `json:"vms"`
+
+	// VMsLate Of these, VMs that were late for some time.
+	VMsLate int `json:"vms_late"`
+}
+
+// CoverageHistory defines model for CoverageHistory.
+type CoverageHistory struct {
+	Items []CoverageDay `json:"items"`
 }
 
 // CoverageList defines model for CoverageList.
@@ -1163,12 +1204,15 @@ type Maintenance struct {
 	// Busy It is under way.
 	Busy bool `json:"busy"`
 
-	// Kind `inventory` reads the VMs of every connection, `verify` reads repositories back as each of them says, `collect` frees what no restore point needs.
-	Kind          string    `json:"kind"`
-	LastEndedAt   time.Time `json:"last_ended_at,omitempty,omitzero"`
-	LastError     Failure   `json:"last_error,omitempty,omitzero"`
-	LastResult    string    `json:"last_result,omitempty,omitzero"`
-	LastStartedAt time.Time `json:"last_started_at,omitempty,omitzero"`
+	// Kind `inventory` reads the VMs of every connection, `verify` reads repositories back as each of them says, `prune` carries out the retention of policies, `collect` frees what no restore point needs, `sweep` removes what tasks have left on platforms.
+	Kind        string    `json:"kind"`
+	LastEndedAt time.Time `json:"last_ended_at,omitempty,omitzero"`
+	LastError   Failure   `json:"last_error,omitempty,omitzero"`
+
+	// LastParts How the last one went by repository or connection. Where a run does it, its state now.
+	LastParts     []MaintenancePart `json:"last_parts,omitempty,omitzero"`
+	LastResult    string            `json:"last_result,omitempty,omitzero"`
+	LastStartedAt time.Time         `json:"last_started_at,omitempty,omitzero"`
 
 	// NextAt When it may begin next.
 	NextAt    time.Time `json:"next_at,omitempty,omitzero"`
@@ -1184,9 +1228,22 @@ type MaintenanceList struct {
 	Items []Maintenance `json:"items"`
 }
 
+// MaintenancePart defines model for MaintenancePart.
+type MaintenancePart struct {
+	At    time.Time `json:"at"`
+	Error Failure   `json:"error,omitempty,omitzero"`
+
+	// ID Of the repository or connection.
+	ID     string `json:"id"`
+	Name   string `json:"name"`
+	Result string `json:"result,omitempty,omitzero"`
+	RunID  string `json:"run_id,omitempty,omitzero"`
+	State  State  `json:"state,omitempty,omitzero"`
+}
+
 // MaintenanceRequest defines model for MaintenanceRequest.
 type MaintenanceRequest struct {
-	// BudgetBytes Of `verify`: how much one verification reads; 256 GiB when absent.
+	// BudgetBytes Of `verify`: how much one verification reads; 256 GiB when absent. Of `prune`: how many bytes the restore points had stored that one prune of a repository lets go, and the next collect frees; no bound when absent.
 	BudgetBytes int64 `json:"budget_bytes,omitempty,omitzero"`
 	Paused      bool  `json:"paused,omitempty,omitzero"`
 
@@ -2231,15 +2288,18 @@ type TaskResult struct {
 	// BytesHealed Heal: taken from other repositories.
 	BytesHealed int64 `json:"bytes_healed,omitempty,omitzero"`
 
-	// BytesLeft Verify of a repository: what the cycle still has to read.
+	// BytesLeft Verify of a repository: what the cycle still has to read. Prune: what the restore points that wait have stored.
 	BytesLeft int64 `json:"bytes_left,omitempty,omitzero"`
 
 	// BytesLive Collect: of all packs, needed.
 	BytesLive int64 `json:"bytes_live,omitempty,omitzero"`
 
 	// BytesNew New to the repository.
-	BytesNew  int64 `json:"bytes_new,omitempty,omitzero"`
-	BytesRead int64 `json:"bytes_read,omitempty,omitzero"`
+	BytesNew int64 `json:"bytes_new,omitempty,omitzero"`
+
+	// BytesPruned Prune: what the restore points that went had stored. A collect frees it as far as no other one needs it.
+	BytesPruned int64 `json:"bytes_pruned,omitempty,omitzero"`
+	BytesRead   int64 `json:"bytes_read,omitempty,omitzero"`
 
 	// BytesRewritten Collect: of that, what was needed.
 	BytesRewritten int64 `json:"bytes_rewritten,omitempty,omitzero"`
@@ -2296,8 +2356,17 @@ type TaskResult struct {
 	// PointsDamaged Verify, heal: restore points that are not whole.
 	PointsDamaged int `json:"points_damaged,omitempty,omitzero"`
 
+	// PointsKept Prune: restore points that stay.
+	PointsKept int `json:"points_kept,omitempty,omitzero"`
+
+	// PointsLeft Prune: restore points that wait for the next one, as the budget was used up.
+	PointsLeft int `json:"points_left,omitempty,omitzero"`
+
 	// PointsProven Verify of a repository: restore points that the cycle proved whole.
 	PointsProven int `json:"points_proven,omitempty,omitzero"`
+
+	// PointsPruned Prune: restore points that went.
+	PointsPruned int `json:"points_pruned,omitempty,omitzero"`
 
 	// RecordsRestored Heal: records of restore points that were put back.
 	RecordsRestored int    `json:"records_restored,omitempty,omitzero"`
@@ -2314,6 +2383,9 @@ type TaskResult struct {
 
 	// VMPlatformID Of the VM that a restore or a deployment made.
 	VMPlatformID string `json:"vm_platform_id,omitempty,omitzero"`
+
+	// VMsPruned Prune: VMs whose retention was carried out.
+	VMsPruned int `json:"vms_pruned,omitempty,omitzero"`
 }
 
 // Token defines model for Token.
@@ -2737,6 +2809,21 @@ type ListCoverageParams struct {
 
 	// Fields Only these members of each item, separated by commas; all when absent.
 	Fields *Fields `form:"fields,omitempty" json:"fields,omitempty"`
+}
+
+// CoverageHistoryParams defines parameters for CoverageHistory.
+type CoverageHistoryParams struct {
+	// Filter Only VMs that this filter selects: `cluster = prod and not tag = scratch`; docs/policies.md has the language. It selects none that are gone.
+	Filter *Filter `form:"filter,omitempty" json:"filter,omitempty"`
+
+	// VMID Only this VM. Not together with `filter`.
+	VMID *string `form:"vm_id,omitempty" json:"vm_id,omitempty"`
+
+	// Since The first day; 29 days before the last one when absent.
+	Since *string `form:"since,omitempty" json:"since,omitempty"`
+
+	// Until The last day; today when absent.
+	Until *string `form:"until,omitempty" json:"until,omitempty"`
 }
 
 // StreamEventsParams defines parameters for StreamEvents.
@@ -3376,6 +3463,13 @@ type ClientInterface interface {
 	//
 	// Corresponds with GET /coverage (the `ListCoverage` operationId).
 	ListCoverage(ctx context.Context, params *ListCoverageParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CoverageHistory Which RPO was achieved, day by day
+	//
+	// What VMs achieved under policies is accounted for as it happens, so pruning changes nothing in it. Days are those of UTC, and known for 400 of them; the last one goes until now.
+	//
+	// Corresponds with GET /coverage/history (the `CoverageHistory` operationId).
+	CoverageHistory(ctx context.Context, params *CoverageHistoryParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// StreamEvents Follow what happens
 	//
@@ -4336,6 +4430,23 @@ func (c *Client) RefreshConnection(ctx context.Context, connectionID ConnectionI
 // Corresponds with GET /coverage (the `ListCoverage` operationId).
 func (c *Client) ListCoverage(ctx context.Context, params *ListCoverageParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewListCoverageRequest(c.Server, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CoverageHistory Which RPO was achieved, day by day
+//
+// What VMs achieved under policies is accounted for as it happens, so pruning changes nothing in it. Days are those of UTC, and known for 400 of them; the last one goes until now.
+//
+// Corresponds with GET /coverage/history (the `CoverageHistory` operationId).
+func (c *Client) CoverageHistory(ctx context.Context, params *CoverageHistoryParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCoverageHistoryRequest(c.Server, params)
 	if err != nil {
 		return nil, err
 	}
@@ -6705,6 +6816,96 @@ func NewListCoverageRequest(server string, params *ListCoverageParams) (*http.Re
 		if params.Fields != nil {
 
 			if queryFrag, err := runtime.StyleParamWithOptions("form", false, "fields", *params.Fields, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "array", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewCoverageHistoryRequest constructs an http.Request for the CoverageHistory method
+func NewCoverageHistoryRequest(server string, params *CoverageHistoryParams) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/coverage/history")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Filter != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "filter", *params.Filter, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.VMID != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "vm_id", *params.VMID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Since != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "since", *params.Since, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Until != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "until", *params.Until, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
 				return nil, err
 			} else {
 				for _, qp := range strings.Split(queryFrag, "&") {
@@ -11009,6 +11210,15 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with GET /coverage (the `ListCoverage` operationId).
 	ListCoverageWithResponse(ctx context.Context, params *ListCoverageParams, reqEditors ...RequestEditorFn) (*ListCoverageResponse, error)
 
+	// CoverageHistoryWithResponse Which RPO was achieved, day by day
+	//
+	// What VMs achieved under policies is accounted for as it happens, so pruning changes nothing in it. Days are those of UTC, and known for 400 of them; the last one goes until now.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /coverage/history (the `CoverageHistory` operationId).
+	CoverageHistoryWithResponse(ctx context.Context, params *CoverageHistoryParams, reqEditors ...RequestEditorFn) (*CoverageHistoryResponse, error)
+
 	// StreamEventsWithResponse Follow what happens
 	//
 	// Server-sent events. `event` is the topic, `data` is a StreamEvent as JSON, `id` can be sent back as
@@ -12496,6 +12706,61 @@ func (r ListCoverageResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r ListCoverageResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// CoverageHistoryResponse304Headers the declared response headers of an HTTP 304 response for CoverageHistory
+type CoverageHistoryResponse304Headers struct {
+	ETag string
+}
+
+type CoverageHistoryResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *CoverageHistory
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+	// Headers304 the parsed response headers for an HTTP 304 response
+	Headers304 *CoverageHistoryResponse304Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r CoverageHistoryResponse) GetJSON200() *CoverageHistory {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r CoverageHistoryResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r CoverageHistoryResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r CoverageHistoryResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r CoverageHistoryResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r CoverageHistoryResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -16637,6 +16902,21 @@ func (c *ClientWithResponses) ListCoverageWithResponse(ctx context.Context, para
 	return ParseListCoverageResponse(rsp)
 }
 
+// CoverageHistoryWithResponse Which RPO was achieved, day by day
+//
+// What VMs achieved under policies is accounted for as it happens, so pruning changes nothing in it. Days are those of UTC, and known for 400 of them; the last one goes until now.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /coverage/history (the `CoverageHistory` operationId).
+func (c *ClientWithResponses) CoverageHistoryWithResponse(ctx context.Context, params *CoverageHistoryParams, reqEditors ...RequestEditorFn) (*CoverageHistoryResponse, error) {
+	rsp, err := c.CoverageHistory(ctx, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCoverageHistoryResponse(rsp)
+}
+
 // StreamEventsWithResponse Follow what happens
 //
 // Server-sent events. `event` is the topic, `data` is a StreamEvent as JSON, `id` can be sent back as
@@ -18608,6 +18888,55 @@ func ParseListCoverageResponse(rsp *http.Response) (*ListCoverageResponse, error
 	switch {
 	case rsp.StatusCode == 304:
 		var headers ListCoverageResponse304Headers
+		if values := rsp.Header.Values("ETag"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "ETag", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ETag = value
+		}
+		response.Headers304 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseCoverageHistoryResponse parses an HTTP response from a CoverageHistoryWithResponse call
+func ParseCoverageHistoryResponse(rsp *http.Response) (*CoverageHistoryResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &CoverageHistoryResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest CoverageHistory
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case rsp.StatusCode == 304:
+		break // No content-type
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 304:
+		var headers CoverageHistoryResponse304Headers
 		if values := rsp.Header.Values("ETag"); len(values) > 0 {
 			var value string
 			if err := runtime.BindStyledParameterWithOptions("simple", "ETag", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {

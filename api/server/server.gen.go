@@ -439,6 +439,7 @@ const (
 	RunCollect RunKind = "collect"
 	RunDeploy  RunKind = "deploy"
 	RunHeal    RunKind = "heal"
+	RunPrune   RunKind = "prune"
 	RunRebuild RunKind = "rebuild"
 	RunRestore RunKind = "restore"
 	RunScrub   RunKind = "scrub"
@@ -455,6 +456,8 @@ func (e RunKind) Valid() bool {
 	case RunDeploy:
 		return true
 	case RunHeal:
+		return true
+	case RunPrune:
 		return true
 	case RunRebuild:
 		return true
@@ -716,6 +719,9 @@ type Capabilities struct {
 	RestoreInPlace bool     `json:"restore_in_place"`
 	StoppedBackup  bool     `json:"stopped_backup"`
 	Transports     []string `json:"transports"`
+
+	// Watch The platform tells of changes as they happen, and VMs are read again at once.
+	Watch bool `json:"watch"`
 }
 
 // CollectRequest defines model for CollectRequest.
@@ -844,6 +850,41 @@ type CoverageCounts struct {
 	Protected     int `json:"protected"`
 	Unprotectable int `json:"unprotectable"`
 	Unprotected   int `json:"unprotected"`
+}
+
+// CoverageDay defines model for CoverageDay.
+type CoverageDay struct {
+	// Attained The share of that time in which the promise was kept, from 0 to 1; 1 when there was no such time.
+	Attained float64 `json:"attained"`
+
+	// CoveredSeconds How long policies covered them, added up.
+	CoveredSeconds int64 `json:"covered_seconds"`
+
+	// Date As in 2026-11-22.
+	Date string `json:"date"`
+
+	// LateSeconds How long of that the newest good restore point was older than promised, or there was none.
+	LateSeconds int64 `json:"late_seconds"`
+
+	// RestorePoints Restore points that were made.
+	RestorePoints int `json:"restore_points"`
+
+	// RPOTargetSeconds What was promised last, of one VM.
+	RPOTargetSeconds int64 `json:"rpo_target_seconds,omitempty,omitzero"`
+
+	// RPOWorstSeconds The age of the newest good restore point when that was oldest.
+	RPOWorstSeconds int64 `json:"rpo_worst_seconds"`
+
+	// VMs VMs that a policy covered.
+	VMs int `json:"vms"`
+
+	// VMsLate Of these, VMs that were late for some time.
+	VMsLate int `json:"vms_late"`
+}
+
+// CoverageHistory defines model for CoverageHistory.
+type CoverageHistory struct {
+	Items []CoverageDay `json:"items"`
 }
 
 // CoverageList defines model for CoverageList.
@@ -1162,12 +1203,15 @@ type Maintenance struct {
 	// Busy It is under way.
 	Busy bool `json:"busy"`
 
-	// Kind `inventory` reads the VMs of every connection, `verify` reads repositories back as each of them says, `collect` frees what no restore point needs.
-	Kind          string    `json:"kind"`
-	LastEndedAt   time.Time `json:"last_ended_at,omitempty,omitzero"`
-	LastError     Failure   `json:"last_error,omitempty,omitzero"`
-	LastResult    string    `json:"last_result,omitempty,omitzero"`
-	LastStartedAt time.Time `json:"last_started_at,omitempty,omitzero"`
+	// Kind `inventory` reads the VMs of every connection, `verify` reads repositories back as each of them says, `prune` carries out the retention of policies, `collect` frees what no restore point needs, `sweep` removes what tasks have left on platforms.
+	Kind        string    `json:"kind"`
+	LastEndedAt time.Time `json:"last_ended_at,omitempty,omitzero"`
+	LastError   Failure   `json:"last_error,omitempty,omitzero"`
+
+	// LastParts How the last one went by repository or connection. Where a run does it, its state now.
+	LastParts     []MaintenancePart `json:"last_parts,omitempty,omitzero"`
+	LastResult    string            `json:"last_result,omitempty,omitzero"`
+	LastStartedAt time.Time         `json:"last_started_at,omitempty,omitzero"`
 
 	// NextAt When it may begin next.
 	NextAt    time.Time `json:"next_at,omitempty,omitzero"`
@@ -1183,9 +1227,22 @@ type MaintenanceList struct {
 	Items []Maintenance `json:"items"`
 }
 
+// MaintenancePart defines model for MaintenancePart.
+type MaintenancePart struct {
+	At    time.Time `json:"at"`
+	Error Failure   `json:"error,omitempty,omitzero"`
+
+	// ID Of the repository or connection.
+	ID     string `json:"id"`
+	Name   string `json:"name"`
+	Result string `json:"result,omitempty,omitzero"`
+	RunID  string `json:"run_id,omitempty,omitzero"`
+	State  State  `json:"state,omitempty,omitzero"`
+}
+
 // MaintenanceRequest defines model for MaintenanceRequest.
 type MaintenanceRequest struct {
-	// BudgetBytes Of `verify`: how much one verification reads; 256 GiB when absent.
+	// BudgetBytes Of `verify`: how much one verification reads; 256 GiB when absent. Of `prune`: how many bytes the restore points had stored that one prune of a repository lets go, and the next collect frees; no bound when absent.
 	BudgetBytes int64 `json:"budget_bytes,omitempty,omitzero"`
 	Paused      bool  `json:"paused,omitempty,omitzero"`
 
@@ -2230,15 +2287,18 @@ type TaskResult struct {
 	// BytesHealed Heal: taken from other repositories.
 	BytesHealed int64 `json:"bytes_healed,omitempty,omitzero"`
 
-	// BytesLeft Verify of a repository: what the cycle still has to read.
+	// BytesLeft Verify of a repository: what the cycle still has to read. Prune: what the restore points that wait have stored.
 	BytesLeft int64 `json:"bytes_left,omitempty,omitzero"`
 
 	// BytesLive Collect: of all packs, needed.
 	BytesLive int64 `json:"bytes_live,omitempty,omitzero"`
 
 	// BytesNew New to the repository.
-	BytesNew  int64 `json:"bytes_new,omitempty,omitzero"`
-	BytesRead int64 `json:"bytes_read,omitempty,omitzero"`
+	BytesNew int64 `json:"bytes_new,omitempty,omitzero"`
+
+	// BytesPruned Prune: what the restore points that went had stored. A collect frees it as far as no other one needs it.
+	BytesPruned int64 `json:"bytes_pruned,omitempty,omitzero"`
+	BytesRead   int64 `json:"bytes_read,omitempty,omitzero"`
 
 	// BytesRewritten Collect: of that, what was needed.
 	BytesRewritten int64 `json:"bytes_rewritten,omitempty,omitzero"`
@@ -2295,8 +2355,17 @@ type TaskResult struct {
 	// PointsDamaged Verify, heal: restore points that are not whole.
 	PointsDamaged int `json:"points_damaged,omitempty,omitzero"`
 
+	// PointsKept Prune: restore points that stay.
+	PointsKept int `json:"points_kept,omitempty,omitzero"`
+
+	// PointsLeft Prune: restore points that wait for the next one, as the budget was used up.
+	PointsLeft int `json:"points_left,omitempty,omitzero"`
+
 	// PointsProven Verify of a repository: restore points that the cycle proved whole.
 	PointsProven int `json:"points_proven,omitempty,omitzero"`
+
+	// PointsPruned Prune: restore points that went.
+	PointsPruned int `json:"points_pruned,omitempty,omitzero"`
 
 	// RecordsRestored Heal: records of restore points that were put back.
 	RecordsRestored int    `json:"records_restored,omitempty,omitzero"`
@@ -2313,6 +2382,9 @@ type TaskResult struct {
 
 	// VMPlatformID Of the VM that a restore or a deployment made.
 	VMPlatformID string `json:"vm_platform_id,omitempty,omitzero"`
+
+	// VMsPruned Prune: VMs whose retention was carried out.
+	VMsPruned int `json:"vms_pruned,omitempty,omitzero"`
 }
 
 // Token defines model for Token.
@@ -2736,6 +2808,21 @@ type ListCoverageParams struct {
 
 	// Fields Only these members of each item, separated by commas; all when absent.
 	Fields *Fields `form:"fields,omitempty" json:"fields,omitempty"`
+}
+
+// CoverageHistoryParams defines parameters for CoverageHistory.
+type CoverageHistoryParams struct {
+	// Filter Only VMs that this filter selects: `cluster = prod and not tag = scratch`; docs/policies.md has the language. It selects none that are gone.
+	Filter *Filter `form:"filter,omitempty" json:"filter,omitempty"`
+
+	// VMID Only this VM. Not together with `filter`.
+	VMID *string `form:"vm_id,omitempty" json:"vm_id,omitempty"`
+
+	// Since The first day; 29 days before the last one when absent.
+	Since *string `form:"since,omitempty" json:"since,omitempty"`
+
+	// Until The last day; today when absent.
+	Until *string `form:"until,omitempty" json:"until,omitempty"`
 }
 
 // StreamEventsParams defines parameters for StreamEvents.
@@ -3262,6 +3349,9 @@ type ServerInterface interface {
 	// ListCoverage How well VMs are protected
 	// (GET /coverage)
 	ListCoverage(ctx echo.Context, params ListCoverageParams) error
+	// CoverageHistory Which RPO was achieved, day by day
+	// (GET /coverage/history)
+	CoverageHistory(ctx echo.Context, params CoverageHistoryParams) error
 	// StreamEvents Follow what happens
 	// (GET /events)
 	StreamEvents(ctx echo.Context, params StreamEventsParams) error
@@ -3785,6 +3875,45 @@ func (w *ServerInterfaceWrapper) ListCoverage(ctx echo.Context) error {
 
 	// Invoke the callback with all the unmarshaled arguments
 	err = w.Handler.ListCoverage(ctx, params)
+	return err
+}
+
+// CoverageHistory converts echo context to params.
+func (w *ServerInterfaceWrapper) CoverageHistory(ctx echo.Context) error {
+	var err error
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params CoverageHistoryParams
+	// ------------- Optional query parameter "filter" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "filter", ctx.QueryParams(), &params.Filter, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter filter: %s", err))
+	}
+
+	// ------------- Optional query parameter "vm_id" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "vm_id", ctx.QueryParams(), &params.VMID, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter vm_id: %s", err))
+	}
+
+	// ------------- Optional query parameter "since" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "since", ctx.QueryParams(), &params.Since, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter since: %s", err))
+	}
+
+	// ------------- Optional query parameter "until" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "until", ctx.QueryParams(), &params.Until, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter until: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.CoverageHistory(ctx, params)
 	return err
 }
 
@@ -6058,6 +6187,7 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 	router.GET(options.BaseURL+"/connections/:connection_id/networks", wrapper.ListNetworks, options.OperationMiddlewares["listNetworks"]...)
 	router.POST(options.BaseURL+"/connections/:connection_id/refresh", wrapper.RefreshConnection, options.OperationMiddlewares["refreshConnection"]...)
 	router.GET(options.BaseURL+"/coverage", wrapper.ListCoverage, options.OperationMiddlewares["listCoverage"]...)
+	router.GET(options.BaseURL+"/coverage/history", wrapper.CoverageHistory, options.OperationMiddlewares["coverageHistory"]...)
 	router.GET(options.BaseURL+"/events", wrapper.StreamEvents, options.OperationMiddlewares["streamEvents"]...)
 	router.GET(options.BaseURL+"/exclusions", wrapper.ListExclusions, options.OperationMiddlewares["listExclusions"]...)
 	router.POST(options.BaseURL+"/exclusions", wrapper.AddExclusion, options.OperationMiddlewares["addExclusion"]...)
@@ -6692,6 +6822,53 @@ type ListCoveragedefaultApplicationProblemPlusJSONResponse struct {
 }
 
 func (response ListCoveragedefaultApplicationProblemPlusJSONResponse) VisitListCoverageResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CoverageHistoryRequestObject struct {
+	Params CoverageHistoryParams
+}
+
+type CoverageHistoryResponseObject interface {
+	VisitCoverageHistoryResponse(w http.ResponseWriter) error
+}
+
+type CoverageHistory200JSONResponse CoverageHistory
+
+func (response CoverageHistory200JSONResponse) VisitCoverageHistoryResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CoverageHistory304Response = NotModifiedResponse
+
+func (response CoverageHistory304Response) VisitCoverageHistoryResponse(w http.ResponseWriter) error {
+	w.Header().Set("ETag", fmt.Sprint(response.Headers.ETag))
+	w.WriteHeader(304)
+	return nil
+}
+
+type CoverageHistorydefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response CoverageHistorydefaultApplicationProblemPlusJSONResponse) VisitCoverageHistoryResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -10104,6 +10281,9 @@ type StrictServerInterface interface {
 	// ListCoverage How well VMs are protected
 	// (GET /coverage)
 	ListCoverage(ctx context.Context, request ListCoverageRequestObject) (ListCoverageResponseObject, error)
+	// CoverageHistory Which RPO was achieved, day by day
+	// (GET /coverage/history)
+	CoverageHistory(ctx context.Context, request CoverageHistoryRequestObject) (CoverageHistoryResponseObject, error)
 	// StreamEvents Follow what happens
 	// (GET /events)
 	StreamEvents(ctx context.Context, request StreamEventsRequestObject) (StreamEventsResponseObject, error)
@@ -10657,6 +10837,31 @@ func (sh *strictHandler) ListCoverage(ctx echo.Context, params ListCoverageParam
 		return err
 	} else if validResponse, ok := response.(ListCoverageResponseObject); ok {
 		return validResponse.VisitListCoverageResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// CoverageHistory operation middleware
+func (sh *strictHandler) CoverageHistory(ctx echo.Context, params CoverageHistoryParams) error {
+	var request CoverageHistoryRequestObject
+
+	request.Params = params
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.CoverageHistory(ctx.Request().Context(), request.(CoverageHistoryRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "CoverageHistory")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(CoverageHistoryResponseObject); ok {
+		return validResponse.VisitCoverageHistoryResponse(ctx.Response())
 	} else if response != nil {
 		return fmt.Errorf("unexpected response type: %T", response)
 	}

@@ -150,7 +150,7 @@ func (c *Configuration) forget() {
 	}
 	for i := range c.Maintenance {
 		row := &c.Maintenance[i]
-		row.LastStarted, row.LastEnded, row.LastResult, row.LastError = nil, nil, "", nil
+		row.LastStarted, row.LastEnded, row.LastResult, row.LastError, row.LastParts = nil, nil, "", nil, nil
 	}
 	for i := range c.Movers {
 		c.Movers[i].LastSeen = nil

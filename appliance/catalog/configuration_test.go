@@ -18,6 +18,7 @@ func TestConfigurationKnowsEveryTable(t *testing.T) {
 	left := []string{ // history, what is read again, and who is at work
 		"schema_version", "key_checks", "managers", "repository_owners", "vm_holds", "runs", "tasks", "events", "restore_points", "owed_cleanups",
 		"join_tokens", "audit_entries", "kept_tasks", "occurrences", "turns", "breakers", "keyed_requests", "shared_files", "standings",
+		"rpo_accounts", "rpo_stamps", "rpo_months",
 	}
 	var names, missing []string
 	if err := c.db.Raw("SELECT name FROM sqlite_master WHERE type = 'table'").Scan(&names).Error; err != nil {

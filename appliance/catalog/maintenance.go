@@ -15,11 +15,13 @@ type MaintenanceKind string
 const (
 	MaintainInventory MaintenanceKind = "inventory" // read every connection's VMs
 	MaintainVerify    MaintenanceKind = "verify"    // read repositories back, a part at a time
+	MaintainPrune     MaintenanceKind = "prune"     // carry out the retention of policies
 	MaintainCollect   MaintenanceKind = "collect"   // free what no restore point needs
+	MaintainSweep     MaintenanceKind = "sweep"     // remove what tasks have left on platforms
 )
 
 // MaintenanceKinds are all, in their order.
-var MaintenanceKinds = []MaintenanceKind{MaintainInventory, MaintainVerify, MaintainCollect}
+var MaintenanceKinds = []MaintenanceKind{MaintainInventory, MaintainVerify, MaintainPrune, MaintainCollect, MaintainSweep}
 
 // Maintenance says when a kind of maintenance is due, and how the last one went.
 type Maintenance struct {
@@ -28,12 +30,24 @@ type Maintenance struct {
 	TimeZone    string          `json:"time_zone"`
 	Windows     []string        `gorm:"serializer:json" json:"windows,omitempty"`
 	Paused      bool            `json:"paused"`
-	BudgetBytes int64           `json:"budget_bytes,omitempty"` // of one verification
+	BudgetBytes int64           `json:"budget_bytes,omitempty"` // of one verification, or one prune of a repository
 	UpdatedBy   string          `json:"updated_by,omitempty"`
 	LastStarted *time.Time      `json:"last_started,omitempty"`
 	LastEnded   *time.Time      `json:"last_ended,omitempty"`
 	LastResult  string          `json:"last_result,omitempty"`
 	LastError   *Failure        `gorm:"serializer:json" json:"last_error,omitempty"`
+	// LastParts is how the last one went by repository or connection.
+	LastParts []MaintenancePart `gorm:"serializer:json" json:"last_parts,omitempty"`
+}
+
+// MaintenancePart is how maintenance of one repository or connection went.
+type MaintenancePart struct {
+	ID     string    `json:"id"`
+	Name   string    `json:"name"`
+	At     time.Time `json:"at"`
+	RunID  string    `json:"run_id,omitempty"` // that does it
+	Result string    `json:"result,omitempty"`
+	Error  *Failure  `json:"error,omitempty"`
 }
 
 // DefaultBudget is how much one verification reads unless somebody has said otherwise: so a repository is never busy with it for days on
@@ -48,6 +62,10 @@ func defaultMaintenance(kind MaintenanceKind) Maintenance {
 		m.Schedule, m.BudgetBytes = "*:00", DefaultBudget
 	case MaintainCollect:
 		m.Schedule = "05:30"
+	case MaintainPrune:
+		m.Schedule = "05:00"
+	case MaintainSweep:
+		m.Schedule = "*:0/5"
 	}
 	return m
 }

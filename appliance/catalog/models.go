@@ -121,7 +121,7 @@ type VM struct {
 	Power        hypervisors.Power `json:"power"`
 	Description  hypervisors.VM    `gorm:"serializer:json" json:"description"`
 	FirstSeen    time.Time         `json:"first_seen"`
-	LastSeen     time.Time         `json:"last_seen"`
+	LastSeen     time.Time         `json:"last_seen"` // of one that is there: when it last changed, and it was seen by its connection's last inventory, too
 	GoneAt       *time.Time        `json:"gone_at,omitempty"`
 	Facts        policy.VM         `gorm:"serializer:json" json:"-"` // what filters look at, without the rest of the description
 }
@@ -134,6 +134,7 @@ const (
 	KindBackup  RunKind = "backup"
 	KindRestore RunKind = "restore"
 	KindVerify  RunKind = "verify"
+	KindPrune   RunKind = "prune"
 	KindCollect RunKind = "collect"
 	KindHeal    RunKind = "heal"
 	KindScrub   RunKind = "scrub"
@@ -264,10 +265,21 @@ type Result struct {
 	BytesVerified  int64  `json:"bytes_verified,omitempty"`
 	BytesFreed     int64  `json:"bytes_freed,omitempty"`
 
+	Pruned    *Pruned    `json:"pruned,omitempty"`
 	Collected *Collected `json:"collected,omitempty"`
 	Swept     *Swept     `json:"swept,omitempty"`
 	Healed    *Healed    `json:"healed,omitempty"`
 	Repaired  *Repaired  `json:"repaired,omitempty"`
+}
+
+// Pruned is what a scheduled prune did.
+type Pruned struct {
+	VMs       int   `json:"vms"` // whose retention was carried out
+	Points    int   `json:"points"`
+	Bytes     int64 `json:"bytes"` // that those had stored
+	Kept      int   `json:"kept"`
+	Left      int   `json:"left"` // for the next time
+	BytesLeft int64 `json:"bytes_left"`
 }
 
 // Collected is what a collect found beside what it freed.

@@ -62,6 +62,7 @@ func moved() []table {
 		tableOf[Occurrence]("occurrences"), tableOf[Turn]("turns"), tableOf[Breaker]("breakers"), tableOf[Hold]("holds"),
 		tableOf[KeyedRequest]("keyed_requests"), tableOf[SharedFile]("shared_files"), tableOf[Maintenance]("maintenances"),
 		tableOf[Standing]("standings"),
+		tableOf[RPOAccount]("rpo_accounts"), tableOf[RPOStamp]("rpo_stamps"), tableOf[RPOMonth]("rpo_months"),
 	}
 }
 

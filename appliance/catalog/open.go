@@ -18,7 +18,7 @@ import (
 )
 
 // schemaVersion is the version of the tables this program writes.
-const schemaVersion = 13
+const schemaVersion = 14
 
 // Schema is the version of the tables.
 func (c *Catalog) Schema() int { return schemaVersion }
@@ -217,6 +217,12 @@ func migrate(tx *gorm.DB, version int) error {
 	}
 	if version < 13 && !m.HasColumn(&Repository{}, "Saved") {
 		errs = append(errs, m.AddColumn(&Repository{}, "Saved"))
+	}
+	if version < 14 && !m.HasColumn(&Maintenance{}, "LastParts") {
+		errs = append(errs, m.AddColumn(&Maintenance{}, "LastParts"))
+	}
+	if version < 14 {
+		errs = append(errs, tx.AutoMigrate(&RPOAccount{}, &RPOStamp{}, &RPOMonth{}))
 	}
 	if version == 1 {
 		errs = append(errs, m.AddColumn(&Connection{}, "HostID"))

@@ -15,16 +15,22 @@ type PointFilter struct {
 	VMID         string
 }
 
-// AddRestorePoint stores a restore point that is durable in its repository; one that is stored already is left.
+// AddRestorePoint stores a restore point that was made just now and is durable in its repository; one that is stored already is left.
 func (c *Catalog) AddRestorePoint(ctx context.Context, p RestorePoint) error {
-	err := c.db.WithContext(ctx).Clauses(clause.OnConflict{DoNothing: true}).Create(&p).Error
+	err := c.transaction(ctx, func(tx *gorm.DB) error {
+		res := tx.Clauses(clause.OnConflict{DoNothing: true}).Create(&p)
+		if res.Error != nil || res.RowsAffected == 0 {
+			return res.Error
+		}
+		return tx.Create(&RPOStamp{RestorePointID: p.ID, VMID: p.VMID, Time: p.Time.UTC().Truncate(time.Second), Published: time.Now().UTC().Truncate(time.Second)}).Error
+	})
 	if err != nil {
 		return failure("store restore point", p.ID, err)
 	}
 	return nil
 }
 
-// AddRestorePoints stores many restore points as AddRestorePoint does, all or none of them.
+// AddRestorePoints stores many restore points that were found in a repository, all or none of them.
 func (c *Catalog) AddRestorePoints(ctx context.Context, points []RestorePoint) error {
 	if len(points) == 0 {
 		return nil
@@ -69,7 +75,7 @@ func (c *Catalog) PointsOfVM(ctx context.Context, vmID, repositoryID string) ([]
 		q = q.Where("repository_id = ?", repositoryID)
 	}
 	var out []RestorePoint
-	if err := q.Select("id", "vm_id", "vm_name", "repository_id", "time", "verify_result", "checkpoint", "size_bytes").Order("id DESC").Find(&out).Error; err != nil {
+	if err := q.Select("id", "vm_id", "vm_name", "repository_id", "time", "verify_result", "checkpoint", "size_bytes", "bytes_stored").Order("id DESC").Find(&out).Error; err != nil {
 		return nil, failure("list restore points of", vmID, err)
 	}
 	return out, nil

@@ -1,10 +1,7 @@
 package catalog
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
-	"errors"
 	"strings"
 	"time"
 
@@ -92,62 +89,6 @@ func (c *Catalog) selected(ctx context.Context, q *gorm.DB, text string) (*gorm.
 
 var likeEscaper = strings.NewReplacer(`\`, `\\`, "%", `\%`, "_", `\_`, "*", "%")
 
-// SyncVMs makes the VMs of a connection those of its inventory: new ones are added, changed ones updated, vanished
-// ones marked as gone. A VM that comes back is the same VM.
-func (c *Catalog) SyncVMs(ctx context.Context, connectionID string, found []hypervisors.VM) (InventoryReport, error) {
-	now := time.Now().UTC()
-	report := InventoryReport{VMs: len(found)}
-	err := c.transaction(ctx, func(tx *gorm.DB) error {
-		var rows []VM
-		if err := tx.Where("connection_id = ?", connectionID).Find(&rows).Error; err != nil {
-			return err
-		}
-		known := make(map[string]VM, len(rows))
-		for _, v := range rows {
-			known[v.PlatformID] = v
-		}
-		seen := make(map[string]bool, len(found))
-		for _, f := range found {
-			if f.ID == "" || seen[f.ID] {
-				continue
-			}
-			seen[f.ID] = true
-			row := known[f.ID]
-			switch {
-			case row.ID == "" || row.GoneAt != nil:
-				report.Added++
-			case !sameVM(row.Description, f):
-				report.Changed++
-			}
-			if err := upsertVM(tx, row, connectionID, f, now); err != nil {
-				return err
-			}
-			delete(known, f.ID)
-		}
-		for _, v := range known {
-			if v.GoneAt != nil {
-				continue
-			}
-			report.Gone++
-			if err := tx.Model(&VM{}).Where("id = ?", v.ID).Update("gone_at", now).Error; err != nil {
-				return err
-			}
-		}
-		return tx.Model(&Connection{}).Where("id = ?", connectionID).Update("last_inventory", now).Error
-	})
-	if err != nil {
-		return InventoryReport{}, failure("store inventory of", connectionID, err)
-	}
-	return report, nil
-}
-
-// sameVM compares descriptions as they are stored.
-func sameVM(a, b hypervisors.VM) bool {
-	x, errX := json.Marshal(a)
-	y, errY := json.Marshal(b)
-	return errX == nil && errY == nil && bytes.Equal(x, y)
-}
-
 // EnsureVM returns the catalog's VM for one of a platform, which is made, as gone, when it is not there: restore
 // points found in a repository can be of VMs that are no more.
 func (c *Catalog) EnsureVM(ctx context.Context, connectionID string, v hypervisors.VM) (VM, error) {
@@ -168,27 +109,60 @@ func (c *Catalog) EnsureVM(ctx context.Context, connectionID string, v hyperviso
 
 // SeeVM stores what a platform says about one VM now.
 func (c *Catalog) SeeVM(ctx context.Context, connectionID string, v hypervisors.VM) (VM, error) {
-	err := c.transaction(ctx, func(tx *gorm.DB) error {
-		var row VM
-		err := tx.Where("connection_id = ? AND platform_id = ?", connectionID, v.ID).Take(&row).Error
-		if err != nil && !errors.Is(err, gorm.ErrRecordNotFound) {
-			return err
-		}
-		return upsertVM(tx, row, connectionID, v, time.Now().UTC())
-	})
-	if err != nil {
-		return VM{}, failure("store VM", v.Name, err)
+	if _, err := c.NoteVM(ctx, connectionID, v); err != nil {
+		return VM{}, err
 	}
 	return c.VMByPlatformID(ctx, connectionID, v.ID)
 }
 
+// NoteVM stores what a platform says about one VM now, and reports whether that is something new.
+func (c *Catalog) NoteVM(ctx context.Context, connectionID string, v hypervisors.VM) (changed bool, err error) {
+	err = c.transaction(ctx, func(tx *gorm.DB) error {
+		known, err := storedVMs(tx, connectionID, v.ID)
+		if err != nil {
+			return err
+		}
+		row, there := known[v.ID]
+		if there && row.GoneAt == nil && row.is(connectionID, v) {
+			return nil
+		}
+		changed = true
+		vm := VM{}
+		if there {
+			vm = VM{ID: row.ID, ConnectionID: connectionID, PlatformID: v.ID, FirstSeen: row.FirstSeen}
+		}
+		return upsertVM(tx, vm, connectionID, v, time.Now().UTC())
+	})
+	if err != nil {
+		return false, failure("store VM", v.Name, err)
+	}
+	return changed, nil
+}
+
+// NoteGone marks a VM as gone that its platform does not have any more, and reports whether it was there.
+func (c *Catalog) NoteGone(ctx context.Context, connectionID, platformID string) (bool, error) {
+	now := time.Now().UTC()
+	res := c.db.WithContext(ctx).Model(&VM{}).Where("connection_id = ? AND platform_id = ? AND gone_at IS NULL", connectionID, platformID).
+		Updates(map[string]any{"gone_at": now, "last_seen": now})
+	if res.Error != nil {
+		return false, failure("store that VM is gone", platformID, res.Error)
+	}
+	return res.RowsAffected > 0, nil
+}
+
 func upsertVM(tx *gorm.DB, row VM, connectionID string, v hypervisors.VM, now time.Time) error {
+	row = seenVM(row, connectionID, v, now)
+	return tx.Save(&row).Error
+}
+
+// seenVM is the row of a VM as a platform describes it now; a row without an id is a new one.
+func seenVM(row VM, connectionID string, v hypervisors.VM, now time.Time) VM {
 	if row.ID == "" {
 		row = VM{ID: NewID(PrefixVM), ConnectionID: connectionID, PlatformID: v.ID, FirstSeen: now}
 	}
 	row.Name, row.Power, row.Description, row.LastSeen, row.GoneAt = cleanText(v.Name), v.Power, v, now, nil
 	row.Facts = factsOf(row.ID, connectionID, v)
-	return tx.Save(&row).Error
+	return row
 }
 
 // CountVMs returns how many VMs a connection has, those that vanished not counted.

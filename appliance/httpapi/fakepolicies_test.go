@@ -113,6 +113,11 @@ func (f *fakeCore) ListCoverage(_ context.Context, filter CoverageFilter, p cata
 	return CoverageList{Items: l.Items, Next: l.Next, Counts: map[policy.Protection]int{policy.Late: 1}}, err
 }
 
+func (f *fakeCore) CoverageHistory(_ context.Context, filter HistoryFilter) ([]HistoryDay, error) {
+	f.note(filter)
+	return one(f, "", "", []HistoryDay{HistoryDay{}.Add(policy.Day{Date: someTime.Truncate(24 * time.Hour), Covered: time.Hour, Late: time.Minute, Worst: 2 * time.Hour, Target: time.Hour, Points: 3})})
+}
+
 func (f *fakeCore) HoldRestorePoint(_ context.Context, _ fleet.Who, h catalog.Hold) error {
 	f.note(h)
 	_, err := one(f, h.RestorePointID, "rp_1", 0)
@@ -128,7 +133,10 @@ func (f *fakeCore) ListMaintenance(context.Context) ([]MaintenanceInfo, error) {
 	return one(f, "", "", []MaintenanceInfo{{Maintenance: catalog.Maintenance{
 		Kind: catalog.MaintainVerify, Schedule: "*:00", TimeZone: "UTC", Windows: []string{"20:00-06:00"}, Paused: true, BudgetBytes: 7, UpdatedBy: "admin",
 		LastStarted: &someTime, LastEnded: &someTime, LastResult: "r", LastError: someFailure,
-	}, Busy: true, Next: someTime}})
+		LastParts: []catalog.MaintenancePart{{ID: "repo_1", Name: "main", At: someTime, RunID: "run_1", Result: "r", Error: someFailure}},
+	}, Busy: true, Next: someTime, Runs: map[string]RunInfo{"run_1": {Run: catalog.Run{ID: "run_1", State: catalog.Failed, Error: someFailure}, Tasks: []catalog.Task{{
+		Result: &catalog.Result{Pruned: &catalog.Pruned{Points: 1, Left: 2}},
+	}}}}}})
 }
 
 func (f *fakeCore) ReplaceMaintenance(_ context.Context, _ fleet.Who, m catalog.Maintenance) error {

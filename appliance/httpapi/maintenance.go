@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/cairn-backup/cairn/api/server"
 	"github.com/cairn-backup/cairn/appliance/catalog"
@@ -69,5 +70,40 @@ func maintenanceOf(m MaintenanceInfo) server.Maintenance {
 	return server.Maintenance{
 		Kind: string(m.Kind), Schedule: m.Schedule, TimeZone: m.TimeZone, Windows: m.Windows, Paused: m.Paused, BudgetBytes: m.BudgetBytes, UpdatedBy: m.UpdatedBy,
 		Busy: m.Busy, NextAt: at(&m.Next), LastStartedAt: at(m.LastStarted), LastEndedAt: at(m.LastEnded), LastResult: m.LastResult, LastError: failureOf(m.LastError),
+		LastParts: each(m.LastParts, func(p catalog.MaintenancePart) server.MaintenancePart { return partOf(p, m.Runs) }),
 	}
+}
+
+// partOf says how maintenance of one repository or connection went, by its run where there is one.
+func partOf(p catalog.MaintenancePart, runs map[string]RunInfo) server.MaintenancePart {
+	out := server.MaintenancePart{ID: p.ID, Name: p.Name, At: p.At.UTC(), RunID: p.RunID, Result: p.Result, Error: failureOf(p.Error)}
+	run, ok := runs[p.RunID]
+	if !ok {
+		return out
+	}
+	out.State = server.State(run.State)
+	if run.Error != nil {
+		out.Error = failureOf(run.Error)
+	}
+	for _, t := range run.Tasks {
+		if t.Result != nil {
+			out.Result = resultWords(*t.Result)
+		}
+	}
+	return out
+}
+
+// resultWords is what a task of maintenance did, in a few words.
+func resultWords(r catalog.Result) string {
+	switch {
+	case r.Pruned != nil && r.Pruned.Left > 0:
+		return fmt.Sprintf("%d restore points pruned, %d stay, %d wait", r.Pruned.Points, r.Pruned.Kept, r.Pruned.Left)
+	case r.Pruned != nil:
+		return fmt.Sprintf("%d restore points pruned, %d stay", r.Pruned.Points, r.Pruned.Kept)
+	case r.Collected != nil:
+		return fmt.Sprintf("%d bytes freed", r.BytesFreed)
+	case r.Swept != nil:
+		return fmt.Sprintf("%d packs read, %d damaged", r.Swept.Packs, r.Swept.PacksDamaged)
+	}
+	return ""
 }

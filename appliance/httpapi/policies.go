@@ -155,6 +155,52 @@ func (h *handlers) ListCoverage(ctx context.Context, r server.ListCoverageReques
 	}, nil
 }
 
+const historyDays = 30
+
+func (h *handlers) CoverageHistory(ctx context.Context, r server.CoverageHistoryRequestObject) (server.CoverageHistoryResponseObject, error) {
+	f := HistoryFilter{VMID: value(r.Params.VMID), Filter: value(r.Params.Filter), To: time.Now().UTC().Truncate(24 * time.Hour)}
+	var err error
+	if r.Params.Until != nil {
+		if f.To, err = dayNamed(*r.Params.Until); err != nil {
+			return nil, err
+		}
+	}
+	f.From = f.To.AddDate(0, 0, 1-historyDays)
+	if r.Params.Since != nil {
+		if f.From, err = dayNamed(*r.Params.Since); err != nil {
+			return nil, err
+		}
+	}
+	days, err := h.s.core.CoverageHistory(ctx, f)
+	if err != nil {
+		return nil, err
+	}
+	return server.CoverageHistory200JSONResponse{Items: each(days, func(d HistoryDay) server.CoverageDay { return historyDayOf(d, f.VMID != "") })}, nil
+}
+
+func dayNamed(text string) (time.Time, error) {
+	day, err := time.Parse(time.DateOnly, text)
+	if err != nil {
+		return day, fault.New(fault.Invalid, "read day", text, "there is no such day").Explain(
+			"A day is written as 2026-11-22.", "Correct it.")
+	}
+	return day, nil
+}
+
+// historyDayOf leaves out what was promised where that is not of one VM.
+func historyDayOf(d HistoryDay, one bool) server.CoverageDay {
+	out := server.CoverageDay{
+		Attained: d.Attained(), Date: d.Date.Format(time.DateOnly), VMs: d.VMs, VMsLate: d.VMsLate, CoveredSeconds: seconds(d.Covered), LateSeconds: seconds(d.Late),
+		RPOWorstSeconds: seconds(d.Worst), RestorePoints: d.Points,
+	}
+	if one {
+		out.RPOTargetSeconds = seconds(d.Target)
+	}
+	return out
+}
+
+func seconds(d time.Duration) int64 { return int64(d / time.Second) }
+
 func (h *handlers) HoldRestorePoint(ctx context.Context, r server.HoldRestorePointRequestObject) (server.HoldRestorePointResponseObject, error) {
 	err := h.s.core.HoldRestorePoint(ctx, whoAsks(ctx), catalog.Hold{
 		RestorePointID: r.RestorePointID, Reason: r.Body.Reason, Until: instantOf(r.Body.EndsAt),

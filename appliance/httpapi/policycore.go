@@ -27,6 +27,8 @@ type Policies interface {
 	AddExclusion(ctx context.Context, who fleet.Who, e catalog.Exclusion) (ExclusionInfo, error)
 	RemoveExclusion(ctx context.Context, who fleet.Who, id string) error
 	ListCoverage(ctx context.Context, f CoverageFilter, p catalog.Page) (CoverageList, error)
+	// CoverageHistory returns the days from the first to the last on which something is known, oldest first.
+	CoverageHistory(ctx context.Context, f HistoryFilter) ([]HistoryDay, error)
 	// HoldRestorePoint replaces an earlier hold.
 	HoldRestorePoint(ctx context.Context, who fleet.Who, h catalog.Hold) error
 	ReleaseRestorePoint(ctx context.Context, who fleet.Who, id string) error
@@ -40,7 +42,8 @@ type Policies interface {
 type MaintenanceInfo struct {
 	catalog.Maintenance
 	Busy bool
-	Next time.Time // zero: never
+	Next time.Time          // zero: never
+	Runs map[string]RunInfo // that it began last, by id
 }
 
 // PolicyChange is what a policy shall be.
@@ -106,6 +109,30 @@ type ExclusionInfo struct {
 	catalog.Exclusion
 	Holds bool
 	VMs   int
+}
+
+// HistoryFilter selects days (midnights, UTC), and VMs: one by its id, or by a filter; neither is all.
+type HistoryFilter struct {
+	VMID, Filter string
+	From, To     time.Time
+}
+
+// HistoryDay is what VMs have achieved on a day.
+type HistoryDay struct {
+	policy.Day
+	VMs, VMsLate int // that a policy covered; that were late
+}
+
+// Add adds what one VM has.
+func (h HistoryDay) Add(d policy.Day) HistoryDay {
+	if h.Date = d.Date; d.Covered > 0 {
+		h.VMs++
+	}
+	if d.Late > 0 {
+		h.VMsLate++
+	}
+	h.Day = h.Day.Add(d)
+	return h
 }
 
 // CoverageFilter selects VMs; empty fields select all.

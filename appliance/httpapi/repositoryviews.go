@@ -89,6 +89,9 @@ func resultOf(r catalog.Result) server.TaskResult {
 		BytesRead: r.BytesRead, BytesNew: r.BytesNew, BytesStored: r.BytesStored, BytesVerified: r.BytesVerified,
 		BytesFreed: r.BytesFreed,
 	}
+	if p := r.Pruned; p != nil {
+		out.VMsPruned, out.PointsPruned, out.PointsKept, out.PointsLeft, out.BytesPruned, out.BytesLeft = p.VMs, p.Points, p.Kept, p.Left, p.Bytes, p.BytesLeft
+	}
 	if c := r.Collected; c != nil {
 		out.PacksFreed, out.PacksCompacted, out.BytesCompacted, out.BytesRewritten = c.PacksFreed, c.PacksCompacted, c.BytesCompacted, c.BytesRewritten
 		out.BytesLive, out.BytesDead, out.NoRoom = c.BytesLive, c.BytesDead, c.NoRoom

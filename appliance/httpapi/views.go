@@ -53,7 +53,7 @@ func connectionOf(c ConnectionInfo) server.Connection {
 func capabilitiesOf(c hypervisors.Capabilities) server.Capabilities {
 	return server.Capabilities{
 		Backup: c.Backup, ChangeTracking: c.ChangeTracking, Quiesce: c.Quiesce, StoppedBackup: c.StoppedBackup,
-		Restore: c.Restore, RestoreInPlace: c.RestoreInPlace, Power: c.Power,
+		Restore: c.Restore, RestoreInPlace: c.RestoreInPlace, Power: c.Power, Watch: c.Watch,
 		Transports: each(c.Transports, func(t hypervisors.Transport) string { return string(t) }),
 		Formats:    each(c.Formats, func(f hypervisors.DiskFormat) string { return string(f) }),
 	}

@@ -278,28 +278,44 @@ func (j *Journal) recorded(ctx context.Context, connectionID string, owed hyperv
 	return err == nil && owed.Name != "" && checkpoints[owed.VM] == owed.Name, err
 }
 
+// Swept is what a sweep found on one connection.
+type Swept struct {
+	ConnectionID, Name string
+	Removed            int
+	Strange            int // made by a Cairn, but not by this one: left alone
+	Err                error
+}
+
 // Sweep removes what tasks that are over still owe, and what a platform has of ours that nobody owes and no restore
-// point needs. VMs that a task works on are left for the next time.
-func (j *Journal) Sweep(ctx context.Context) error {
+// point needs. VMs that a task works on are left for the next time. The error is all there were.
+func (j *Journal) Sweep(ctx context.Context) ([]Swept, error) {
 	conns, err := j.catalog.Connections(ctx, catalog.Page{Limit: catalog.MaxLimit})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	j.letGo(ctx)
-	errs := []error{j.sweepJournal(ctx)}
-	for _, conn := range conns.Items {
-		if err := j.sweepPlatform(ctx, conn.ID); err != nil {
-			errs = append(errs, fault.Context("sweep connection", conn.Name, err))
+	out, at := make([]Swept, len(conns.Items)), map[string]*Swept{}
+	for i, conn := range conns.Items {
+		out[i].ConnectionID, out[i].Name = conn.ID, conn.Name
+		at[conn.ID] = &out[i]
+	}
+	errs := []error{j.sweepJournal(ctx, at)}
+	for i := range out {
+		if err := j.sweepPlatform(ctx, &out[i]); err != nil {
+			out[i].Err = errors.Join(out[i].Err, err)
+		}
+		if out[i].Err != nil {
+			errs = append(errs, fault.Context("sweep connection", out[i].Name, out[i].Err))
 		}
 	}
 	errs = append(errs, j.catalog.PurgeCleanups(ctx, time.Now().Add(-doneKept)))
-	return errors.Join(errs...)
+	return out, errors.Join(errs...)
 }
 
 // doneKept is how long clean-ups that were done stay in the journal.
 const doneKept = 30 * 24 * time.Hour
 
-func (j *Journal) sweepJournal(ctx context.Context) error {
+func (j *Journal) sweepJournal(ctx context.Context, at map[string]*Swept) error {
 	rows, err := j.catalog.OpenCleanups(ctx, "")
 	if err != nil {
 		return err
@@ -315,16 +331,27 @@ func (j *Journal) sweepJournal(ctx context.Context) error {
 		if active[Tag(row.TaskID)] {
 			continue
 		}
-		errs = append(errs, j.alone(ctx, row.ConnectionID, row.Owed.VM, func() error {
-			return j.settle(ctx, []catalog.OwedCleanup{row}, plugged)
-		}))
+		err := j.alone(ctx, row.ConnectionID, row.Owed.VM, func() error {
+			waits := row.Owed.Kind != hypervisors.OwedAttached && plugged[row.TaskID]
+			err := j.settle(ctx, []catalog.OwedCleanup{row}, plugged)
+			if s := at[row.ConnectionID]; s != nil && err == nil && !waits {
+				s.Removed++
+			}
+			return err
+		})
+		if s := at[row.ConnectionID]; s != nil {
+			s.Err = errors.Join(s.Err, err)
+			continue
+		}
+		errs = append(errs, err) // of a connection that was removed
 	}
 	return errors.Join(errs...)
 }
 
 // sweepPlatform looks at the platform first, then at the tasks, then at the restore points: a task that ends between
 // two looks is then always seen in the later one.
-func (j *Journal) sweepPlatform(ctx context.Context, connectionID string) error {
+func (j *Journal) sweepPlatform(ctx context.Context, s *Swept) error {
+	connectionID := s.ConnectionID
 	driver, err := j.drivers(ctx, connectionID)
 	if err != nil {
 		return err
@@ -354,10 +381,15 @@ func (j *Journal) sweepPlatform(ctx context.Context, connectionID string) error 
 		if _, err := j.catalog.Task(ctx, catalog.PrefixTask+"_"+tag); err != nil {
 			j.log.WarnContext(ctx, "left alone: made by a Cairn, but not by this one",
 				"connection", connectionID, "kind", owed.Kind, "name", owed.Name, "vm", owed.VM)
+			s.Strange++
 			continue
 		}
 		errs = append(errs, j.alone(ctx, connectionID, owed.VM, func() error {
-			return j.remove(ctx, catalog.OwedCleanup{ConnectionID: connectionID, TaskID: catalog.PrefixTask + "_" + tag, Owed: owed})
+			err := j.remove(ctx, catalog.OwedCleanup{ConnectionID: connectionID, TaskID: catalog.PrefixTask + "_" + tag, Owed: owed})
+			if err == nil {
+				s.Removed++
+			}
+			return err
 		}))
 	}
 	return errors.Join(errs...)

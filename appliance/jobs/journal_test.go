@@ -66,7 +66,7 @@ func TestDisksInMoversGoFirst(t *testing.T) {
 			if _, err := f.catalog.MoveTask(f.t.Context(), task, catalog.Cancelled, nil); err != nil {
 				f.t.Log(err) // it is over already
 			}
-			return j.sweepJournal(f.t.Context())
+			return j.sweepJournal(f.t.Context(), nil)
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

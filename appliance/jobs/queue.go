@@ -32,13 +32,12 @@ type Publisher interface {
 
 // Options of New.
 type Options struct {
-	Catalog    *catalog.Catalog
-	Journal    *Journal
-	Handlers   map[catalog.RunKind]Handler
-	Publish    Publisher
-	Log        *slog.Logger
-	Workers    int           // tasks at once; 0 is 4
-	SweepEvery time.Duration // 0 is 5 minutes
+	Catalog  *catalog.Catalog
+	Journal  *Journal
+	Handlers map[catalog.RunKind]Handler
+	Publish  Publisher
+	Log      *slog.Logger
+	Workers  int // tasks at once; 0 is 4
 }
 
 // Queue runs tasks.
@@ -49,11 +48,8 @@ type Queue struct {
 	publish  Publisher
 	log      *slog.Logger
 	client   *river.Client[*sql.Tx]
-	every    time.Duration
 
 	stopping atomic.Bool
-	quit     context.CancelFunc
-	sweeper  sync.WaitGroup
 	mu       sync.Mutex
 	running  map[string]context.CancelCauseFunc
 	before   map[string]catalog.Secret // of tasks to be taken up
@@ -110,11 +106,8 @@ func (w *worker) Timeout(*river.Job[jobArgs]) time.Duration { return -1 }
 func New(ctx context.Context, o Options) (*Queue, error) {
 	q := &Queue{
 		catalog: o.Catalog, journal: o.Journal, handlers: o.Handlers, publish: o.Publish, log: o.Log,
-		every: o.SweepEvery, running: map[string]context.CancelCauseFunc{}, before: map[string]catalog.Secret{}, sweeping: make(chan struct{}, 1),
+		running: map[string]context.CancelCauseFunc{}, before: map[string]catalog.Secret{}, sweeping: make(chan struct{}, 1),
 		ready: map[string]bool{}, adopted: map[string][]catalog.Task{}, leads: !o.Catalog.Shared(),
-	}
-	if q.every == 0 {
-		q.every = 5 * time.Minute
 	}
 	if o.Workers == 0 {
 		o.Workers = 4
@@ -165,15 +158,13 @@ func (q *Queue) Start(ctx context.Context) error {
 			return err
 		}
 		first, done := context.WithTimeout(ctx, firstSweep)
-		q.complain(ctx, "something could not be cleaned up; it will be tried again", "", q.Sweep(first))
+		_, err := q.Sweep(first)
+		q.complain(ctx, "something could not be cleaned up; it will be tried again", "", err)
 		done()
 	}
 	if err := q.client.Start(context.WithoutCancel(ctx)); err != nil {
 		return fault.Context("start queue", "", err)
 	}
-	sweepCtx, quit := context.WithCancel(context.WithoutCancel(ctx))
-	q.quit = quit
-	q.sweeper.Go(func() { q.sweepLoop(sweepCtx) })
 	return nil
 }
 
@@ -194,12 +185,7 @@ func (q *Queue) stop(ctx context.Context, cause error) error {
 		cancel(cause)
 	}
 	q.mu.Unlock()
-	if q.quit != nil {
-		q.quit()
-	}
-	err := q.client.StopAndCancel(ctx)
-	q.sweeper.Wait()
-	if err != nil {
+	if err := q.client.StopAndCancel(ctx); err != nil {
 		return fault.Context("stop queue", "", err)
 	}
 	return nil

@@ -181,7 +181,7 @@ func TestWhatCannotBeRemovedStaysOwed(t *testing.T) {
 		t.Errorf("task = %s, warnings %v, owed %d", task.State, task.Warnings, f.owed())
 	}
 	f.platform.Heal()
-	if err := f.queue.Sweep(t.Context()); err != nil {
+	if _, err := f.queue.Sweep(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if f.hasCheckpoint(task.ID) || f.owed() != 0 {

@@ -104,33 +104,17 @@ func phaseOf(t catalog.Task) string {
 	return t.Phase
 }
 
-// sweepLoop sweeps now and then.
-func (q *Queue) sweepLoop(ctx context.Context) {
-	tick := time.NewTicker(q.every)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-			if !q.Leads() {
-				continue
-			}
-			q.complain(ctx, "something could not be cleaned up; it will be tried again", "", q.Sweep(ctx))
-		}
-	}
-}
-
-// Sweep removes leftovers now; see Journal.Sweep. One sweep runs at a time.
-func (q *Queue) Sweep(ctx context.Context) error {
+// Sweep removes leftovers now; see Journal.Sweep. One sweep runs at a time. One that is stopped has no error.
+func (q *Queue) Sweep(ctx context.Context) ([]Swept, error) {
 	select {
 	case q.sweeping <- struct{}{}:
 		defer func() { <-q.sweeping }()
 	case <-ctx.Done():
-		return nil
+		return nil, nil
 	}
-	if err := q.journal.Sweep(ctx); err != nil && ctx.Err() == nil {
-		return err
+	swept, err := q.journal.Sweep(ctx)
+	if ctx.Err() != nil {
+		err = nil
 	}
-	return nil
+	return swept, err
 }

@@ -141,14 +141,14 @@ func TestSweepTellsLeftoversFromTheRest(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := f.queue.Sweep(t.Context()); err != nil {
+	if _, err := f.queue.Sweep(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if !f.hasCheckpoint(failed) {
 		t.Error("the sweep changed a VM that a task holds")
 	}
 	release()
-	if err := f.queue.Sweep(t.Context()); err != nil {
+	if _, err := f.queue.Sweep(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	for name, tt := range map[string]struct {

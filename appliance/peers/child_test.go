@@ -70,7 +70,7 @@ func child() error {
 	}
 	journal := jobs.NewJournal(m.catalog, func(context.Context, string) (hypervisors.Driver, error) { return platform{judge: m.judge}, nil }, log)
 	m.queue, err = jobs.New(ctx, jobs.Options{
-		Catalog: m.catalog, Journal: journal, Publish: nobody{}, Log: log, Workers: 4, SweepEvery: 3 * time.Second,
+		Catalog: m.catalog, Journal: journal, Publish: nobody{}, Log: log, Workers: 4,
 		Handlers: map[catalog.RunKind]jobs.Handler{catalog.KindRestore: m.handle},
 	})
 	if err != nil {
@@ -83,18 +83,44 @@ func child() error {
 		Catalog: m.catalog, Queue: m.queue, Log: log, Beat: beat, Lease: lease, Open: m.open, Close: m.close,
 		Lost: func(err error) { m.lost <- err },
 	})
+	sweeping, stop := context.WithCancel(ctx)
+	var sweeper sync.WaitGroup
+	sweeper.Go(func() { m.sweep(sweeping, log) })
+	defer sweeper.Wait()
+	defer stop()
 	select {
 	case err := <-m.lost:
+		stop()
+		sweeper.Wait()
 		abandon, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 		defer cancel()
 		return errors.Join(err, m.queue.Abandon(abandon))
 	case <-ctx.Done():
 	}
+	sweeper.Wait()
 	drain, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	err = m.queue.Stop(drain)
 	p.Stop()
 	return errors.Join(err, m.catalog.Leave(drain), m.catalog.Close())
+}
+
+// sweep does what the maintenance of a whole appliance does: one of the managers sweeps, now and then.
+func (m *manager) sweep(ctx context.Context, log *slog.Logger) {
+	for tick := time.NewTicker(3 * time.Second); ; {
+		select {
+		case <-ctx.Done():
+			tick.Stop()
+			return
+		case <-tick.C:
+		}
+		if !m.queue.Leads() {
+			continue
+		}
+		if _, err := m.queue.Sweep(ctx); err != nil {
+			log.Warn("not swept", "err", err)
+		}
+	}
 }
 
 // open takes the lock that a repository has, so that two managers that work with one are found out.

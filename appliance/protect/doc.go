@@ -69,6 +69,7 @@ type Protector struct {
 	drivers      jobs.Platforms
 	repositories Repositories
 	sets         Sets
+	retention    Retention
 	reader       Reader
 	log          *slog.Logger
 }
@@ -79,6 +80,7 @@ type Options struct {
 	Drivers      jobs.Platforms
 	Repositories Repositories
 	Sets         Sets
+	Retention    Retention
 	Reader       Reader
 	Log          *slog.Logger
 }
@@ -86,6 +88,6 @@ type Options struct {
 // New makes a Protector.
 func New(o Options) *Protector {
 	return &Protector{
-		catalog: o.Catalog, drivers: o.Drivers, repositories: o.Repositories, sets: o.Sets, reader: o.Reader, log: o.Log,
+		catalog: o.Catalog, drivers: o.Drivers, repositories: o.Repositories, sets: o.Sets, retention: o.Retention, reader: o.Reader, log: o.Log,
 	}
 }

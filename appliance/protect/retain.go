@@ -15,7 +15,8 @@ import (
 // PointVerdict is what becomes of a restore point.
 type PointVerdict struct {
 	policy.Verdict
-	SizeBytes int64 // virtual
+	SizeBytes   int64 // virtual
+	StoredBytes int64 // by the backup that made it
 }
 
 // PlanRetention says which restore points of a VM in a repository a retention keeps, and why; it changes nothing. task is the task
@@ -47,17 +48,17 @@ func (p *Protector) PlanRetention(
 		needed[base] = "the next incremental builds on it"
 	}
 	now := time.Now()
-	points, sizes := make([]policy.Point, len(rows)), map[string]int64{}
+	points, byID := make([]policy.Point, len(rows)), make(map[string]catalog.RestorePoint, len(rows))
 	for i, row := range rows {
 		points[i] = policy.Point{ID: row.ID, Time: row.Time, Damaged: row.VerifyResult == catalog.VerifyDamaged, Needed: needed[row.ID]}
 		if h, ok := holds[row.ID]; ok && h.Holds(now) {
 			points[i].Held = h.Reason
 		}
-		sizes[row.ID] = row.SizeBytes
+		byID[row.ID] = row
 	}
 	var out []PointVerdict
 	for _, v := range r.Apply(points, zone) {
-		out = append(out, PointVerdict{v, sizes[v.ID]})
+		out = append(out, PointVerdict{v, byID[v.ID].SizeBytes, byID[v.ID].BytesStored})
 	}
 	return out, nil
 }
@@ -120,23 +121,31 @@ func (p *Protector) PrunePoint(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	holds, err := p.catalog.Holds(ctx, []string{id})
-	if err != nil {
+	if err := p.mayGo(ctx, row, ""); err != nil {
 		return err
-	}
-	if h, ok := holds[id]; ok && h.Holds(time.Now()) {
-		return fault.New(fault.Conflict, "prune restore point", id, "it is held: %s", h.Reason).Explain(
-			"Somebody keeps this restore point from being pruned.", "Release it first, if it is really not needed: cairn point release.")
-	}
-	needed, err := p.neededPoints(ctx, row.VMID, "")
-	if err != nil {
-		return err
-	}
-	if why := needed[id]; why != "" {
-		return fault.New(fault.Conflict, "prune restore point", id, "%s", why).Explain(
-			"A task that is queued or running needs this restore point.", "Wait for it, or cancel it.")
 	}
 	return p.removePoint(ctx, row)
+}
+
+// mayGo refuses a restore point that somebody holds or another task than this one uses.
+func (p *Protector) mayGo(ctx context.Context, row catalog.RestorePoint, task string) error {
+	holds, err := p.catalog.Holds(ctx, []string{row.ID})
+	if err != nil {
+		return err
+	}
+	if h, ok := holds[row.ID]; ok && h.Holds(time.Now()) {
+		return fault.New(fault.Conflict, "prune restore point", row.ID, "it is held: %s", h.Reason).Explain(
+			"Somebody keeps this restore point from being pruned.", "Release it first, if it is really not needed: cairn point release.")
+	}
+	needed, err := p.neededPoints(ctx, row.VMID, task)
+	if err != nil {
+		return err
+	}
+	if why := needed[row.ID]; why != "" {
+		return fault.New(fault.Conflict, "prune restore point", row.ID, "%s", why).Explain(
+			"A task that is queued or running needs this restore point.", "Wait for it, or cancel it.")
+	}
+	return nil
 }
 
 func (p *Protector) removePoint(ctx context.Context, row catalog.RestorePoint) error {
@@ -180,26 +189,11 @@ func (b *backup) prune(ctx context.Context, rules policy.Rules) error {
 	if err != nil {
 		return err
 	}
-	var pruned []string
-	for _, v := range verdicts {
-		if v.Keep() {
-			continue
-		}
-		point, err := b.catalog.RestorePoint(ctx, v.ID)
-		if fault.KindOf(err) == fault.NotFound {
-			continue
-		}
-		if err == nil {
-			err = b.removePoint(ctx, point)
-		}
-		if err != nil {
-			return err
-		}
-		pruned = append(pruned, v.ID)
+	w := &pruning{Protector: b.Protector, task: b.t.ID, repositoryID: b.spec.RepositoryID, budget: -1}
+	err = w.carryOut(ctx, verdicts)
+	if len(w.pruned) > 0 {
+		b.t.Event(ctx, fmt.Sprintf("Retention of the policy: %d restore points were pruned, %d stay.", len(w.pruned), w.kept),
+			"pruned", strings.Join(w.pruned, " "))
 	}
-	if len(pruned) > 0 {
-		b.t.Event(ctx, fmt.Sprintf("Retention of the policy: %d restore points were pruned, %d stay.", len(pruned), len(verdicts)-len(pruned)),
-			"pruned", strings.Join(pruned, " "))
-	}
-	return nil
+	return err
 }

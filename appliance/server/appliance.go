@@ -42,12 +42,11 @@ type OpenDriver func(ctx context.Context, t Target) (hypervisors.Driver, error)
 
 // Options of Open.
 type Options struct {
-	Dir        string         // the data directory
-	Database   catalog.Secret // address of the PostgreSQL database with the catalog; "": it is in the data directory
-	Drivers    map[hypervisors.Platform]OpenDriver
-	Log        *slog.Logger
-	Workers    int           // tasks at once; 0 is the queue's default
-	SweepEvery time.Duration // 0 is the queue's default
+	Dir      string         // the data directory
+	Database catalog.Secret // address of the PostgreSQL database with the catalog; "": it is in the data directory
+	Drivers  map[hypervisors.Platform]OpenDriver
+	Log      *slog.Logger
+	Workers  int // tasks at once; 0 is the queue's default
 
 	Hosts []string // names and addresses for the appliance's certificate
 
@@ -89,6 +88,7 @@ type Appliance struct {
 	routine      routine
 	settings     map[string]string
 	saver        saver
+	watches      watches
 	closing      sync.Once
 	closeErr     error
 }
@@ -101,7 +101,7 @@ func Open(ctx context.Context, o Options) (_ *Appliance, err error) {
 	commit, _ := version.Source()
 	a.metrics = metrics.New(metrics.Build{Version: version.Version, Commit: commit}, a.log)
 	a.settings, a.saver.after = o.Settings, cmp.Or(o.saveAfter, saveAfter)
-	a.connections.drivers = map[string]hypervisors.Driver{}
+	a.connections.drivers, a.connections.reading = map[string]hypervisors.Driver{}, map[string]*sync.Mutex{}
 	a.repositories.open = map[string]*openRepository{}
 	if err := os.MkdirAll(a.dir, 0o700); err != nil {
 		return nil, fault.Context("create data directory", a.dir, err)
@@ -134,7 +134,7 @@ func Open(ctx context.Context, o Options) (_ *Appliance, err error) {
 		return nil, err
 	}
 	a.protector = protect.New(protect.Options{
-		Catalog: a.catalog, Drivers: a.driver, Repositories: a.repository, Sets: a.set, Reader: a.mover, Log: a.log,
+		Catalog: a.catalog, Drivers: a.driver, Repositories: a.repository, Sets: a.set, Retention: a.retention, Reader: a.mover, Log: a.log,
 	})
 	a.recoverer = recover.New(recover.Options{
 		Catalog: a.catalog, Drivers: a.driver, Repositories: a.repository, Writer: a.mover, Log: a.log,
@@ -145,10 +145,10 @@ func Open(ctx context.Context, o Options) (_ *Appliance, err error) {
 	})
 	a.queue, err = jobs.New(ctx, jobs.Options{
 		Catalog: a.catalog, Journal: jobs.NewJournal(a.catalog, a.driver, a.log), Log: a.log, Publish: publisher{a.stream, a.metrics, o.observe},
-		Workers: o.Workers, SweepEvery: o.SweepEvery,
+		Workers: o.Workers,
 		Handlers: map[catalog.RunKind]jobs.Handler{
 			catalog.KindBackup: a.protector.Backup, catalog.KindRestore: a.recoverer.Restore,
-			catalog.KindVerify: a.protector.Verify, catalog.KindCollect: a.protector.Collect,
+			catalog.KindVerify: a.protector.Verify, catalog.KindPrune: a.protector.Prune, catalog.KindCollect: a.protector.Collect,
 			catalog.KindHeal: a.protector.Heal, catalog.KindScrub: a.protector.Scrub, catalog.KindRebuild: a.protector.Rebuild,
 			catalog.KindDeploy: a.deployer.Deploy,
 		},

@@ -132,7 +132,7 @@ func TestBackupFailsAtEachStepOfThePlatform(t *testing.T) {
 				t.Errorf("error = %+v", task.Error)
 			}
 			b.platform.Heal()
-			if err := b.queue.Sweep(t.Context()); err != nil {
+			if _, err := b.queue.Sweep(t.Context()); err != nil {
 				t.Fatal(err)
 			}
 			b.clean()

@@ -21,6 +21,7 @@ type connections struct {
 
 	mu      sync.Mutex
 	drivers map[string]hypervisors.Driver
+	reading map[string]*sync.Mutex // by connection: held while VMs are read and stored, so that nothing older is stored over it
 	closed  bool
 }
 
@@ -34,6 +35,19 @@ func (c *connections) close() error {
 	}
 	clear(c.drivers)
 	return errors.Join(errs...)
+}
+
+// read waits until nobody else reads VMs of a connection, and returns what ends that.
+func (c *connections) read(id string) (done func()) {
+	c.mu.Lock()
+	m := c.reading[id]
+	if m == nil {
+		m = &sync.Mutex{}
+		c.reading[id] = m
+	}
+	c.mu.Unlock()
+	m.Lock()
+	return m.Unlock
 }
 
 // driver returns the driver of a connection; it implements jobs.Platforms.
@@ -238,6 +252,7 @@ func (a *Appliance) RefreshConnection(ctx context.Context, id string) (catalog.I
 	if err != nil {
 		return catalog.InventoryReport{}, err
 	}
+	defer a.connections.read(id)()
 	vms, err := d.VMs(ctx)
 	if err != nil {
 		_, storeErr := a.catalog.UpdateConnection(context.WithoutCancel(ctx), id, nil, func(c *catalog.Connection) {

@@ -50,8 +50,15 @@ func (a *Appliance) vmInfos(ctx context.Context, vms ...catalog.VM) ([]httpapi.V
 	if err != nil {
 		return nil, err
 	}
+	read, err := a.catalog.LastInventories(ctx)
+	if err != nil {
+		return nil, err
+	}
 	out := make([]httpapi.VMInfo, len(vms))
 	for i, v := range vms {
+		if last := read[v.ConnectionID]; v.GoneAt == nil && last.After(v.LastSeen) {
+			v.LastSeen = last
+		}
 		out[i] = httpapi.VMInfo{VM: v, LastPointID: newest[v.ID].ID, LastPointAt: newest[v.ID].Time}
 	}
 	return out, nil

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -33,11 +34,13 @@ func (a *Appliance) keepMaintenance(ctx context.Context, now time.Time, idle boo
 	}
 }
 
-// maintenanceDue reports whether a kind is due, and remembers that it has been looked at then. Each manager maintains its own
-// repositories; one of them reads the inventory.
+// byOne are the kinds that one manager does for all. Each maintains its own repositories.
+var byOne = []catalog.MaintenanceKind{catalog.MaintainInventory, catalog.MaintainSweep}
+
+// maintenanceDue reports whether a kind is due, and remembers that it has been looked at then.
 func (a *Appliance) maintenanceDue(row catalog.Maintenance, now time.Time) bool {
 	calendar, windows, zone, err := understandMaintenance(row)
-	if err != nil || row.Paused || row.Kind == catalog.MaintainInventory && !a.queue.Leads() {
+	if err != nil || row.Paused || slices.Contains(byOne, row.Kind) && !a.queue.Leads() {
 		return false
 	}
 	since, ok := a.routine.looked[row.Kind]
@@ -73,8 +76,9 @@ func understandMaintenance(row catalog.Maintenance) (policy.Calendar, policy.Win
 // maintain does one kind of maintenance unless it is being done, and notes how it went. Platforms may take their time to answer, so
 // nobody waits for it.
 func (a *Appliance) maintain(ctx context.Context, row catalog.Maintenance, now time.Time) {
-	do := map[catalog.MaintenanceKind]func(context.Context, catalog.Maintenance, time.Time) (string, error){
-		catalog.MaintainInventory: a.maintainInventory, catalog.MaintainVerify: a.maintainVerify, catalog.MaintainCollect: a.maintainCollect,
+	do := map[catalog.MaintenanceKind]func(context.Context, catalog.Maintenance, time.Time) (maintained, error){
+		catalog.MaintainInventory: a.maintainInventory, catalog.MaintainVerify: a.maintainVerify, catalog.MaintainPrune: a.maintainPrune,
+		catalog.MaintainCollect: a.maintainCollect, catalog.MaintainSweep: a.maintainSweep,
 	}[row.Kind]
 	a.routine.mu.Lock()
 	defer a.routine.mu.Unlock()
@@ -83,10 +87,11 @@ func (a *Appliance) maintain(ctx context.Context, row catalog.Maintenance, now t
 	}
 	a.routine.busy[row.Kind] = true
 	a.routine.done.Go(func() {
-		result, err := do(ctx, row, now)
+		did, err := do(ctx, row, now)
 		noteErr := a.catalog.UpdateMaintenance(context.WithoutCancel(ctx), row.Kind, func(m *catalog.Maintenance) {
 			start, end := now.UTC(), time.Now().UTC()
-			m.LastStarted, m.LastEnded, m.LastResult, m.LastError = &start, &end, result, catalog.FailureOf(err)
+			m.LastStarted, m.LastEnded, m.LastResult, m.LastError = &start, &end, did.text, catalog.FailureOf(err)
+			m.LastParts = did.merge(m.LastParts)
 		})
 		if err := errors.Join(err, noteErr); err != nil && ctx.Err() == nil {
 			a.log.WarnContext(ctx, "maintenance failed", "kind", row.Kind, "err", err)
@@ -97,16 +102,45 @@ func (a *Appliance) maintain(ctx context.Context, row catalog.Maintenance, now t
 	})
 }
 
+// maintained is what maintenance did.
+type maintained struct {
+	text  string
+	parts []catalog.MaintenancePart
+	known []string // ids of all repositories or connections: parts of others are forgotten
+}
+
+// add notes how one part went.
+func (m *maintained) add(id, name, result, run string, err error) {
+	m.parts = append(m.parts, catalog.MaintenancePart{ID: id, Name: name, At: time.Now().UTC(), Result: result, RunID: run, Error: catalog.FailureOf(err)})
+}
+
+// merge returns the parts as they are known now: of a repository that was not maintained this time, by another manager for instance,
+// what was known before stays.
+func (m *maintained) merge(before []catalog.MaintenancePart) []catalog.MaintenancePart {
+	out := slices.Clone(m.parts)
+	for _, old := range before {
+		now := slices.ContainsFunc(m.parts, func(p catalog.MaintenancePart) bool { return p.ID == old.ID })
+		if !now && slices.Contains(m.known, old.ID) {
+			out = append(out, old)
+		}
+	}
+	slices.SortFunc(out, func(a, b catalog.MaintenancePart) int {
+		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.ID, b.ID))
+	})
+	return out
+}
+
 // maintainInventory reads the VMs of every connection. One that does not answer keeps the others from nothing.
-func (a *Appliance) maintainInventory(ctx context.Context, _ catalog.Maintenance, _ time.Time) (string, error) {
+func (a *Appliance) maintainInventory(ctx context.Context, _ catalog.Maintenance, _ time.Time) (out maintained, err error) {
 	list, err := a.catalog.Connections(ctx, catalog.Page{Limit: catalog.MaxLimit})
 	if err != nil {
-		return "", err
+		return out, err
 	}
 	var sum catalog.InventoryReport
 	var errs []error
 	for _, conn := range list.Items {
 		report, err := a.RefreshConnection(ctx, conn.ID)
+		out.add(conn.ID, conn.Name, inventoryWords(report), "", err)
 		if err != nil {
 			errs = append(errs, fault.Context("read inventory of", conn.Name, err))
 			continue
@@ -116,60 +150,113 @@ func (a *Appliance) maintainInventory(ctx context.Context, _ catalog.Maintenance
 		sum.Changed += report.Changed
 		sum.Gone += report.Gone
 	}
-	return fmt.Sprintf("%d of %d connections read: %d VMs, %d new, %d changed, %d gone", len(list.Items)-len(errs), len(list.Items), sum.VMs, sum.Added, sum.Changed, sum.Gone), errors.Join(errs...)
+	out.text = fmt.Sprintf("%d of %d connections read: %s", len(list.Items)-len(errs), len(list.Items), inventoryWords(sum))
+	return out, errors.Join(errs...)
+}
+
+func inventoryWords(r catalog.InventoryReport) string {
+	return fmt.Sprintf("%d VMs, %d new, %d changed, %d gone", r.VMs, r.Added, r.Changed, r.Gone)
 }
 
 // maintainVerify begins the verification of one repository that is due, unless one is being verified: the workers are needed for backups.
-func (a *Appliance) maintainVerify(ctx context.Context, m catalog.Maintenance, now time.Time) (string, error) {
+func (a *Appliance) maintainVerify(ctx context.Context, m catalog.Maintenance, now time.Time) (out maintained, err error) {
+	own, err := a.ownRepositories(ctx, &out)
+	if err != nil {
+		return out, err
+	}
 	active, err := a.catalog.ActiveTasks(ctx)
 	if err != nil {
-		return "", err
+		return out, err
 	}
 	if slices.ContainsFunc(active, isSweep) {
-		return "a repository is being read back", nil
+		out.text = "a repository is being read back"
+		return out, nil
 	}
-	list, err := a.catalog.Repositories(ctx, catalog.Page{Limit: catalog.MaxLimit})
-	if err != nil {
-		return "", err
-	}
-	list.Items = slices.DeleteFunc(list.Items, func(r catalog.Repository) bool { return a.mayOpen(ctx, r.ID) != nil })
-	row, ok := nextDue(list.Items, now, a.routine.last)
+	row, ok := nextDue(own, now, a.routine.last)
 	if !ok {
-		return "no repository is due", nil
+		out.text = "no repository is due"
+		return out, nil
 	}
 	a.routine.last[row.ID] = now // also if it cannot be opened, so that others have their turn
 	started, err := a.startBy(ctx, catalog.TriggerScheduled, httpapi.Start{}, catalog.KindVerify, func() (*catalog.Task, error) {
 		return a.protector.RequestSweep(ctx, row.ID, scheduledSweep(row, m.BudgetBytes))
 	})
+	out.add(row.ID, row.Name, "", started.RunID, err)
 	if err != nil {
-		return "", err
+		return out, err
 	}
-	return "repository " + row.Name + " is read back by " + started.RunID, nil
+	out.text = "repository " + row.Name + " is read back by " + started.RunID
+	return out, nil
+}
+
+// ownRepositories are those of this manager; out learns which there are at all.
+func (a *Appliance) ownRepositories(ctx context.Context, out *maintained) ([]catalog.Repository, error) {
+	list, err := a.catalog.Repositories(ctx, catalog.Page{Limit: catalog.MaxLimit})
+	for _, r := range list.Items {
+		out.known = append(out.known, r.ID)
+	}
+	return slices.DeleteFunc(list.Items, func(r catalog.Repository) bool { return a.mayOpen(ctx, r.ID) != nil }), err
+}
+
+// maintainPrune begins to carry out the retention of policies in each repository of this manager.
+func (a *Appliance) maintainPrune(ctx context.Context, m catalog.Maintenance, _ time.Time) (maintained, error) {
+	return a.eachRepository(ctx, catalog.KindPrune, "pruned", func(id string) (*catalog.Task, error) {
+		return a.protector.RequestPrune(ctx, id, protect.PruneSpec{Budget: m.BudgetBytes})
+	})
 }
 
 // maintainCollect begins a collect of each repository of this manager.
-func (a *Appliance) maintainCollect(ctx context.Context, _ catalog.Maintenance, _ time.Time) (string, error) {
-	list, err := a.catalog.Repositories(ctx, catalog.Page{Limit: catalog.MaxLimit})
+func (a *Appliance) maintainCollect(ctx context.Context, _ catalog.Maintenance, _ time.Time) (maintained, error) {
+	return a.eachRepository(ctx, catalog.KindCollect, "collected", func(id string) (*catalog.Task, error) {
+		return a.protector.RequestCollect(ctx, id, protect.CollectSpec{})
+	})
+}
+
+// eachRepository begins a task on each repository of this manager, unless such a one is under way there.
+func (a *Appliance) eachRepository(ctx context.Context, kind catalog.RunKind, done string, request func(id string) (*catalog.Task, error)) (out maintained, err error) {
+	own, err := a.ownRepositories(ctx, &out)
 	if err != nil {
-		return "", err
+		return out, err
 	}
 	begun := 0
 	var errs []error
-	for _, row := range list.Items {
-		if a.mayOpen(ctx, row.ID) != nil {
-			continue
-		}
-		_, err := a.startBy(ctx, catalog.TriggerScheduled, httpapi.Start{}, catalog.KindCollect, func() (*catalog.Task, error) {
-			return a.protector.RequestCollect(ctx, row.ID, protect.CollectSpec{})
-		})
+	for _, row := range own {
+		started, err := a.startBy(ctx, catalog.TriggerScheduled, httpapi.Start{}, kind, func() (*catalog.Task, error) { return request(row.ID) })
 		switch {
 		case err == nil:
 			begun++
-		case fault.KindOf(err) != fault.Conflict: // a Conflict: it is being collected now
-			errs = append(errs, fault.Context("collect repository", row.Name, err))
+			out.add(row.ID, row.Name, "", started.RunID, nil)
+		case fault.KindOf(err) != fault.Conflict: // a Conflict: it is being done now
+			out.add(row.ID, row.Name, "", "", err)
+			errs = append(errs, fault.Context(string(kind)+" repository", row.Name, err))
 		}
 	}
-	return fmt.Sprintf("%d of %d repositories are collected", begun, len(list.Items)), errors.Join(errs...)
+	out.text = fmt.Sprintf("%d of %d repositories are %s", begun, len(out.known), done)
+	return out, errors.Join(errs...)
+}
+
+// maintainSweep removes what tasks have left on platforms.
+func (a *Appliance) maintainSweep(ctx context.Context, _ catalog.Maintenance, _ time.Time) (out maintained, err error) {
+	swept, err := a.queue.Sweep(ctx)
+	removed, strange, failed := 0, 0, 0
+	for _, s := range swept {
+		out.add(s.ConnectionID, s.Name, sweptWords(s.Removed, s.Strange), "", s.Err)
+		removed += s.Removed
+		strange += s.Strange
+		if s.Err != nil {
+			failed++
+		}
+	}
+	out.text = fmt.Sprintf("%d of %d connections swept: %s", len(swept)-failed, len(swept), sweptWords(removed, strange))
+	return out, err
+}
+
+func sweptWords(removed, strange int) string {
+	text := fmt.Sprintf("%d leftovers removed", removed)
+	if strange > 0 {
+		text += fmt.Sprintf(", %d left alone, which another Cairn has made", strange)
+	}
+	return text
 }
 
 // ListMaintenance implements httpapi.Core.
@@ -183,12 +270,43 @@ func (a *Appliance) ListMaintenance(ctx context.Context) ([]httpapi.MaintenanceI
 	defer a.routine.mu.Unlock()
 	for i, row := range rows {
 		out[i] = httpapi.MaintenanceInfo{Maintenance: row, Busy: a.routine.busy[row.Kind]}
+		if out[i].Runs, err = a.runsOf(ctx, row.LastParts); err != nil {
+			return nil, err
+		}
 		calendar, windows, zone, err := understandMaintenance(row)
 		if err != nil {
 			return nil, err
 		}
 		if next, ok := calendar.Next(time.Now(), zone); ok && !row.Paused {
 			out[i].Next = windows.NextOpen(next, zone)
+		}
+	}
+	return out, nil
+}
+
+// runsOf returns the runs that maintenance began, as they are now.
+func (a *Appliance) runsOf(ctx context.Context, parts []catalog.MaintenancePart) (map[string]httpapi.RunInfo, error) {
+	var ids []string
+	for _, p := range parts {
+		if p.RunID != "" {
+			ids = append(ids, p.RunID)
+		}
+	}
+	if len(ids) == 0 {
+		return nil, nil
+	}
+	tasks, err := a.catalog.TasksOfRuns(ctx, ids)
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]httpapi.RunInfo{}
+	for _, id := range ids {
+		run, err := a.catalog.Run(ctx, id)
+		if err != nil && fault.KindOf(err) != fault.NotFound {
+			return nil, err
+		}
+		if err == nil {
+			out[id] = httpapi.RunInfo{Run: run, Tasks: tasks[id]}
 		}
 	}
 	return out, nil
@@ -202,9 +320,9 @@ func (a *Appliance) ReplaceMaintenance(ctx context.Context, who fleet.Who, m cat
 	if _, _, _, err := understandMaintenance(m); err != nil {
 		return err
 	}
-	if m.Kind != catalog.MaintainVerify && m.BudgetBytes != 0 {
+	if m.Kind != catalog.MaintainVerify && m.Kind != catalog.MaintainPrune && m.BudgetBytes != 0 {
 		return fault.New(fault.Invalid, "change maintenance", string(m.Kind), "it has no budget").Explain(
-			"Only verifications read so much that a budget bounds them.", "Leave the budget out.")
+			"A budget bounds what one verification reads, and what one prune lets go.", "Leave the budget out.")
 	}
 	err := a.catalog.UpdateMaintenance(ctx, m.Kind, func(row *catalog.Maintenance) {
 		row.Schedule, row.TimeZone, row.Windows, row.Paused, row.UpdatedBy = m.Schedule, m.TimeZone, m.Windows, m.Paused, who.User

@@ -355,7 +355,7 @@ func (r *recovery) usable(ctx context.Context, source string) bool {
 func (r *recovery) prove(ctx context.Context, d document) error {
 	a, err := Open(ctx, Options{
 		Dir: r.dir, Database: r.database, Drivers: r.drivers, Log: r.log, Hosts: r.hosts, Images: r.images, Workers: r.workers, Settings: d.Settings,
-		SweepEvery: 24 * time.Hour, Ticks: make(chan time.Time), saveAfter: -1,
+		Ticks: make(chan time.Time), saveAfter: -1,
 	})
 	if err != nil {
 		return fault.Context("start the recovered appliance", r.dir, err)

@@ -52,7 +52,7 @@ func TestRestoreFailsAtEachStepOfThePlatform(t *testing.T) {
 				t.Errorf("task = %s, %+v, want %s", task.State, task.Error, tt.want)
 			}
 			b.platform.Heal()
-			if err := b.queue.Sweep(t.Context()); err != nil {
+			if _, err := b.queue.Sweep(t.Context()); err != nil {
 				t.Fatal(err)
 			}
 			b.clean()

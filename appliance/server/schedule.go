@@ -20,7 +20,9 @@ type routine struct {
 	began  time.Time            // when the appliance was started
 	last   map[string]time.Time // when a repository was last begun to be verified, by its id
 	purged time.Time            // when old turns were last forgotten
-	looked map[catalog.MaintenanceKind]time.Time
+	// accounted is when the history of RPO was last brought up to date.
+	accounted time.Time
+	looked    map[catalog.MaintenanceKind]time.Time
 
 	mu    sync.Mutex
 	busy  map[catalog.MaintenanceKind]bool
@@ -52,8 +54,10 @@ func (a *Appliance) beginSchedule(ticks <-chan time.Time) {
 				idle := a.still(ctx)
 				if a.queue.Leads() && !idle { // of several managers one looks at the policies
 					a.keepPolicies(ctx, now)
+					a.keepHistory(ctx, now)
 				}
 				a.keepMaintenance(ctx, now, idle)
+				a.keepWatching(ctx, now)
 			}
 		}
 	})

@@ -408,7 +408,7 @@ func TestRepositoryIsVerifiedWhenItIsDue(t *testing.T) {
 		t.Errorf("verification = %+v", v)
 	}
 	said, err := b.maintainVerify(t.Context(), catalog.Maintenance{BudgetBytes: 1 << 30}, time.Now().Add(6*day))
-	if again := b.verifies(); err != nil || len(again) != len(runs) || said != "no repository is due" {
-		t.Errorf("verified again before it was due: %d runs, then %d; %s, %v", len(runs), len(again), said, err)
+	if again := b.verifies(); err != nil || len(again) != len(runs) || said.text != "no repository is due" {
+		t.Errorf("verified again before it was due: %d runs, then %d; %s, %v", len(runs), len(again), said.text, err)
 	}
 }

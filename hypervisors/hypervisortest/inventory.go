@@ -134,6 +134,7 @@ func testCapabilities(e *env) {
 		{"DeployMover and TransportHotadd", e.caps.DeployMover || slices.Contains(e.caps.Transports, hypervisors.TransportHotadd),
 			func() error { _, err := e.Driver.Movers(ctx); return err }},
 		{"DeployMover", e.caps.DeployMover, func() error { return e.Driver.RemoveMover(ctx, e.Running) }},
+		{"Watch", e.caps.Watch, func() error { return e.Driver.Watch(ctx, func(string) {}) }},
 		{"Power", e.caps.Power, func() error { return e.Driver.Start(ctx, e.Running) }},
 		{"Power", e.caps.Power, func() error { return e.Driver.Stop(ctx, e.Running, true) }},
 	} {

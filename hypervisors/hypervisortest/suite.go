@@ -68,6 +68,7 @@ func Run(t *testing.T, open func(t *testing.T) Fixture) {
 	}{
 		{"Inventory", testInventory},
 		{"UnknownVM", testUnknownVM},
+		{"Watch", testWatch},
 		{"Capabilities", testCapabilities},
 		{"FrozenContent", testFrozenContent},
 		{"StableWhileGuestWrites", testStable},

@@ -226,7 +226,7 @@ func (d *Driver) Capabilities() hypervisors.Capabilities {
 	}
 	return hypervisors.Capabilities{
 		Platform: hypervisors.KVM, Backup: true, ChangeTracking: true, Quiesce: true, StoppedBackup: true,
-		Restore: true, RestoreInPlace: true, Power: true, DeployMover: true,
+		Restore: true, RestoreInPlace: true, Power: true, DeployMover: true, Watch: true,
 		Transports: transports,
 		Formats:    []hypervisors.DiskFormat{hypervisors.Raw, hypervisors.QCOW2},
 	}

@@ -71,11 +71,12 @@ type pace struct {
 	transfer    time.Duration // until an image transfer is ready, or over
 	busy        time.Duration // how long a call is repeated that the engine refuses because something else is under way
 	wait        time.Duration // until a reply of the engine
+	events      time.Duration // between two looks at the engine's events
 }
 
 var usualPace = pace{
 	first: time.Second, most: 8 * time.Second, create: 10 * time.Minute, transfer: 10 * time.Minute, busy: 2 * time.Minute,
-	wait: 3 * time.Minute,
+	wait: 3 * time.Minute, events: 15 * time.Second,
 }
 
 // Open checks the configuration; it does not connect. The driver logs in when it is first used.
@@ -193,7 +194,7 @@ func (d *Driver) Close() error {
 func (d *Driver) Capabilities() hypervisors.Capabilities {
 	return hypervisors.Capabilities{
 		Platform: hypervisors.OVirt, Backup: true, ChangeTracking: true, Quiesce: true, StoppedBackup: true,
-		Restore: true, RestoreInPlace: true, Power: true, DeployMover: true,
+		Restore: true, RestoreInPlace: true, Power: true, DeployMover: true, Watch: true,
 		Transports: []hypervisors.Transport{hypervisors.TransportImageio, hypervisors.TransportHotadd, hypervisors.TransportSAN},
 		Formats:    []hypervisors.DiskFormat{hypervisors.Raw, hypervisors.QCOW2},
 	}

@@ -70,7 +70,7 @@ func openDriver(t *testing.T, e *ovirtsim.Engine, change ...func(*Config)) *Driv
 	if err != nil {
 		t.Fatal(err)
 	}
-	d.pace.first, d.pace.most, d.pace.busy = 2*time.Millisecond, 50*time.Millisecond, 3*time.Second
+	d.pace.first, d.pace.most, d.pace.busy, d.pace.events = 2*time.Millisecond, 50*time.Millisecond, 3*time.Second, 20*time.Millisecond
 	t.Cleanup(func() {
 		if err := d.Close(); err != nil {
 			t.Errorf("close the driver: %v", err)

@@ -170,6 +170,7 @@ func (d *driver) power(id string, from, to hypervisors.Power) error {
 		return fault.New(fault.Conflict, "switch VM "+string(to), v.Name, "it is %s", v.Power)
 	}
 	v.Power = to
+	d.p.changed(id)
 	return nil
 }
 

@@ -13,6 +13,7 @@ const (
 	OpVM             = "VM"
 	OpDatastores     = "Datastores"
 	OpNetworks       = "Networks"
+	OpWatch          = "Watch"  // before it listens
 	OpFreeze         = "Freeze" // before anything is made
 	OpRefreeze       = "Refreeze"
 	OpFreezeExport   = "Freeze.export" // after checkpoint and job were made, before the exports are

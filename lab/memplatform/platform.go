@@ -44,6 +44,8 @@ type Platform struct {
 	volumes map[string]*disk // by name: disks of restores that no VM has yet
 	writers map[string]*job  // by tag: restores under way
 	faults  map[string][]*Fault
+	// watchers are told of VMs that change. They are called with mu held and do not wait.
+	watchers map[*watcher]bool
 }
 
 // New makes a platform without VMs. Close it.
@@ -54,10 +56,10 @@ func New(o Options) (*Platform, error) {
 	}
 	p := &Platform{
 		dir: dir, id: randomID(), free: -1, vms: map[string]*vm{}, jobs: map[string]*job{}, volumes: map[string]*disk{},
-		writers: map[string]*job{}, faults: map[string][]*Fault{},
+		writers: map[string]*job{}, faults: map[string][]*Fault{}, watchers: map[*watcher]bool{},
 		caps: hypervisors.Capabilities{
 			Platform: PlatformName, Backup: true, ChangeTracking: true, Quiesce: true, StoppedBackup: true, Restore: true,
-			RestoreInPlace: true, Power: true, Transports: []hypervisors.Transport{hypervisors.TransportNBD},
+			RestoreInPlace: true, Power: true, Watch: true, Transports: []hypervisors.Transport{hypervisors.TransportNBD},
 			Formats: []hypervisors.DiskFormat{hypervisors.Raw},
 		},
 	}

@@ -24,6 +24,7 @@ type saboteur struct {
 	cleanUp func(hypervisors.Owed) error
 	vms     func([]hypervisors.VM) []hypervisors.VM
 	vague   bool // errors have no kind
+	deaf    bool // Watch does not listen
 }
 
 func (s *saboteur) Freeze(ctx context.Context, req hypervisors.FreezeRequest) (hypervisors.Frozen, error) {
@@ -117,7 +118,16 @@ func (s *saboteur) VM(ctx context.Context, id string) (hypervisors.VM, error) {
 	return vm, err
 }
 
+func (s *saboteur) Watch(ctx context.Context, tell func(string)) error {
+	if s.deaf {
+		tell("")
+		return nil
+	}
+	return s.Driver.Watch(ctx, tell)
+}
+
 var flaws = map[string]func(*saboteur){
+	"does not listen":     func(s *saboteur) { s.deaf = true },
 	"releases nothing":    func(s *saboteur) { s.release = true },
 	"abandons nothing":    func(s *saboteur) { s.abandon = true },
 	"owes nothing":        func(s *saboteur) { s.freeze = func(r *hypervisors.FreezeRequest) { r.Owe = nil } },

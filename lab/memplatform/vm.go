@@ -66,6 +66,7 @@ func (p *Platform) AddVM(s VMSpec) hypervisors.VM {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.vms[v.ID] = v
+	p.changed(v.ID)
 	return v.describe()
 }
 
@@ -74,6 +75,7 @@ func (p *Platform) RemoveVM(id string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.vms, id)
+	p.changed(id)
 }
 
 // describe returns a copy of the VM's description. The caller holds mu.

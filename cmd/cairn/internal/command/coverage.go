@@ -67,6 +67,7 @@ func (a *App) coverage() *cobra.Command {
 	f.StringVar(&filter, "filter", "", "only VMs that this filter selects, for example `'cluster = prod'`")
 	_ = cmd.RegisterFlagCompletionFunc("state", cobra.FixedCompletions(protections, cobra.ShellCompDirectiveNoFileComp))
 	_ = cmd.RegisterFlagCompletionFunc("policy", a.completePolicies)
+	cmd.AddCommand(a.coverageHistory())
 	return cmd
 }
 

@@ -15,11 +15,11 @@ import (
 
 func (a *App) maintenance() *cobra.Command {
 	group := a.group("maintenance", "What the appliance does by itself to stay in order", "")
-	group.AddCommand(a.maintenanceList(), a.maintenanceSet(), a.maintenanceRun())
+	group.AddCommand(a.maintenanceList(), a.maintenanceShow(), a.maintenanceSet(), a.maintenanceRun())
 	return group
 }
 
-var maintenanceKinds = []string{"inventory", "verify", "collect"}
+var maintenanceKinds = []string{"inventory", "verify", "prune", "collect", "sweep"}
 
 func (a *App) maintenanceList() *cobra.Command {
 	return &cobra.Command{
@@ -54,10 +54,7 @@ func (a *App) maintenanceNext(m client.Maintenance) string {
 }
 
 func maintenanceResult(m client.Maintenance) string {
-	if m.LastError.Detail != "" {
-		return strings.TrimPrefix(m.LastResult+"; failed: "+m.LastError.Detail, "; ")
-	}
-	return m.LastResult
+	return strings.TrimPrefix(m.LastResult+failedWords(m.LastError), "; ")
 }
 
 func (a *App) completeMaintenance(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
@@ -74,6 +71,7 @@ func (a *App) maintenanceSet() *cobra.Command {
 			"How often each repository is read back, and how fast, says \"cairn repository set\".",
 		Example: `  cairn maintenance set collect --schedule 'Sat 06:00' --zone Europe/Zurich
   cairn maintenance set verify --window 08:00-18:00 --budget 500G
+  cairn maintenance set prune --window 'Sat,Sun 00:00-24:00' --budget 2T
   cairn maintenance set inventory --schedule '*:0/5'`,
 	}
 	cmd.RunE = a.ask(func(ctx context.Context, s *remote.Session, args []string) error {
@@ -119,9 +117,23 @@ func (a *App) maintenanceSet() *cobra.Command {
 	f.StringVar(&schedule, "schedule", "", "when it is due, for example `'Sat 06:00'`")
 	f.StringVar(&zone, "zone", "", "on whose clocks, for example `Europe/Zurich`")
 	f.StringArrayVar(&windows, "window", nil, "it begins only in it, for example `08:00-18:00`; may be repeated, '' for always")
-	f.StringVar(&budget, "budget", "", "of verify: how much one verification reads, `SIZE` such as 500G")
+	f.StringVar(&budget, "budget", "", "of verify: how much one verification reads; of prune: how much the restore points that one lets go had stored; `SIZE` such as 500G")
 	f.BoolVar(&paused, "paused", false, "never do it; --paused=false ends that")
 	return cmd
+}
+
+func (a *App) maintenanceShow() *cobra.Command {
+	return &cobra.Command{
+		Use: "show KIND", Short: "Show a kind of maintenance, and how the last one went by repository or connection", Args: args("KIND"), ValidArgsFunction: a.completeMaintenance,
+		RunE: a.ask(func(ctx context.Context, s *remote.Session, args []string) error {
+			resp, err := s.GetMaintenance(ctx, args[0])
+			m, err := remote.Decode[client.Maintenance](s, resp, err)
+			if err != nil {
+				return err
+			}
+			return a.showMaintenance(m)
+		}),
+	}
 }
 
 func (a *App) maintenanceRun() *cobra.Command {
@@ -140,7 +152,7 @@ func (a *App) maintenanceRun() *cobra.Command {
 
 func (a *App) showMaintenance(m client.Maintenance) error {
 	return a.one(m, m.Kind, func(p output.Printer, w io.Writer) error {
-		return p.Fields(w,
+		err := p.Fields(w,
 			output.Field{Name: "Kind", Value: m.Kind},
 			output.Field{Name: "Schedule", Value: m.Schedule + " " + m.TimeZone},
 			output.Field{Name: "Windows", Value: strings.Join(m.Windows, "; ")},
@@ -149,5 +161,24 @@ func (a *App) showMaintenance(m client.Maintenance) error {
 			output.Field{Name: "Last", Value: output.Time(m.LastStartedAt, a.Location)},
 			output.Field{Name: "Result", Value: maintenanceResult(m)},
 		)
+		if err != nil || len(m.LastParts) == 0 {
+			return err
+		}
+		return output.Section(p, w, "How the last one went", m.LastParts, []output.Column[client.MaintenancePart]{
+			{Header: "NAME", Value: func(part client.MaintenancePart) string { return part.Name }},
+			{Header: "AT", Value: func(part client.MaintenancePart) string { return output.Time(part.At, a.Location) }},
+			{Header: "RUN", Value: func(part client.MaintenancePart) string { return part.RunID }},
+			{Header: "STATE", Value: func(part client.MaintenancePart) string { return string(part.State) }},
+			{Header: "RESULT", Value: func(part client.MaintenancePart) string {
+				return strings.TrimPrefix(part.Result+failedWords(part.Error), "; ")
+			}},
+		})
 	})
+}
+
+func failedWords(f client.Failure) string {
+	if f.Detail == "" {
+		return ""
+	}
+	return "; failed: " + f.Detail
 }

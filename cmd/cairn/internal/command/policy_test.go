@@ -47,6 +47,10 @@ var (
 var kept = []client.Maintenance{
 	{Kind: "inventory", Schedule: "*:0/15", TimeZone: "UTC", NextAt: noon.Add(time.Minute), LastStartedAt: noon.Add(-14 * time.Minute), LastResult: "1 of 2 connections read: 3 VMs, 1 new, 0 changed, 0 gone", LastError: client.Failure{Detail: "read inventory of far: connection refused"}},
 	{Kind: "verify", Schedule: "*:00", TimeZone: "Europe/Zurich", Windows: []string{"08:00-18:00"}, BudgetBytes: 256 << 30, Busy: true},
+	{Kind: "prune", Schedule: "05:00", TimeZone: "UTC", BudgetBytes: 1 << 40, LastStartedAt: noon.Add(-7 * time.Hour), LastResult: "2 of 2 repositories are pruned", LastParts: []client.MaintenancePart{
+		{ID: "repo_01", Name: "large", At: noon.Add(-7 * time.Hour), RunID: "run_11", State: client.StateFailed, Error: client.Failure{Detail: "the disk is gone"}},
+		{ID: "repo_02", Name: "main", At: noon.Add(-7 * time.Hour), RunID: "run_12", State: client.StateSucceeded, Result: "12 restore points pruned, 40 stay"},
+	}},
 	{Kind: "collect", Schedule: "05:30", TimeZone: "UTC", Paused: true},
 }
 
@@ -63,6 +67,11 @@ func guarded(t *testing.T) *appliance {
 	a.get("/coverage", client.CoverageList{Items: covered, Counts: client.CoverageCounts{Late: 1, Excluded: 1}})
 	a.get("/maintenance", client.MaintenanceList{Items: kept})
 	a.get("/maintenance/verify", kept[1])
+	a.get("/maintenance/prune", kept[2])
+	a.get("/coverage/history", client.CoverageHistory{Items: []client.CoverageDay{
+		{Date: "2026-11-20", VMs: 2, VMsLate: 1, CoveredSeconds: 172800, LateSeconds: 17, Attained: 0.9999, RPOWorstSeconds: 93617, RPOTargetSeconds: 93600, RestorePoints: 1},
+		{Date: "2026-11-21", VMs: 2, CoveredSeconds: 90000, Attained: 1, RPOWorstSeconds: 3600, RPOTargetSeconds: 93600, RestorePoints: 2},
+	}})
 	for pattern, v := range map[string]any{
 		"PUT /maintenance/verify":            kept[1],
 		"POST /maintenance/verify/run":       kept[1],
@@ -86,7 +95,8 @@ func guarded(t *testing.T) *appliance {
 func TestPolicyPages(t *testing.T) {
 	a := guarded(t)
 	for _, page := range []string{
-		"policy list", "policy list -o wide", "policy list -o name", "policy show gold", "policy show rest -o yaml", "policy turns gold", "policy preview gold --all", "exclusion list", "coverage", "maintenance list",
+		"policy list", "policy list -o wide", "policy list -o name", "policy show gold", "policy show rest -o yaml", "policy turns gold", "policy preview gold --all", "exclusion list", "coverage", "maintenance list", "maintenance show prune",
+		"coverage history", "coverage history web01",
 		"coverage -o wide", "coverage -o name",
 	} {
 		t.Run(page, func(t *testing.T) {
@@ -162,6 +172,7 @@ func TestPolicyUsage(t *testing.T) {
 		{"exclusion add --vm web01 --reason r --until soon", "is no date"},
 		{"point hold rp_02", "--reason"},
 		{"maintenance set verify", "nothing was said"},
+		{"coverage history --since 9x", "no day"},
 	} {
 		if got := a.run(t, strings.Fields(tt.args)...); got.code != 2 || !strings.Contains(got.stderr, tt.word) {
 			t.Errorf("%s: exit code %d, %q", tt.args, got.code, got.stderr)

@@ -25,6 +25,12 @@ func results(t client.Task) [][2]string {
 	switch t.Kind {
 	case client.RunVerify:
 		out.verified(t)
+	case client.RunPrune:
+		out.count("carried out for", x.VMsPruned, "VM")
+		out.count("pruned", x.PointsPruned, "restore point")
+		out.size("that had stored", x.BytesPruned)
+		out.count("kept", x.PointsKept, "restore point")
+		out.count("left for the next time", x.PointsLeft, "restore point")
 	case client.RunCollect:
 		out.collected(t)
 	case client.RunHeal:

@@ -21,7 +21,7 @@ import (
 
 var (
 	states = []string{"queued", "running", "succeeded", "warning", "failed", "cancelled"}
-	kinds  = []string{"backup", "restore", "verify", "collect", "heal", "scrub", "rebuild", "deploy"}
+	kinds  = []string{"backup", "restore", "verify", "prune", "collect", "heal", "scrub", "rebuild", "deploy"}
 )
 
 // restoreRun reads the answer of a restore: a run while it goes on, or an outcome that holds it.

@@ -25,7 +25,7 @@ func (a *App) sortFlag(cmd *cobra.Command, to *string, by ...string) {
 }
 
 // watchable are the verbs that only show something.
-var watchable = map[string]bool{"list": true, "show": true, "datastores": true, "networks": true, "space": true, "damage": true}
+var watchable = map[string]bool{"list": true, "show": true, "datastores": true, "networks": true, "space": true, "damage": true, "coverage": true, "history": true}
 
 // letWatch gives --watch to the commands below c that only show something of the appliance and have none of their own.
 func (a *App) letWatch(c *cobra.Command) {
@@ -34,7 +34,7 @@ func (a *App) letWatch(c *cobra.Command) {
 			continue
 		}
 		a.letWatch(sub)
-		if !watchable[sub.Name()] || sub.RunE == nil || sub.HasSubCommands() || sub.Flags().Lookup("watch") != nil {
+		if !watchable[sub.Name()] || sub.RunE == nil || sub.Flags().Lookup("watch") != nil {
 			continue
 		}
 		var again bool
