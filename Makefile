@@ -12,7 +12,7 @@ GOTESTSUM   := gotest.tools/gotestsum@v1.13.0
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.7.0
 GOFUMPT     := mvdan.cc/gofumpt@v0.9.2
 
-.PHONY: demo test ci deps build check fmt vet lint generate drift unit lab race soak reliability fuzz bench bench-go bench-kvm cover images images-test man load clean help
+.PHONY: demo test ci deps build check fmt vet lint generate drift unit lab race soak reliability fuzz bench bench-go bench-kvm cover images images-test container container-test man load clean help
 
 demo: deps build ## Back up and restore a small real VM on this machine; DEMO=once tears all down again
 	@scripts/demo.sh
@@ -87,6 +87,12 @@ images: deps ## The mover's and the appliance's images into dist/images; IMAGES=
 images-test: images ## Start machines from all images of `make images`, without KVM, and build each again: an hour or two
 	CAIRN_LAB=1 CAIRN_SOAK=1 CAIRN_IMAGES=dist/images go test -count=1 -timeout 6h -v ./images/...
 	CAIRN_LAB=1 CAIRN_SOAK=1 CAIRN_IMAGES=dist/images go test -count=1 -timeout 1h -v -run 'TestMoverVM(WithStorage|Dies)' ./lab/e2e
+
+container: deps ## The appliance as a container image into dist/container, for docker-compose.yml
+	go run ./images/build -out dist/container -only container
+
+container-test: container ## Run the container as docker-compose.yml says, without an engine, and build it again: ten minutes
+	CAIRN_LAB=1 CAIRN_SOAK=1 CAIRN_IMAGES=$(CURDIR)/dist/container go test -count=1 -timeout 1h -v -run 'Container|Compose' ./images/build
 
 man: ## The manual pages of the command line into dist/man/man1
 	go run ./cmd/cairn man dist/man/man1

@@ -13,10 +13,11 @@ packages="
   busybox-static kmod cpio dpkg e2fsprogs dosfstools mtools xorriso fdisk zstd systemd
   qemu-guest-agent openssh-client openssh-server
   python3 python3-cryptography python3-zstandard mount postgresql-15 groff-base
+  mmdebstrap debian-archive-keyring umoci crun docker-compose prometheus
 "
 optional=""
-[ "${1:-}" = "--bench" ] && optional="virtnbdbackup borgbackup mmdebstrap"
-[ "${1:-}" = "--images" ] && optional="mmdebstrap debian-archive-keyring nfs-ganesha nfs-ganesha-vfs"
+[ "${1:-}" = "--bench" ] && optional="virtnbdbackup borgbackup"
+[ "${1:-}" = "--images" ] && optional="nfs-ganesha nfs-ganesha-vfs"
 
 say() { echo "install-deps: $*" >&2; }
 

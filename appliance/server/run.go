@@ -60,7 +60,7 @@ func ownNames() []string {
 }
 
 // Run is cairnd: it works until ctx is done, then drains. What a person needs to know is printed on stdout, the log
-// goes to stderr. `cairnd config`, `cairnd migrate` and `cairnd recover` do something else, and end.
+// goes to stderr. `cairnd config`, `cairnd migrate`, `cairnd recover` and `cairnd health` do something else, and end.
 func Run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer,
 	drivers map[hypervisors.Platform]OpenDriver,
 ) error {
@@ -82,6 +82,8 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 			return migrate(ctx, args[1:], getenv, stdout, stderr)
 		case "recover":
 			return recoverCommand(ctx, args[1:], getenv, stdout, stderr, drivers)
+		case "health":
+			return health(ctx, args[1:], getenv, stdout, stderr)
 		}
 	}
 	c, err := configure("cairnd", args, getenv, stderr)

@@ -61,11 +61,12 @@ func GoProgram(file string) ([]Component, error) {
 // DebianTree returns the packages that dpkg's database in a tree says are installed.
 func DebianTree(status string) ([]Component, error) {
 	p, err := os.ReadFile(status)
-	if err != nil {
-		return nil, err
-	}
-	var out []Component
-	for paragraph := range strings.SplitSeq(string(p), "\n\n") {
+	return DebianStatus(p), err
+}
+
+// DebianStatus returns the packages that dpkg's database says are installed.
+func DebianStatus(status []byte) (out []Component) {
+	for paragraph := range strings.SplitSeq(string(status), "\n\n") {
 		f := map[string]string{}
 		for line := range strings.Lines(paragraph) {
 			if key, value, ok := strings.Cut(line, ": "); ok && key[0] != ' ' {
@@ -76,7 +77,7 @@ func DebianTree(status string) ([]Component, error) {
 			out = append(out, Debian(f["Package"], f["Version"], f["Architecture"], ""))
 		}
 	}
-	return out, nil
+	return out
 }
 
 // Write writes a bill of materials for one image.

@@ -35,6 +35,7 @@ var recipes = map[string]func(*builder, context.Context) (image, error){
 	"mover":        (*builder).small,
 	"mover-debian": (*builder).moverDebian,
 	"appliance":    (*builder).appliance,
+	"container":    (*builder).container,
 }
 
 // image is one image before it becomes formats.
@@ -42,9 +43,9 @@ type image struct {
 	name    string // of the files
 	product string
 	cpus    int
-	memory  int // MiB
-	dataGiB int // of an empty second disk in the OVA; 0 for none
-	parts   []disk.Partition
+	memory  int              // MiB
+	dataGiB int              // of an empty second disk in the OVA; 0 for none
+	parts   []disk.Partition // nil: it is no disk, and all of it is in extra
 	mbr     string
 	extra   map[string]string // more files to hand out: suffix to file
 	bom     []bom.Component

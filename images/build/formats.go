@@ -32,6 +32,9 @@ func (b *builder) raw(img image) (name string, whole disk.GUID, err error) {
 
 // finish turns an image into its formats and lays them beside its other files.
 func (b *builder) finish(ctx context.Context, img image) error {
+	if img.parts == nil {
+		return b.describe(img, id(img.name, b.version)) // it is no disk
+	}
 	raw, whole, err := b.raw(img)
 	if err != nil {
 		return err
@@ -50,13 +53,18 @@ func (b *builder) finish(ctx context.Context, img image) error {
 			return err
 		}
 	}
+	if err := os.Remove(raw); err != nil {
+		return err
+	}
+	return b.describe(img, whole)
+}
+
+// describe hands out what an image comes with, and its bill of materials.
+func (b *builder) describe(img image, whole disk.GUID) error {
 	for suffix, from := range img.extra {
 		if err := b.hand(from, img.name+suffix); err != nil {
 			return err
 		}
-	}
-	if err := os.Remove(raw); err != nil {
-		return err
 	}
 	b.made = append(b.made, img.name)
 	return bom.Write(filepath.Join(b.out, img.name+".cdx.json"), img.name, b.version, b.time, whole, img.bom)

@@ -1,5 +1,5 @@
 // Command build makes Cairn's images: the small mover, the Debian mover and the appliance, in the formats of the
-// platforms, with checksums and bills of materials. docs/images.md describes them.
+// platforms, and the appliance as a container, with checksums and bills of materials. docs/images.md describes them.
 //
 // It needs Debian 12 with the packages of scripts/install-deps.sh; the Debian images also root, for mmdebstrap. It uses
 // no loop device and mounts no image.
@@ -37,7 +37,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout 
 	f.StringVar(&b.kernel, "kernel", "linux-image-amd64", "meta package of the kernel of the small image")
 	f.StringVar(&b.cacheDir, "cache", "", "directory of downloads (CAIRN_IMAGES_CACHE, or cairn-images in the user's cache)")
 	f.StringVar(&b.version, "version", "", "version; by default what git says")
-	only := f.String("only", "mover", "images to make, with commas: mover, mover-debian, appliance")
+	only := f.String("only", "mover", "images to make, with commas: mover, mover-debian, appliance, container")
 	formats := f.String("formats", "qcow2,vmdk,vhdx", "formats to make, with commas; an OVA comes with vmdk")
 	if err := f.Parse(args); err != nil {
 		return err

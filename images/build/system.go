@@ -29,14 +29,18 @@ func (b *builder) moverDebian(ctx context.Context) (image, error) {
 	return b.system(ctx, img, r, 2048)
 }
 
+// manager compiles cairnd, which opens libvirt's library when it needs it, and the command line.
+func (b *builder) manager(ctx context.Context) (daemon, client string, err error) {
+	if daemon, err = b.program(ctx, "cairnd", "libvirt_dlopen", "CGO_ENABLED=1"); err != nil {
+		return "", "", err
+	}
+	client, err = b.program(ctx, "cairn", "")
+	return daemon, client, err
+}
+
 func (b *builder) appliance(ctx context.Context) (image, error) {
 	img := image{name: "cairn-appliance", product: "Cairn appliance", cpus: 4, memory: 4096, dataGiB: 64}
-	// cairnd speaks to libvirt by its library, which it opens when it needs it.
-	daemon, err := b.program(ctx, "cairnd", "libvirt_dlopen", "CGO_ENABLED=1")
-	if err != nil {
-		return img, err
-	}
-	client, err := b.program(ctx, "cairn", "")
+	daemon, client, err := b.manager(ctx)
 	if err != nil {
 		return img, err
 	}
@@ -81,14 +85,10 @@ func (b *builder) system(ctx context.Context, img image, r system.Recipe, rootMi
 	if err := r.Build(ctx, dir, b.cache.Dir(), at, b.time); err != nil {
 		return img, err
 	}
-	var err error
 	for from := range r.Programs {
-		modules, e := bom.GoProgram(from)
-		if e != nil {
-			return img, e
+		if err := b.addProgram(&img, from); err != nil {
+			return img, err
 		}
-		img.bom = append(img.bom, modules...)
-		img.bom = append(img.bom, bom.Component{Type: "application", Name: filepath.Base(from), Version: b.version})
 	}
 	packages, err := bom.DebianTree(filepath.Join(dir, "var/lib/dpkg/status"))
 	if err != nil {
@@ -118,14 +118,29 @@ func (b *builder) system(ctx context.Context, img image, r system.Recipe, rootMi
 		{Name: "boot", Kind: disk.EFISystem, ID: bootID, Content: boot, BIOS: true},
 		{Name: "root", Kind: disk.LinuxData, ID: rootID, Content: root},
 	}
+	if err := b.listPackages(&img, packages); err != nil {
+		return img, err
+	}
+	return img, os.RemoveAll(dir)
+}
+
+// addProgram adds what a program was linked from to an image's bill of materials.
+func (b *builder) addProgram(img *image, program string) error {
+	modules, err := bom.GoProgram(program)
+	img.bom = append(append(img.bom, modules...), bom.Component{Type: "application", Name: filepath.Base(program), Version: b.version})
+	return err
+}
+
+// listPackages hands a plain list of an image's packages out with it.
+func (b *builder) listPackages(img *image, packages []bom.Component) error {
 	list := filepath.Join(b.work, img.name+".packages")
 	var lines strings.Builder
 	for _, p := range packages {
 		fmt.Fprintf(&lines, "%s %s\n", p.Name, p.Version)
 	}
-	if err := os.WriteFile(list, []byte(lines.String()), 0o644); err != nil {
-		return img, err
+	if img.extra == nil {
+		img.extra = map[string]string{}
 	}
-	img.extra = map[string]string{".packages": list}
-	return img, os.RemoveAll(dir)
+	img.extra[".packages"] = list
+	return os.WriteFile(list, []byte(lines.String()), 0o644)
 }

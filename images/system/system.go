@@ -95,12 +95,8 @@ func (r Recipe) Build(ctx context.Context, dir, cache string, at Place, epoch ti
 	return settleTimes(dir, epoch)
 }
 
-// bootstrap lets mmdebstrap make the tree as an archive, which clamps all times to the build's.
+// bootstrap lets mmdebstrap make the tree as an archive, with a kernel and what starts it.
 func (r Recipe) bootstrap(ctx context.Context, tar, cache string, epoch time.Time) error {
-	debs := filepath.Join(cache, "archives")
-	if err := os.MkdirAll(debs, 0o755); err != nil {
-		return err
-	}
 	early := map[string]string{}
 	for _, name := range []string{initramfsHook, initramfsRoot} {
 		p, err := files.ReadFile("files/common" + name)
@@ -113,25 +109,42 @@ func (r Recipe) bootstrap(ctx context.Context, tar, cache string, epoch time.Tim
 		}
 		defer os.Remove(early[name])
 	}
-	// In mount and process namespaces of their own: what mmdebstrap mounts for the packages' scripts, and the processes they
-	// start, are gone when it ends in whatever way, and nothing of it is seen outside.
-	return run(ctx, epoch, "unshare", "--mount", "--pid", "--fork", "--kill-child", "--", "env", "TMPDIR="+filepath.Dir(tar), "mmdebstrap", "--mode=root", "--variant=minbase", "--quiet",
-		"--include="+strings.Join(slices.Concat(commonPackages, r.Packages), ","),
-		"--aptopt=APT::Install-Recommends \"false\"",
-		"--dpkgopt=path-exclude=/usr/share/man/*", "--dpkgopt=path-exclude=/usr/share/locale/*",
-		"--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=path-include=/usr/share/doc/*/copyright",
-		"--skip=essential/unlink,cleanup/reproducible/machine-id",
-		`--setup-hook=mkdir -p "$1"/var/cache/apt/archives`,
-		"--setup-hook=sync-in "+debs+" /var/cache/apt/archives",
+	return bootstrap(ctx, tar, cache, epoch, "minbase", slices.Concat(commonPackages, r.Packages),
 		// The first file system carries the drivers of disks that a platform may give us, and not those of all the world.
 		`--essential-hook=mkdir -p "$1"/etc/initramfs-tools/conf.d`,
 		`--essential-hook=printf 'MODULES=list\nCOMPRESS=zstd\nFSTYPE=ext4\nRESUME=none\n' >"$1"/etc/initramfs-tools/conf.d/cairn`,
 		`--essential-hook=printf '%s\n' `+strings.Join(bootModules, " ")+` >"$1"/etc/initramfs-tools/modules`,
 		"--essential-hook=install -D -m 0755 "+early[initramfsHook]+` "$1"`+initramfsHook,
 		"--essential-hook=install -D -m 0755 "+early[initramfsRoot]+` "$1"`+initramfsRoot,
-		"--customize-hook=sync-out /var/cache/apt/archives "+debs,
-		`--customize-hook=rm -f "$1"/etc/resolv.conf "$1"/var/log/*.log "$1"/var/log/apt/* "$1"/var/lib/dbus/machine-id "$1"/etc/iscsi/initiatorname.iscsi "$1"/etc/nvme/hostnqn "$1"/etc/nvme/hostid`,
-		"bookworm", tar)
+		`--customize-hook=rm -f "$1"/etc/resolv.conf "$1"/var/lib/dbus/machine-id "$1"/etc/iscsi/initiatorname.iscsi "$1"/etc/nvme/hostnqn "$1"/etc/nvme/hostid`)
+}
+
+// Bare makes the archive of a system without kernel, systemd and package manager: Debian's essential packages and these.
+func Bare(ctx context.Context, tar, cache string, epoch time.Time, packages ...string) error {
+	return bootstrap(ctx, tar, cache, epoch, "essential", packages, `--customize-hook=rm -f "$1"/etc/resolv.conf "$1"/etc/hostname`)
+}
+
+// bootstrap lets mmdebstrap make an archive, in which it clamps all times to the build's. cache holds downloads.
+func bootstrap(ctx context.Context, tar, cache string, epoch time.Time, variant string, packages []string, hooks ...string) error {
+	debs := filepath.Join(cache, "archives")
+	if err := os.MkdirAll(debs, 0o755); err != nil {
+		return err
+	}
+	// In mount and process namespaces of their own: what mmdebstrap mounts for the packages' scripts, and the processes they
+	// start, are gone when it ends in whatever way, and nothing of it is seen outside.
+	args := []string{
+		"--mount", "--pid", "--fork", "--kill-child", "--", "env", "TMPDIR=" + filepath.Dir(tar), "mmdebstrap", "--mode=root", "--variant=" + variant, "--quiet",
+		"--include=" + strings.Join(packages, ","),
+		"--aptopt=APT::Install-Recommends \"false\"",
+		"--dpkgopt=path-exclude=/usr/share/man/*", "--dpkgopt=path-exclude=/usr/share/locale/*",
+		"--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=path-include=/usr/share/doc/*/copyright",
+		"--skip=essential/unlink,cleanup/reproducible/machine-id",
+		`--setup-hook=mkdir -p "$1"/var/cache/apt/archives`,
+		"--setup-hook=sync-in " + debs + " /var/cache/apt/archives",
+		"--customize-hook=sync-out /var/cache/apt/archives " + debs,
+		`--customize-hook=rm -f "$1"/var/log/*.log "$1"/var/log/apt/*`,
+	}
+	return run(ctx, epoch, "unshare", append(append(args, hooks...), "bookworm", tar)...)
 }
 
 // initramfsHook and initramfsRoot must be there before the packages that make the first file system.
