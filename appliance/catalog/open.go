@@ -34,6 +34,7 @@ type Catalog struct {
 	manager string // this process, once it has joined
 
 	configured chan struct{}
+	changing   chan struct{} // one for each connection that holds the lock of a change
 }
 
 // Options of Open. Either Path or Address says where the catalog is.
@@ -71,7 +72,7 @@ func Open(ctx context.Context, o Options) (*Catalog, error) {
 
 // openShared opens a catalog that several managers may have open.
 func openShared(ctx context.Context, o Options) (*Catalog, error) {
-	c := &Catalog{pg: true, configured: make(chan struct{}, 1)}
+	c := &Catalog{pg: true, configured: make(chan struct{}, 1), changing: make(chan struct{}, changesAtOnce)}
 	var err error
 	if c.sql, c.side, err = openPostgres(o.Address); err != nil {
 		return nil, err

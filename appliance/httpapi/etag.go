@@ -148,7 +148,8 @@ func keptPart(etag string) string {
 	return kept
 }
 
-// changes lets one request at a time change a thing, so that nothing comes between the look at its ETag and the change.
+// changes lets one request at a time change a thing, so that nothing comes between the look at its ETag and the change. What other
+// processes do is kept away by Options.Changes.
 type changes [64]sync.Mutex
 
 func (m *changes) of(path string) *sync.Mutex {
@@ -176,6 +177,13 @@ func (s *Server) guard(next echo.HandlerFunc) echo.HandlerFunc {
 		m := s.changes.of(r.URL.Path)
 		m.Lock()
 		defer m.Unlock()
+		if s.others != nil {
+			unlock, err := s.others.LockChange(r.Context(), r.URL.Path)
+			if err != nil {
+				return err
+			}
+			defer unlock()
+		}
 		etag, err := s.present(c)
 		if err != nil {
 			return err

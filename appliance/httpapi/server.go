@@ -61,6 +61,11 @@ type Metrics interface {
 	Stream() (end func())
 }
 
+// Changes keeps other processes from changing a thing, by its path, between the look at its ETag and the change. *catalog.Catalog does.
+type Changes interface {
+	LockChange(ctx context.Context, what string) (unlock func(), err error)
+}
+
 // Options of New.
 type Options struct {
 	Core      Core
@@ -72,6 +77,7 @@ type Options struct {
 	Log       *slog.Logger
 	Version   Version
 	Heartbeat time.Duration     // of event streams; 0 is 15 seconds
+	Changes   Changes           // nil: no other process changes anything
 	Peers     http.RoundTripper // to the APIs of other managers on the same database; nil if there can be none
 }
 
@@ -83,6 +89,7 @@ type Server struct {
 	stream    *Stream
 	limiter   *limiter
 	changes   changes
+	others    Changes
 	docs      []byte
 	metrics   Metrics
 	log       *slog.Logger
@@ -114,7 +121,7 @@ func New(o Options) (*Server, error) {
 	}
 	s := &Server{
 		core: o.Core, identity: o.Identity, requests: o.Requests, stream: o.Stream, limiter: newLimiter(o.Rate), docs: docs, metrics: o.Metrics, log: o.Log, version: o.Version, heartbeat: o.Heartbeat,
-		contract: c, peers: o.Peers, closing: make(chan struct{}),
+		contract: c, others: o.Changes, peers: o.Peers, closing: make(chan struct{}),
 	}
 	s.echo = s.routes()
 	return s, nil

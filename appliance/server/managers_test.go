@@ -107,25 +107,38 @@ func (m *member) serve() {
 		m.end()
 		_ = m.Close(context.Background())
 	})
-	m.s.until("the API listens", func() bool {
+	m.s.until("the API answers", func() bool {
 		found := printed.FindStringSubmatch(out.String())
-		if found == nil {
-			return false
-		}
-		m.api, m.token = found[1], found[2]
-		return true
+		return found != nil && m.lives(found[1])
 	})
+	found := printed.FindStringSubmatch(out.String()) // all of it, since it answers
+	m.api, m.token = found[1], found[2]
 }
 
-// until asks again and again until something is so.
+// lives asks an API whether it answers, which it does after it has said everything to a person.
+func (m *member) lives(api string) bool {
+	r, err := http.NewRequestWithContext(m.s.t.Context(), http.MethodGet, api+"/api/v1/livez", nil)
+	if err != nil {
+		m.s.t.Fatal(err)
+	}
+	res, err := m.http.Do(r)
+	if err != nil {
+		return false
+	}
+	_ = res.Body.Close()
+	return res.StatusCode == http.StatusOK
+}
+
+// until asks again and again until something is so, with patience.
 func (s *site) until(what string, so func() bool) {
 	s.t.Helper()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
+	limit := time.After(patience)
 	for !so() {
 		select {
 		case <-tick.C:
-		case <-s.t.Context().Done():
+		case <-limit:
 			s.t.Fatalf("waited in vain until %s", what)
 		}
 	}

@@ -132,7 +132,7 @@ func (a *Appliance) serve(ctx context.Context, s settings, stdout io.Writer) err
 	commit, built := version.Source()
 	a.metrics.Watch(a, s.vmSeries, a.log)
 	api, err := httpapi.New(httpapi.Options{
-		Core: a, Identity: people, Requests: a.catalog, Stream: a.stream, Log: a.log, Rate: s.rate,
+		Core: a, Identity: people, Requests: a.catalog, Changes: a.catalog, Stream: a.stream, Log: a.log, Rate: s.rate,
 		Metrics: a.metrics,
 		Version: httpapi.Version{Version: version.Version, Commit: commit, Built: built, Schema: a.catalog.Schema()},
 		Peers:   a.toPeers(),
