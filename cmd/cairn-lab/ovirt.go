@@ -53,6 +53,20 @@ func (f *ovirtFlags) site() ovirtsim.Site {
 	return s
 }
 
+// tellMovers prints what a mover that plays the guest of a mover's VM has for its /sys: the disks that are plugged in show there.
+func (f *ovirtFlags) tellMovers(cmd *cobra.Command, e *ovirtsim.Engine) error {
+	for name, id := range e.Movers() {
+		guest, err := e.Guest(cmd.Context(), id)
+		if err != nil {
+			return err
+		}
+		if _, err := fmt.Fprintf(cmd.OutOrStdout(), "sysfs of %s %s\n", name, guest.Sys); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (f *ovirtFlags) serve(cmd *cobra.Command) (err error) {
 	dir := f.dir
 	if dir == "" {
@@ -80,6 +94,9 @@ func (f *ovirtFlags) serve(cmd *cobra.Command) (err error) {
 	ca := filepath.Join(dir, "ca.pem")
 	if err = os.WriteFile(ca, e.CA(), 0o600); err == nil {
 		_, err = fmt.Fprintf(cmd.OutOrStdout(), "engine %s\nuser %s\npassword %s\nca %s\n", e.URL(), f.user, f.password, ca)
+	}
+	if err == nil && f.vms == 0 {
+		err = f.tellMovers(cmd, e)
 	}
 	if err == nil {
 		<-cmd.Context().Done()

@@ -269,6 +269,9 @@ func (e *Engine) beginBackup(ctx context.Context, b *backup, lost map[string]boo
 		defer e.quiesce(b.vm)()
 	}
 	running, err := s.StartBackup(ctx, spec)
+	if err == nil {
+		err = e.tellBackup(ctx, b, running)
+	}
 	if err != nil {
 		return err
 	}

@@ -34,7 +34,8 @@ type Config struct {
 	// Listen is "127.0.0.1:0" by default.
 	Listen string
 	// Seed of the ids and of the order of lists that are not sorted.
-	Seed uint64
+	Seed  uint64
+	Watch Watch
 	// Log gets what the engine does; nothing by default.
 	Log *slog.Logger
 }

@@ -23,14 +23,32 @@ type device struct {
 	ready   chan struct{}
 }
 
-// Guest returns where a mover that plays the guest of a VM finds the disks which are plugged into that VM: its sysfs has
-// them and nothing else. It needs root.
+// Guest returns where a mover that plays the guest of a VM finds the disks which are plugged into that VM, and which VM it is
+// in: its sysfs has them and nothing else. It needs root.
 func (e *Engine) Guest(ctx context.Context, vmID string) (blockdev.System, error) {
 	if _, err := e.storage(ctx); err != nil {
 		return blockdev.System{}, err
 	}
 	sys := e.sysfs(vmID)
-	return blockdev.System{Sys: sys, Dev: "/dev", Proc: "/proc"}, os.MkdirAll(filepath.Join(sys, "block"), 0o755)
+	dmi := filepath.Join(sys, "class/dmi/id")
+	err := errors.Join(os.MkdirAll(filepath.Join(sys, "block"), 0o755), os.MkdirAll(dmi, 0o755))
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dmi, "product_uuid"), []byte(vmID+"\n"), 0o400)
+	}
+	return blockdev.System{Sys: sys, Dev: "/dev", Proc: "/proc"}, err
+}
+
+// Movers returns the ids of the VMs that are marked as movers, by name.
+func (e *Engine) Movers() map[string]string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	out := map[string]string{}
+	for _, v := range e.vms.all() {
+		if strings.HasPrefix(v.comment, MoverComment) {
+			out[v.name] = v.id
+		}
+	}
+	return out
 }
 
 // sysfs is where the sysfs of a VM lies, once the storage runs.

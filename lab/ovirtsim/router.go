@@ -177,6 +177,7 @@ func (e *Engine) serveAPI(w http.ResponseWriter, r *http.Request) {
 		rep = &reply{http.StatusInternalServerError, (&refusal{reason: "Operation Failed", detail: err.Error()}).node()}
 	}
 	e.log.Debug("request", "method", r.Method, "path", r.URL.RequestURI(), "status", rep.status, "err", err)
+	e.tellDone(r.Method, path, rep.status)
 	if rep.body == nil {
 		w.WriteHeader(rep.status)
 		return

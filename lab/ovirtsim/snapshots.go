@@ -311,7 +311,12 @@ func (e *Engine) runSnapshot(m *making, then func(made bool)) {
 		for _, d := range m.disks {
 			layers = append(layers, storage.NewVolume{Disk: d.id, Volume: m.layers[d.id].id})
 		}
-		e.work(func(ctx context.Context) error { return e.freezeDisks(ctx, v, m.disks, layers, quiesced) }, finish)
+		e.work(func(ctx context.Context) error {
+			if err := e.freezeDisks(ctx, v, m.disks, layers, quiesced); err != nil {
+				return err
+			}
+			return e.tellSnapshot(ctx, m)
+		}, finish)
 	}
 	e.later(wait, func() {
 		if e.strikes(SnapshotHangs, v.id, v.name) {
