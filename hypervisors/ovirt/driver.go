@@ -74,8 +74,9 @@ type pace struct {
 	events      time.Duration // between two looks at the engine's events
 }
 
+// Most steps of an engine that is not busy end within a second; those that do not are looked at ever more rarely.
 var usualPace = pace{
-	first: time.Second, most: 8 * time.Second, create: 10 * time.Minute, transfer: 10 * time.Minute, busy: 2 * time.Minute,
+	first: 100 * time.Millisecond, most: 8 * time.Second, create: 10 * time.Minute, transfer: 10 * time.Minute, busy: 2 * time.Minute,
 	wait: 3 * time.Minute, events: 15 * time.Second,
 }
 

@@ -185,7 +185,6 @@ func TestChoose(t *testing.T) {
 		"an incremental":              {since, nil, "cow", "cow", true, "id-1", []string{"", ""}},
 		"one disk is raw":             {since, nil, "cow", "raw", true, "id-1", []string{"", "not enabled for this disk"}},
 		"no disk is tracked":          {since, nil, "untracked", "raw", false, "", []string{"not enabled for any disk", "not enabled for any disk"}},
-		"a disk is deactivated":       {since, nil, "cow", "inactive", false, "", []string{"deactivated", "deactivated"}},
 		"the checkpoint is gone":      {since, func(s *survey) { s.marks = nil }, "cow", "cow", true, "", []string{"not the checkpoint", "not the checkpoint"}},
 		"the checkpoint is invalid":   {since, func(s *survey) { s.marks[0].valid = false }, "cow", "cow", true, "", []string{"invalid", "invalid"}},
 		"a disk came later":           {since, func(s *survey) { s.marks[0].checkpoint.Disks = []string{diskA} }, "cow", "cow", true, "id-1", []string{"", "does not have this disk"}},
@@ -207,6 +206,20 @@ func TestChoose(t *testing.T) {
 				t.Errorf("%s: disk %d is read as a whole because %q, want %q", name, i, got, tt.full[i])
 			}
 		}
+	}
+}
+
+// TestChooseDeactivated: a VM that runs is frozen without its deactivated disks, and the run says so; one that is off has all of them in
+// a snapshot.
+func TestChooseDeactivated(t *testing.T) {
+	since := hypervisors.FreezeRequest{Track: true, Since: "cairn-last"}
+	p := choose(since, siteOf(t, "up", "cow", "inactive"))
+	if !p.backup || p.from != "id-1" || len(p.disks) != 1 || len(p.skipped) != 1 || !strings.Contains(p.skipped[0].Reason, "deactivated") {
+		t.Errorf("up: backup %v from %q, disks %+v, skipped %+v", p.backup, p.from, p.disks, p.skipped)
+	}
+	p = choose(since, siteOf(t, "down", "cow", "inactive"))
+	if p.backup || len(p.disks) != 2 || len(p.skipped) != 0 || !strings.Contains(p.full[diskA], "deactivated") {
+		t.Errorf("down: backup %v, disks %+v, skipped %+v, full %q", p.backup, p.disks, p.skipped, p.full)
 	}
 }
 

@@ -39,6 +39,7 @@ func choose(req hypervisors.FreezeRequest, s survey) plan {
 	var warnings []string
 	p.disks, p.skipped, warnings = req.Divide(s.vm)
 	p.warnings = append(p.warnings, warnings...)
+	p.leaveOutDeactivated(s)
 	if !req.Track && req.Since == "" {
 		return p
 	}
@@ -58,6 +59,25 @@ func choose(req hypervisors.FreezeRequest, s survey) plan {
 		p.start(req.Since, s.marks)
 	}
 	return p
+}
+
+// leaveOutDeactivated takes out the disks that are deactivated in a VM that is not off. The engine would put them into a snapshot,
+// and merge none of it as long as they are; and it takes none into a backup.
+func (p *plan) leaveOutDeactivated(s survey) {
+	if val(s.x.Status()) == sdk.VMSTATUS_DOWN {
+		return
+	}
+	p.disks = slices.DeleteFunc(p.disks, func(d hypervisors.Disk) bool {
+		a := attachment(s.x, d.ID)
+		if a == nil {
+			return false
+		}
+		active, said := a.Active()
+		if said && !active {
+			p.skipped = append(p.skipped, hypervisors.SkippedDisk{Disk: d, Reason: "it is deactivated while the VM runs, and the engine could not merge its snapshot"})
+		}
+		return said && !active
+	})
 }
 
 // start looks for the checkpoint to start from.

@@ -79,6 +79,7 @@ func (d *Driver) BeginRestore(ctx context.Context, req hypervisors.RestoreReques
 			return nil, err
 		}
 	}
+	fault.Point("restore.exports-open")
 	d.mu.Lock()
 	d.restores[req.Tag] = r
 	d.mu.Unlock()
@@ -107,6 +108,7 @@ func (r *restoring) make(ctx context.Context, disk *plannedDisk, ca string) erro
 	if err != nil {
 		return err
 	}
+	fault.Point("restore.volume-created")
 	disk.attach.disk = id
 	e := hypervisors.Export{Name: id, SizeBytes: disk.size, Writable: true}
 	if size < disk.size {

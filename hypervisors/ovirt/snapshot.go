@@ -38,8 +38,9 @@ func judgeSnapshot(s *sdk.Snapshot, description string) (outcome, string) {
 	return ready, ""
 }
 
-// removalLooks is how often a snapshot whose removal was taken may look as before: then the removal has begun or failed.
-const removalLooks = 3
+// removalLooks is how often a snapshot whose removal was taken may look as before, about three seconds long: then the removal
+// has begun or failed.
+const removalLooks = 8
 
 // judgeRemoval looks at a snapshot that is being removed. What becomes ok again was not removed: the engine has no other
 // way to say so. locked says that the removal was seen under way, looks how often the snapshot was looked at.
