@@ -22,6 +22,7 @@ type mover struct {
 	proxy *netfault.Proxy
 	state string
 	name  string
+	sys   string // what it has for /sys; "" is this machine's
 	cmd   *exec.Cmd
 	log   *locked.Buffer
 	gone  chan struct{}
@@ -49,13 +50,16 @@ func (a *appliance) movers() map[string]client.Mover {
 }
 
 // enrol starts a mover with a token of its own and waits until it is online.
-func (s *scene) enrol(name string) *mover {
+func (s *scene) enrol(name string) *mover { return s.enrolIn("", name) }
+
+// enrolIn starts a mover on a machine that sys is the sysfs of.
+func (s *scene) enrolIn(sys, name string) *mover {
 	s.t.Helper()
 	proxy, err := netfault.New(s.moversAddress())
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	m := &mover{t: s.t, proxy: proxy, state: filepath.Join(s.t.TempDir(), "state"), name: name, log: &locked.Buffer{}}
+	m := &mover{t: s.t, proxy: proxy, state: filepath.Join(s.t.TempDir(), "state"), name: name, sys: sys, log: &locked.Buffer{}}
 	s.t.Cleanup(func() {
 		m.kill()
 		proxy.Close()
@@ -72,9 +76,14 @@ func (s *scene) enrol(name string) *mover {
 
 func (m *mover) start(flags ...string) {
 	m.t.Helper()
-	m.cmd = exec.Command(moverBinary, append([]string{"run", "--manager", m.proxy.Address(), "--state", m.state, "--log-level", "debug"}, flags...)...)
-	m.cmd.Stdout, m.cmd.Stderr = m.log, m.log
+	args := append([]string{"run", "--manager", m.proxy.Address(), "--state", m.state, "--log-level", "debug"}, flags...)
+	m.cmd = exec.Command(moverBinary, args...)
 	m.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if m.sys != "" {
+		m.cmd = exec.Command("/bin/sh", append([]string{"-c", `mount --bind "$0" /sys && exec "$@"`, m.sys, moverBinary}, args...)...)
+		m.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Unshareflags: syscall.CLONE_NEWNS}
+	}
+	m.cmd.Stdout, m.cmd.Stderr = m.log, m.log
 	if err := m.cmd.Start(); err != nil {
 		m.t.Fatal(err)
 	}
