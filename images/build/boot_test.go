@@ -70,6 +70,18 @@ func seedCD(t *testing.T, document string) []string {
 	return []string{"-drive", "if=none,id=cd,format=raw,readonly=on,file=" + seedISO(t, document), "-device", "ide-cd,drive=cd"}
 }
 
+// anotherMover plugs disks in as oVirt does, with serial numbers that are their own: a mover's of the same image, which has the machine's own
+// marks on its partitions, and a seed that names another manager.
+func anotherMover(t *testing.T, image string) []string {
+	t.Helper()
+	return []string{
+		"-device", "virtio-scsi-pci,id=plugs", "-drive", "if=none,id=theirs,snapshot=on,format=qcow2,file=" + image + ".qcow2",
+		"-device", "scsi-hd,bus=plugs.0,drive=theirs,serial=8b6f3f0e-7a51-4f3c-9d2e-0c8f4f1f0a00",
+		"-drive", "if=none,id=seed,format=raw,readonly=on,file=" + seedISO(t, "cairn:\n  manager: 192.0.2.1:8441\n  name: theirs\n"),
+		"-device", "scsi-hd,bus=plugs.0,drive=seed,serial=8b6f3f0e-7a51-4f3c-9d2e-0c8f4f1f0a01",
+	}
+}
+
 // words are a mover's configuration on the kernel command line, with an address of its own.
 func words(m *manager, name string, token client.MoverToken) string {
 	return "cairn.manager=" + m.movers + " cairn.fingerprint=" + token.Fingerprint + " cairn.token=" + token.Token + " cairn.name=" + name +
@@ -103,7 +115,7 @@ func bootSmall(t *testing.T, image string) {
 		want           string
 	}{
 		{"fwcfg", true, secureBoot, "vhdx", "-device virtio-scsi-pci -device scsi-hd,drive=disk", "fw_cfg", "[fw_cfg]"},
-		{"seed", false, bios, "qcow2", "-device virtio-blk-pci,drive=disk", "seed", "NoCloud seed sr0"},
+		{"seed", false, bios, "qcow2", "-device virtio-blk-pci,drive=disk,bootindex=1", "plugged", "NoCloud seed sr0"},
 		{"words", false, bios, "qcow2", "-device virtio-blk-pci,drive=disk", "words", "[kernel command line]"},
 		{"vmdk", false, i440fx, "vmdk", "-device pvscsi -device scsi-hd,drive=disk", "fw_cfg", "network=dhcp"},
 		{"vmdkuefi", false, secureBoot, "vmdk", "-device pvscsi -device scsi-hd,drive=disk", "seed", "network=dhcp"},
@@ -121,6 +133,8 @@ func bootSmall(t *testing.T, image string) {
 				args = append(args, fwCfg(t, document)...)
 			case "seed":
 				args = append(args, seedCD(t, document)...)
+			case "plugged":
+				args = append(append(args, seedCD(t, document)...), anotherMover(t, image)...)
 			case "words":
 				args = append(args, "-kernel", image+".vmlinuz", "-initrd", image+".initrd", "-append",
 					"console=ttyS0 quiet panic=10 no_timer_check "+words(m, tt.name, token))

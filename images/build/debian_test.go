@@ -31,7 +31,7 @@ func TestDebianMover(t *testing.T) {
 		foreign  bool
 	}{
 		{
-			"deb-seed", bios, "qcow2", "-device virtio-blk-pci,drive=disk",
+			"deb-seed", bios, "qcow2", "-device virtio-blk-pci,drive=disk,bootindex=1",
 			func(t *testing.T, document string, _ client.MoverToken) []string { return seedCD(t, document) }, true,
 		},
 		{
@@ -55,7 +55,7 @@ func TestDebianMover(t *testing.T) {
 			args := append(append(tt.firmware(t), "-m", "1024"), bootDisk(t, image, tt.format, tt.device)...)
 			args = append(append(args, tt.config(t, document, token)...), agentArgs(socket)...)
 			if tt.foreign {
-				args = append(args, foreignDisks(t)...)
+				args = append(append(args, foreignDisks(t)...), anotherMover(t, image)...)
 			}
 			v := startVM(t, args...)
 			if got := m.awaitMover(t, v, tt.name, client.MoverOnline); got.Hostname != tt.name || got.MachineUUID == "" {
@@ -162,6 +162,8 @@ func checkForeign(t *testing.T, g *guestAgent) {
 	for _, tt := range []struct{ name, command, want string }{
 		{"signatures", "blkid -p -o value -s TYPE /dev/vd? | grep -c LVM2_member", "1"},
 		{"volumes", "lsblk -rno TYPE | grep -cx lvm", "0"},
+		{"its own partitions", "findmnt -nro SOURCE / && findmnt -nro SOURCE /boot/efi", "/dev/vda2\n/dev/vda1"},
+		{"another mover's", "lsblk -nro PARTUUID /dev/sd?2 | grep -c \"$(lsblk -nro PARTUUID /dev/vda2)\"", "1"},
 		{"mounts", "findmnt -rno TARGET /srv; systemctl is-active srv.automount srv.mount | sort -u", "inactive"},
 	} {
 		if got := g.sh(t, tt.command); got != tt.want {
