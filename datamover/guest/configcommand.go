@@ -17,11 +17,14 @@ import (
 	"github.com/cairn-backup/cairn/internal/fault"
 )
 
+// productUUID is what the platform calls this machine, for root's eyes only.
+const productUUID = "/sys/class/dmi/id/product_uuid"
+
 // networkdDir is where systemd-networkd looks for what other programs tell it until the next boot.
 const networkdDir = "/run/systemd/network"
 
 // ConfigCommand prints the machine's configuration, or, with --to, writes what the services of a Debian mover read:
-// config.yaml, the tables of shares to mount and of sessions to begin, a file for systemd-networkd where the network is not what the image has, and sets the host name. --wait gives a seed's disk
+// config.yaml, the tables of shares to mount and of sessions to begin, which machine of the platform it is, a file for systemd-networkd where the network is not what the image has, and sets the host name. --wait gives a seed's disk
 // time to appear. A machine with no configuration is no error then: it may have enrolled long ago.
 func ConfigCommand(ctx context.Context, args []string, stdout io.Writer) error {
 	f := flag.NewFlagSet("config", flag.ContinueOnError)
@@ -59,6 +62,10 @@ func ConfigCommand(ctx context.Context, args []string, stdout io.Writer) error {
 		return err
 	}
 	if err := os.WriteFile(filepath.Join(*to, "storage"), []byte(cfg.mountTable()), 0o600); err != nil {
+		return err
+	}
+	uuid, _ := os.ReadFile(productUUID) // not every machine has one
+	if err := os.WriteFile(filepath.Join(*to, "product_uuid"), uuid, 0o600); err != nil {
 		return err
 	}
 	if cfg.Name != "" {

@@ -35,7 +35,7 @@ func startVM(t *testing.T, args ...string) *vm {
 	if kvmWorks() {
 		accel = []string{"-accel", "kvm", "-cpu", "host"}
 	}
-	args = append(append(accel, "-display", "none", "-serial", "stdio", "-no-reboot",
+	args = append(append(accel, "-uuid", "8b6f3f0e-7a51-4f3c-9d2e-0c8f4f1f0aff", "-display", "none", "-serial", "stdio", "-no-reboot",
 		"-qmp", "unix:"+v.qmp+",server=on,wait=off"), args...)
 	if !slices.Contains(args, "-nic") {
 		args = append(args, "-nic", "user,model=virtio-net-pci")
