@@ -305,6 +305,27 @@ func (e NewSetAcceptLoss) Valid() bool {
 	}
 }
 
+// Defines values for PolicyDiffAction.
+const (
+	PlanChange PolicyDiffAction = "change"
+	PlanCreate PolicyDiffAction = "create"
+	PlanRemove PolicyDiffAction = "remove"
+)
+
+// Valid indicates whether the value is a known member of the PolicyDiffAction enum.
+func (e PolicyDiffAction) Valid() bool {
+	switch e {
+	case PlanChange:
+		return true
+	case PlanCreate:
+		return true
+	case PlanRemove:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for Power.
 const (
 	PowerOff    Power = "off"
@@ -793,6 +814,14 @@ type Connection struct {
 	VMs int `json:"vms"`
 }
 
+// ConnectionChange defines model for ConnectionChange.
+type ConnectionChange struct {
+	Connection Connection `json:"connection,omitempty,omitzero"`
+
+	// Fields What changes.
+	Fields []string `json:"fields"`
+}
+
 // ConnectionHealth defines model for ConnectionHealth.
 type ConnectionHealth struct {
 	Host string `json:"host"`
@@ -810,6 +839,16 @@ type ConnectionList struct {
 
 	// Total With `include_total`: how many there are in all.
 	Total *int `json:"total,omitempty"`
+}
+
+// ConnectionRequest defines model for ConnectionRequest.
+type ConnectionRequest struct {
+	Address string            `json:"address"`
+	Options map[string]string `json:"options,omitempty,omitzero"`
+
+	// Password As it is when absent.
+	Password string `json:"password,omitempty,omitzero"`
+	User     string `json:"user,omitempty,omitzero"`
 }
 
 // Coverage defines model for Coverage.
@@ -893,6 +932,36 @@ type CoverageList struct {
 	Counts CoverageCounts `json:"counts"`
 	Items  []Coverage     `json:"items"`
 	Next   string         `json:"next,omitempty,omitzero"`
+}
+
+// CoveragePlan defines model for CoveragePlan.
+type CoveragePlan struct {
+	// Changed VMs that gain, lose or change the policy that covers them.
+	Changed []PlannedVM `json:"changed"`
+
+	// More There are more of them than are listed.
+	More bool `json:"more"`
+
+	// Policies Policies that are made
+	Policies []PolicyDiff `json:"policies"`
+
+	// Pruned Restore points that retention lets go at the end of the next backup of their VM, and would not as things are.
+	Pruned []PointVerdict `json:"pruned"`
+
+	// PrunedAnyway How many of these VMs' restore points go with the next backup as things are.
+	PrunedAnyway int `json:"pruned_anyway"`
+}
+
+// CoverageProposal defines model for CoverageProposal.
+type CoverageProposal struct {
+	Exclusions []ExclusionRequest `json:"exclusions"`
+	Policies   []ProposedPolicy   `json:"policies"`
+
+	// WithoutConnections Ids of connections that are removed.
+	WithoutConnections []string `json:"without_connections,omitempty,omitzero"`
+
+	// WithoutRepositories Ids of repositories that are detached.
+	WithoutRepositories []string `json:"without_repositories,omitempty,omitzero"`
 }
 
 // CreateConnectionRequest defines model for CreateConnectionRequest.
@@ -1649,6 +1718,18 @@ type Policy struct {
 	WithinSeconds int64    `json:"within_seconds"`
 }
 
+// PolicyDiff defines model for PolicyDiff.
+type PolicyDiff struct {
+	Action PolicyDiffAction `json:"action"`
+
+	// Fields What changes.
+	Fields []string `json:"fields,omitempty,omitzero"`
+	Name   string   `json:"name"`
+}
+
+// PolicyDiffAction defines model for PolicyDiff.Action.
+type PolicyDiffAction string
+
 // PolicyLimits Tasks under way at once, those of other policies and of people counted. 0 is no limit.
 type PolicyLimits struct {
 	Connection int `json:"connection,omitempty,omitzero"`
@@ -1835,6 +1916,13 @@ type Progress struct {
 	// ETASeconds Absent when it cannot be told.
 	ETASeconds         int64 `json:"eta_seconds,omitempty,omitzero"`
 	RateBytesPerSecond int64 `json:"rate_bytes_per_second,omitempty,omitzero"`
+}
+
+// ProposedPolicy defines model for ProposedPolicy.
+type ProposedPolicy struct {
+	// ID Of the policy that becomes this one; absent for one that is made.
+	ID     string        `json:"id,omitempty,omitzero"`
+	Policy PolicyRequest `json:"policy"`
 }
 
 // Protection `unprotectable` is a VM that no policy covers and none could, because the platform cannot freeze it; `why` has the reason.
@@ -2790,6 +2878,15 @@ type DeleteConnectionParams struct {
 	IfMatch *IfMatch `json:"If-Match,omitempty"`
 }
 
+// ReplaceConnectionParams defines parameters for ReplaceConnection.
+type ReplaceConnectionParams struct {
+	// DryRun Change nothing, and answer what would change.
+	DryRun *DryRun `form:"dry_run,omitempty" json:"dry_run,omitempty"`
+
+	// IfMatch The `ETag` that GET answered, several, or `*`. Needed: 428 without it, 412 when the thing has changed since.
+	IfMatch *IfMatch `json:"If-Match,omitempty"`
+}
+
 // ListCoverageParams defines parameters for ListCoverage.
 type ListCoverageParams struct {
 	// Filter Only VMs that this filter selects: `cluster = prod and not tag = scratch`; docs/policies.md has the language. It selects none that are gone.
@@ -3237,6 +3334,12 @@ type StartBackupParams struct {
 // CreateConnectionJSONRequestBody defines body for CreateConnection for application/json ContentType.
 type CreateConnectionJSONRequestBody = CreateConnectionRequest
 
+// ReplaceConnectionJSONRequestBody defines body for ReplaceConnection for application/json ContentType.
+type ReplaceConnectionJSONRequestBody = ConnectionRequest
+
+// PlanCoverageJSONRequestBody defines body for PlanCoverage for application/json ContentType.
+type PlanCoverageJSONRequestBody = CoverageProposal
+
 // AddExclusionJSONRequestBody defines body for AddExclusion for application/json ContentType.
 type AddExclusionJSONRequestBody = ExclusionRequest
 
@@ -3439,6 +3542,26 @@ type ClientInterface interface {
 	// Corresponds with GET /connections/{connection_id} (the `GetConnection` operationId).
 	GetConnection(ctx context.Context, connectionID ConnectionID, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// ReplaceConnectionWithBody Change a connection
+	//
+	// To what the request says; without `password` the one that is stored stays. The new way is tried first, and must lead to the same host or
+	// manager: its VMs and restore points are those of the connection. Refused while tasks use it.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with PUT /connections/{connection_id} (the `ReplaceConnection` operationId).
+	ReplaceConnectionWithBody(ctx context.Context, connectionID ConnectionID, params *ReplaceConnectionParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ReplaceConnection Change a connection
+	//
+	// To what the request says; without `password` the one that is stored stays. The new way is tried first, and must lead to the same host or
+	// manager: its VMs and restore points are those of the connection. Refused while tasks use it.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with PUT /connections/{connection_id} (the `ReplaceConnection` operationId).
+	ReplaceConnection(ctx context.Context, connectionID ConnectionID, params *ReplaceConnectionParams, body ReplaceConnectionJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// CheckConnection Try a connection
 	//
 	// Corresponds with POST /connections/{connection_id}/check (the `CheckConnection` operationId).
@@ -3470,6 +3593,26 @@ type ClientInterface interface {
 	//
 	// Corresponds with GET /coverage/history (the `CoverageHistory` operationId).
 	CoverageHistory(ctx context.Context, params *CoverageHistoryParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// PlanCoverageWithBody What would change if policies and exclusions were others
+	//
+	// The request says all policies and exclusions as they shall be; what is not in it shall not be there. Nothing is changed: this is
+	// what `cairn plan` asks before `cairn apply` changes one thing after the other.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /coverage/plan (the `PlanCoverage` operationId).
+	PlanCoverageWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// PlanCoverage What would change if policies and exclusions were others
+	//
+	// The request says all policies and exclusions as they shall be; what is not in it shall not be there. Nothing is changed: this is
+	// what `cairn plan` asks before `cairn apply` changes one thing after the other.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /coverage/plan (the `PlanCoverage` operationId).
+	PlanCoverage(ctx context.Context, body PlanCoverageJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// StreamEvents Follow what happens
 	//
@@ -4365,6 +4508,46 @@ func (c *Client) GetConnection(ctx context.Context, connectionID ConnectionID, r
 	return c.Client.Do(req)
 }
 
+// ReplaceConnectionWithBody Change a connection
+//
+// To what the request says; without `password` the one that is stored stays. The new way is tried first, and must lead to the same host or
+// manager: its VMs and restore points are those of the connection. Refused while tasks use it.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with PUT /connections/{connection_id} (the `ReplaceConnection` operationId).
+func (c *Client) ReplaceConnectionWithBody(ctx context.Context, connectionID ConnectionID, params *ReplaceConnectionParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewReplaceConnectionRequestWithBody(c.Server, connectionID, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ReplaceConnection Change a connection
+//
+// To what the request says; without `password` the one that is stored stays. The new way is tried first, and must lead to the same host or
+// manager: its VMs and restore points are those of the connection. Refused while tasks use it.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with PUT /connections/{connection_id} (the `ReplaceConnection` operationId).
+func (c *Client) ReplaceConnection(ctx context.Context, connectionID ConnectionID, params *ReplaceConnectionParams, body ReplaceConnectionJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewReplaceConnectionRequest(c.Server, connectionID, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // CheckConnection Try a connection
 //
 // Corresponds with POST /connections/{connection_id}/check (the `CheckConnection` operationId).
@@ -4447,6 +4630,46 @@ func (c *Client) ListCoverage(ctx context.Context, params *ListCoverageParams, r
 // Corresponds with GET /coverage/history (the `CoverageHistory` operationId).
 func (c *Client) CoverageHistory(ctx context.Context, params *CoverageHistoryParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewCoverageHistoryRequest(c.Server, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// PlanCoverageWithBody What would change if policies and exclusions were others
+//
+// The request says all policies and exclusions as they shall be; what is not in it shall not be there. Nothing is changed: this is
+// what `cairn plan` asks before `cairn apply` changes one thing after the other.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /coverage/plan (the `PlanCoverage` operationId).
+func (c *Client) PlanCoverageWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewPlanCoverageRequestWithBody(c.Server, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// PlanCoverage What would change if policies and exclusions were others
+//
+// The request says all policies and exclusions as they shall be; what is not in it shall not be there. Nothing is changed: this is
+// what `cairn plan` asks before `cairn apply` changes one thing after the other.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /coverage/plan (the `PlanCoverage` operationId).
+func (c *Client) PlanCoverage(ctx context.Context, body PlanCoverageJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewPlanCoverageRequest(c.Server, body)
 	if err != nil {
 		return nil, err
 	}
@@ -6589,6 +6812,95 @@ func NewGetConnectionRequest(server string, connectionID ConnectionID) (*http.Re
 	return req, nil
 }
 
+// NewReplaceConnectionRequest calls the generic ReplaceConnection builder with application/json body
+func NewReplaceConnectionRequest(server string, connectionID ConnectionID, params *ReplaceConnectionParams, body ReplaceConnectionJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewReplaceConnectionRequestWithBody(server, connectionID, params, "application/json", bodyReader)
+}
+
+// NewReplaceConnectionRequestWithBody constructs an http.Request for the ReplaceConnection method, with any body, and a specified content type
+func NewReplaceConnectionRequestWithBody(server string, connectionID ConnectionID, params *ReplaceConnectionParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "connection_id", connectionID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/connections/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.DryRun != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "dry_run", *params.DryRun, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "boolean", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodPut, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.IfMatch != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "If-Match", *params.IfMatch, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("If-Match", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
 // NewCheckConnectionRequest constructs an http.Request for the CheckConnection method
 func NewCheckConnectionRequest(server string, connectionID ConnectionID) (*http.Request, error) {
 	var err error
@@ -6925,6 +7237,46 @@ func NewCoverageHistoryRequest(server string, params *CoverageHistoryParams) (*h
 	if err != nil {
 		return nil, err
 	}
+
+	return req, nil
+}
+
+// NewPlanCoverageRequest calls the generic PlanCoverage builder with application/json body
+func NewPlanCoverageRequest(server string, body PlanCoverageJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewPlanCoverageRequestWithBody(server, "application/json", bodyReader)
+}
+
+// NewPlanCoverageRequestWithBody constructs an http.Request for the PlanCoverage method, with any body, and a specified content type
+func NewPlanCoverageRequestWithBody(server string, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/coverage/plan")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
 
 	return req, nil
 }
@@ -11175,6 +11527,26 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with GET /connections/{connection_id} (the `GetConnection` operationId).
 	GetConnectionWithResponse(ctx context.Context, connectionID ConnectionID, reqEditors ...RequestEditorFn) (*GetConnectionResponse, error)
 
+	// ReplaceConnectionWithBodyWithResponse Change a connection
+	//
+	// To what the request says; without `password` the one that is stored stays. The new way is tried first, and must lead to the same host or
+	// manager: its VMs and restore points are those of the connection. Refused while tasks use it.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PUT /connections/{connection_id} (the `ReplaceConnection` operationId).
+	ReplaceConnectionWithBodyWithResponse(ctx context.Context, connectionID ConnectionID, params *ReplaceConnectionParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ReplaceConnectionResponse, error)
+
+	// ReplaceConnectionWithResponse Change a connection
+	//
+	// To what the request says; without `password` the one that is stored stays. The new way is tried first, and must lead to the same host or
+	// manager: its VMs and restore points are those of the connection. Refused while tasks use it.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PUT /connections/{connection_id} (the `ReplaceConnection` operationId).
+	ReplaceConnectionWithResponse(ctx context.Context, connectionID ConnectionID, params *ReplaceConnectionParams, body ReplaceConnectionJSONRequestBody, reqEditors ...RequestEditorFn) (*ReplaceConnectionResponse, error)
+
 	// CheckConnectionWithResponse Try a connection
 	//
 	// Returns a wrapper object for the known response body format(s).
@@ -11218,6 +11590,26 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with GET /coverage/history (the `CoverageHistory` operationId).
 	CoverageHistoryWithResponse(ctx context.Context, params *CoverageHistoryParams, reqEditors ...RequestEditorFn) (*CoverageHistoryResponse, error)
+
+	// PlanCoverageWithBodyWithResponse What would change if policies and exclusions were others
+	//
+	// The request says all policies and exclusions as they shall be; what is not in it shall not be there. Nothing is changed: this is
+	// what `cairn plan` asks before `cairn apply` changes one thing after the other.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /coverage/plan (the `PlanCoverage` operationId).
+	PlanCoverageWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*PlanCoverageResponse, error)
+
+	// PlanCoverageWithResponse What would change if policies and exclusions were others
+	//
+	// The request says all policies and exclusions as they shall be; what is not in it shall not be there. Nothing is changed: this is
+	// what `cairn plan` asks before `cairn apply` changes one thing after the other.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /coverage/plan (the `PlanCoverage` operationId).
+	PlanCoverageWithResponse(ctx context.Context, body PlanCoverageJSONRequestBody, reqEditors ...RequestEditorFn) (*PlanCoverageResponse, error)
 
 	// StreamEventsWithResponse Follow what happens
 	//
@@ -12451,6 +12843,54 @@ func (r GetConnectionResponse) ContentType() string {
 	return ""
 }
 
+type ReplaceConnectionResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *ConnectionChange
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ReplaceConnectionResponse) GetJSON200() *ConnectionChange {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ReplaceConnectionResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ReplaceConnectionResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ReplaceConnectionResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ReplaceConnectionResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ReplaceConnectionResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 type CheckConnectionResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -12761,6 +13201,54 @@ func (r CoverageHistoryResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r CoverageHistoryResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type PlanCoverageResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *CoveragePlan
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r PlanCoverageResponse) GetJSON200() *CoveragePlan {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r PlanCoverageResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r PlanCoverageResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r PlanCoverageResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r PlanCoverageResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r PlanCoverageResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -16837,6 +17325,38 @@ func (c *ClientWithResponses) GetConnectionWithResponse(ctx context.Context, con
 	return ParseGetConnectionResponse(rsp)
 }
 
+// ReplaceConnectionWithBodyWithResponse Change a connection
+//
+// To what the request says; without `password` the one that is stored stays. The new way is tried first, and must lead to the same host or
+// manager: its VMs and restore points are those of the connection. Refused while tasks use it.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PUT /connections/{connection_id} (the `ReplaceConnection` operationId).
+func (c *ClientWithResponses) ReplaceConnectionWithBodyWithResponse(ctx context.Context, connectionID ConnectionID, params *ReplaceConnectionParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ReplaceConnectionResponse, error) {
+	rsp, err := c.ReplaceConnectionWithBody(ctx, connectionID, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseReplaceConnectionResponse(rsp)
+}
+
+// ReplaceConnectionWithResponse Change a connection
+//
+// To what the request says; without `password` the one that is stored stays. The new way is tried first, and must lead to the same host or
+// manager: its VMs and restore points are those of the connection. Refused while tasks use it.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PUT /connections/{connection_id} (the `ReplaceConnection` operationId).
+func (c *ClientWithResponses) ReplaceConnectionWithResponse(ctx context.Context, connectionID ConnectionID, params *ReplaceConnectionParams, body ReplaceConnectionJSONRequestBody, reqEditors ...RequestEditorFn) (*ReplaceConnectionResponse, error) {
+	rsp, err := c.ReplaceConnection(ctx, connectionID, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseReplaceConnectionResponse(rsp)
+}
+
 // CheckConnectionWithResponse Try a connection
 //
 // Returns a wrapper object for the known response body format(s).
@@ -16915,6 +17435,38 @@ func (c *ClientWithResponses) CoverageHistoryWithResponse(ctx context.Context, p
 		return nil, err
 	}
 	return ParseCoverageHistoryResponse(rsp)
+}
+
+// PlanCoverageWithBodyWithResponse What would change if policies and exclusions were others
+//
+// The request says all policies and exclusions as they shall be; what is not in it shall not be there. Nothing is changed: this is
+// what `cairn plan` asks before `cairn apply` changes one thing after the other.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /coverage/plan (the `PlanCoverage` operationId).
+func (c *ClientWithResponses) PlanCoverageWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*PlanCoverageResponse, error) {
+	rsp, err := c.PlanCoverageWithBody(ctx, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParsePlanCoverageResponse(rsp)
+}
+
+// PlanCoverageWithResponse What would change if policies and exclusions were others
+//
+// The request says all policies and exclusions as they shall be; what is not in it shall not be there. Nothing is changed: this is
+// what `cairn plan` asks before `cairn apply` changes one thing after the other.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /coverage/plan (the `PlanCoverage` operationId).
+func (c *ClientWithResponses) PlanCoverageWithResponse(ctx context.Context, body PlanCoverageJSONRequestBody, reqEditors ...RequestEditorFn) (*PlanCoverageResponse, error) {
+	rsp, err := c.PlanCoverage(ctx, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParsePlanCoverageResponse(rsp)
 }
 
 // StreamEventsWithResponse Follow what happens
@@ -18688,6 +19240,39 @@ func ParseGetConnectionResponse(rsp *http.Response) (*GetConnectionResponse, err
 	return response, nil
 }
 
+// ParseReplaceConnectionResponse parses an HTTP response from a ReplaceConnectionWithResponse call
+func ParseReplaceConnectionResponse(rsp *http.Response) (*ReplaceConnectionResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ReplaceConnectionResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest ConnectionChange
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	return response, nil
+}
+
 // ParseCheckConnectionResponse parses an HTTP response from a CheckConnectionWithResponse call
 func ParseCheckConnectionResponse(rsp *http.Response) (*CheckConnectionResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -18945,6 +19530,39 @@ func ParseCoverageHistoryResponse(rsp *http.Response) (*CoverageHistoryResponse,
 			headers.ETag = value
 		}
 		response.Headers304 = &headers
+	}
+
+	return response, nil
+}
+
+// ParsePlanCoverageResponse parses an HTTP response from a PlanCoverageWithResponse call
+func ParsePlanCoverageResponse(rsp *http.Response) (*PlanCoverageResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &PlanCoverageResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest CoveragePlan
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
 	}
 
 	return response, nil

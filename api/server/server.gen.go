@@ -304,6 +304,27 @@ func (e NewSetAcceptLoss) Valid() bool {
 	}
 }
 
+// Defines values for PolicyDiffAction.
+const (
+	PlanChange PolicyDiffAction = "change"
+	PlanCreate PolicyDiffAction = "create"
+	PlanRemove PolicyDiffAction = "remove"
+)
+
+// Valid indicates whether the value is a known member of the PolicyDiffAction enum.
+func (e PolicyDiffAction) Valid() bool {
+	switch e {
+	case PlanChange:
+		return true
+	case PlanCreate:
+		return true
+	case PlanRemove:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for Power.
 const (
 	PowerOff    Power = "off"
@@ -792,6 +813,14 @@ type Connection struct {
 	VMs int `json:"vms"`
 }
 
+// ConnectionChange defines model for ConnectionChange.
+type ConnectionChange struct {
+	Connection Connection `json:"connection,omitempty,omitzero"`
+
+	// Fields What changes.
+	Fields []string `json:"fields"`
+}
+
 // ConnectionHealth defines model for ConnectionHealth.
 type ConnectionHealth struct {
 	Host string `json:"host"`
@@ -809,6 +838,16 @@ type ConnectionList struct {
 
 	// Total With `include_total`: how many there are in all.
 	Total *int `json:"total,omitempty"`
+}
+
+// ConnectionRequest defines model for ConnectionRequest.
+type ConnectionRequest struct {
+	Address string            `json:"address"`
+	Options map[string]string `json:"options,omitempty,omitzero"`
+
+	// Password As it is when absent.
+	Password string `json:"password,omitempty,omitzero"`
+	User     string `json:"user,omitempty,omitzero"`
 }
 
 // Coverage defines model for Coverage.
@@ -892,6 +931,36 @@ type CoverageList struct {
 	Counts CoverageCounts `json:"counts"`
 	Items  []Coverage     `json:"items"`
 	Next   string         `json:"next,omitempty,omitzero"`
+}
+
+// CoveragePlan defines model for CoveragePlan.
+type CoveragePlan struct {
+	// Changed VMs that gain, lose or change the policy that covers them.
+	Changed []PlannedVM `json:"changed"`
+
+	// More There are more of them than are listed.
+	More bool `json:"more"`
+
+	// Policies Policies that are made
+	Policies []PolicyDiff `json:"policies"`
+
+	// Pruned Restore points that retention lets go at the end of the next backup of their VM, and would not as things are.
+	Pruned []PointVerdict `json:"pruned"`
+
+	// PrunedAnyway How many of these VMs' restore points go with the next backup as things are.
+	PrunedAnyway int `json:"pruned_anyway"`
+}
+
+// CoverageProposal defines model for CoverageProposal.
+type CoverageProposal struct {
+	Exclusions []ExclusionRequest `json:"exclusions"`
+	Policies   []ProposedPolicy   `json:"policies"`
+
+	// WithoutConnections Ids of connections that are removed.
+	WithoutConnections []string `json:"without_connections,omitempty,omitzero"`
+
+	// WithoutRepositories Ids of repositories that are detached.
+	WithoutRepositories []string `json:"without_repositories,omitempty,omitzero"`
 }
 
 // CreateConnectionRequest defines model for CreateConnectionRequest.
@@ -1648,6 +1717,18 @@ type Policy struct {
 	WithinSeconds int64    `json:"within_seconds"`
 }
 
+// PolicyDiff defines model for PolicyDiff.
+type PolicyDiff struct {
+	Action PolicyDiffAction `json:"action"`
+
+	// Fields What changes.
+	Fields []string `json:"fields,omitempty,omitzero"`
+	Name   string   `json:"name"`
+}
+
+// PolicyDiffAction defines model for PolicyDiff.Action.
+type PolicyDiffAction string
+
 // PolicyLimits Tasks under way at once, those of other policies and of people counted. 0 is no limit.
 type PolicyLimits struct {
 	Connection int `json:"connection,omitempty,omitzero"`
@@ -1834,6 +1915,13 @@ type Progress struct {
 	// ETASeconds Absent when it cannot be told.
 	ETASeconds         int64 `json:"eta_seconds,omitempty,omitzero"`
 	RateBytesPerSecond int64 `json:"rate_bytes_per_second,omitempty,omitzero"`
+}
+
+// ProposedPolicy defines model for ProposedPolicy.
+type ProposedPolicy struct {
+	// ID Of the policy that becomes this one; absent for one that is made.
+	ID     string        `json:"id,omitempty,omitzero"`
+	Policy PolicyRequest `json:"policy"`
 }
 
 // Protection `unprotectable` is a VM that no policy covers and none could, because the platform cannot freeze it; `why` has the reason.
@@ -2789,6 +2877,15 @@ type DeleteConnectionParams struct {
 	IfMatch *IfMatch `json:"If-Match,omitempty"`
 }
 
+// ReplaceConnectionParams defines parameters for ReplaceConnection.
+type ReplaceConnectionParams struct {
+	// DryRun Change nothing, and answer what would change.
+	DryRun *DryRun `form:"dry_run,omitempty" json:"dry_run,omitempty"`
+
+	// IfMatch The `ETag` that GET answered, several, or `*`. Needed: 428 without it, 412 when the thing has changed since.
+	IfMatch *IfMatch `json:"If-Match,omitempty"`
+}
+
 // ListCoverageParams defines parameters for ListCoverage.
 type ListCoverageParams struct {
 	// Filter Only VMs that this filter selects: `cluster = prod and not tag = scratch`; docs/policies.md has the language. It selects none that are gone.
@@ -3236,6 +3333,12 @@ type StartBackupParams struct {
 // CreateConnectionJSONRequestBody defines body for CreateConnection for application/json ContentType.
 type CreateConnectionJSONRequestBody = CreateConnectionRequest
 
+// ReplaceConnectionJSONRequestBody defines body for ReplaceConnection for application/json ContentType.
+type ReplaceConnectionJSONRequestBody = ConnectionRequest
+
+// PlanCoverageJSONRequestBody defines body for PlanCoverage for application/json ContentType.
+type PlanCoverageJSONRequestBody = CoverageProposal
+
 // AddExclusionJSONRequestBody defines body for AddExclusion for application/json ContentType.
 type AddExclusionJSONRequestBody = ExclusionRequest
 
@@ -3334,6 +3437,9 @@ type ServerInterface interface {
 	// GetConnection Show a connection
 	// (GET /connections/{connection_id})
 	GetConnection(ctx echo.Context, connectionID ConnectionID) error
+	// ReplaceConnection Change a connection
+	// (PUT /connections/{connection_id})
+	ReplaceConnection(ctx echo.Context, connectionID ConnectionID, params ReplaceConnectionParams) error
 	// CheckConnection Try a connection
 	// (POST /connections/{connection_id}/check)
 	CheckConnection(ctx echo.Context, connectionID ConnectionID) error
@@ -3352,6 +3458,9 @@ type ServerInterface interface {
 	// CoverageHistory Which RPO was achieved, day by day
 	// (GET /coverage/history)
 	CoverageHistory(ctx echo.Context, params CoverageHistoryParams) error
+	// PlanCoverage What would change if policies and exclusions were others
+	// (POST /coverage/plan)
+	PlanCoverage(ctx echo.Context) error
 	// StreamEvents Follow what happens
 	// (GET /events)
 	StreamEvents(ctx echo.Context, params StreamEventsParams) error
@@ -3761,6 +3870,48 @@ func (w *ServerInterfaceWrapper) GetConnection(ctx echo.Context) error {
 	return err
 }
 
+// ReplaceConnection converts echo context to params.
+func (w *ServerInterfaceWrapper) ReplaceConnection(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "connection_id" -------------
+	var connectionID ConnectionID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "connection_id", ctx.Param("connection_id"), &connectionID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter connection_id: %s", err))
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ReplaceConnectionParams
+	// ------------- Optional query parameter "dry_run" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "dry_run", ctx.QueryParams(), &params.DryRun, runtime.BindQueryParameterOptions{Type: "boolean", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter dry_run: %s", err))
+	}
+
+	headers := ctx.Request().Header
+	// ------------- Optional header parameter "If-Match" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("If-Match")]; found {
+		var IfMatch IfMatch
+		n := len(valueList)
+		if n != 1 {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Expected one value for If-Match, got %d", n))
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "If-Match", valueList[0], &IfMatch, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter If-Match: %s", err))
+		}
+
+		params.IfMatch = &IfMatch
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.ReplaceConnection(ctx, connectionID, params)
+	return err
+}
+
 // CheckConnection converts echo context to params.
 func (w *ServerInterfaceWrapper) CheckConnection(ctx echo.Context) error {
 	var err error
@@ -3914,6 +4065,15 @@ func (w *ServerInterfaceWrapper) CoverageHistory(ctx echo.Context) error {
 
 	// Invoke the callback with all the unmarshaled arguments
 	err = w.Handler.CoverageHistory(ctx, params)
+	return err
+}
+
+// PlanCoverage converts echo context to params.
+func (w *ServerInterfaceWrapper) PlanCoverage(ctx echo.Context) error {
+	var err error
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.PlanCoverage(ctx)
 	return err
 }
 
@@ -6182,12 +6342,14 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 	router.POST(options.BaseURL+"/connections", wrapper.CreateConnection, options.OperationMiddlewares["createConnection"]...)
 	router.DELETE(options.BaseURL+"/connections/:connection_id", wrapper.DeleteConnection, options.OperationMiddlewares["deleteConnection"]...)
 	router.GET(options.BaseURL+"/connections/:connection_id", wrapper.GetConnection, options.OperationMiddlewares["getConnection"]...)
+	router.PUT(options.BaseURL+"/connections/:connection_id", wrapper.ReplaceConnection, options.OperationMiddlewares["replaceConnection"]...)
 	router.POST(options.BaseURL+"/connections/:connection_id/check", wrapper.CheckConnection, options.OperationMiddlewares["checkConnection"]...)
 	router.GET(options.BaseURL+"/connections/:connection_id/datastores", wrapper.ListDatastores, options.OperationMiddlewares["listDatastores"]...)
 	router.GET(options.BaseURL+"/connections/:connection_id/networks", wrapper.ListNetworks, options.OperationMiddlewares["listNetworks"]...)
 	router.POST(options.BaseURL+"/connections/:connection_id/refresh", wrapper.RefreshConnection, options.OperationMiddlewares["refreshConnection"]...)
 	router.GET(options.BaseURL+"/coverage", wrapper.ListCoverage, options.OperationMiddlewares["listCoverage"]...)
 	router.GET(options.BaseURL+"/coverage/history", wrapper.CoverageHistory, options.OperationMiddlewares["coverageHistory"]...)
+	router.POST(options.BaseURL+"/coverage/plan", wrapper.PlanCoverage, options.OperationMiddlewares["planCoverage"]...)
 	router.GET(options.BaseURL+"/events", wrapper.StreamEvents, options.OperationMiddlewares["streamEvents"]...)
 	router.GET(options.BaseURL+"/exclusions", wrapper.ListExclusions, options.OperationMiddlewares["listExclusions"]...)
 	router.POST(options.BaseURL+"/exclusions", wrapper.AddExclusion, options.OperationMiddlewares["addExclusion"]...)
@@ -6614,6 +6776,47 @@ func (response GetConnectiondefaultApplicationProblemPlusJSONResponse) VisitGetC
 	return err
 }
 
+type ReplaceConnectionRequestObject struct {
+	ConnectionID ConnectionID `json:"connection_id"`
+	Params       ReplaceConnectionParams
+	Body         *ReplaceConnectionJSONRequestBody
+}
+
+type ReplaceConnectionResponseObject interface {
+	VisitReplaceConnectionResponse(w http.ResponseWriter) error
+}
+
+type ReplaceConnection200JSONResponse ConnectionChange
+
+func (response ReplaceConnection200JSONResponse) VisitReplaceConnectionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ReplaceConnectiondefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response ReplaceConnectiondefaultApplicationProblemPlusJSONResponse) VisitReplaceConnectionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type CheckConnectionRequestObject struct {
 	ConnectionID ConnectionID `json:"connection_id"`
 }
@@ -6869,6 +7072,45 @@ type CoverageHistorydefaultApplicationProblemPlusJSONResponse struct {
 }
 
 func (response CoverageHistorydefaultApplicationProblemPlusJSONResponse) VisitCoverageHistoryResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type PlanCoverageRequestObject struct {
+	Body *PlanCoverageJSONRequestBody
+}
+
+type PlanCoverageResponseObject interface {
+	VisitPlanCoverageResponse(w http.ResponseWriter) error
+}
+
+type PlanCoverage200JSONResponse CoveragePlan
+
+func (response PlanCoverage200JSONResponse) VisitPlanCoverageResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type PlanCoveragedefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response PlanCoveragedefaultApplicationProblemPlusJSONResponse) VisitPlanCoverageResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -10266,6 +10508,9 @@ type StrictServerInterface interface {
 	// GetConnection Show a connection
 	// (GET /connections/{connection_id})
 	GetConnection(ctx context.Context, request GetConnectionRequestObject) (GetConnectionResponseObject, error)
+	// ReplaceConnection Change a connection
+	// (PUT /connections/{connection_id})
+	ReplaceConnection(ctx context.Context, request ReplaceConnectionRequestObject) (ReplaceConnectionResponseObject, error)
 	// CheckConnection Try a connection
 	// (POST /connections/{connection_id}/check)
 	CheckConnection(ctx context.Context, request CheckConnectionRequestObject) (CheckConnectionResponseObject, error)
@@ -10284,6 +10529,9 @@ type StrictServerInterface interface {
 	// CoverageHistory Which RPO was achieved, day by day
 	// (GET /coverage/history)
 	CoverageHistory(ctx context.Context, request CoverageHistoryRequestObject) (CoverageHistoryResponseObject, error)
+	// PlanCoverage What would change if policies and exclusions were others
+	// (POST /coverage/plan)
+	PlanCoverage(ctx context.Context, request PlanCoverageRequestObject) (PlanCoverageResponseObject, error)
 	// StreamEvents Follow what happens
 	// (GET /events)
 	StreamEvents(ctx context.Context, request StreamEventsRequestObject) (StreamEventsResponseObject, error)
@@ -10718,6 +10966,55 @@ func (sh *strictHandler) GetConnection(ctx echo.Context, connectionID Connection
 	return nil
 }
 
+// ReplaceConnection operation middleware
+func (sh *strictHandler) ReplaceConnection(ctx echo.Context, connectionID ConnectionID, params ReplaceConnectionParams) error {
+	var request ReplaceConnectionRequestObject
+
+	request.ConnectionID = connectionID
+	request.Params = params
+
+	var body ReplaceConnectionJSONRequestBody
+	var err error
+	if binder, ok := ctx.Echo().Binder.(*echo.DefaultBinder); ok {
+		// A request validator built on kin-openapi's openapi3filter with
+		// KeepValidatedValue leaves the value it validated on the body. Bind
+		// that value, matching member names exactly, so the handler receives
+		// what was validated instead of a second, case-insensitive decode.
+		// Otherwise bind only the request body, so that path and query
+		// parameters are not also bound into the body struct.
+		if vb, ok := ctx.Request().Body.(interface{ ValidatedValue() any }); !ok || runtime.BindJSONValue(vb.ValidatedValue(), &body) != nil {
+			err = binder.BindBody(ctx, &body)
+		}
+	} else {
+		// A custom binder is installed on the Echo instance; defer to it
+		// entirely, since echo.Binder does not expose body-only binding and
+		// the binder may do more than decode (for example call ctx.Validate).
+		err = ctx.Bind(&body)
+	}
+	if err != nil {
+		return err
+	}
+	request.Body = &body
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.ReplaceConnection(ctx.Request().Context(), request.(ReplaceConnectionRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ReplaceConnection")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(ReplaceConnectionResponseObject); ok {
+		return validResponse.VisitReplaceConnectionResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
 // CheckConnection operation middleware
 func (sh *strictHandler) CheckConnection(ctx echo.Context, connectionID ConnectionID) error {
 	var request CheckConnectionRequestObject
@@ -10862,6 +11159,52 @@ func (sh *strictHandler) CoverageHistory(ctx echo.Context, params CoverageHistor
 		return err
 	} else if validResponse, ok := response.(CoverageHistoryResponseObject); ok {
 		return validResponse.VisitCoverageHistoryResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// PlanCoverage operation middleware
+func (sh *strictHandler) PlanCoverage(ctx echo.Context) error {
+	var request PlanCoverageRequestObject
+
+	var body PlanCoverageJSONRequestBody
+	var err error
+	if binder, ok := ctx.Echo().Binder.(*echo.DefaultBinder); ok {
+		// A request validator built on kin-openapi's openapi3filter with
+		// KeepValidatedValue leaves the value it validated on the body. Bind
+		// that value, matching member names exactly, so the handler receives
+		// what was validated instead of a second, case-insensitive decode.
+		// Otherwise bind only the request body, so that path and query
+		// parameters are not also bound into the body struct.
+		if vb, ok := ctx.Request().Body.(interface{ ValidatedValue() any }); !ok || runtime.BindJSONValue(vb.ValidatedValue(), &body) != nil {
+			err = binder.BindBody(ctx, &body)
+		}
+	} else {
+		// A custom binder is installed on the Echo instance; defer to it
+		// entirely, since echo.Binder does not expose body-only binding and
+		// the binder may do more than decode (for example call ctx.Validate).
+		err = ctx.Bind(&body)
+	}
+	if err != nil {
+		return err
+	}
+	request.Body = &body
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.PlanCoverage(ctx.Request().Context(), request.(PlanCoverageRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "PlanCoverage")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(PlanCoverageResponseObject); ok {
+		return validResponse.VisitPlanCoverageResponse(ctx.Response())
 	} else if response != nil {
 		return fmt.Errorf("unexpected response type: %T", response)
 	}

@@ -75,6 +75,14 @@ func (c *Catalog) UpdateConnection(ctx context.Context, id string, secret *Secre
 	return conn, nil
 }
 
+// ConnectionIdle is a Conflict error while tasks use a connection.
+func (c *Catalog) ConnectionIdle(ctx context.Context, id string) error {
+	if err := busy(c.db.WithContext(ctx), "connection_id", id); err != nil {
+		return failure("wait for connection", id, err)
+	}
+	return nil
+}
+
 // DeleteConnection forgets a connection and its VMs; VMs with restore points stay, as gone. While tasks are under way
 // or clean-ups are owed it answers Conflict.
 func (c *Catalog) DeleteConnection(ctx context.Context, id string) error {

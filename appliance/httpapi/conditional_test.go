@@ -48,8 +48,8 @@ func TestIfMatch(t *testing.T) {
 	ts := ready(t)
 	bodies := map[string]string{
 		"updateRepository":   `{"verification":{"every_days":1,"bytes_per_second":0}}`,
-		"replaceMaintenance": `{"schedule":"daily"}`,
-		"replacePolicy":      `{"name":"gold","filter":"all","schedule":"22:00","repository":"repo_1"}`,
+		"replaceMaintenance": `{"schedule":"daily"}`, "replaceConnection": `{"address":"x"}`,
+		"replacePolicy": `{"name":"gold","filter":"all","schedule":"22:00","repository":"repo_1"}`,
 	}
 	tested := 0
 	for key, op := range ts.contract.operations {

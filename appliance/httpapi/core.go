@@ -34,6 +34,9 @@ type Connections interface {
 	TryConnection(ctx context.Context, c NewConnection) (hypervisors.Health, error)
 	// AddConnection tries the connection, keeps it and reads its inventory. A name that is taken is an Exists error.
 	AddConnection(ctx context.Context, c NewConnection) (ConnectionInfo, error)
+	// ReplaceConnection changes address, user, options, and the password unless it is "", and says what differs. With dry it changes
+	// nothing. A Conflict error when the new way leads to another host.
+	ReplaceConnection(ctx context.Context, who fleet.Who, id string, c NewConnection, dry bool) ([]string, error)
 	// RemoveConnection is a Conflict error while a task uses the connection or a clean-up is owed on it.
 	RemoveConnection(ctx context.Context, id string) error
 	CheckConnection(ctx context.Context, id string) (hypervisors.Health, error)

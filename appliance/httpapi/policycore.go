@@ -18,6 +18,8 @@ type Policies interface {
 	// PlanPolicy says what ReplacePolicy, or CreatePolicy for an empty id, would change. It changes nothing.
 	PlanPolicy(ctx context.Context, id string, c PolicyChange) (PolicyPlan, error)
 	RemovePolicy(ctx context.Context, who fleet.Who, id string) error
+	// PlanCoverage says what would become of VMs and restore points if policies and exclusions were others. It changes nothing.
+	PlanCoverage(ctx context.Context, p CoverageProposal) (CoveragePlan, error)
 	// RunPolicy answers how many VMs have their turn now; a Conflict error for a paused policy.
 	RunPolicy(ctx context.Context, who fleet.Who, id string) (int, error)
 	// PreviewPolicy judges the restore points of the VMs that a policy covers.
@@ -69,6 +71,47 @@ type PolicyPlan struct {
 	Policy  PolicyInfo // as it is then; the zero value for one that is not made
 	Changed []PlannedVM
 	Pruned  []PointVerdict
+}
+
+// CoverageProposal is all policies and exclusions as they shall be, and what shall not be there any more.
+type CoverageProposal struct {
+	Policies            []ProposedPolicy
+	Exclusions          []catalog.Exclusion
+	WithoutConnections  []string // ids
+	WithoutRepositories []string // ids
+}
+
+// ProposedPolicy is a policy that shall be. ID is "" for one that is to be made. Its repository may be one that is to be made.
+type ProposedPolicy struct {
+	ID string
+	PolicyChange
+}
+
+// PlanAction is what becomes of something.
+type PlanAction string
+
+// The actions.
+const (
+	PlanCreate PlanAction = "create"
+	PlanChange PlanAction = "change"
+	PlanRemove PlanAction = "remove"
+)
+
+// PolicyDiff is what becomes of a policy; Fields are those that change.
+type PolicyDiff struct {
+	Name   string
+	Action PlanAction
+	Fields []string
+}
+
+// CoveragePlan is what a proposal changes. Pruned are the restore points that go with the next backup of each VM and would not go with it
+// now, at most MaxVerdicts; Anyway counts those that go then as things are, too.
+type CoveragePlan struct {
+	Policies []PolicyDiff
+	Changed  []PlannedVM
+	Pruned   []PointVerdict
+	More     bool
+	Anyway   int
 }
 
 // PlannedVM is a VM that another policy covers than before. Before and After are names; "" is none.

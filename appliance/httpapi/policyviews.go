@@ -54,10 +54,8 @@ func policyOf(p PolicyInfo) server.Policy {
 
 func policyPlanOf(p PolicyPlan) server.PolicyPlan {
 	out := server.PolicyPlan{
-		Changed: each(p.Changed, func(v PlannedVM) server.PlannedVM {
-			return server.PlannedVM{VMID: v.ID, Name: v.Name, Before: v.Before, After: v.After}
-		}),
-		Pruned: each(p.Pruned, verdictOf),
+		Changed: each(p.Changed, plannedVMOf),
+		Pruned:  each(p.Pruned, verdictOf),
 	}
 	if p.Policy.ID != "" {
 		out.Policy = policyOf(p.Policy)

@@ -360,7 +360,7 @@ func TestUnknownIDs(t *testing.T) {
 		"trustMembers":   `{"members":["m1"],"accept_loss":true}`,
 		"growRepository": `{"members":[{"path":"/a"},{"path":"/b"}]}`, "addKey": `{"kind":"paper"}`, "drillKey": `{"key":"k"}`,
 		"replacePolicy": `{"name":"gold","filter":"all","schedule":"22:00","repository":"repo_1"}`, "holdRestorePoint": `{"reason":"r"}`,
-		"replaceMaintenance": `{"schedule":"daily"}`,
+		"replaceMaintenance": `{"schedule":"daily"}`, "replaceConnection": `{"address":"x"}`,
 	}
 	for key, op := range ts.contract.operations {
 		method, path, _ := strings.Cut(key, " ")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -24,6 +25,38 @@ type PointVerdict struct {
 func (p *Protector) PlanRetention(
 	ctx context.Context, r policy.Retention, zone *time.Location, vmID, repositoryID, task string,
 ) ([]PointVerdict, error) {
+	base, err := p.nextBase(ctx, vmID, repositoryID)
+	if err != nil {
+		return nil, err
+	}
+	return p.judge(ctx, r, zone, vmID, repositoryID, task, base)
+}
+
+// PlanNextRetention is PlanRetention as it will be at the end of the VM's next backup, if nothing else happens before: the restore
+// point which that makes is one of those that are judged, but is not in the answer. The next incremental builds on it, unless that backup
+// keeps the checkpoint of now, and can build on it.
+func (p *Protector) PlanNextRetention(
+	ctx context.Context, r policy.Retention, zone *time.Location, vmID, repositoryID string, keeps bool,
+) ([]PointVerdict, error) {
+	base := ""
+	if keeps {
+		var err error
+		if base, err = p.goodBase(ctx, vmID, repositoryID); err != nil {
+			return nil, err
+		}
+	}
+	next := policy.Point{ID: nextPoint, Time: time.Now(), Needed: "the next incremental builds on it"}
+	out, err := p.judge(ctx, r, zone, vmID, repositoryID, "", base, next)
+	return slices.DeleteFunc(out, func(v PointVerdict) bool { return v.ID == nextPoint }), err
+}
+
+// nextPoint stands for a restore point that is not there yet; it sorts after every id.
+const nextPoint = "~next"
+
+// judge applies a retention to the restore points of a VM in a repository, and to more.
+func (p *Protector) judge(
+	ctx context.Context, r policy.Retention, zone *time.Location, vmID, repositoryID, task, base string, more ...policy.Point,
+) ([]PointVerdict, error) {
 	rows, err := p.catalog.PointsOfVM(ctx, vmID, repositoryID)
 	if err != nil || len(rows) == 0 {
 		return nil, err
@@ -40,10 +73,6 @@ func (p *Protector) PlanRetention(
 	if err != nil {
 		return nil, err
 	}
-	base, err := p.nextBase(ctx, vmID, repositoryID)
-	if err != nil {
-		return nil, err
-	}
 	if base != "" {
 		needed[base] = "the next incremental builds on it"
 	}
@@ -57,7 +86,7 @@ func (p *Protector) PlanRetention(
 		byID[row.ID] = row
 	}
 	var out []PointVerdict
-	for _, v := range r.Apply(points, zone) {
+	for _, v := range r.Apply(append(points, more...), zone) {
 		out = append(out, PointVerdict{v, byID[v.ID].SizeBytes, byID[v.ID].BytesStored})
 	}
 	return out, nil
@@ -113,6 +142,21 @@ func (p *Protector) nextBase(ctx context.Context, vmID, repositoryID string) (st
 		return newest.ID, nil //nolint:nilerr // as above
 	}
 	return meta.CheckpointOf, nil
+}
+
+// goodBase is nextBase, but "" when damage keeps the next backup from building on it.
+func (p *Protector) goodBase(ctx context.Context, vmID, repositoryID string) (string, error) {
+	base, err := p.nextBase(ctx, vmID, repositoryID)
+	if err != nil || base == "" {
+		return "", err
+	}
+	rows, err := p.catalog.PointsOfVM(ctx, vmID, repositoryID)
+	for i, row := range rows {
+		if row.VerifyResult == catalog.VerifyDamaged && (i == 0 || row.ID == base) { // the newest comes first
+			return "", err
+		}
+	}
+	return base, err
 }
 
 // PrunePoint removes a restore point that nobody holds and no task uses.

@@ -143,8 +143,8 @@ func (s *Scheduler) policies(ctx context.Context) ([]Policy, error) {
 	return out, nil
 }
 
-// exclusions reads the texts of exclusions as they are kept.
-func exclusions(rows []catalog.Exclusion) ([]policy.Exclusion, error) {
+// Exclusions reads the texts of exclusions as they are kept.
+func Exclusions(rows []catalog.Exclusion) ([]policy.Exclusion, error) {
 	out := make([]policy.Exclusion, len(rows))
 	for i, row := range rows {
 		f, err := policy.ParseFilter(row.Filter)
@@ -176,7 +176,7 @@ func (s *Scheduler) readRest(ctx context.Context, state *State) error {
 	if err != nil {
 		return err
 	}
-	if state.Exclusions, err = exclusions(rows); err != nil {
+	if state.Exclusions, err = Exclusions(rows); err != nil {
 		return err
 	}
 	if state.VMs, err = s.store.VMFacts(ctx); err != nil {

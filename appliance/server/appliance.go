@@ -102,6 +102,7 @@ func Open(ctx context.Context, o Options) (_ *Appliance, err error) {
 	a.metrics = metrics.New(metrics.Build{Version: version.Version, Commit: commit}, a.log)
 	a.settings, a.saver.after = o.Settings, cmp.Or(o.saveAfter, saveAfter)
 	a.connections.drivers, a.connections.reading = map[string]hypervisors.Driver{}, map[string]*sync.Mutex{}
+	a.connections.ways = map[string]string{}
 	a.repositories.open = map[string]*openRepository{}
 	if err := os.MkdirAll(a.dir, 0o700); err != nil {
 		return nil, fault.Context("create data directory", a.dir, err)

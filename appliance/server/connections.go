@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -22,6 +23,7 @@ type connections struct {
 	mu      sync.Mutex
 	drivers map[string]hypervisors.Driver
 	reading map[string]*sync.Mutex // by connection: held while VMs are read and stored, so that nothing older is stored over it
+	ways    map[string]string      // what each driver was made of, where other managers may change that
 	closed  bool
 }
 
@@ -54,7 +56,8 @@ func (c *connections) read(id string) (done func()) {
 func (a *Appliance) driver(ctx context.Context, id string) (hypervisors.Driver, error) {
 	a.connections.mu.Lock()
 	defer a.connections.mu.Unlock()
-	if d, ok := a.connections.drivers[id]; ok {
+	d, ok := a.connections.drivers[id]
+	if ok && !a.catalog.Shared() {
 		return d, nil
 	}
 	if a.connections.closed {
@@ -64,18 +67,44 @@ func (a *Appliance) driver(ctx context.Context, id string) (hypervisors.Driver, 
 	if err != nil {
 		return nil, err
 	}
+	way := fmt.Sprintf("%q %q %x %q", conn.Address, conn.User, conn.SealedSecret, conn.Options)
+	if ok && a.connections.ways[id] == way {
+		return d, nil
+	}
+	if ok {
+		a.dropDriver(ctx, id)
+	}
 	secret, err := a.catalog.ConnectionSecret(ctx, id)
 	if err != nil {
 		return nil, err
 	}
-	d, err := a.open(ctx, conn.Platform, Target{
+	d, err = a.open(ctx, conn.Platform, Target{
 		Address: conn.Address, User: conn.User, Secret: secret, Options: conn.Options, Log: a.log.With("connection", conn.Name),
 	})
 	if err != nil {
 		return nil, fault.Wrap(absentKind(err), "open connection", conn.Name, err)
 	}
-	a.connections.drivers[id] = d
+	a.connections.drivers[id], a.connections.ways[id] = d, way
 	return d, nil
+}
+
+// forgetDriver closes the driver of a connection that is not what it was any more.
+func (a *Appliance) forgetDriver(ctx context.Context, id string) {
+	a.connections.mu.Lock()
+	defer a.connections.mu.Unlock()
+	a.dropDriver(ctx, id)
+}
+
+// dropDriver is forgetDriver for who holds the lock.
+func (a *Appliance) dropDriver(ctx context.Context, id string) {
+	d := a.connections.drivers[id]
+	delete(a.connections.drivers, id)
+	if d == nil {
+		return
+	}
+	if err := d.Close(); err != nil {
+		a.log.WarnContext(ctx, "connection was not closed", "connection", id, "err", err)
+	}
 }
 
 func (a *Appliance) open(ctx context.Context, platform hypervisors.Platform, t Target) (hypervisors.Driver, error) {
@@ -220,15 +249,7 @@ func (a *Appliance) RemoveConnection(ctx context.Context, id string) error {
 	if err := a.catalog.DeleteConnection(ctx, id); err != nil {
 		return err
 	}
-	a.connections.mu.Lock()
-	d := a.connections.drivers[id]
-	delete(a.connections.drivers, id)
-	a.connections.mu.Unlock()
-	if d != nil {
-		if err := d.Close(); err != nil {
-			a.log.WarnContext(ctx, "connection was not closed", "connection", id, "err", err)
-		}
-	}
+	a.forgetDriver(ctx, id)
 	a.stream.PublishInventory(id)
 	return nil
 }

@@ -83,6 +83,15 @@ func (a *Appliance) watch(ctx context.Context, conn catalog.Connection, now time
 	})
 }
 
+// stopWatching ends the listening to a connection that is reached in another way now; it begins anew by itself.
+func (a *Appliance) stopWatching(id string) {
+	a.watches.mu.Lock()
+	defer a.watches.mu.Unlock()
+	if stop := a.watches.running[id]; stop != nil {
+		stop()
+	}
+}
+
 // listen reads what a connection tells of until it tells nothing any more.
 func (a *Appliance) listen(ctx context.Context, conn catalog.Connection, d hypervisors.Driver) error {
 	t := &told{some: make(chan struct{}, 1), vms: map[string]bool{}}

@@ -18,7 +18,7 @@ import (
 
 func (a *App) connections() *cobra.Command {
 	group := a.group("connection", "The hypervisors", "")
-	group.AddCommand(a.connectionAdd(), a.connectionList(), a.connectionShow(), a.connectionCheck(), a.connectionRefresh(),
+	group.AddCommand(a.connectionAdd(), a.connectionEdit(), a.connectionList(), a.connectionShow(), a.connectionCheck(), a.connectionRefresh(),
 		a.connectionRemove(), a.connectionDatastores(), a.connectionNetworks())
 	return group
 }
