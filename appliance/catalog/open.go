@@ -33,6 +33,8 @@ type Catalog struct {
 
 	manager string // this process, once it has joined
 
+	facts facts
+
 	configured chan struct{}
 	changing   chan struct{} // one for each connection that holds the lock of a change
 }

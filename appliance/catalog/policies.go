@@ -177,13 +177,9 @@ func (c *Catalog) VMFacts(ctx context.Context) ([]policy.VM, error) {
 	for _, conn := range connections {
 		byID[conn.ID] = conn
 	}
-	var rows []VM
-	if err := c.db.WithContext(ctx).Select("id", "connection_id", "facts").Where("gone_at IS NULL").Order("name, id").Find(&rows).Error; err != nil {
+	out, err := c.facts.read(c.db.WithContext(ctx), byID)
+	if err != nil {
 		return nil, failure("list VMs", "", err)
-	}
-	out := make([]policy.VM, len(rows))
-	for i, row := range rows {
-		out[i] = row.FactsIn(byID[row.ConnectionID])
 	}
 	return out, nil
 }
