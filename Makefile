@@ -86,7 +86,7 @@ images: deps ## The mover's and the appliance's images into dist/images; IMAGES=
 
 images-test: images ## Start machines from all images of `make images`, without KVM, and build each again: an hour or two
 	CAIRN_LAB=1 CAIRN_SOAK=1 CAIRN_IMAGES=dist/images go test -count=1 -timeout 6h -v ./images/...
-	CAIRN_LAB=1 CAIRN_SOAK=1 CAIRN_IMAGES=dist/images go test -count=1 -timeout 1h -v -run 'TestMoverVM(WithStorage|Dies)' ./lab/e2e
+	CAIRN_LAB=1 CAIRN_SOAK=1 CAIRN_IMAGES=dist/images go test -count=1 -timeout 1h -v -run 'TestMoverVM(WithStorage|Dies)|TestOVirtSANFromMoverVM' ./lab/e2e
 
 container: deps ## The appliance as a container image into dist/container, for docker-compose.yml
 	go run ./images/build -out dist/container -only container
