@@ -89,7 +89,7 @@ func historySite(vms int, r *rand.Rand) ovirtsim.Site {
 func newWorld(t *testing.T, vms int, r *rand.Rand) *world {
 	t.Helper()
 	w := &world{frozen: map[string]map[string][32]byte{}, tally: map[string]int{}}
-	w.e = startEngine(t, ovirtsim.Config{Site: historySite(vms, r), Watch: ovirtsim.Watch{Frozen: w.freeze}, Pace: time.Millisecond, Seed: r.Uint64()})
+	w.e = startEngine(t, ovirtsim.Config{Site: historySite(vms, r), Watch: ovirtsim.Watch{Frozen: w.freeze}, Pace: time.Millisecond, Seed: r.Uint64(), Log: slog.New(slog.NewTextHandler(&w.log, &slog.HandlerOptions{Level: slog.LevelWarn}))})
 	w.d = openDriver(t, w.e, func(c *Config) { c.Log = slog.New(slog.DiscardHandler) })
 	root := t.TempDir()
 	a, err := server.Open(t.Context(), server.Options{
@@ -136,7 +136,6 @@ type history struct {
 	id       string // in the catalog
 	points   []string
 	want     []map[string][32]byte // what each restore point must hold
-	plugged  map[string]bool       // disks that were added while the VM ran: a device of the simulator's has them open
 	told     []string              // what happened, for a failure's message
 }
 
@@ -166,10 +165,11 @@ func TestHistories(t *testing.T) {
 					t.Fatalf("%d VMs, %v", len(list.Items), err)
 				}
 				for _, vm := range list.Items {
-					h := &history{world: w, t: t, r: r, vm: vm.PlatformID, name: vm.Name, id: vm.ID, plugged: map[string]bool{}}
+					h := &history{world: w, t: t, r: r, vm: vm.PlatformID, name: vm.Name, id: vm.ID}
 					h.live()
 					if t.Failed() {
-						t.Fatalf("VM %s:\n%s", vm.Name, strings.Join(h.told, "\n"))
+						log := w.log.String()
+						t.Fatalf("VM %s:\n%s\n%s", vm.Name, strings.Join(h.told, "\n"), log[max(0, len(log)-6000):])
 					}
 				}
 				mu.Lock()
@@ -244,9 +244,6 @@ func (h *history) open() (disks []*storage.Image) {
 	}
 	ids, _ := h.disks()
 	for _, id := range ids {
-		if h.plugged[id] {
-			continue
-		}
 		d, err := h.e.OpenDisk(h.t.Context(), id)
 		h.ok("open disk", err)
 		disks = append(disks, d)
@@ -373,15 +370,8 @@ func (h *history) addDisk() string {
 	body := fmt.Sprintf(`<disk_attachment><active>true</active><bootable>false</bootable><interface>virtio_scsi</interface><disk><alias>added%d</alias><format>cow</format><sparse>true</sparse>`+
 		`<provisioned_size>%d</provisioned_size><backup>incremental</backup><storage_domains><storage_domain id="%s"/></storage_domains></disk></disk_attachment>`,
 		h.r.Uint32(), int64(1+h.r.IntN(2))<<20, where)
-	before, _ := h.disks()
 	if !h.other("POST", "/vms/"+h.vm+"/diskattachments", body) {
 		return ""
-	}
-	if h.up() {
-		after, _ := h.disks()
-		for _, id := range after {
-			h.plugged[id] = h.plugged[id] || !slices.Contains(before, id)
-		}
 	}
 	return "disk added"
 }
@@ -483,8 +473,8 @@ func (h *history) ended(s httpapi.Started) (run httpapi.RunInfo) {
 
 // backup backs the VM up while it is written to and the engine fails. A backup that fails says why, and the next one succeeds.
 func (h *history) backup() {
-	fired := h.fail()
 	stop := h.meanwhile()
+	fired := h.fail()
 	done := h.tryBackup()
 	for _, f := range fired {
 		if f.fired() > 0 {
@@ -495,11 +485,12 @@ func (h *history) backup() {
 		f.heal()
 	}
 	h.e.Heal()
+	h.settle() // what the engine has refused to remove goes now
 	if !done && !h.tryBackup() {
 		h.t.Errorf("VM %s: nothing fails, but the backup does", h.name)
 	}
 	stop()
-	h.settle() // what the engine has refused to remove goes now
+	h.settle()
 }
 
 // tryBackup says whether the backup succeeded. Without an injected failure it does, unless the VM has no disk that can be read.
@@ -515,7 +506,6 @@ func (h *history) tryBackup() bool {
 		if task.Error == nil || task.Error.What == "" || task.Error.Meaning == "" || task.Error.Advice == "" {
 			h.t.Errorf("VM %s: a failed backup does not explain itself: %+v", h.name, task.Error)
 		}
-		h.settle()
 		return false
 	}
 	h.count("backup")

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -143,7 +144,7 @@ func (l *Lab) Close() error {
 	if l.daemon != nil {
 		errs = append(errs, l.removeVMs(ctx), l.removePool(ctx, l.name), l.daemon.Close())
 	}
-	errs = append(errs, os.RemoveAll(l.dir))
+	errs = append(errs, removeDir(ctx, l.dir))
 	for _, f := range l.unuse {
 		f()
 	}
@@ -151,6 +152,21 @@ func (l *Lab) Close() error {
 	err := errors.Join(errs...)
 	l.closed = err == nil
 	return err
+}
+
+// removeDir removes a directory in which a QEMU that was just killed may still remove, or leave, something.
+func removeDir(ctx context.Context, dir string) error {
+	for {
+		err := os.RemoveAll(dir)
+		if !errors.Is(err, syscall.ENOTEMPTY) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
 }
 
 // removePool removes a pool's definition and leaves its files.

@@ -30,6 +30,7 @@ type backup struct {
 	mode        map[string]string // by disk, once it is ready
 	running     *storage.Backup
 	locked      bool      // its disks are
+	unwatched   bool      // the engine was restarted while it was starting: it fails
 	auto        *snapshot // what a hybrid backup reads
 	correlation string
 	job         *job
@@ -219,7 +220,7 @@ func (e *Engine) startBackup(b *backup, hybrid, consistent bool) {
 // freezeBackup takes the instant that a backup shows.
 func (e *Engine) freezeBackup(b *backup, consistent bool) {
 	quiesced := b.vm.runs() && b.vm.agent && !e.strikes(FreezeFails, b.vm.id, b.vm.name)
-	if consistent && b.vm.runs() && !quiesced {
+	if b.unwatched || consistent && b.vm.runs() && !quiesced {
 		e.failBackup(b)
 		return
 	}
@@ -234,8 +235,8 @@ func (e *Engine) freezeBackup(b *backup, consistent bool) {
 				e.invalidate(b)
 			}
 			e.failBackup(b)
-		case b.phase != backupStarting:
-			e.endStorageBackup(b, func(error) {}) // failed meanwhile
+		case b.unwatched:
+			e.failBackup(b)
 		default:
 			e.backupIsReady(b)
 		}

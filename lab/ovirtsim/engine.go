@@ -240,12 +240,18 @@ func (e *Engine) Restart() {
 	e.dropConns()
 }
 
-// restart is the part under the lock: nobody watches backups any more that were not ready.
+// restart is the part under the lock: nobody watches backups any more that were not ready. What the hosts are doing for one goes to
+// its end before it is failed.
 func (e *Engine) restart() {
 	clear(e.sessions)
 	for _, v := range e.vms.all() {
-		if b := v.activeBackup(); b != nil && (b.phase == backupInitializing || b.phase == backupStarting) {
+		b := v.activeBackup()
+		switch {
+		case b == nil:
+		case b.phase == backupInitializing:
 			e.failBackup(b)
+		case b.phase == backupStarting:
+			b.unwatched = true
 		}
 	}
 }

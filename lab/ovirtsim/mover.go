@@ -56,8 +56,12 @@ func (e *Engine) sysfs(vmID string) string {
 	return filepath.Join(e.dir(), "guests", vmID, "sys")
 }
 
-// plug shows an attached disk in its VM. The caller holds mu.
+// plug shows an attached disk in its VM, if that is a mover's: nothing looks into other VMs, and a disk that a device of this machine
+// has open can be neither merged nor backed up here. The caller holds mu.
 func (e *Engine) plug(a *attachment) {
+	if !strings.HasPrefix(a.vm.comment, MoverComment) {
+		return
+	}
 	volume, serial := a.volume, a.disk.id
 	if a.snapshot == "" {
 		volume = a.disk.active.id

@@ -454,6 +454,7 @@ func (e *Engine) mergeNext(v *vm, s *snapshot, disks []*disk, finish func(error)
 			return
 		}
 		v.settle(s, d, layer)
+		delete(s.disks, d.id) // should one of the others fail, this one is not in the snapshot any more
 		e.mergeNext(v, s, disks[1:], finish)
 	})
 }
