@@ -142,17 +142,26 @@ func (b traffic) String() string {
 // just been started and that m is connected to.
 func (s *scene) backUpFrozen(m *mover, dir string, round int, how map[string]any) (client.Run, traffic) {
 	s.t.Helper()
-	p := s.pauseAt("backup.transferred")
+	return s.backUpPaused(m, "backup.transferred", s.vmID, how, func() {
+		for _, e := range s.exports() {
+			s.nbdcopy(e, frozenFile(dir, round, e.disk))
+		}
+	})
+}
+
+// backUpPaused backs a VM up on a manager that has just been started and that m is connected to, does something while the
+// backup stands at a point, and returns what went over m's link.
+func (s *scene) backUpPaused(m *mover, point, vm string, how map[string]any, do func()) (client.Run, traffic) {
+	s.t.Helper()
+	p := s.pauseAt(point)
 	s.restarted(m)
 	up, down := m.proxy.Bytes()
-	run, err := s.startBackup(s.vmID, s.repo.ID, how)
+	run, err := s.startBackup(vm, s.repo.ID, how)
 	if err != nil {
 		s.t.Fatal(err)
 	}
 	p.reached()
-	for _, e := range s.exports() {
-		s.nbdcopy(e, frozenFile(dir, round, e.disk))
-	}
+	do()
 	p.release()
 	ended := s.ended(run.ID, client.StateSucceeded, client.StateWarning)
 	upNow, downNow := m.proxy.Bytes()

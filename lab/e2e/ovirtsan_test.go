@@ -262,19 +262,7 @@ func TestOVirtSAN(t *testing.T) {
 // overSAN backs a VM up and lays out on the LUN what the engine has frozen, once it is.
 func (s *site) overSAN(m *mover, vm client.VM, how map[string]any, layOut func()) (client.Run, traffic) {
 	s.t.Helper()
-	p := s.pauseAt("backup.frozen")
-	s.restarted(m)
-	up, down := m.proxy.Bytes()
-	run, err := s.startBackup(vm.ID, s.repo.ID, how)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	p.reached()
-	layOut()
-	p.release()
-	ended := s.ended(run.ID, client.StateSucceeded, client.StateWarning)
-	upNow, downNow := m.proxy.Bytes()
-	return ended, traffic{upNow - up, downNow - down}
+	return s.backUpPaused(m, "backup.frozen", vm.ID, how, layOut)
 }
 
 // TestOVirtSANFromMoverVM: a Debian mover's VM is deployed with the target of the storage domain, to which it logs in by CHAP. It sees
