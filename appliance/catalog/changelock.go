@@ -40,20 +40,22 @@ func (c *Catalog) LockChange(ctx context.Context, what string) (unlock func(), e
 		after, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 		defer cancel()
 		if _, err := conn.ExecContext(after, "SELECT pg_advisory_unlock($1, $2)", changeClass, changeNumber(what)); err != nil {
-			_ = conn.Raw(func(any) error { return errBroken })
+			drop(conn)
 		}
 		_ = conn.Close()
 		<-c.changing
 	}, nil
 }
 
-// errBroken has database/sql drop a connection instead of using it again.
-var errBroken = driver.ErrBadConn
+// drop has database/sql close a connection for good instead of using it again.
+func drop(conn *sql.Conn) {
+	_ = conn.Raw(func(any) error { return driver.ErrBadConn })
+}
 
 func lockOn(ctx context.Context, conn *sql.Conn, what string) error {
 	_, err := conn.ExecContext(ctx, "SELECT pg_advisory_lock($1, $2)", changeClass, changeNumber(what))
 	if err != nil {
-		_ = conn.Raw(func(any) error { return errBroken }) // it may hold the lock all the same
+		drop(conn) // it may hold the lock all the same
 		_ = conn.Close()
 	}
 	return err
