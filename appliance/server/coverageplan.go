@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"maps"
@@ -70,7 +71,7 @@ func propose(plan *httpapi.CoveragePlan, e estate, p httpapi.CoverageProposal) (
 		known[row.ID] = row
 	}
 	var after []policy.Candidate
-	for i, proposed := range p.Policies {
+	for _, proposed := range p.Policies {
 		rules, err := policy.Understand(proposed.Spec)
 		if err != nil {
 			return nil, fault.Context("plan policy", proposed.Name, err)
@@ -82,7 +83,7 @@ func propose(plan *httpapi.CoveragePlan, e estate, p httpapi.CoverageProposal) (
 		names[proposed.Name] = true
 		id, change := proposed.ID, httpapi.PolicyDiff{Name: proposed.Name, Action: httpapi.PlanCreate}
 		if id == "" {
-			id = "new " + string(rune('0'+i)) + proposed.Name
+			id = "new " + proposed.Name
 		} else {
 			was, ok := known[id]
 			if !ok {
@@ -100,20 +101,10 @@ func propose(plan *httpapi.CoveragePlan, e estate, p httpapi.CoverageProposal) (
 			plan.Policies = append(plan.Policies, change)
 		}
 	}
-	for _, row := range slices.SortedFunc(maps.Values(known), func(a, b schedule.Policy) int { return compare(a.Name, b.Name) }) {
+	for _, row := range slices.SortedFunc(maps.Values(known), func(a, b schedule.Policy) int { return cmp.Compare(a.Name, b.Name) }) {
 		plan.Policies = append(plan.Policies, httpapi.PolicyDiff{Name: row.Name, Action: httpapi.PlanRemove})
 	}
 	return after, nil
-}
-
-func compare(a, b string) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	}
-	return 0
 }
 
 // differing names what a change of a policy changes, as the API calls it.

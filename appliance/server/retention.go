@@ -14,15 +14,10 @@ func (a *Appliance) retention(ctx context.Context, repositoryID string) ([]prote
 	if err != nil {
 		return nil, err
 	}
-	paused := map[string]bool{}
-	for _, p := range e.Policies {
-		paused[p.ID] = p.Paused
-	}
 	var out []protect.Retained
 	for _, vm := range e.VMs {
-		id := e.covers.Which(vm)
-		rules, ok := e.rules[id]
-		if !ok || paused[id] || rules.Spec.RepositoryID != repositoryID || rules.Spec.Retention.KeepsAll() {
+		rules := e.active(e.covers.Which(vm))
+		if rules == nil || rules.Spec.RepositoryID != repositoryID || rules.Spec.Retention.KeepsAll() {
 			continue
 		}
 		out = append(out, protect.Retained{VMID: vm.ID, VMName: vm.Name, Retention: rules.Spec.Retention, Zone: rules.Zone})

@@ -26,7 +26,7 @@ const (
 	watchAgain = 30 * time.Second
 )
 
-// watches are the change streams that are listened to. Only the loop of the schedule uses them.
+// watches are the change streams that are listened to.
 type watches struct {
 	mu      sync.Mutex
 	running map[string]context.CancelFunc // by connection
