@@ -136,7 +136,9 @@ func (d *difference) compareRepositories() error {
 			continue
 		}
 		have := d.repositories[i]
-		if is, shall := placesOf(have), placesWanted(w); !slices.Equal(is, shall) {
+		is := placesOf(have.Path, have.Members, func(m client.Member) string { return m.Path })
+		shall := placesOf(w.Path, w.Set.Members, func(m client.SetMember) string { return m.Path })
+		if !slices.Equal(is, shall) {
 			return failure.UsageError("A repository stays where it is: detach it and attach it there, or name the new one otherwise.",
 				"repository %q lies in %s, and shall lie in %s", w.Name, strings.Join(is, ", "), strings.Join(shall, ", "))
 		}
@@ -154,23 +156,13 @@ func (d *difference) compareRepositories() error {
 	return nil
 }
 
-func placesOf(r client.Repository) (out []string) {
-	for _, m := range r.Members {
-		out = append(out, m.Path)
+// placesOf are the directories of a repository: path, or those of its members, if it has any.
+func placesOf[M any](path string, members []M, at func(M) string) (out []string) {
+	for _, m := range members {
+		out = append(out, at(m))
 	}
 	if len(out) == 0 {
-		out = append(out, r.Path)
-	}
-	slices.Sort(out)
-	return out
-}
-
-func placesWanted(r desired.Repository) (out []string) {
-	for _, m := range r.Set.Members {
-		out = append(out, m.Path)
-	}
-	if len(out) == 0 {
-		out = append(out, r.Path)
+		out = append(out, path)
 	}
 	slices.Sort(out)
 	return out
@@ -289,6 +281,7 @@ func (d *difference) comparePolicies(ctx context.Context) error {
 			d.proposal.Policies = append(d.proposal.Policies, client.ProposedPolicy{ID: h.ID, Policy: requestOf(h)})
 		}
 	}
+	before := len(d.steps) // where what comes of policies is done: a repository that goes must be used by none
 	d.removals()
 	for _, p := range d.proposal.Policies {
 		if slices.Contains(d.proposal.WithoutRepositories, p.Policy.Repository) {
@@ -315,11 +308,7 @@ func (d *difference) comparePolicies(ctx context.Context) error {
 		}
 		made = append(made, step)
 	}
-	first := slices.IndexFunc(d.steps, func(s change) bool { return s.Action == actionRemove && s.Kind != "exclusion" })
-	if first < 0 {
-		first = len(d.steps)
-	}
-	d.steps = slices.Insert(d.steps, first, append(made, gone...)...)
+	d.steps = slices.Insert(d.steps, before, append(made, gone...)...)
 	return nil
 }
 
