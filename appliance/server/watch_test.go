@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"fmt"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -94,13 +95,13 @@ func TestToldIsReadOnceItIsQuiet(t *testing.T) {
 			t.Errorf("of none: %v, %v", vms, all)
 		}
 		ctx, stop := context.WithCancel(t.Context())
-		defer stop()
-		go func() {
+		var telling sync.WaitGroup
+		telling.Go(func() {
 			for ctx.Err() == nil {
 				d.add("")
 				time.Sleep(500 * time.Millisecond)
 			}
-		}()
+		})
 		begin = time.Now()
 		if !d.settle(t.Context(), time.Second, 10*time.Second) || time.Since(begin) != 10*time.Second {
 			t.Errorf("what never is quiet was put off for %v", time.Since(begin))
@@ -108,5 +109,7 @@ func TestToldIsReadOnceItIsQuiet(t *testing.T) {
 		if _, all := d.take(); !all {
 			t.Error("any VM may have changed")
 		}
+		stop()
+		telling.Wait() // virtual time stands still once this function has ended
 	})
 }

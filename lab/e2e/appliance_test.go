@@ -246,12 +246,15 @@ func (a *appliance) must(method, path string, body, out any) {
 	}
 }
 
-// wait polls until done says so; it fails the test when patience ends.
-func (a *appliance) wait(what string, done func() bool) {
+// wait polls until done says so; when patience ends it does what is given for that, and fails the test.
+func (a *appliance) wait(what string, done func() bool, inVain ...func()) {
 	a.t.Helper()
 	deadline := time.Now().Add(patience)
 	for !done() {
 		if time.Now().After(deadline) {
+			for _, f := range inVain {
+				f()
+			}
 			a.t.Fatalf("waited in vain for %s", what)
 		}
 		time.Sleep(20 * time.Millisecond)

@@ -64,7 +64,7 @@ func (s *scene) enrolIn(sys, name string) *mover {
 		m.kill()
 		proxy.Close()
 		if s.t.Failed() {
-			s.t.Logf("cairn-mover's log:\n%s", tail(m.log.String(), 4000))
+			s.t.Logf("cairn-mover's log:\n%s", tail(m.log.String(), 30000))
 		}
 	})
 	var token client.MoverToken
@@ -103,10 +103,21 @@ func (m *mover) kill() {
 	m.cmd = nil
 }
 
-// online waits until the manager has a mover's stream.
+// online waits until the manager has a mover's stream. Of a mover that does not come it says what it does instead.
 func (s *scene) online(m *mover) {
 	s.t.Helper()
-	s.wait("mover "+m.name, func() bool { return s.movers()[m.name].State == client.MoverOnline })
+	ended := m.gone
+	s.wait("mover "+m.name, func() bool {
+		select {
+		case <-ended:
+			s.t.Fatalf("mover %s ended by itself: %v", m.name, m.cmd.ProcessState)
+		default:
+		}
+		return s.movers()[m.name].State == client.MoverOnline
+	}, func() {
+		_ = m.cmd.Process.Signal(syscall.SIGQUIT)
+		<-ended
+	})
 }
 
 // restarted tells the mover's network where the appliance is now, and waits for the mover.
