@@ -96,7 +96,11 @@ func Run(ctx context.Context, c Config) error {
 	defer m.data.close()
 	m.table = newTable(c.Open(m.data), c.Slots, c.Log)
 	defer m.table.stop()
-	return quiet(ctx, m.stay(ctx))
+	err = m.stay(ctx)
+	if ctx.Err() != nil {
+		c.Log.InfoContext(ctx, "ending, as it was asked to", "running", m.table.count())
+	}
+	return quiet(ctx, err)
 }
 
 // quiet makes of an end that was asked for no error.
