@@ -100,6 +100,7 @@ func Open(ctx context.Context, o Options) (_ *Appliance, err error) {
 	a := &Appliance{dir: o.Dir, openers: o.Drivers, log: o.Log, stream: httpapi.NewStream(), lost: make(chan error, 1)}
 	commit, _ := version.Source()
 	a.metrics = metrics.New(metrics.Build{Version: version.Version, Commit: commit}, a.log)
+	a.routine.ended = make(chan struct{}, 1)
 	a.settings, a.saver.after = o.Settings, cmp.Or(o.saveAfter, saveAfter)
 	a.connections.drivers, a.connections.reading = map[string]hypervisors.Driver{}, map[string]*sync.Mutex{}
 	a.connections.ways = map[string]string{}
@@ -145,7 +146,7 @@ func Open(ctx context.Context, o Options) (_ *Appliance, err error) {
 		Port: func() int { return int(a.moverPort.Load()) }, Images: o.Images, Log: a.log,
 	})
 	a.queue, err = jobs.New(ctx, jobs.Options{
-		Catalog: a.catalog, Journal: jobs.NewJournal(a.catalog, a.driver, a.log), Log: a.log, Publish: publisher{a.stream, a.metrics, o.observe},
+		Catalog: a.catalog, Journal: jobs.NewJournal(a.catalog, a.driver, a.log), Log: a.log, Publish: publisher{a.stream, a.metrics, a.routine.taskEnded, o.observe},
 		Workers: o.Workers,
 		Handlers: map[catalog.RunKind]jobs.Handler{
 			catalog.KindBackup: a.protector.Backup, catalog.KindRestore: a.recoverer.Restore,
@@ -223,6 +224,7 @@ func lockDir(path string) (*os.File, error) {
 type publisher struct {
 	stream  *httpapi.Stream
 	metrics *metrics.Metrics
+	ended   func() // a task
 	observe func(catalog.Task)
 }
 
@@ -231,6 +233,7 @@ func (p publisher) PublishTask(t catalog.Task) {
 	p.stream.PublishTask(t)
 	if t.State.Final() {
 		p.metrics.JobEnded(jobOf(t))
+		p.ended()
 	}
 	if p.observe != nil {
 		p.observe(t)

@@ -83,6 +83,9 @@ func (f *follower) look(ctx context.Context) error {
 
 func (f *follower) tell(ctx context.Context, t catalog.Task) {
 	f.a.stream.PublishTask(t)
+	if t.State.Final() {
+		f.a.routine.taskEnded()
+	}
 	f.tellRun(ctx, t.RunID)
 }
 

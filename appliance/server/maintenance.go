@@ -82,7 +82,7 @@ func (a *Appliance) maintain(ctx context.Context, row catalog.Maintenance, now t
 	}[row.Kind]
 	a.routine.mu.Lock()
 	defer a.routine.mu.Unlock()
-	if do == nil || a.routine.busy[row.Kind] || a.routine.ended {
+	if do == nil || a.routine.busy[row.Kind] || a.routine.over {
 		return
 	}
 	a.routine.busy[row.Kind] = true

@@ -12,7 +12,7 @@ import (
 )
 
 const (
-	// policyEvery is how soon it is noticed that a policy is due, or that a task has made room for another.
+	// policyEvery is how soon it is noticed that a policy is due.
 	policyEvery = 5 * time.Second
 	// turnsKept is how long it is remembered how turns ended.
 	turnsKept = 90 * 24 * time.Hour

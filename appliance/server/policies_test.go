@@ -1,6 +1,7 @@
 package server
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -157,4 +158,32 @@ func TestATurnSurvivesTheManager(t *testing.T) {
 	if turn := b.turn(first.Add(3 * time.Hour)); turn.State != catalog.TurnDone || !turn.Due.Equal(first) {
 		t.Errorf("what was due while the manager was off: %+v", turn)
 	}
+}
+
+// TestWhatEndsMakesRoom: more VMs are due than may wait in the queue, and nothing but the ends of backups tells that there is room.
+func TestWhatEndsMakesRoom(t *testing.T) {
+	b := stillBench(t)
+	const vms = 25
+	for i := range vms - 1 {
+		b.platform.AddVM(memplatform.VMSpec{Name: fmt.Sprintf("vm%d", i), Disks: []int64{1 << 20}})
+	}
+	if _, err := b.RefreshConnection(t.Context(), b.conn); err != nil {
+		t.Fatal(err)
+	}
+	first := time.Now().UTC().Truncate(time.Minute).Add(48 * time.Hour)
+	b.policyDueAt(first, policy.Spec{Retention: policy.Retention{Last: 1}})
+	b.ticks <- first
+	b.holds("all have been backed up", func() bool {
+		turns, err := b.catalog.Turns(t.Context(), catalog.TurnFilter{}, catalog.Page{Limit: catalog.MaxLimit})
+		if err != nil {
+			t.Fatal(err)
+		}
+		done := 0
+		for _, turn := range turns.Items {
+			if turn.State == catalog.TurnDone {
+				done++
+			}
+		}
+		return done == vms
+	})
 }

@@ -9,8 +9,12 @@ import (
 	"github.com/cairn-backup/cairn/appliance/protect"
 )
 
-// lookEvery is how often it is looked whether a repository is to be read back.
-const lookEvery = time.Hour
+const (
+	// lookEvery is how often it is looked whether a repository is to be read back.
+	lookEvery = time.Hour
+	// endsGathered is how long it is waited for the ends of further tasks when one has ended.
+	endsGathered = 250 * time.Millisecond
+)
 
 // routine begins what the appliance does by itself.
 type routine struct {
@@ -24,9 +28,19 @@ type routine struct {
 	accounted time.Time
 	looked    map[catalog.MaintenanceKind]time.Time
 
-	mu    sync.Mutex
-	busy  map[catalog.MaintenanceKind]bool
-	ended bool
+	ended chan struct{} // one token: a task has ended
+
+	mu   sync.Mutex
+	busy map[catalog.MaintenanceKind]bool
+	over bool
+}
+
+// taskEnded tells the routine; it does not block.
+func (s *routine) taskEnded() {
+	select {
+	case s.ended <- struct{}{}:
+	default:
+	}
 }
 
 func (a *Appliance) beginSchedule(ticks <-chan time.Time) {
@@ -46,26 +60,46 @@ func (a *Appliance) beginSchedule(ticks <-chan time.Time) {
 			defer ticker.Stop()
 			ticks = ticker.C
 		}
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case now := <-ticks:
-				idle := a.still(ctx)
-				if a.queue.Leads() && !idle { // of several managers one looks at the policies
-					a.keepPolicies(ctx, now)
-					a.keepHistory(ctx, now)
-				}
-				a.keepMaintenance(ctx, now, idle)
-				a.keepWatching(ctx, now)
+		a.keepRoutine(ctx, ticks)
+	})
+}
+
+// keepRoutine does what is due at each tick. When a task ends between two ticks it is looked at the policies too: there is room for
+// the next of those that wait.
+func (a *Appliance) keepRoutine(ctx context.Context, ticks <-chan time.Time) {
+	var tick, took time.Time // the last tick: what it said, and when it came
+	ended := a.routine.ended
+	gathered := time.NewTimer(0)
+	<-gathered.C
+	for {
+		select {
+		case <-ctx.Done():
+			gathered.Stop()
+			return
+		case tick = <-ticks:
+			took = time.Now()
+			idle := a.still(ctx)
+			if a.queue.Leads() && !idle { // of several managers one looks at the policies
+				a.keepPolicies(ctx, tick)
+				a.keepHistory(ctx, tick)
+			}
+			a.keepMaintenance(ctx, tick, idle)
+			a.keepWatching(ctx, tick)
+		case <-ended:
+			ended = nil
+			gathered.Reset(endsGathered)
+		case <-gathered.C:
+			ended = a.routine.ended
+			if !tick.IsZero() && a.queue.Leads() && !a.still(ctx) {
+				a.keepPolicies(ctx, tick.Add(time.Since(took)))
 			}
 		}
-	})
+	}
 }
 
 func (s *routine) end() {
 	s.mu.Lock()
-	s.ended = true
+	s.over = true
 	s.mu.Unlock()
 	s.cancel()
 	s.done.Wait()
