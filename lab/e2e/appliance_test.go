@@ -74,11 +74,12 @@ type appliance struct {
 	data  string // its data directory
 	token string
 
-	cmd    *exec.Cmd
-	exited chan struct{}
-	addr   string
-	http   *http.Client
-	log    *locked.Buffer
+	cmd        *exec.Cmd
+	exited     chan struct{}
+	addr       string // of its API
+	moversAddr string // where it listens for movers
+	http       *http.Client
+	log        *locked.Buffer
 }
 
 // newAppliance starts cairnd on an empty data directory and makes the first administrator.
@@ -117,17 +118,20 @@ func (a *appliance) start(env ...string) {
 	if err := a.cmd.Start(); err != nil {
 		a.t.Fatal(err)
 	}
-	address := make(chan string, 1)
+	address := make(chan [2]string, 1)
 	go func() {
 		scanner := bufio.NewScanner(stdout)
-		listening := regexp.MustCompile(`https://(127\.0\.0\.1:\d+)`)
+		listening := regexp.MustCompile(`^(API|movers): +(?:https://)?(127\.0\.0\.1:\d+)$`)
+		var at [2]string
 		for scanner.Scan() {
 			fmt.Fprintln(a.log, scanner.Text())
-			if m := listening.FindStringSubmatch(scanner.Text()); m != nil {
-				select {
-				case address <- m[1]:
-				default:
-				}
+			switch m := listening.FindStringSubmatch(scanner.Text()); {
+			case m == nil:
+			case m[1] == "API":
+				at[0] = m[2]
+			default:
+				at[1] = m[2]
+				address <- at
 			}
 		}
 	}()
@@ -137,7 +141,8 @@ func (a *appliance) start(env ...string) {
 		close(exited)
 	}(a.cmd, a.exited)
 	select {
-	case a.addr = <-address:
+	case at := <-address:
+		a.addr, a.moversAddr = at[0], at[1]
 	case <-a.exited:
 		a.t.Fatalf("cairnd ended at once:\n%s", a.log.String())
 	case <-time.After(patience):

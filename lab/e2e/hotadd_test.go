@@ -35,7 +35,7 @@ func (s *scene) deployRequest(name, image string, proxy *netfault.Proxy) map[str
 // the request.
 func (s *scene) deployed(name, image string, more map[string]any) *mover {
 	s.t.Helper()
-	proxy, err := netfault.New(s.moversAddress())
+	proxy, err := netfault.New(s.moversAddr)
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -45,7 +45,7 @@ func (s *scene) deployed(name, image string, more map[string]any) *mover {
 	maps.Copy(request, more)
 	var run client.Run
 	s.killAt("deploy.enrolled", func() {
-		proxy.Retarget(s.moversAddress())
+		proxy.Retarget(s.moversAddr)
 		s.must("POST", "/movers", request, &run)
 	})
 	s.ended(run.ID, client.StateWarning)
@@ -259,7 +259,7 @@ func TestKillManagerDuringDeploy(t *testing.T) {
 	s := newScene(t, kvmlab.Options{Private: true}, kvmlab.Spec{Name: "deploy", Rate: -1, AreaBytes: 2 << 20, Disks: []kvmlab.Disk{{MiB: 8}}})
 	image := filepath.Join(t.TempDir(), "empty.qcow2") // nothing boots from it, so that nobody enrols
 	command(t, "qemu-img", "create", "-q", "-f", "qcow2", image, "16M")
-	proxy, err := netfault.New(s.moversAddress())
+	proxy, err := netfault.New(s.moversAddr)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -28,16 +28,6 @@ type mover struct {
 	gone  chan struct{}
 }
 
-// moversAddress is where the appliance listens for movers.
-func (a *appliance) moversAddress() string {
-	a.t.Helper()
-	all := regexp.MustCompile(`(?m)^movers:\s+(\S+)$`).FindAllStringSubmatch(a.log.String(), -1)
-	if all == nil {
-		a.t.Fatal("cairnd printed no address for movers")
-	}
-	return all[len(all)-1][1]
-}
-
 func (a *appliance) movers() map[string]client.Mover {
 	a.t.Helper()
 	var list client.MoverList
@@ -55,7 +45,7 @@ func (s *scene) enrol(name string) *mover { return s.enrolIn("", name) }
 // enrolIn starts a mover on a machine that sys is the sysfs of.
 func (s *scene) enrolIn(sys, name string) *mover {
 	s.t.Helper()
-	proxy, err := netfault.New(s.moversAddress())
+	proxy, err := netfault.New(s.moversAddr)
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -123,7 +113,7 @@ func (s *scene) online(m *mover) {
 // restarted tells the mover's network where the appliance is now, and waits for the mover.
 func (s *scene) restarted(m *mover) {
 	s.t.Helper()
-	m.proxy.Retarget(s.moversAddress())
+	m.proxy.Retarget(s.moversAddr)
 	s.online(m)
 }
 

@@ -27,12 +27,12 @@ func TestTransferGoesOn(t *testing.T) {
 		{"manager killed", "The manager was restarted; the task goes on.", func(s *scene, m *mover) {
 			s.kill()
 			s.start()
-			m.proxy.Retarget(s.moversAddress())
+			m.proxy.Retarget(s.moversAddr)
 		}},
 		{"manager stopped", "The manager stops; the task goes on when it is started again.", func(s *scene, m *mover) {
 			s.stop()
 			s.start()
-			m.proxy.Retarget(s.moversAddress())
+			m.proxy.Retarget(s.moversAddr)
 		}},
 		{"mover killed", "the mover was lost, and the transfer goes on", func(s *scene, m *mover) {
 			m.kill()
