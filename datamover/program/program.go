@@ -42,7 +42,7 @@ func Run(ctx context.Context, log *slog.Logger, s Settings) error {
 	if s.StateDir == "" {
 		s.StateDir = DefaultStateDir
 	}
-	mounted := mounts{s.Repositories, log}
+	mounted := newMounts(s.Repositories, log)
 	var mover *agent.Local // made by Open, before there is a stream that says anything
 	return control.Run(ctx, control.Config{
 		Manager: s.Manager, Fingerprint: s.Fingerprint, Token: s.Token, Name: s.Name, StateDir: s.StateDir, Slots: s.Slots, Log: log,

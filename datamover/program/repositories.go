@@ -14,7 +14,7 @@ import (
 
 // open makes the mover that does the work. Its way to every repository is the manager's listener, and for packs the
 // repository's own storage where that is mounted on this machine.
-func open(conn grpc.ClientConnInterface, mounted mounts, log *slog.Logger) *agent.Local {
+func open(conn grpc.ClientConnInterface, mounted *mounts, log *slog.Logger) *agent.Local {
 	m := agent.NewLocal(func(ctx context.Context, ticket string) (agent.Access, error) {
 		var files *file.Store
 		c, err := remote.Open(ctx, conn, remote.ClientOptions{Ticket: ticket, Log: log, Mounted: func(id string, write bool) remote.Files {
