@@ -58,6 +58,11 @@ func Names(word string, t hypervisors.Transport) bool {
 	return word == string(t) || word == Network && (t == hypervisors.TransportNBD || t == hypervisors.TransportImageio)
 }
 
+// IsTransport says whether a word of an admin's means any transport.
+func IsTransport(word string) bool {
+	return slices.ContainsFunc(preference, func(t hypervisors.Transport) bool { return Names(word, t) })
+}
+
 // Network is the word for the transport over the LAN, whatever its protocol.
 const Network = "network"
 

@@ -147,6 +147,9 @@ func restoreOf(b server.RestoreRequest) (RestoreRequest, error) {
 		wrong = append(wrong, server.ProblemField{Pointer: "#/name", Detail: "a new VM needs a name"})
 	}
 	if out.Mode == hypervisors.RestoreInPlace {
+		if len(b.Networks) > 0 {
+			wrong = append(wrong, server.ProblemField{Pointer: "#/networks", Detail: "in place the VM keeps its networks"})
+		}
 		if b.Name != "" {
 			wrong = append(wrong, server.ProblemField{Pointer: "#/name", Detail: "in place the VM keeps its name"})
 		}

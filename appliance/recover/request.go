@@ -3,7 +3,10 @@ package recover
 import (
 	"context"
 	"encoding/json"
+	"maps"
 	"slices"
+	"strconv"
+	"strings"
 
 	"github.com/cairn-backup/cairn/appliance/catalog"
 	"github.com/cairn-backup/cairn/hypervisors"
@@ -121,8 +124,31 @@ func (r *Recoverer) order(ctx context.Context, spec Spec) (*order, error) {
 	if err != nil {
 		return nil, fault.Context("read restore point", o.point.ID, err)
 	}
-	o.req, err = r.request(ctx, o, stored)
-	return o, err
+	if o.req, err = r.request(ctx, o, stored); err != nil {
+		return nil, err
+	}
+	return o, checkNetworks(o.req, o.point.ID)
+}
+
+// checkNetworks refuses to map what the VM is not connected to. A name that is misspelt would otherwise leave its NIC where the
+// original's is, beside the original.
+func checkNetworks(req hypervisors.RestoreRequest, point string) error {
+	var known []string
+	for _, nic := range req.VM.NICs {
+		known = append(known, strconv.Quote(nic.Network))
+	}
+	for _, from := range slices.Sorted(maps.Keys(req.Networks)) {
+		if slices.ContainsFunc(req.VM.NICs, func(n hypervisors.NIC) bool { return n.Network == from }) {
+			continue
+		}
+		advice := "It is connected to none: leave the mapping out."
+		if len(known) > 0 {
+			advice = "It is connected to " + strings.Join(slices.Compact(slices.Sorted(slices.Values(known))), ", ") + "."
+		}
+		return fault.New(fault.Invalid, "restore", point, "network %q is not to be mapped", from).Explain(
+			"The VM in the restore point is not connected to that network.", advice)
+	}
+	return nil
 }
 
 // unknownOrigin is for a restore point that came with its repository, from a connection of another catalog.

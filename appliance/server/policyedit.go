@@ -81,6 +81,9 @@ func (a *Appliance) understand(ctx context.Context, c httpapi.PolicyChange) (pol
 	if err != nil {
 		return rules, err
 	}
+	if err := checkTransport(c.Spec.Transport); err != nil {
+		return rules, err
+	}
 	if _, err := a.catalog.Repository(ctx, c.Spec.RepositoryID); err != nil {
 		if fault.KindOf(err) == fault.NotFound {
 			return rules, fault.Wrap(fault.Invalid, "make policy", c.Name, err).Explain(

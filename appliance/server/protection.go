@@ -50,6 +50,9 @@ func (a *Appliance) startBy(
 // StartBackup implements httpapi.Core.
 func (a *Appliance) StartBackup(ctx context.Context, s httpapi.Start, r httpapi.BackupRequest) (httpapi.Started, error) {
 	return a.start(ctx, s, catalog.KindBackup, func() (*catalog.Task, error) {
+		if err := a.checkAsked(ctx, r.Mover, r.Transport); err != nil {
+			return nil, err
+		}
 		return a.protector.RequestBackup(ctx, protect.BackupSpec{
 			VMID: r.VMID, RepositoryID: r.RepositoryID, Quiesce: r.Quiesce, Exclude: r.ExcludeDisks, Full: r.Full,
 			Mover: r.Mover, Transport: r.Transport, Fallback: r.Fallback,
@@ -60,12 +63,18 @@ func (a *Appliance) StartBackup(ctx context.Context, s httpapi.Start, r httpapi.
 // StartRestore implements httpapi.Core.
 func (a *Appliance) StartRestore(ctx context.Context, s httpapi.Start, r httpapi.RestoreRequest) (httpapi.Started, error) {
 	return a.start(ctx, s, catalog.KindRestore, func() (*catalog.Task, error) {
+		if err := a.checkAsked(ctx, r.Mover, r.Transport); err != nil {
+			return nil, err
+		}
 		return a.recoverer.RequestRestore(ctx, recover.Spec(r))
 	})
 }
 
 // PlanRestore implements httpapi.Core.
 func (a *Appliance) PlanRestore(ctx context.Context, r httpapi.RestoreRequest) (httpapi.RestorePlan, error) {
+	if err := a.checkAsked(ctx, r.Mover, r.Transport); err != nil {
+		return httpapi.RestorePlan{}, err
+	}
 	p, err := a.recoverer.Plan(ctx, recover.Spec(r))
 	if err != nil {
 		return httpapi.RestorePlan{}, err
