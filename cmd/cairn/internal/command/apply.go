@@ -184,6 +184,18 @@ func (a *App) showChanges(d *difference) error {
 
 // showCoverage says which VMs are protected otherwise, and which restore points go.
 func (a *App) showCoverage(p output.Printer, w io.Writer, plan client.CoveragePlan) error {
+	if err := showChangedVMs(p, w, plan.Changed); err != nil || len(plan.Pruned) == 0 {
+		return err
+	}
+	title := "Would be pruned: " + plural(len(plan.Pruned), "restore point")
+	if plan.More {
+		title += ", and more"
+	}
+	return output.Section(p, w, title, plan.Pruned, a.verdictColumns())
+}
+
+// showChangedVMs says which VMs gain, lose or change what protects them.
+func showChangedVMs(p output.Printer, w io.Writer, changed []client.PlannedVM) error {
 	for _, part := range []struct {
 		title string
 		of    func(client.PlannedVM) bool
@@ -193,7 +205,7 @@ func (a *App) showCoverage(p output.Printer, w io.Writer, plan client.CoveragePl
 		{"Protected by another policy", func(v client.PlannedVM) bool { return v.Before != "" && v.After != "" }},
 	} {
 		var vms []client.PlannedVM
-		for _, v := range plan.Changed {
+		for _, v := range changed {
 			if part.of(v) {
 				vms = append(vms, v)
 			}
@@ -205,14 +217,7 @@ func (a *App) showCoverage(p output.Printer, w io.Writer, plan client.CoveragePl
 			return err
 		}
 	}
-	if len(plan.Pruned) == 0 {
-		return nil
-	}
-	title := "Would be pruned: " + plural(len(plan.Pruned), "restore point")
-	if plan.More {
-		title += ", and more"
-	}
-	return output.Section(p, w, title, plan.Pruned, a.verdictColumns())
+	return nil
 }
 
 func plannedVMColumns() []output.Column[client.PlannedVM] {

@@ -9,6 +9,7 @@ import (
 	"github.com/cairn-backup/cairn/api/client"
 	"github.com/cairn-backup/cairn/cmd/cairn/internal/failure"
 	"github.com/cairn-backup/cairn/cmd/cairn/internal/remote"
+	"github.com/cairn-backup/cairn/internal/fault"
 )
 
 func (a *App) backup() *cobra.Command {
@@ -28,6 +29,8 @@ func (a *App) backupStart() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "start VM...", Short: "Back up now", Args: args("VM..."), ValidArgsFunction: a.completeVMs,
 		Long: `Back up virtual machines now, each in a run of its own. VM is an id, a name, or CONNECTION/NAME.
+
+A VM that cannot be backed up now does not keep the others from it; it is said at the end, and the exit code says why.
 
 With --wait the exit code is 0 when every backup succeeded, 3 when one has warnings, 1 when one failed.`,
 		Example: `  cairn backup start web01 --wait
@@ -50,18 +53,23 @@ With --wait the exit code is 0 when every backup succeeded, 3 when one has warni
 				return failure.UsageError("Start them one by one.", "--idempotency-key is for one VM")
 			}
 			var runs []client.Run
+			var refusals []error
 			for _, vm := range found {
 				resp, err := s.StartBackup(ctx, vm.ID, &client.StartBackupParams{IdempotencyKey: w.key()}, req)
 				run, err := remote.Decode[client.Run](s, resp, err)
-				if err != nil {
+				switch {
+				case err == nil:
+					runs = append(runs, run)
+				case isRefusal(err):
+					refusals = append(refusals, err)
+				default: // it would be the same with the VMs that follow
 					for _, r := range runs {
 						a.Say("Run %s was started.", r.ID)
 					}
 					return err
 				}
-				runs = append(runs, run)
 			}
-			return a.started(ctx, s, w, runs)
+			return a.startedAll(ctx, s, w, runs, refusals)
 		}),
 	}
 	w.flags(cmd)
@@ -74,4 +82,33 @@ With --wait the exit code is 0 when every backup succeeded, 3 when one has warni
 	_ = cmd.RegisterFlagCompletionFunc("repository", a.completeRepositories)
 	_ = cmd.RegisterFlagCompletionFunc("quiesce", cobra.FixedCompletions(quiesceModes, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
+}
+
+// isRefusal says whether an error is about the one VM that was asked for.
+func isRefusal(err error) bool {
+	switch fault.KindOf(err) {
+	case fault.Invalid, fault.NotFound, fault.Exists, fault.Conflict, fault.Unsupported:
+		return true
+	}
+	return false
+}
+
+// startedAll goes on with what was started and says what was not. A run that failed counts more than a refusal, that more than a warning.
+func (a *App) startedAll(ctx context.Context, s *remote.Session, w waiting, runs []client.Run, refusals []error) error {
+	var err error
+	if len(runs) > 0 {
+		err = a.started(ctx, s, w, runs)
+	}
+	if len(refusals) == 0 || failure.CodeOf(err) == failure.Interrupted {
+		return err
+	}
+	last := len(refusals) - 1
+	for _, r := range refusals[:last] {
+		failure.Print(a.Err, r, a.ColourErr())
+	}
+	if code := failure.CodeOf(err); code == failure.OK || code == failure.Warning {
+		return refusals[last]
+	}
+	failure.Print(a.Err, refusals[last], a.ColourErr())
+	return err
 }

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -68,10 +69,11 @@ func TestEndings(t *testing.T) {
 		{"context show nope", 5, []string{"there is no context \"nope\""}},
 		{"restore start rp_02", 2, []string{"--name NEW", "--in-place"}},
 		{"restore start rp_02 --name a --in-place", 2, []string{"--name makes a new VM"}},
-		{"restore start rp_02 --in-place", 2, []string{"Replace the disks", "--yes"}},
+		{"restore start rp_02 --in-place", 2, []string{"Replace the disks of VM \"web01\" by those of 2026-11-20 10:00:00 UTC", "--yes"}},
 		{"restore start rp_02 --name a --disk vda", 2, []string{"--disk \"vda\""}},
 		{"restore start rp_02 --name a --disk vda=p:vmdk", 2, []string{"raw or qcow2"}},
 		{"restore start rp_02 --name a --network x", 2, []string{"FROM=TO"}},
+		{"restore start rp_02 --name a --network x=a --network x=b", 2, []string{"x is there twice"}},
 		{"completion tcsh", 2, []string{"bash, zsh, fish"}},
 		{"event watch --topic x", 2, []string{"there is no topic \"x\""}},
 		{"vm list --watch -o json", 2, []string{"event watch"}},
@@ -311,6 +313,53 @@ func TestPrune(t *testing.T) {
 	}
 }
 
+func heldPoint(ends time.Time) client.RestorePoint {
+	return client.RestorePoint{ID: "rp_held", VMName: "web01", Hold: client.Hold{Reason: "lawsuit", CreatedAt: noon, EndsAt: ends}}
+}
+
+// What is held is not removed, nor anything named beside it, and a dry run says so.
+func TestPruneOfWhatIsHeld(t *testing.T) {
+	a := newAppliance(t)
+	a.inventory()
+	a.get("/restore-points/rp_held", heldPoint(time.Time{}))
+	for _, args := range []string{"point prune rp_01 rp_held --dry-run", "point prune rp_01 rp_held --yes"} {
+		got := a.run(t, strings.Fields(args)...)
+		if got.code != 6 || !strings.Contains(got.stderr, "it is held: lawsuit") {
+			t.Errorf("%s: exit code %d, %q", args, got.code, got.stderr)
+		}
+	}
+	if slices.ContainsFunc(a.seen(), func(r string) bool { return strings.HasPrefix(r, "DELETE") }) {
+		t.Errorf("something was removed: %q", a.seen())
+	}
+}
+
+// A hold that lasts longer is not replaced without a question.
+func TestHoldThatWouldEndSooner(t *testing.T) {
+	tests := map[string]struct {
+		ends time.Time
+		args string
+		code int
+	}{
+		"for ever, by one that ends":      {time.Time{}, "--until 2027-01-31", 2},
+		"for ever, and yes":               {time.Time{}, "--until 2027-01-31 --yes", 0},
+		"for ever, by another":            {time.Time{}, "", 0},
+		"until later, by one that ends":   {noon.AddDate(2, 0, 0), "--until 2027-01-31", 2},
+		"until sooner, by one that ends":  {noon.AddDate(0, 0, 1), "--until 2027-01-31", 0},
+		"until sooner, by one for always": {noon.AddDate(0, 0, 1), "", 0},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			a := newAppliance(t)
+			a.get("/restore-points/rp_held", heldPoint(tt.ends))
+			a.HandleFunc("POST /restore-points/rp_held/hold", func(w http.ResponseWriter, _ *http.Request) { reply(w, 200, heldPoint(time.Time{})) })
+			got := a.run(t, strings.Fields("point hold rp_held --reason upgrade "+tt.args)...)
+			if got.code != tt.code || (tt.code != 0) != strings.Contains(got.stderr, "lawsuit") {
+				t.Errorf("exit code %d, want %d: %q", got.code, tt.code, got.stderr)
+			}
+		})
+	}
+}
+
 func TestCompletion(t *testing.T) {
 	a := newAppliance(t)
 	a.inventory()
@@ -322,7 +371,7 @@ func TestCompletion(t *testing.T) {
 		{"backup start web01 ", "db\toff, 40 GiB\ndb\ton, 40 GiB\nweb01\ton, 12 GiB\n" + keepOrder},
 		{"backup start web01 --repository ", "main\t/srv/backup\n" + keepOrder},
 		{"connection check ", "far\tqemu+ssh://root@far/system\nlab\tqemu:///system\n" + keepOrder},
-		{"point show ", "rp_02\tweb01 2026-11-20 10:00:00\nrp_01\tweb01 2026-11-19 10:00:00\n" + keepOrder},
+		{"point show ", "rp_02\tweb01 2026-11-20 10:00:00 UTC\nrp_01\tweb01 2026-11-19 10:00:00 UTC\n" + keepOrder},
 		{"run cancel ", "run_02\tbackup of web01 failed\n" + keepOrder},
 		{"task show ", "task_02\tbackup of web01 failed\n" + keepOrder},
 		{"vm list -o ", "table\nwide\njson\nyaml\nname\n" + noFiles},

@@ -300,7 +300,7 @@ func (a *App) when(t time.Time) string {
 	if t.IsZero() {
 		return ""
 	}
-	return output.TimeExact(t, a.Location) + ", " + a.age(t) + " ago"
+	return output.Time(t, a.Location) + ", " + a.age(t) + " ago"
 }
 
 func upperFirst(s string) string { return strings.ToUpper(s[:1]) + s[1:] }

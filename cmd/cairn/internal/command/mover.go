@@ -47,7 +47,7 @@ func (a *App) moverToken() *cobra.Command {
 			if manager == "" {
 				manager = managerOf(s.Server, t.Port)
 			}
-			a.Say("The token enrols one mover, until %s. It is shown only now:", output.TimeExact(t.ExpiresAt, a.Location))
+			a.Say("The token enrols one mover, until %s. It is shown only now:", output.Time(t.ExpiresAt, a.Location))
 			return a.one(t, t.Token, func(_ output.Printer, w io.Writer) error {
 				_, err := fmt.Fprintf(w, "cairn-mover --manager %s --fingerprint %s --token %s\n", manager, t.Fingerprint, t.Token)
 				return err
@@ -211,7 +211,7 @@ func exactly(t time.Time, l *time.Location) string {
 	if t.IsZero() {
 		return ""
 	}
-	return output.TimeExact(t, l)
+	return output.Time(t, l)
 }
 
 func (a *App) moverDrain() *cobra.Command {

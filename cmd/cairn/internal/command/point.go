@@ -11,6 +11,7 @@ import (
 	"github.com/cairn-backup/cairn/api/client"
 	"github.com/cairn-backup/cairn/cmd/cairn/internal/output"
 	"github.com/cairn-backup/cairn/cmd/cairn/internal/remote"
+	"github.com/cairn-backup/cairn/internal/fault"
 )
 
 func (a *App) points() *cobra.Command {
@@ -188,6 +189,10 @@ by the next "cairn repository collect".`,
 				r, err := remote.Decode[client.RestorePoint](s, resp, err)
 				if err != nil {
 					return err
+				}
+				if why := a.held(r); why != "" {
+					return fault.New(fault.Conflict, "prune restore point", r.ID, "it is held: %s", why).Explain(
+						"Somebody keeps this restore point from being pruned. Nothing was removed.", "Release it first, if it is really not needed: cairn point release.")
 				}
 				found = append(found, r)
 				if dryRun || !a.Yes {

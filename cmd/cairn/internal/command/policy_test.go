@@ -130,7 +130,7 @@ func TestPolicyVerbs(t *testing.T) {
 			`PUT /policies/pol_01?dry_run=true {` + editBase + `"priority":10,"repository":"repo_01","retries":2,"rpo_seconds":93600,"schedule":"Mon..Fri 22:00","time_zone":"Europe/Zurich","within_seconds":5400}`, "Nothing was changed.",
 		},
 		{[]string{"policy", "edit", "gold", "--repository", "main", "--name", "g"}, `"name":"g","priority":10,"repository":"repo_01"`, "Changed."},
-		{[]string{"policy", "resume", "rest"}, `PUT /policies/pol_02 {"backoff_seconds":300,"filter":"all","missed":"run","name":"rest","repository":"repo_01","retries":0,"schedule":"daily","time_zone":"UTC"}`, "rest: next 2026-11-21 22:00:00."},
+		{[]string{"policy", "resume", "rest"}, `PUT /policies/pol_02 {"backoff_seconds":300,"filter":"all","missed":"run","name":"rest","repository":"repo_01","retries":0,"schedule":"daily","time_zone":"UTC"}`, "rest: next 2026-11-21 22:00:00 UTC."},
 		{[]string{"policy", "pause", "gold"}, `"paused":true`, "gold: next"},
 		{[]string{"policy", "run", "gold"}, "POST /policies/pol_01/run", "2 VMs have their turn."},
 		{[]string{"policy", "preview", "gold", "--keep", "last=1", "--vm", "web01"}, `POST /policies/pol_01/preview {"retention":{"last":1},"vm":"vm_web"}`, "1 stay, 1 would be pruned"},

@@ -141,19 +141,7 @@ func (a *App) replacePolicy(ctx context.Context, s *remote.Session, id string, r
 // showPolicyPlan says what changes when a policy does.
 func (a *App) showPolicyPlan(plan client.PolicyPlan, name, then string) error {
 	return a.one(plan, name, func(p output.Printer, w io.Writer) error {
-		none := func(s string) string {
-			if s == "" {
-				return "none"
-			}
-			return s
-		}
-		err := output.Section(p, w, fmt.Sprintf("Covered by another policy: %s", plural(len(plan.Changed), "VM")), plan.Changed, []output.Column[client.PlannedVM]{
-			{Header: "VM", Value: func(v client.PlannedVM) string { return v.Name }},
-			{Header: "BEFORE", Value: func(v client.PlannedVM) string { return none(v.Before) }},
-			{Header: "AFTER", Value: func(v client.PlannedVM) string { return none(v.After) }},
-			{Header: "ID", Wide: true, Value: func(v client.PlannedVM) string { return v.VMID }},
-		})
-		if err != nil {
+		if err := showChangedVMs(p, w, plan.Changed); err != nil {
 			return err
 		}
 		if err := output.Section(p, w, fmt.Sprintf("Kept no longer: %s", plural(len(plan.Pruned), "restore point")), plan.Pruned, a.verdictColumns()); err != nil {
@@ -162,7 +150,7 @@ func (a *App) showPolicyPlan(plan client.PolicyPlan, name, then string) error {
 		if len(plan.Changed)+len(plan.Pruned) == 0 {
 			then = "No VM is covered by another policy, and no restore point is let go. " + then
 		}
-		_, err = fmt.Fprintln(w, then)
+		_, err := fmt.Fprintln(w, then)
 		return err
 	})
 }

@@ -59,7 +59,7 @@ vda=fast, vda=:qcow2. --network FROM=TO with nothing after the = leaves the NIC 
 				req.Connection = c.ID
 			}
 			if f.inPlace && !f.dryRun {
-				if err := a.Confirm(ctx, "Replace the disks of the original VM by those of %s?", args[0]); err != nil {
+				if err := a.confirmInPlace(ctx, s, args[0]); err != nil {
 					return err
 				}
 			}
@@ -97,6 +97,17 @@ vda=fast, vda=:qcow2. --network FROM=TO with nothing after the = leaves the NIC 
 	return cmd
 }
 
+// confirmInPlace asks by name and time: an id is easily mistaken for another.
+func (a *App) confirmInPlace(ctx context.Context, s *remote.Session, point string) error {
+	resp, err := s.GetRestorePoint(ctx, point)
+	r, err := remote.Decode[client.RestorePoint](s, resp, err)
+	if err != nil {
+		return err
+	}
+	return a.Confirm(ctx, "Replace the disks of VM %q by those of %s, %s old? What was written to them since then is lost.",
+		r.VMName, output.Time(r.Time, a.Location), a.age(r.Time))
+}
+
 // request turns the flags into what the API wants, and refuses what makes no sense before anybody is asked.
 func (f *restoreFlags) request(point string) (client.RestoreRequest, error) {
 	req := client.RestoreRequest{
@@ -122,6 +133,9 @@ func (f *restoreFlags) request(point string) (client.RestoreRequest, error) {
 		from, to, ok := strings.Cut(n, "=")
 		if !ok || from == "" {
 			return req, failure.UsageError("Write FROM=TO.", "--network %q is not a pair of networks", n)
+		}
+		if _, twice := req.Networks[from]; twice {
+			return req, failure.UsageError("Map each network once.", "--network %s is there twice", from)
 		}
 		if req.Networks == nil {
 			req.Networks = map[string]string{}

@@ -248,7 +248,7 @@ func (a *App) runPage(p output.Printer, w io.Writer, r client.Run, events []clie
 
 func (a *App) eventColumns() []output.Column[client.RunEvent] {
 	return []output.Column[client.RunEvent]{
-		{Header: "TIME", Value: func(e client.RunEvent) string { return e.Time.In(a.Location).Format("15:04:05") }},
+		{Header: "TIME", Value: func(e client.RunEvent) string { return output.Time(e.Time, a.Location) }},
 		{Header: "LEVEL", State: true, Value: func(e client.RunEvent) string { return string(e.Level) }},
 		{Header: "EVENT", Value: eventText},
 	}
@@ -287,7 +287,7 @@ func (a *App) runWatch() *cobra.Command {
 				events, err := listRunEvents(ctx, s, r.ID)
 				for ; err == nil && shown < len(events); shown++ {
 					e := events[shown]
-					p.Message("%s  %-7s  %s", e.Time.In(a.Location).Format("15:04:05"), e.Level, output.Printable(eventText(e)))
+					p.Message("%s  %-7s  %s", output.Time(e.Time, a.Location), e.Level, output.Printable(eventText(e)))
 				}
 				return err
 			}

@@ -213,6 +213,9 @@ func (a *App) outcome(runs []client.Run) error {
 		}
 		for _, t := range r.Tasks {
 			for _, w := range t.Warnings {
+				if len(runs) > 1 && t.VMName != "" {
+					w = t.VMName + ": " + w
+				}
 				a.Say("Warning: %s", output.Printable(w))
 			}
 			if t.Error.Detail != "" {

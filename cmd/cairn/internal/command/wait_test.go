@@ -116,8 +116,25 @@ func TestBackupWithoutWaiting(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 	got = a.run(t, "backup", "start", "web01", "lab/db")
-	if got.code != 6 || got.stdout != "" || !strings.Contains(got.stderr, "Run run_1 was started.") || !strings.Contains(got.stderr, "under way") {
+	if got.code != 6 || !strings.Contains(got.stdout, "run_1") || !strings.Contains(got.stderr, "cairn run watch run_1") || !strings.Contains(got.stderr, "under way") {
 		t.Errorf("%+v", got)
+	}
+	// A VM that cannot be backed up does not keep those after it from it, nor from being waited for.
+	for state, want := range map[client.State]int{client.StateSucceeded: 6, client.StateWarning: 6, client.StateFailed: 1} {
+		b := newAppliance(t)
+		b.inventory()
+		b.get("/runs/run_1", backupRun("1", state, 100))
+		b.HandleFunc("POST /vms/{id}/backup", func(w http.ResponseWriter, r *http.Request) {
+			if r.PathValue("id") == "vm_db1" {
+				refuse(w, 409, "conflict", "back up db: a task for this VM is under way", "", "Wait for it.")
+				return
+			}
+			reply(w, 202, backupRun("1", client.StateQueued, 0))
+		})
+		got = b.run(t, "backup", "start", "lab/db", "web01", "--wait")
+		if got.code != want || !strings.Contains(got.stdout, "web01  backup") || strings.Count(got.stderr, "under way") != 1 {
+			t.Errorf("%s: want exit code %d, got %+v", state, want, got)
+		}
 	}
 }
 

@@ -96,16 +96,8 @@ func Duration(d time.Duration) string {
 	return fmt.Sprintf("%ds", s)
 }
 
-// Time writes an instant in the given place, to the second.
+// Time writes an instant in the given place, to the second, with its zone: who reads it may be in another one.
 func Time(t time.Time, loc *time.Location) string {
-	if t.IsZero() {
-		return ""
-	}
-	return t.In(loc).Format("2006-01-02 15:04:05")
-}
-
-// TimeExact writes an instant with its zone, for pages about one object.
-func TimeExact(t time.Time, loc *time.Location) string {
 	if t.IsZero() {
 		return ""
 	}

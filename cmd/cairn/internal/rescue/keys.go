@@ -69,6 +69,6 @@ func (t *tool) drillPage(d store.DrillReport) []output.Field {
 		Key: d.Wrapping.Kind + " " + output.Short(d.Wrapping.Key), Label: d.Wrapping.Label,
 		Repository: d.Name, Identity: d.Repository, PublicKey: d.PublicKey,
 		RestorePoint: d.RestorePoint, Of: output.Field{Name: "Series", Value: d.Series},
-		Published: output.TimeExact(d.Published, t.Location), Pack: d.Pack, Bytes: int64(d.FrameBytes),
+		Published: output.Time(d.Published, t.Location), Pack: d.Pack, Bytes: int64(d.FrameBytes),
 	}.Fields()
 }

@@ -92,8 +92,8 @@ func (t *tool) page(p output.Printer, w io.Writer, v view) error {
 	fields := []output.Field{
 		{Name: "Restore point", Value: v.ID},
 		{Name: "VM", Value: v.VM},
-		{Name: "Time", Value: output.TimeExact(v.Time, t.Location) + ", " + output.Age(v.Time, t.Now()) + " ago"},
-		{Name: "Published", Value: output.TimeExact(v.Published, t.Location)},
+		{Name: "Time", Value: output.Time(v.Time, t.Location) + ", " + output.Age(v.Time, t.Now()) + " ago"},
+		{Name: "Published", Value: output.Time(v.Published, t.Location)},
 		{Name: "Consistency", Value: v.Consistency},
 		{Name: "Size", Value: output.SizeExact(v.SizeBytes)},
 		{Name: "Series", Value: v.Series},
