@@ -4297,6 +4297,16 @@ type ClientInterface interface {
 	// Corresponds with POST /setup (the `SetUp` operationId).
 	SetUp(ctx context.Context, body SetUpJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// CreateSupportBundle Gather what helps to find out what is wrong
+	//
+	// A zip archive of at most a few MiB: versions, settings, connections, movers, repositories, policies, coverage, the newest runs with their
+	// errors, the end of the audit log and of the log, metrics, goroutines, and the machine. Passwords, keys and tokens that the appliance
+	// knows are taken out of all of it, and so is what looks like one. Names of VMs, hosts and people stay. What could not be gathered stands in
+	// its `missing.txt`. It is of the manager that answers; the audit log has who asked for it. One is made at a time.
+	//
+	// Corresponds with POST /support-bundle (the `CreateSupportBundle` operationId).
+	CreateSupportBundle(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// ListTasks List tasks
 	//
 	// Corresponds with GET /tasks (the `ListTasks` operationId).
@@ -6223,6 +6233,26 @@ func (c *Client) SetUpWithBody(ctx context.Context, contentType string, body io.
 // Corresponds with POST /setup (the `SetUp` operationId).
 func (c *Client) SetUp(ctx context.Context, body SetUpJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewSetUpRequest(c.Server, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CreateSupportBundle Gather what helps to find out what is wrong
+//
+// A zip archive of at most a few MiB: versions, settings, connections, movers, repositories, policies, coverage, the newest runs with their
+// errors, the end of the audit log and of the log, metrics, goroutines, and the machine. Passwords, keys and tokens that the appliance
+// knows are taken out of all of it, and so is what looks like one. Names of VMs, hosts and people stay. What could not be gathered stands in
+// its `missing.txt`. It is of the manager that answers; the audit log has who asked for it. One is made at a time.
+//
+// Corresponds with POST /support-bundle (the `CreateSupportBundle` operationId).
+func (c *Client) CreateSupportBundle(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateSupportBundleRequest(c.Server)
 	if err != nil {
 		return nil, err
 	}
@@ -10676,6 +10706,33 @@ func NewSetUpRequestWithBody(server string, contentType string, body io.Reader) 
 	return req, nil
 }
 
+// NewCreateSupportBundleRequest constructs an http.Request for the CreateSupportBundle method
+func NewCreateSupportBundleRequest(server string) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/support-bundle")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
 // NewListTasksRequest constructs an http.Request for the ListTasks method
 func NewListTasksRequest(server string, params *ListTasksParams) (*http.Request, error) {
 	var err error
@@ -12375,6 +12432,18 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with POST /setup (the `SetUp` operationId).
 	SetUpWithResponse(ctx context.Context, body SetUpJSONRequestBody, reqEditors ...RequestEditorFn) (*SetUpResponse, error)
+
+	// CreateSupportBundleWithResponse Gather what helps to find out what is wrong
+	//
+	// A zip archive of at most a few MiB: versions, settings, connections, movers, repositories, policies, coverage, the newest runs with their
+	// errors, the end of the audit log and of the log, metrics, goroutines, and the machine. Passwords, keys and tokens that the appliance
+	// knows are taken out of all of it, and so is what looks like one. Names of VMs, hosts and people stay. What could not be gathered stands in
+	// its `missing.txt`. It is of the manager that answers; the audit log has who asked for it. One is made at a time.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /support-bundle (the `CreateSupportBundle` operationId).
+	CreateSupportBundleWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*CreateSupportBundleResponse, error)
 
 	// ListTasksWithResponse List tasks
 	//
@@ -16621,6 +16690,54 @@ func (r SetUpResponse) ContentType() string {
 	return ""
 }
 
+// CreateSupportBundleResponse200Headers the declared response headers of an HTTP 200 response for CreateSupportBundle
+type CreateSupportBundleResponse200Headers struct {
+	ContentDisposition string
+}
+
+type CreateSupportBundleResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+	// Headers200 the parsed response headers for an HTTP 200 response
+	Headers200 *CreateSupportBundleResponse200Headers
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r CreateSupportBundleResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r CreateSupportBundleResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r CreateSupportBundleResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r CreateSupportBundleResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r CreateSupportBundleResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 // ListTasksResponse304Headers the declared response headers of an HTTP 304 response for ListTasks
 type ListTasksResponse304Headers struct {
 	ETag string
@@ -18754,6 +18871,24 @@ func (c *ClientWithResponses) SetUpWithResponse(ctx context.Context, body SetUpJ
 		return nil, err
 	}
 	return ParseSetUpResponse(rsp)
+}
+
+// CreateSupportBundleWithResponse Gather what helps to find out what is wrong
+//
+// A zip archive of at most a few MiB: versions, settings, connections, movers, repositories, policies, coverage, the newest runs with their
+// errors, the end of the audit log and of the log, metrics, goroutines, and the machine. Passwords, keys and tokens that the appliance
+// knows are taken out of all of it, and so is what looks like one. Names of VMs, hosts and people stay. What could not be gathered stands in
+// its `missing.txt`. It is of the manager that answers; the audit log has who asked for it. One is made at a time.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /support-bundle (the `CreateSupportBundle` operationId).
+func (c *ClientWithResponses) CreateSupportBundleWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*CreateSupportBundleResponse, error) {
+	rsp, err := c.CreateSupportBundle(ctx, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCreateSupportBundleResponse(rsp)
 }
 
 // ListTasksWithResponse List tasks
@@ -22287,6 +22422,45 @@ func ParseSetUpResponse(rsp *http.Response) (*SetUpResponse, error) {
 		}
 		response.ApplicationProblemJSONDefault = &dest
 
+	}
+
+	return response, nil
+}
+
+// ParseCreateSupportBundleResponse parses an HTTP response from a CreateSupportBundleWithResponse call
+func ParseCreateSupportBundleResponse(rsp *http.Response) (*CreateSupportBundleResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &CreateSupportBundleResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 200:
+		var headers CreateSupportBundleResponse200Headers
+		if values := rsp.Header.Values("Content-Disposition"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Content-Disposition", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ContentDisposition = value
+		}
+		response.Headers200 = &headers
 	}
 
 	return response, nil

@@ -3653,6 +3653,9 @@ type ServerInterface interface {
 	// SetUp Create the first administrator
 	// (POST /setup)
 	SetUp(ctx echo.Context) error
+	// CreateSupportBundle Gather what helps to find out what is wrong
+	// (POST /support-bundle)
+	CreateSupportBundle(ctx echo.Context) error
 	// ListTasks List tasks
 	// (GET /tasks)
 	ListTasks(ctx echo.Context, params ListTasksParams) error
@@ -5905,6 +5908,15 @@ func (w *ServerInterfaceWrapper) SetUp(ctx echo.Context) error {
 	return err
 }
 
+// CreateSupportBundle converts echo context to params.
+func (w *ServerInterfaceWrapper) CreateSupportBundle(ctx echo.Context) error {
+	var err error
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.CreateSupportBundle(ctx)
+	return err
+}
+
 // ListTasks converts echo context to params.
 func (w *ServerInterfaceWrapper) ListTasks(ctx echo.Context) error {
 	var err error
@@ -6414,6 +6426,7 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 	router.POST(options.BaseURL+"/runs/:run_id/cancel", wrapper.CancelRun, options.OperationMiddlewares["cancelRun"]...)
 	router.GET(options.BaseURL+"/runs/:run_id/events", wrapper.ListRunEvents, options.OperationMiddlewares["listRunEvents"]...)
 	router.POST(options.BaseURL+"/setup", wrapper.SetUp, options.OperationMiddlewares["setUp"]...)
+	router.POST(options.BaseURL+"/support-bundle", wrapper.CreateSupportBundle, options.OperationMiddlewares["createSupportBundle"]...)
 	router.GET(options.BaseURL+"/tasks", wrapper.ListTasks, options.OperationMiddlewares["listTasks"]...)
 	router.GET(options.BaseURL+"/tasks/:task_id", wrapper.GetTask, options.OperationMiddlewares["getTask"]...)
 	router.POST(options.BaseURL+"/tasks/:task_id/cancel", wrapper.CancelTask, options.OperationMiddlewares["cancelTask"]...)
@@ -9987,6 +10000,56 @@ func (response SetUpdefaultApplicationProblemPlusJSONResponse) VisitSetUpRespons
 	return err
 }
 
+type CreateSupportBundleRequestObject struct {
+}
+
+type CreateSupportBundleResponseObject interface {
+	VisitCreateSupportBundleResponse(w http.ResponseWriter) error
+}
+
+type CreateSupportBundle200ResponseHeaders struct {
+	ContentDisposition string
+}
+
+type CreateSupportBundle200ApplicationZipResponse struct {
+	Body          io.Reader
+	Headers       CreateSupportBundle200ResponseHeaders
+	ContentLength int64
+}
+
+func (response CreateSupportBundle200ApplicationZipResponse) VisitCreateSupportBundleResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "application/zip")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.Header().Set("Content-Disposition", fmt.Sprint(response.Headers.ContentDisposition))
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	_, err := io.Copy(w, response.Body)
+	return err
+}
+
+type CreateSupportBundledefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response CreateSupportBundledefaultApplicationProblemPlusJSONResponse) VisitCreateSupportBundleResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type ListTasksRequestObject struct {
 	Params ListTasksParams
 }
@@ -10724,6 +10787,9 @@ type StrictServerInterface interface {
 	// SetUp Create the first administrator
 	// (POST /setup)
 	SetUp(ctx context.Context, request SetUpRequestObject) (SetUpResponseObject, error)
+	// CreateSupportBundle Gather what helps to find out what is wrong
+	// (POST /support-bundle)
+	CreateSupportBundle(ctx context.Context, request CreateSupportBundleRequestObject) (CreateSupportBundleResponseObject, error)
 	// ListTasks List tasks
 	// (GET /tasks)
 	ListTasks(ctx context.Context, request ListTasksRequestObject) (ListTasksResponseObject, error)
@@ -13342,6 +13408,29 @@ func (sh *strictHandler) SetUp(ctx echo.Context) error {
 		return err
 	} else if validResponse, ok := response.(SetUpResponseObject); ok {
 		return validResponse.VisitSetUpResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// CreateSupportBundle operation middleware
+func (sh *strictHandler) CreateSupportBundle(ctx echo.Context) error {
+	var request CreateSupportBundleRequestObject
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.CreateSupportBundle(ctx.Request().Context(), request.(CreateSupportBundleRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "CreateSupportBundle")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(CreateSupportBundleResponseObject); ok {
+		return validResponse.VisitCreateSupportBundleResponse(ctx.Response())
 	} else if response != nil {
 		return fmt.Errorf("unexpected response type: %T", response)
 	}

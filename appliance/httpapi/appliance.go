@@ -1,7 +1,9 @@
 package httpapi
 
 import (
+	"bytes"
 	"context"
+	"mime"
 
 	"github.com/cairn-backup/cairn/api/server"
 	"github.com/cairn-backup/cairn/appliance/catalog"
@@ -13,6 +15,9 @@ type Standings interface {
 	GetAppliance(ctx context.Context) (ApplianceInfo, error)
 	// ResumeAppliance lets things begin by themselves again; a Conflict error when the appliance was recovered elsewhere.
 	ResumeAppliance(ctx context.Context, who fleet.Who) error
+	// SupportBundle gathers a support bundle, a zip archive without secrets, and returns a name for it; a Conflict error while
+	// another one is gathered.
+	SupportBundle(ctx context.Context, who fleet.Who) (name string, archive []byte, err error)
 }
 
 // ApplianceInfo is which appliance this is, with the repositories that its configuration is saved in.
@@ -68,4 +73,15 @@ func configurationSaveOf(r catalog.Repository) server.ConfigurationSave {
 		}
 	}
 	return out
+}
+
+func (h *handlers) CreateSupportBundle(ctx context.Context, _ server.CreateSupportBundleRequestObject) (server.CreateSupportBundleResponseObject, error) {
+	name, archive, err := h.s.core.SupportBundle(ctx, whoAsks(ctx))
+	if err != nil {
+		return nil, err
+	}
+	return server.CreateSupportBundle200ApplicationZipResponse{
+		Body: bytes.NewReader(archive), ContentLength: int64(len(archive)),
+		Headers: server.CreateSupportBundle200ResponseHeaders{ContentDisposition: mime.FormatMediaType("attachment", map[string]string{"filename": name})},
+	}, nil
 }

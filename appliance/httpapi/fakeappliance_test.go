@@ -25,3 +25,8 @@ func (f *fakeCore) ResumeAppliance(context.Context, fleet.Who) error {
 	_, err := one(f, "", "", 0)
 	return err
 }
+
+func (f *fakeCore) SupportBundle(context.Context, fleet.Who) (name string, archive []byte, err error) {
+	_, err = one(f, "", "", 0)
+	return "bundle.zip", []byte("PK"), err
+}

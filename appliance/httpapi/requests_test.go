@@ -112,6 +112,7 @@ func TestAnswersConform(t *testing.T) {
 		{"POST", "/exclusions", `{"filter":"name = old","reason":"moves","ends_at":"2027-01-31T00:00:00Z"}`, 201},
 		{"POST", "/exclusions", `{"filter":"name = old"}`, 422},
 		{"DELETE", "/exclusions/excl_1", nil, 204},
+		{"POST", "/support-bundle", nil, 200},
 		{"GET", "/maintenance", nil, 200},
 		{"GET", "/maintenance/verify", nil, 200},
 		{"PUT", "/maintenance/verify", `{"schedule":"*:00","windows":["20:00-06:00"],"budget_bytes":1}`, 200},

@@ -220,7 +220,10 @@ func (ts *testServer) conforms(method, path string, a answer) {
 		ts.t.Errorf("%s %s: %d with %q is not in the document", method, path, a.status, media)
 		return
 	}
-	v, err := jsonschema.UnmarshalJSON(bytes.NewReader(a.body))
+	var v any = string(a.body)
+	if strings.HasSuffix(media, "json") {
+		v, err = jsonschema.UnmarshalJSON(bytes.NewReader(a.body))
+	}
 	check(ts.t, err)
 	if wrong := mistakes(schema.Validate(v)); len(wrong) > 0 {
 		ts.t.Errorf("%s %s: %d does not conform: %+v\n%s", method, path, a.status, wrong, a.body)

@@ -23,6 +23,7 @@ import (
 	"github.com/cairn-backup/cairn/appliance/protect"
 	"github.com/cairn-backup/cairn/appliance/recover"
 	"github.com/cairn-backup/cairn/appliance/schedule"
+	"github.com/cairn-backup/cairn/appliance/support"
 	"github.com/cairn-backup/cairn/hypervisors"
 	"github.com/cairn-backup/cairn/internal/fault"
 	"github.com/cairn-backup/cairn/internal/version"
@@ -58,6 +59,11 @@ type Options struct {
 
 	Settings map[string]string // what cairnd was started with, without secrets: it is saved with the configuration
 
+	// For support bundles: all settings as `cairnd config print` shows them, the end of the log, and the environment. nil: not known.
+	Printed string
+	Recent  *support.Ring
+	Getenv  func(string) string
+
 	observe   func(catalog.Task) // for tests: sees every change of a task
 	saveAfter time.Duration      // for tests: how long after a change the configuration is saved; 0 is the default, less is never
 }
@@ -87,6 +93,7 @@ type Appliance struct {
 	repositories repositories
 	routine      routine
 	settings     map[string]string
+	supporting   supporting
 	saver        saver
 	watches      watches
 	closing      sync.Once
@@ -102,6 +109,7 @@ func Open(ctx context.Context, o Options) (_ *Appliance, err error) {
 	a.metrics = metrics.New(metrics.Build{Version: version.Version, Commit: commit}, a.log)
 	a.routine.ended = make(chan struct{}, 1)
 	a.settings, a.saver.after = o.Settings, cmp.Or(o.saveAfter, saveAfter)
+	a.supporting.from = bundled{dir: o.Dir, printed: o.Printed, recent: o.Recent, database: o.Database, getenv: o.Getenv}
 	a.connections.drivers, a.connections.reading = map[string]hypervisors.Driver{}, map[string]*sync.Mutex{}
 	a.connections.ways = map[string]string{}
 	a.repositories.open = map[string]*openRepository{}
@@ -126,6 +134,7 @@ func Open(ctx context.Context, o Options) (_ *Appliance, err error) {
 	if err != nil {
 		return nil, err
 	}
+	a.supporting.from.catalog = a.catalog
 	if err := a.join(ctx); err != nil {
 		return nil, err
 	}

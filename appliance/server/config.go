@@ -292,6 +292,16 @@ func configCommand(args []string, getenv func(string) string, stdout, stderr io.
 		_, err := fmt.Fprintln(stdout, "The configuration can be used.")
 		return err
 	}
+	text, err := c.printed()
+	if err == nil {
+		_, err = io.WriteString(stdout, text)
+	}
+	return err
+}
+
+// printed is every setting as it counts and where it comes from, without secrets.
+func (c configured) printed() (string, error) {
+	var out strings.Builder
 	for _, o := range options() {
 		v := c.values[o.name]
 		if o.show != nil {
@@ -299,9 +309,9 @@ func configCommand(args []string, getenv func(string) string, stdout, stderr io.
 		}
 		text, err := yaml.Marshal(map[string]yaml.Node{o.name: {Kind: yaml.ScalarNode, Value: v.value}})
 		if err != nil {
-			return err
+			return "", err
 		}
-		fmt.Fprintf(stdout, "%s # %s\n", strings.TrimSpace(string(text)), v.from)
+		fmt.Fprintf(&out, "%s # %s\n", strings.TrimSpace(string(text)), v.from)
 	}
-	return nil
+	return out.String(), nil
 }

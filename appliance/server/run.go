@@ -17,6 +17,7 @@ import (
 	"github.com/cairn-backup/cairn/appliance/catalog"
 	"github.com/cairn-backup/cairn/appliance/httpapi"
 	"github.com/cairn-backup/cairn/appliance/identity"
+	"github.com/cairn-backup/cairn/appliance/support"
 	"github.com/cairn-backup/cairn/hypervisors"
 	"github.com/cairn-backup/cairn/internal/fault"
 	"github.com/cairn-backup/cairn/internal/version"
@@ -60,7 +61,7 @@ func ownNames() []string {
 }
 
 // Run is cairnd: it works until ctx is done, then drains. What a person needs to know is printed on stdout, the log
-// goes to stderr. `cairnd config`, `cairnd migrate`, `cairnd recover` and `cairnd health` do something else, and end.
+// goes to stderr. `cairnd config`, `cairnd migrate`, `cairnd recover`, `cairnd health` and `cairnd support` do something else, and end.
 func Run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer,
 	drivers map[hypervisors.Platform]OpenDriver,
 ) error {
@@ -84,6 +85,8 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 			return recoverCommand(ctx, args[1:], getenv, stdout, stderr, drivers)
 		case "health":
 			return health(ctx, args[1:], getenv, stdout, stderr)
+		case "support":
+			return supportCommand(ctx, args[1:], getenv, stdout, stderr)
 		}
 	}
 	c, err := configure("cairnd", args, getenv, stderr)
@@ -92,8 +95,16 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	}
 	s := c.settings
 	s.notify = getenv("NOTIFY_SOCKET")
-	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: s.level}))
-	appliance, err := Open(ctx, Options{Dir: s.dir, Database: s.database, Drivers: drivers, Log: log, Hosts: s.hosts, Images: s.images, Workers: s.workers, Settings: c.shown()})
+	printed, err := c.printed()
+	if err != nil {
+		return err
+	}
+	recent := support.NewRing(recentLog)
+	log := slog.New(slog.NewTextHandler(io.MultiWriter(recent, stderr), &slog.HandlerOptions{Level: s.level}))
+	appliance, err := Open(ctx, Options{
+		Dir: s.dir, Database: s.database, Drivers: drivers, Log: log, Hosts: s.hosts, Images: s.images, Workers: s.workers,
+		Settings: c.shown(), Printed: printed, Recent: recent, Getenv: getenv,
+	})
 	if err != nil {
 		return err
 	}

@@ -78,7 +78,7 @@ func (a *App) root() *cobra.Command {
 	f.StringVar(&a.choice.CAFingerprint, "ca-fingerprint", "", "`SHA-256` of the appliance's CA certificate")
 	f.StringVar(&a.choice.CAFile, "cacert", "", "`FILE` with the appliance's CA certificate, PEM")
 	_ = root.RegisterFlagCompletionFunc("context", a.completeContexts)
-	root.AddCommand(a.login(), a.setUp(), a.contexts(), a.connections(), a.vms(), a.repositories(), a.keys(), a.backup(), a.policies(), a.exclusions(), a.coverage(), a.maintenance(), a.plan(), a.apply(), a.export(), a.appliance(),
+	root.AddCommand(a.login(), a.setUp(), a.contexts(), a.connections(), a.vms(), a.repositories(), a.keys(), a.backup(), a.policies(), a.exclusions(), a.coverage(), a.maintenance(), a.plan(), a.apply(), a.export(), a.appliance(), a.support(),
 		a.points(), a.restore(), a.runs(), a.tasks(), a.events(), a.audit(), a.movers(), a.tokens(), a.version(), a.completion(), a.man(), rescue.Command(a.Console))
 	a.letWatch(root)
 	return root

@@ -87,6 +87,9 @@ func Done(s *Session, resp *http.Response, err error) error {
 	return err
 }
 
+// Bytes reads the answer to a call that answers a file.
+func Bytes(s *Session, resp *http.Response, err error) ([]byte, error) { return read(s, resp, err) }
+
 func read(s *Session, resp *http.Response, err error) ([]byte, error) {
 	if err != nil {
 		return nil, explain(s.Server, err)
