@@ -3940,7 +3940,7 @@ type ClientInterface interface {
 
 	// DetachRepository Detach a repository
 	//
-	// The appliance forgets it; its files and its key stay where they are. Refused while a run uses it.
+	// The appliance forgets it; its files and its key stay where they are. Refused while a run uses it or policies back up into it.
 	//
 	// Corresponds with DELETE /repositories/{repository_id} (the `DetachRepository` operationId).
 	DetachRepository(ctx context.Context, repositoryID RepositoryID, params *DetachRepositoryParams, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -5456,7 +5456,7 @@ func (c *Client) CreateRepository(ctx context.Context, params *CreateRepositoryP
 
 // DetachRepository Detach a repository
 //
-// The appliance forgets it; its files and its key stay where they are. Refused while a run uses it.
+// The appliance forgets it; its files and its key stay where they are. Refused while a run uses it or policies back up into it.
 //
 // Corresponds with DELETE /repositories/{repository_id} (the `DetachRepository` operationId).
 func (c *Client) DetachRepository(ctx context.Context, repositoryID RepositoryID, params *DetachRepositoryParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -12042,7 +12042,7 @@ type ClientWithResponsesInterface interface {
 
 	// DetachRepositoryWithResponse Detach a repository
 	//
-	// The appliance forgets it; its files and its key stay where they are. Refused while a run uses it.
+	// The appliance forgets it; its files and its key stay where they are. Refused while a run uses it or policies back up into it.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -18224,7 +18224,7 @@ func (c *ClientWithResponses) CreateRepositoryWithResponse(ctx context.Context, 
 
 // DetachRepositoryWithResponse Detach a repository
 //
-// The appliance forgets it; its files and its key stay where they are. Refused while a run uses it.
+// The appliance forgets it; its files and its key stay where they are. Refused while a run uses it or policies back up into it.
 //
 // Returns a wrapper object for the known response body format(s).
 //

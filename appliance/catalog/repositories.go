@@ -2,8 +2,13 @@ package catalog
 
 import (
 	"context"
+	"fmt"
+	"strconv"
+	"strings"
 
 	"gorm.io/gorm"
+
+	"github.com/cairn-backup/cairn/internal/fault"
 )
 
 // CreateRepository stores a new repository and fills in its id and times.
@@ -69,14 +74,17 @@ func (c *Catalog) RepositoryIdle(ctx context.Context, id string) error {
 	return nil
 }
 
-// DeleteRepository forgets a repository and its restore points; its data is not touched. While tasks use it, it
-// answers Conflict.
+// DeleteRepository forgets a repository and its restore points; its data is not touched. While tasks use it or policies back
+// up into it, it answers Conflict.
 func (c *Catalog) DeleteRepository(ctx context.Context, id string) error {
 	err := c.transaction(ctx, func(tx *gorm.DB) error {
 		if err := tx.Where("id = ?", id).Take(&Repository{}).Error; err != nil {
 			return err
 		}
 		if err := busy(tx, "repository_id", id); err != nil {
+			return err
+		}
+		if err := wanted(tx, id); err != nil {
 			return err
 		}
 		if err := tx.Where("repository_id = ?", id).Delete(&RestorePoint{}).Error; err != nil {
@@ -91,4 +99,37 @@ func (c *Catalog) DeleteRepository(ctx context.Context, id string) error {
 		return failure("delete repository", id, err)
 	}
 	return nil
+}
+
+// wanted is a Conflict error while policies back up into a repository.
+func wanted(tx *gorm.DB, id string) error {
+	var all []Policy
+	if err := tx.Order("name").Find(&all).Error; err != nil {
+		return err
+	}
+	var names []string
+	for _, p := range all {
+		if p.Spec.RepositoryID == id {
+			names = append(names, strconv.Quote(p.Name))
+		}
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	return fault.New(fault.Conflict, "", "", "it is used by %s", policiesNamed(names)).Explain(
+		"Without it these policies could back up nothing, and their VMs would be protected no more.",
+		"Give them another repository or remove them, then detach it.")
+}
+
+// policiesNamed says which policies, but not more than a person reads.
+func policiesNamed(names []string) string {
+	const most = 10
+	if len(names) == 1 {
+		return "policy " + names[0]
+	}
+	more := ""
+	if len(names) > most {
+		names, more = names[:most], fmt.Sprintf(" and %d more", len(names)-most)
+	}
+	return "policies " + strings.Join(names, ", ") + more
 }

@@ -57,7 +57,7 @@ type Repositories interface {
 	ListRepositories(ctx context.Context, p catalog.Page) (catalog.List[RepositoryInfo], error)
 	GetRepository(ctx context.Context, id string) (RepositoryInfo, error)
 	AddRepository(ctx context.Context, r NewRepository) (RepositoryInfo, error)
-	// DetachRepository forgets the repository and leaves its files; a Conflict error while a task uses it.
+	// DetachRepository forgets the repository and leaves its files; a Conflict error while a task or a policy uses it.
 	DetachRepository(ctx context.Context, id string) error
 }
 
