@@ -1272,7 +1272,7 @@ type Maintenance struct {
 	// Busy It is under way.
 	Busy bool `json:"busy"`
 
-	// Kind `inventory` reads the VMs of every connection, `verify` reads repositories back as each of them says, `prune` carries out the retention of policies, `collect` frees what no restore point needs, `sweep` removes what tasks have left on platforms.
+	// Kind `inventory` reads the VMs of every connection, `verify` reads repositories back as each of them says, `prune` carries out the retention of policies, `collect` frees what no restore point needs, `sweep` removes what tasks have left on platforms, `reread` makes the catalog's restore points those of the repositories.
 	Kind        string    `json:"kind"`
 	LastEndedAt time.Time `json:"last_ended_at,omitempty,omitzero"`
 	LastError   Failure   `json:"last_error,omitempty,omitzero"`

@@ -18,10 +18,11 @@ const (
 	MaintainPrune     MaintenanceKind = "prune"     // carry out the retention of policies
 	MaintainCollect   MaintenanceKind = "collect"   // free what no restore point needs
 	MaintainSweep     MaintenanceKind = "sweep"     // remove what tasks have left on platforms
+	MaintainReread    MaintenanceKind = "reread"    // make the catalog's restore points those of the repositories
 )
 
 // MaintenanceKinds are all, in their order.
-var MaintenanceKinds = []MaintenanceKind{MaintainInventory, MaintainVerify, MaintainPrune, MaintainCollect, MaintainSweep}
+var MaintenanceKinds = []MaintenanceKind{MaintainInventory, MaintainVerify, MaintainPrune, MaintainCollect, MaintainSweep, MaintainReread}
 
 // Maintenance says when a kind of maintenance is due, and how the last one went.
 type Maintenance struct {
@@ -66,6 +67,8 @@ func defaultMaintenance(kind MaintenanceKind) Maintenance {
 		m.Schedule = "05:00"
 	case MaintainSweep:
 		m.Schedule = "*:0/5"
+	case MaintainReread:
+		m.Schedule = "06:30"
 	}
 	return m
 }

@@ -22,7 +22,7 @@ func testMaintenanceHasDefaults(t *testing.T, dir string) {
 		}
 		return out
 	}
-	want := map[MaintenanceKind]string{MaintainInventory: "*:0/15", MaintainVerify: "*:00", MaintainPrune: "05:00", MaintainCollect: "05:30", MaintainSweep: "*:0/5"}
+	want := map[MaintenanceKind]string{MaintainInventory: "*:0/15", MaintainVerify: "*:00", MaintainPrune: "05:00", MaintainCollect: "05:30", MaintainSweep: "*:0/5", MaintainReread: "06:30"}
 	if diff := cmp.Diff(schedules(), want); diff != "" {
 		t.Errorf("of which nobody has said anything, -got +want:\n%s", diff)
 	}

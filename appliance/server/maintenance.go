@@ -78,7 +78,7 @@ func understandMaintenance(row catalog.Maintenance) (policy.Calendar, policy.Win
 func (a *Appliance) maintain(ctx context.Context, row catalog.Maintenance, now time.Time) {
 	do := map[catalog.MaintenanceKind]func(context.Context, catalog.Maintenance, time.Time) (maintained, error){
 		catalog.MaintainInventory: a.maintainInventory, catalog.MaintainVerify: a.maintainVerify, catalog.MaintainPrune: a.maintainPrune,
-		catalog.MaintainCollect: a.maintainCollect, catalog.MaintainSweep: a.maintainSweep,
+		catalog.MaintainCollect: a.maintainCollect, catalog.MaintainSweep: a.maintainSweep, catalog.MaintainReread: a.maintainReread,
 	}[row.Kind]
 	a.routine.mu.Lock()
 	defer a.routine.mu.Unlock()

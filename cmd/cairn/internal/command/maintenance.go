@@ -19,7 +19,7 @@ func (a *App) maintenance() *cobra.Command {
 	return group
 }
 
-var maintenanceKinds = []string{"inventory", "verify", "prune", "collect", "sweep"}
+var maintenanceKinds = []string{"inventory", "verify", "prune", "collect", "sweep", "reread"}
 
 func (a *App) maintenanceList() *cobra.Command {
 	return &cobra.Command{
