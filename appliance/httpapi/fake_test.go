@@ -24,6 +24,7 @@ type fakeCore struct {
 	started []any // requests
 	calls   int
 	stream  *Stream
+	notes   []string    // of the audit log
 	wake    chan string // ids of runs that somebody reads
 }
 

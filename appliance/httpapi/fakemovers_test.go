@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"github.com/cairn-backup/cairn/appliance/catalog"
@@ -92,6 +93,12 @@ func (f *fakeCore) RemoveMoverLimit(_ context.Context, _ fleet.Who, id string) e
 		return fault.New(fault.NotFound, "remove limit", id, "there is none")
 	}
 	return err
+}
+
+func (f *fakeCore) Note(_ context.Context, who fleet.Who, action, subject, detail string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.notes = append(f.notes, strings.Join([]string{who.User, action, subject, detail}, " "))
 }
 
 func (f *fakeCore) ListAudit(_ context.Context, before int64, limit int) ([]catalog.AuditEntry, error) {

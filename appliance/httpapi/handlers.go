@@ -117,6 +117,7 @@ func (h *handlers) CreateToken(ctx context.Context, r server.CreateTokenRequestO
 	if err != nil {
 		return nil, err
 	}
+	h.note(ctx, "token.create", issued.Token.Name, issued.Token.ID)
 	return server.CreateToken201JSONResponse(issuedOf(issued)), nil
 }
 
@@ -124,6 +125,7 @@ func (h *handlers) DeleteToken(ctx context.Context, r server.DeleteTokenRequestO
 	if err := h.s.identity.DeleteToken(ctx, askedOf(ctx).caller, r.TokenID); err != nil {
 		return nil, err
 	}
+	h.note(ctx, "token.remove", r.TokenID, "")
 	return server.DeleteToken204Response{}, nil
 }
 
@@ -153,6 +155,7 @@ func (h *handlers) CreateConnection(ctx context.Context, r server.CreateConnecti
 	if err != nil {
 		return nil, err
 	}
+	h.note(ctx, "connection.add", made.Name, made.ID)
 	return server.CreateConnection201JSONResponse{
 		Body: connectionOf(made), Headers: server.CreateConnection201ResponseHeaders{Location: location("connections", made.ID)},
 	}, nil
@@ -171,9 +174,14 @@ func (h *handlers) GetConnection(ctx context.Context, r server.GetConnectionRequ
 func (h *handlers) DeleteConnection(ctx context.Context, r server.DeleteConnectionRequestObject) (server.DeleteConnectionResponseObject, error) {
 	ctx, cancel := bounded(ctx)
 	defer cancel()
+	was, err := h.s.core.GetConnection(ctx, r.ConnectionID)
+	if err != nil {
+		return nil, err
+	}
 	if err := h.s.core.RemoveConnection(ctx, r.ConnectionID); err != nil {
 		return nil, err
 	}
+	h.note(ctx, "connection.remove", was.Name, was.ID)
 	return server.DeleteConnection204Response{}, nil
 }
 
@@ -274,9 +282,14 @@ func pointInfoOf(p PointInfo) server.RestorePoint {
 func (h *handlers) PruneRestorePoint(ctx context.Context, r server.PruneRestorePointRequestObject) (server.PruneRestorePointResponseObject, error) {
 	ctx, cancel := bounded(ctx)
 	defer cancel()
+	was, err := h.s.core.GetRestorePoint(ctx, r.RestorePointID)
+	if err != nil {
+		return nil, err
+	}
 	if err := h.s.core.PruneRestorePoint(ctx, r.RestorePointID); err != nil {
 		return nil, err
 	}
+	h.note(ctx, "point.prune", was.ID, "VM "+was.VMName+" of "+was.Time.UTC().Format(time.RFC3339))
 	return server.PruneRestorePoint204Response{}, nil
 }
 

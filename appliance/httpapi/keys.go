@@ -52,6 +52,7 @@ func (h *handlers) AddKey(ctx context.Context, r server.AddKeyRequestObject) (se
 	if err != nil {
 		return nil, err
 	}
+	h.note(ctx, "key.add", key.ID, string(b.Kind)+" of "+r.RepositoryID)
 	return server.AddKey201JSONResponse{Key: keyOf(key), Paper: string(page)}, nil
 }
 
@@ -61,6 +62,7 @@ func (h *handlers) RemoveKey(ctx context.Context, r server.RemoveKeyRequestObjec
 	if err := h.s.core.RemoveKey(ctx, r.RepositoryID, r.KeyID); err != nil {
 		return nil, err
 	}
+	h.note(ctx, "key.remove", r.KeyID, "of "+r.RepositoryID)
 	return server.RemoveKey204Response{}, nil
 }
 
@@ -71,6 +73,7 @@ func (h *handlers) RotateKey(ctx context.Context, r server.RotateKeyRequestObjec
 	if err != nil {
 		return nil, err
 	}
+	h.note(ctx, "key.rotate", key.ID, "of "+r.RepositoryID)
 	return server.RotateKey200JSONResponse(keyOf(key)), nil
 }
 

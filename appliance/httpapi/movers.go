@@ -32,6 +32,8 @@ type Movers interface {
 	ListMoverLimits(ctx context.Context) ([]fleet.Limit, error)
 	// ListAudit returns up to limit entries before a sequence number, 0 for the newest, the newest first.
 	ListAudit(ctx context.Context, before int64, limit int) ([]catalog.AuditEntry, error)
+	// Note writes to the audit log what somebody did.
+	Note(ctx context.Context, who fleet.Who, action, subject, detail string)
 }
 
 // MoverToken is a new join token and what a mover needs beside it.
@@ -45,6 +47,10 @@ type MoverToken struct {
 func whoAsks(ctx context.Context) fleet.Who {
 	a := askedOf(ctx)
 	return fleet.Who{User: a.caller.User, Source: a.source}
+}
+
+func (h *handlers) note(ctx context.Context, action, subject, detail string) {
+	h.s.core.Note(ctx, whoAsks(ctx), action, subject, detail)
 }
 
 func (h *handlers) ListMovers(ctx context.Context, _ server.ListMoversRequestObject) (server.ListMoversResponseObject, error) {

@@ -28,6 +28,7 @@ func (h *handlers) CreateRepository(ctx context.Context, r server.CreateReposito
 	if err != nil {
 		return nil, err
 	}
+	h.note(ctx, "repository.add", made.Name, made.ID)
 	return server.CreateRepository201JSONResponse{
 		Body: repositoryOf(made), Headers: server.CreateRepository201ResponseHeaders{Location: location("repositories", made.ID)},
 	}, nil
@@ -107,6 +108,7 @@ func (h *handlers) DetachRepository(ctx context.Context, r server.DetachReposito
 	if err := h.s.core.DetachRepository(ctx, r.RepositoryID); err != nil {
 		return nil, err
 	}
+	h.note(ctx, "repository.detach", r.RepositoryID, "")
 	return server.DetachRepository204Response{}, nil
 }
 

@@ -61,3 +61,27 @@ func TestWhatIsAskedForAndIsNotThereIsRefusedAtOnce(t *testing.T) {
 	}
 	b.clean()
 }
+
+func TestPolicyThatCouldNeverBegin(t *testing.T) {
+	b := newBench(t)
+	noon := httpapi.PolicyChange{Name: "noon", Spec: policy.Spec{
+		Filter: "all", Schedule: "12:00", Windows: []string{"22:00-06:00"}, Missed: policy.MissedSkip, RepositoryID: b.repo,
+	}}
+	who := fleet.Who{User: "admin"}
+	if _, err := b.CreatePolicy(t.Context(), who, noon); fault.KindOf(err) != fault.Invalid {
+		t.Errorf("got %v, want %v", err, fault.Invalid)
+	}
+	noon.Paused = true // made for later
+	info, err := b.CreatePolicy(t.Context(), who, noon)
+	if err != nil {
+		t.Fatal(err)
+	}
+	noon.Paused = false
+	if _, err := b.ReplacePolicy(t.Context(), who, info.ID, noon); fault.KindOf(err) != fault.Invalid {
+		t.Errorf("resumed: got %v, want %v", err, fault.Invalid)
+	}
+	noon.Spec.Missed = policy.MissedRun
+	if _, err := b.ReplacePolicy(t.Context(), who, info.ID, noon); err != nil {
+		t.Errorf("with turns that may be late: %v", err)
+	}
+}

@@ -84,6 +84,11 @@ func (a *Appliance) understand(ctx context.Context, c httpapi.PolicyChange) (pol
 	if err := checkTransport(c.Spec.Transport); err != nil {
 		return rules, err
 	}
+	if !c.Paused && rules.NeverBegins(time.Now()) {
+		return rules, fault.New(fault.Invalid, "make policy", c.Name, "none of its turns would ever begin").Explain(
+			"Whenever it is due its windows are closed, and each turn would be given up as missed before one opens.",
+			"Move the schedule into a window, or let turns that are late begin (missed: run), or wait longer for them (within).")
+	}
 	if _, err := a.catalog.Repository(ctx, c.Spec.RepositoryID); err != nil {
 		if fault.KindOf(err) == fault.NotFound {
 			return rules, fault.Wrap(fault.Invalid, "make policy", c.Name, err).Explain(
@@ -315,6 +320,11 @@ func (a *Appliance) ListTurns(ctx context.Context, f catalog.TurnFilter, p catal
 		out.Items = append(out.Items, httpapi.TurnInfo{Turn: t, VMName: names[t.VMID]})
 	}
 	return out, err
+}
+
+// Note implements httpapi.Core.
+func (a *Appliance) Note(ctx context.Context, who fleet.Who, action, subject, detail string) {
+	a.note(ctx, who, action, subject, detail)
 }
 
 // note writes to the audit log.
