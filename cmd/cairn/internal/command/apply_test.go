@@ -186,11 +186,12 @@ func TestApplyRemovesOnlyWhenAsked(t *testing.T) {
 
 func TestApplyRefuses(t *testing.T) {
 	for text, want := range map[string]string{
-		"connections: [{name: lab, platform: ovirt, address: x}]":                         "is one to kvm",
-		"repositories: [{name: main, path: /elsewhere}]":                                  "shall lie in /elsewhere",
-		"policies: [{name: a, filter: all, schedule: daily, repository: none}]":           `names repository "none"`,
-		"connections: [{name: lab, platform: kvm, address: x, password: {env: NOT_SET}}]": "the environment variable is not set",
-		"connections: [{name: lab, platform: kvm, address: x, passwort: hunter2}]":        `there is no "passwort" here`,
+		"connections: [{name: lab, platform: ovirt, address: x}]":                                    "is one to kvm",
+		"repositories: [{name: main, path: /elsewhere}]":                                             "shall lie in /elsewhere",
+		"policies: [{name: a, filter: all, schedule: daily, repository: none}]":                      `names repository "none"`,
+		"repositories: [{name: two, path: /b}]\npolicies: [{name: a, filter: all, schedule: daily}]": "names no repository, and there are 2",
+		"connections: [{name: lab, platform: kvm, address: x, password: {env: NOT_SET}}]":            "the environment variable is not set",
+		"connections: [{name: lab, platform: kvm, address: x, passwort: hunter2}]":                   `there is no "passwort" here`,
 	} {
 		a := declared(t, client.CoveragePlan{})
 		got := a.run(t, "apply", "--yes", "-f", site(t, text))

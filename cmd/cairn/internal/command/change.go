@@ -3,6 +3,7 @@ package command
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -312,19 +313,32 @@ func (d *difference) comparePolicies(ctx context.Context) error {
 	return nil
 }
 
-// repositoryID is that of the repository that a policy names, or newRepositoryID if that is to be made.
+// repositoryID is that of the repository that a policy names, or newRepositoryID if that is to be made. It may be left out where there
+// is only one.
 func (d *difference) repositoryID(w client.PolicyRequest) (string, error) {
-	for _, h := range d.repositories {
-		if h.Name == w.Repository {
-			return h.ID, nil
-		}
-	}
+	ids := map[string]string{}
 	for _, r := range d.want.Repositories {
-		if r.Name == w.Repository {
-			return newRepositoryID, nil
-		}
+		ids[r.Name] = newRepositoryID
 	}
-	return "", failure.UsageError("Name one that is there, or put it into the files, too.", "policy %q names repository %q, and there is none", w.Name, w.Repository)
+	for _, h := range d.repositories {
+		ids[h.Name] = h.ID
+	}
+	id, known := ids[w.Repository]
+	switch {
+	case known:
+		return id, nil
+	case w.Repository != "":
+		return "", failure.UsageError("Name one that is there, or put it into the files, too.", "policy %q names repository %q, and there is none", w.Name, w.Repository)
+	case len(ids) == 0:
+		return "", failure.UsageError("Put one into the files, or make it with \"cairn repository create NAME PATH\".", "policy %q needs a repository, and there is none", w.Name)
+	case len(ids) > 1:
+		names := slices.Sorted(maps.Keys(ids))
+		return "", failure.UsageError("Choose one: "+strings.Join(names, ", ")+".", "policy %q names no repository, and there are %d", w.Name, len(ids))
+	}
+	for _, only := range ids {
+		id = only
+	}
+	return id, nil
 }
 
 // removals are the steps that remove connections and detach repositories.

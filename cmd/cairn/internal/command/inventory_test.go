@@ -98,6 +98,9 @@ func (a *appliance) listVMs(w http.ResponseWriter, r *http.Request) {
 	}
 	start := len(q.Get("page_token"))
 	list := client.VMList{Items: []client.VM{}}
+	if q.Get("include_total") == "true" {
+		list.Total = ref(len(hits))
+	}
 	if start < len(hits) {
 		list.Items = hits[start : start+1]
 		if start+1 < len(hits) {

@@ -105,13 +105,17 @@ func (a *App) policyShow() *cobra.Command {
 				return err
 			}
 			var turns []client.Turn
+			var vms string
 			if a.Format().Human() {
+				if vms, err = coveredOf(ctx, s, p); err != nil {
+					return err
+				}
 				if turns, err = lastTurns(ctx, s, p.ID, client.ListTurnsParams{Limit: ref(10)}); err != nil {
 					return err
 				}
 			}
 			return a.one(p, p.Name, func(pr output.Printer, w io.Writer) error {
-				if err := a.policyPage(pr, w, p); err != nil {
+				if err := a.policyPage(pr, w, p, vms); err != nil {
 					return err
 				}
 				return output.Section(pr, w, "Last turns", turns, a.turnColumns())
@@ -120,7 +124,21 @@ func (a *App) policyShow() *cobra.Command {
 	}
 }
 
-func (a *App) policyPage(pr output.Printer, w io.Writer, p client.Policy) error {
+// coveredOf says how many VMs a policy covers, and of how many that its filter selects: the others are excluded, cannot be backed up, or
+// another policy goes before it.
+func coveredOf(ctx context.Context, s *remote.Session, p client.Policy) (string, error) {
+	resp, err := s.ListVMs(ctx, &client.ListVMsParams{Filter: &p.Filter, Limit: ref(1), IncludeTotal: ref(true)})
+	l, err := remote.Decode[client.VMList](s, resp, err)
+	if err != nil {
+		return "", err
+	}
+	if l.Total == nil || *l.Total <= p.VMs {
+		return strconv.Itoa(p.VMs), nil
+	}
+	return fmt.Sprintf("%d of %d that its filter selects; \"cairn vm show VM\" says why it does not cover another", p.VMs, *l.Total), nil
+}
+
+func (a *App) policyPage(pr output.Printer, w io.Writer, p client.Policy, vms string) error {
 	var next []string
 	for _, t := range p.NextDue {
 		next = append(next, output.Time(t, a.Location))
@@ -138,7 +156,7 @@ func (a *App) policyPage(pr output.Printer, w io.Writer, p client.Policy) error 
 		{Name: "ID", Value: p.ID},
 		{Name: "Paused", Value: map[bool]string{true: "yes, it is never due"}[p.Paused]},
 		{Name: "Filter", Value: p.Filter},
-		{Name: "VMs", Value: strconv.Itoa(p.VMs)},
+		{Name: "VMs", Value: vms},
 		{Name: "Priority", Value: strconv.Itoa(p.Priority)},
 		{Name: "Schedule", Value: scheduleOf(p)},
 		{Name: "Next", Value: strings.Join(next, ", ")},

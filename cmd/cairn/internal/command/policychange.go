@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -53,7 +54,11 @@ func (a *App) policyCreate() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return a.one(p, p.Name, func(pr output.Printer, w io.Writer) error { return a.policyPage(pr, w, p) })
+		vms, err := coveredOf(ctx, s, p)
+		if err != nil {
+			vms = strconv.Itoa(p.VMs) // the policy is made all the same
+		}
+		return a.one(p, p.Name, func(pr output.Printer, w io.Writer) error { return a.policyPage(pr, w, p, vms) })
 	})
 	flags.add(a, cmd)
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "only say what would change")

@@ -196,9 +196,9 @@ func (a *App) repositoryList() *cobra.Command {
 				"No repositories. Make one with \"cairn repository create NAME PATH\".", []output.Column[client.Repository]{
 					{Header: "NAME", Value: func(r client.Repository) string { return r.Name }},
 					{Header: "STATE", State: true, Value: func(r client.Repository) string { return string(r.Status) }},
-					{Header: "POINTS", Right: true, Value: func(r client.Repository) string { return strconv.Itoa(r.Usage.RestorePoints) }},
-					{Header: "LOGICAL", Right: true, Value: func(r client.Repository) string { return output.Size(r.Usage.LogicalBytes) }},
-					{Header: "STORED", Right: true, Value: func(r client.Repository) string { return output.Size(r.Usage.StoredBytes) }},
+					{Header: "POINTS", Right: true, Value: func(r client.Repository) string { return ifKnown(r, strconv.Itoa(r.Usage.RestorePoints)) }},
+					{Header: "LOGICAL", Right: true, Value: func(r client.Repository) string { return ifKnown(r, output.Size(r.Usage.LogicalBytes)) }},
+					{Header: "STORED", Right: true, Value: func(r client.Repository) string { return ifKnown(r, output.Size(r.Usage.StoredBytes)) }},
 					{Header: "FREE", Right: true, Value: func(r client.Repository) string { return sizeOrNone(r.Usage.FreeBytes) }},
 					{Header: "PATH", Value: repositoryPlace},
 					{Header: "ID", Wide: true, Value: func(r client.Repository) string { return r.ID }},
@@ -206,6 +206,14 @@ func (a *App) repositoryList() *cobra.Command {
 				})
 		}),
 	}
+}
+
+// ifKnown leaves out what a repository that cannot be read does not tell: it is not empty, and not to be taken for it.
+func ifKnown(r client.Repository, text string) string {
+	if r.Status == client.StatusProblem && r.Usage == (client.Usage{}) {
+		return ""
+	}
+	return text
 }
 
 func (a *App) repositoryShow() *cobra.Command {

@@ -359,3 +359,23 @@ func TestRepositoryCompletion(t *testing.T) {
 		}
 	}
 }
+
+// A repository that cannot be read has an unknown number of restore points, not none.
+func TestRepositoryThatIsNotMounted(t *testing.T) {
+	a := newAppliance(t)
+	lost := client.Repository{ID: "repo_03", Name: "lost", Path: "/mnt/nfs", Status: client.StatusProblem}
+	empty := client.Repository{ID: "repo_04", Name: "empty", Path: "/mnt/new", Status: client.StatusOK}
+	a.get("/repositories", client.RepositoryList{Items: []client.Repository{lost, empty}})
+	a.get("/repositories/repo_03", lost)
+	got := a.run(t, "repository", "list")
+	lines := strings.Split(got.stdout, "\n")
+	if f := strings.Fields(lines[1]); len(f) < 3 || f[0] != "lost" || f[2] != "-" || strings.Contains(lines[1], "0 B") {
+		t.Errorf("it says of the one that is lost: %q", lines[1])
+	}
+	if f := strings.Fields(lines[2]); len(f) < 3 || f[0] != "empty" || f[2] != "0" {
+		t.Errorf("it says of the empty one: %q", lines[2])
+	}
+	if got := a.run(t, "repository", "show", "lost"); strings.Contains(got.stdout, "Restore points:") || strings.Contains(got.stdout, "0 packs") {
+		t.Errorf("it says\n%s", got.stdout)
+	}
+}

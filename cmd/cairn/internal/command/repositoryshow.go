@@ -28,9 +28,9 @@ func (a *App) showRepository(r client.Repository) error {
 			{Name: "Key", Value: r.KeyFile},
 			{Name: "Created", Value: a.when(r.CreatedAt)},
 			{Name: "Checked", Value: a.when(r.CheckedAt)},
-			{Name: "Restore points", Value: strconv.Itoa(r.Usage.RestorePoints)},
-			{Name: "Disks in them", Value: output.SizeExact(r.Usage.LogicalBytes)},
-			{Name: "Stored", Value: output.SizeExact(r.Usage.StoredBytes) + ", " + strconv.Itoa(r.Usage.Packs) + " packs"},
+			{Name: "Restore points", Value: ifKnown(r, strconv.Itoa(r.Usage.RestorePoints))},
+			{Name: "Disks in them", Value: ifKnown(r, output.SizeExact(r.Usage.LogicalBytes))},
+			{Name: "Stored", Value: ifKnown(r, output.SizeExact(r.Usage.StoredBytes)+", "+strconv.Itoa(r.Usage.Packs)+" packs")},
 			{Name: "Free", Value: sizeOrNone(r.Usage.FreeBytes)},
 			{Name: "Compression", Value: string(r.Compression)},
 		}
