@@ -33,7 +33,7 @@ func (a *App) tokens() *cobra.Command {
 				return err
 			}
 			a.Say("Token %s, valid until %s. It is shown only now:", t.Token.ID, output.Time(t.Token.ExpiresAt, a.Location))
-			return a.one(t, t.Token.ID, func(_ output.Printer, w io.Writer) error {
+			return a.one(t, t.Secret, func(_ output.Printer, w io.Writer) error {
 				_, err := fmt.Fprintln(w, t.Secret)
 				return err
 			})

@@ -100,6 +100,7 @@ func TestVerbs(t *testing.T) {
 		},
 		{"task cancel task_03 -o name", "POST /tasks/task_03/cancel", "task_03\n", ""},
 		{"token create ci --days 30", `POST /tokens {"expires_in_days":30,"name":"ci"}`, "cairn_new\n", "Token tok_2, valid until 2026-11-21 12:00:00 UTC. It is shown only now:\n"},
+		{"token create ci --days 30 -o name", `POST /tokens {"expires_in_days":30,"name":"ci"}`, "cairn_new\n", "Token tok_2, valid until 2026-11-21 12:00:00 UTC. It is shown only now:\n"},
 		{"token remove tok_2", "DELETE /tokens/tok_2", "", ""},
 	}
 	for _, tt := range tests {
