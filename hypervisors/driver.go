@@ -203,6 +203,9 @@ type RestoreRequest struct {
 	VM        VM     // as stored in the restore point; its ID is the original for an in-place restore
 	Documents []Document
 	Disks     []RestoreDisk
+	// Chosen says that Disks are not all disks of the restore point: in place nothing else of the VM is given back then, and a new VM
+	// has only these.
+	Chosen bool
 	// Networks maps names of the source's networks to those of this connection; "" disconnects the NIC. Networks that
 	// are not named keep their name.
 	Networks map[string]string

@@ -401,6 +401,24 @@ func (e Quiesce) Valid() bool {
 	}
 }
 
+// Defines values for RestoreMode.
+const (
+	RestoreInPlace RestoreMode = "in-place"
+	RestoreNew     RestoreMode = "new"
+)
+
+// Valid indicates whether the value is a known member of the RestoreMode enum.
+func (e RestoreMode) Valid() bool {
+	switch e {
+	case RestoreInPlace:
+		return true
+	case RestoreNew:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for RestorePointConsistency.
 const (
 	ConsistencyCrash      RestorePointConsistency = "crash"
@@ -431,24 +449,6 @@ func (e RestorePointDiskMode) Valid() bool {
 	case DiskFull:
 		return true
 	case DiskIncremental:
-		return true
-	default:
-		return false
-	}
-}
-
-// Defines values for RestoreRequestMode.
-const (
-	RestoreInPlace RestoreRequestMode = "in-place"
-	RestoreNew     RestoreRequestMode = "new"
-)
-
-// Valid indicates whether the value is a known member of the RestoreRequestMode enum.
-func (e RestoreRequestMode) Valid() bool {
-	switch e {
-	case RestoreInPlace:
-		return true
-	case RestoreNew:
 		return true
 	default:
 		return false
@@ -1257,6 +1257,12 @@ type KeyList struct {
 	Items []Key `json:"items"`
 }
 
+// LeftOutDisk defines model for LeftOutDisk.
+type LeftOutDisk struct {
+	ID     string `json:"id"`
+	Reason string `json:"reason"`
+}
+
 // Level defines model for Level.
 type Level string
 
@@ -2051,6 +2057,10 @@ type RestoreDisk struct {
 	ID        string     `json:"id"`
 }
 
+// RestoreMode `new` makes a VM with a new name, a new identity and new MAC addresses. `in-place` gives the original, which
+// must be off, its disks back.
+type RestoreMode string
+
 // RestoreOutcome Exactly one of the two is there.
 type RestoreOutcome struct {
 	Plan RestorePlan `json:"plan,omitempty,omitzero"`
@@ -2059,12 +2069,15 @@ type RestoreOutcome struct {
 
 // RestorePlan defines model for RestorePlan.
 type RestorePlan struct {
-	ConnectionID string            `json:"connection_id"`
-	Disks        []PlannedDisk     `json:"disks"`
-	Mode         string            `json:"mode"`
-	Networks     map[string]string `json:"networks"`
-	VMName       string            `json:"vm_name"`
-	Warnings     []string          `json:"warnings,omitempty,omitzero"`
+	ConnectionID string        `json:"connection_id"`
+	Disks        []PlannedDisk `json:"disks"`
+
+	// LeftOut Disks of the source that would not be restored.
+	LeftOut  []LeftOutDisk     `json:"left_out,omitempty,omitzero"`
+	Mode     string            `json:"mode"`
+	Networks map[string]string `json:"networks"`
+	VMName   string            `json:"vm_name"`
+	Warnings []string          `json:"warnings,omitempty,omitzero"`
 }
 
 // RestorePoint defines model for RestorePoint.
@@ -2179,7 +2192,7 @@ type RestoreRequest struct {
 
 	// Mode `new` makes a VM with a new name, a new identity and new MAC addresses. `in-place` gives the original, which
 	// must be off, its disks back.
-	Mode RestoreRequestMode `json:"mode"`
+	Mode RestoreMode `json:"mode"`
 
 	// Mover Name or id of the mover that shall do it, or `built-in`; chosen when absent.
 	Mover string `json:"mover,omitempty,omitzero"`
@@ -2188,8 +2201,12 @@ type RestoreRequest struct {
 	Name string `json:"name,omitempty,omitzero"`
 
 	// Networks Network of the source to network of the target; an empty string disconnects the NIC.
-	Networks     map[string]string `json:"networks,omitempty,omitzero"`
-	RestorePoint string            `json:"restore_point"`
+	Networks map[string]string `json:"networks,omitempty,omitzero"`
+
+	// OnlyDisks The disks of the restore point that are restored, by their ids; all when absent. `new` makes a VM with these alone; `in-place` replaces
+	// these and leaves all else of the VM as it is.
+	OnlyDisks    []string `json:"only_disks,omitempty,omitzero"`
+	RestorePoint string   `json:"restore_point"`
 
 	// Start Start the VM when it is restored.
 	Start bool `json:"start,omitempty,omitzero"`
@@ -2198,9 +2215,90 @@ type RestoreRequest struct {
 	Transport string `json:"transport,omitempty,omitzero"`
 }
 
-// RestoreRequestMode `new` makes a VM with a new name, a new identity and new MAC addresses. `in-place` gives the original, which
-// must be off, its disks back.
-type RestoreRequestMode string
+// RestoresOutcome Exactly one of the two is there.
+type RestoresOutcome struct {
+	Plan RestoresPlan `json:"plan,omitempty,omitzero"`
+	Run  Run          `json:"run,omitempty,omitzero"`
+}
+
+// RestoresPlan defines model for RestoresPlan.
+type RestoresPlan struct {
+	VMs []RestoresPlanVM `json:"vms"`
+
+	// Warnings Of all together; each VM has its own.
+	Warnings []string `json:"warnings,omitempty,omitzero"`
+}
+
+// RestoresPlanVM defines model for RestoresPlanVM.
+type RestoresPlanVM struct {
+	// ConnectionID Where it is restored to.
+	ConnectionID string  `json:"connection_id"`
+	Disks        int     `json:"disks,omitempty,omitzero"`
+	Error        Failure `json:"error,omitempty,omitzero"`
+
+	// Name Of the VM that is made, or that gets its disks back.
+	Name           string    `json:"name"`
+	RestorePointAt time.Time `json:"restore_point_at,omitempty,omitzero"`
+
+	// RestorePointID The one that it is restored from; absent when there is none.
+	RestorePointID string   `json:"restore_point_id,omitempty,omitzero"`
+	SizeBytes      int64    `json:"size_bytes,omitempty,omitzero"`
+	VMID           string   `json:"vm_id"`
+	VMName         string   `json:"vm_name"`
+	Warnings       []string `json:"warnings,omitempty,omitzero"`
+}
+
+// RestoresRequest defines model for RestoresRequest.
+type RestoresRequest struct {
+	// Before No restore point of a later instant.
+	Before time.Time `json:"before,omitempty,omitzero"`
+
+	// Connection `new`: where to restore to; each VM's own connection when absent.
+	Connection string `json:"connection,omitempty,omitzero"`
+
+	// Datastore Datastore for all disks; as in the restore points when absent.
+	Datastore string `json:"datastore,omitempty,omitzero"`
+
+	// DryRun Only say what would be made.
+	DryRun bool `json:"dry_run,omitempty,omitzero"`
+
+	// Fallback When the transport of a disk fails another one takes its place; the task then has a warning.
+	Fallback bool `json:"fallback,omitempty,omitzero"`
+
+	// Filter Which VMs, those that are gone included; docs/policies.md has the language.
+	Filter string `json:"filter"`
+
+	// KeepMACs `new`: keep the MAC addresses.
+	KeepMACs bool `json:"keep_macs,omitempty,omitzero"`
+
+	// LeaveOut Leave out the VMs that cannot be restored; otherwise nothing is started when there is one.
+	LeaveOut bool `json:"leave_out,omitempty,omitzero"`
+
+	// Mode `new` makes a VM with a new name, a new identity and new MAC addresses. `in-place` gives the original, which
+	// must be off, its disks back.
+	Mode RestoreMode `json:"mode"`
+
+	// Mover Name or id of the mover that shall do it, or `built-in`; chosen when absent.
+	Mover string `json:"mover,omitempty,omitzero"`
+
+	// NamePrefix `new`: what the name of a new VM has before that of the old one.
+	NamePrefix string `json:"name_prefix,omitempty,omitzero"`
+
+	// NameSuffix `new`: what it has after that. With neither, VMs have their old names.
+	NameSuffix string `json:"name_suffix,omitempty,omitzero"`
+
+	// Networks Network of the source to network of the target, for the VMs that are connected to it; an empty string disconnects the NIC.
+	Networks map[string]string `json:"networks,omitempty,omitzero"`
+
+	// Repository Only restore points in this repository.
+	Repository string `json:"repository,omitempty,omitzero"`
+
+	// Start Start the VMs when they are restored.
+	Start bool `json:"start,omitempty,omitzero"`
+
+	// Transport The way to the disks: `network`, `hotadd` or `san`; chosen for each disk when absent.
+	Transport string `json:"transport,omitempty,omitzero"`
+}
 
 // Retention Each rule keeps the newest restore point of each of so many periods. Without any rule every restore point stays.
 type Retention struct {
@@ -3190,6 +3288,15 @@ type StartRestoreParams struct {
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
+// StartRestoresParams defines parameters for StartRestores.
+type StartRestoresParams struct {
+	// Prefer `wait=30` waits up to 30 seconds (at most 300) for the run to end.
+	Prefer *Prefer `json:"Prefer,omitempty"`
+
+	// IdempotencyKey Chosen by the client, kept 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
 // ListRunsParams defines parameters for ListRuns.
 type ListRunsParams struct {
 	// State Only runs in this state.
@@ -3405,6 +3512,9 @@ type HoldRestorePointJSONRequestBody = HoldRequest
 
 // StartRestoreJSONRequestBody defines body for StartRestore for application/json ContentType.
 type StartRestoreJSONRequestBody = RestoreRequest
+
+// StartRestoresJSONRequestBody defines body for StartRestores for application/json ContentType.
+type StartRestoresJSONRequestBody = RestoresRequest
 
 // SetUpJSONRequestBody defines body for SetUp for application/json ContentType.
 type SetUpJSONRequestBody = SetUpRequest
@@ -4253,6 +4363,28 @@ type ClientInterface interface {
 	//
 	// Corresponds with POST /restores (the `StartRestore` operationId).
 	StartRestore(ctx context.Context, params *StartRestoreParams, body StartRestoreJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// StartRestoresWithBody Restore many virtual machines
+	//
+	// Restores each VM that the filter selects from its newest good restore point, in one run with a task for each. VMs that their platform does not
+	// have any more are selected as they were when they were last seen. With `dry_run` nothing is changed: the answer says what would be
+	// made of which restore point, and why some cannot be restored.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /restores/vms (the `StartRestores` operationId).
+	StartRestoresWithBody(ctx context.Context, params *StartRestoresParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// StartRestores Restore many virtual machines
+	//
+	// Restores each VM that the filter selects from its newest good restore point, in one run with a task for each. VMs that their platform does not
+	// have any more are selected as they were when they were last seen. With `dry_run` nothing is changed: the answer says what would be
+	// made of which restore point, and why some cannot be restored.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /restores/vms (the `StartRestores` operationId).
+	StartRestores(ctx context.Context, params *StartRestoresParams, body StartRestoresJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ListRuns List runs
 	//
@@ -6130,6 +6262,48 @@ func (c *Client) StartRestoreWithBody(ctx context.Context, params *StartRestoreP
 // Corresponds with POST /restores (the `StartRestore` operationId).
 func (c *Client) StartRestore(ctx context.Context, params *StartRestoreParams, body StartRestoreJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewStartRestoreRequest(c.Server, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// StartRestoresWithBody Restore many virtual machines
+//
+// Restores each VM that the filter selects from its newest good restore point, in one run with a task for each. VMs that their platform does not
+// have any more are selected as they were when they were last seen. With `dry_run` nothing is changed: the answer says what would be
+// made of which restore point, and why some cannot be restored.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /restores/vms (the `StartRestores` operationId).
+func (c *Client) StartRestoresWithBody(ctx context.Context, params *StartRestoresParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewStartRestoresRequestWithBody(c.Server, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// StartRestores Restore many virtual machines
+//
+// Restores each VM that the filter selects from its newest good restore point, in one run with a task for each. VMs that their platform does not
+// have any more are selected as they were when they were last seen. With `dry_run` nothing is changed: the answer says what would be
+// made of which restore point, and why some cannot be restored.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /restores/vms (the `StartRestores` operationId).
+func (c *Client) StartRestores(ctx context.Context, params *StartRestoresParams, body StartRestoresJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewStartRestoresRequest(c.Server, params, body)
 	if err != nil {
 		return nil, err
 	}
@@ -10363,6 +10537,72 @@ func NewStartRestoreRequestWithBody(server string, params *StartRestoreParams, c
 	return req, nil
 }
 
+// NewStartRestoresRequest calls the generic StartRestores builder with application/json body
+func NewStartRestoresRequest(server string, params *StartRestoresParams, body StartRestoresJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewStartRestoresRequestWithBody(server, params, "application/json", bodyReader)
+}
+
+// NewStartRestoresRequestWithBody constructs an http.Request for the StartRestores method, with any body, and a specified content type
+func NewStartRestoresRequestWithBody(server string, params *StartRestoresParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/restores/vms")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.Prefer != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Prefer", *params.Prefer, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Prefer", headerParam0)
+		}
+
+		if params.IdempotencyKey != nil {
+			var headerParam1 string
+
+			headerParam1, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam1)
+		}
+
+	}
+
+	return req, nil
+}
+
 // NewListRunsRequest constructs an http.Request for the ListRuns method
 func NewListRunsRequest(server string, params *ListRunsParams) (*http.Request, error) {
 	var err error
@@ -12381,6 +12621,28 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with POST /restores (the `StartRestore` operationId).
 	StartRestoreWithResponse(ctx context.Context, params *StartRestoreParams, body StartRestoreJSONRequestBody, reqEditors ...RequestEditorFn) (*StartRestoreResponse, error)
+
+	// StartRestoresWithBodyWithResponse Restore many virtual machines
+	//
+	// Restores each VM that the filter selects from its newest good restore point, in one run with a task for each. VMs that their platform does not
+	// have any more are selected as they were when they were last seen. With `dry_run` nothing is changed: the answer says what would be
+	// made of which restore point, and why some cannot be restored.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /restores/vms (the `StartRestores` operationId).
+	StartRestoresWithBodyWithResponse(ctx context.Context, params *StartRestoresParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*StartRestoresResponse, error)
+
+	// StartRestoresWithResponse Restore many virtual machines
+	//
+	// Restores each VM that the filter selects from its newest good restore point, in one run with a task for each. VMs that their platform does not
+	// have any more are selected as they were when they were last seen. With `dry_run` nothing is changed: the answer says what would be
+	// made of which restore point, and why some cannot be restored.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /restores/vms (the `StartRestores` operationId).
+	StartRestoresWithResponse(ctx context.Context, params *StartRestoresParams, body StartRestoresJSONRequestBody, reqEditors ...RequestEditorFn) (*StartRestoresResponse, error)
 
 	// ListRunsWithResponse List runs
 	//
@@ -16422,6 +16684,68 @@ func (r StartRestoreResponse) ContentType() string {
 	return ""
 }
 
+// StartRestoresResponse202Headers the declared response headers of an HTTP 202 response for StartRestores
+type StartRestoresResponse202Headers struct {
+	Location string
+}
+
+type StartRestoresResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *RestoresOutcome
+	// JSON202 the response for an HTTP 202 `application/json` response
+	JSON202 *RunAccepted
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+	// Headers202 the parsed response headers for an HTTP 202 response
+	Headers202 *StartRestoresResponse202Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r StartRestoresResponse) GetJSON200() *RestoresOutcome {
+	return r.JSON200
+}
+
+// GetJSON202 returns the response for an HTTP 202 `application/json` response
+func (r StartRestoresResponse) GetJSON202() *RunAccepted {
+	return r.JSON202
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r StartRestoresResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r StartRestoresResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r StartRestoresResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r StartRestoresResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r StartRestoresResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 // ListRunsResponse304Headers the declared response headers of an HTTP 304 response for ListRuns
 type ListRunsResponse304Headers struct {
 	ETag string
@@ -18784,6 +19108,40 @@ func (c *ClientWithResponses) StartRestoreWithResponse(ctx context.Context, para
 		return nil, err
 	}
 	return ParseStartRestoreResponse(rsp)
+}
+
+// StartRestoresWithBodyWithResponse Restore many virtual machines
+//
+// Restores each VM that the filter selects from its newest good restore point, in one run with a task for each. VMs that their platform does not
+// have any more are selected as they were when they were last seen. With `dry_run` nothing is changed: the answer says what would be
+// made of which restore point, and why some cannot be restored.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /restores/vms (the `StartRestores` operationId).
+func (c *ClientWithResponses) StartRestoresWithBodyWithResponse(ctx context.Context, params *StartRestoresParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*StartRestoresResponse, error) {
+	rsp, err := c.StartRestoresWithBody(ctx, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseStartRestoresResponse(rsp)
+}
+
+// StartRestoresWithResponse Restore many virtual machines
+//
+// Restores each VM that the filter selects from its newest good restore point, in one run with a task for each. VMs that their platform does not
+// have any more are selected as they were when they were last seen. With `dry_run` nothing is changed: the answer says what would be
+// made of which restore point, and why some cannot be restored.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /restores/vms (the `StartRestores` operationId).
+func (c *ClientWithResponses) StartRestoresWithResponse(ctx context.Context, params *StartRestoresParams, body StartRestoresJSONRequestBody, reqEditors ...RequestEditorFn) (*StartRestoresResponse, error) {
+	rsp, err := c.StartRestores(ctx, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseStartRestoresResponse(rsp)
 }
 
 // ListRunsWithResponse List runs
@@ -22188,6 +22546,59 @@ func ParseStartRestoreResponse(rsp *http.Response) (*StartRestoreResponse, error
 	switch {
 	case rsp.StatusCode == 202:
 		var headers StartRestoreResponse202Headers
+		if values := rsp.Header.Values("Location"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Location", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.Location = value
+		}
+		response.Headers202 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseStartRestoresResponse parses an HTTP response from a StartRestoresWithResponse call
+func ParseStartRestoresResponse(rsp *http.Response) (*StartRestoresResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &StartRestoresResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest RestoresOutcome
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 202:
+		var dest RunAccepted
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON202 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 202:
+		var headers StartRestoresResponse202Headers
 		if values := rsp.Header.Values("Location"); len(values) > 0 {
 			var value string
 			if err := runtime.BindStyledParameterWithOptions("simple", "Location", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {

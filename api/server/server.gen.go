@@ -400,6 +400,24 @@ func (e Quiesce) Valid() bool {
 	}
 }
 
+// Defines values for RestoreMode.
+const (
+	RestoreInPlace RestoreMode = "in-place"
+	RestoreNew     RestoreMode = "new"
+)
+
+// Valid indicates whether the value is a known member of the RestoreMode enum.
+func (e RestoreMode) Valid() bool {
+	switch e {
+	case RestoreInPlace:
+		return true
+	case RestoreNew:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for RestorePointConsistency.
 const (
 	ConsistencyCrash      RestorePointConsistency = "crash"
@@ -430,24 +448,6 @@ func (e RestorePointDiskMode) Valid() bool {
 	case DiskFull:
 		return true
 	case DiskIncremental:
-		return true
-	default:
-		return false
-	}
-}
-
-// Defines values for RestoreRequestMode.
-const (
-	RestoreInPlace RestoreRequestMode = "in-place"
-	RestoreNew     RestoreRequestMode = "new"
-)
-
-// Valid indicates whether the value is a known member of the RestoreRequestMode enum.
-func (e RestoreRequestMode) Valid() bool {
-	switch e {
-	case RestoreInPlace:
-		return true
-	case RestoreNew:
 		return true
 	default:
 		return false
@@ -1256,6 +1256,12 @@ type KeyList struct {
 	Items []Key `json:"items"`
 }
 
+// LeftOutDisk defines model for LeftOutDisk.
+type LeftOutDisk struct {
+	ID     string `json:"id"`
+	Reason string `json:"reason"`
+}
+
 // Level defines model for Level.
 type Level string
 
@@ -2050,6 +2056,10 @@ type RestoreDisk struct {
 	ID        string     `json:"id"`
 }
 
+// RestoreMode `new` makes a VM with a new name, a new identity and new MAC addresses. `in-place` gives the original, which
+// must be off, its disks back.
+type RestoreMode string
+
 // RestoreOutcome Exactly one of the two is there.
 type RestoreOutcome struct {
 	Plan RestorePlan `json:"plan,omitempty,omitzero"`
@@ -2058,12 +2068,15 @@ type RestoreOutcome struct {
 
 // RestorePlan defines model for RestorePlan.
 type RestorePlan struct {
-	ConnectionID string            `json:"connection_id"`
-	Disks        []PlannedDisk     `json:"disks"`
-	Mode         string            `json:"mode"`
-	Networks     map[string]string `json:"networks"`
-	VMName       string            `json:"vm_name"`
-	Warnings     []string          `json:"warnings,omitempty,omitzero"`
+	ConnectionID string        `json:"connection_id"`
+	Disks        []PlannedDisk `json:"disks"`
+
+	// LeftOut Disks of the source that would not be restored.
+	LeftOut  []LeftOutDisk     `json:"left_out,omitempty,omitzero"`
+	Mode     string            `json:"mode"`
+	Networks map[string]string `json:"networks"`
+	VMName   string            `json:"vm_name"`
+	Warnings []string          `json:"warnings,omitempty,omitzero"`
 }
 
 // RestorePoint defines model for RestorePoint.
@@ -2178,7 +2191,7 @@ type RestoreRequest struct {
 
 	// Mode `new` makes a VM with a new name, a new identity and new MAC addresses. `in-place` gives the original, which
 	// must be off, its disks back.
-	Mode RestoreRequestMode `json:"mode"`
+	Mode RestoreMode `json:"mode"`
 
 	// Mover Name or id of the mover that shall do it, or `built-in`; chosen when absent.
 	Mover string `json:"mover,omitempty,omitzero"`
@@ -2187,8 +2200,12 @@ type RestoreRequest struct {
 	Name string `json:"name,omitempty,omitzero"`
 
 	// Networks Network of the source to network of the target; an empty string disconnects the NIC.
-	Networks     map[string]string `json:"networks,omitempty,omitzero"`
-	RestorePoint string            `json:"restore_point"`
+	Networks map[string]string `json:"networks,omitempty,omitzero"`
+
+	// OnlyDisks The disks of the restore point that are restored, by their ids; all when absent. `new` makes a VM with these alone; `in-place` replaces
+	// these and leaves all else of the VM as it is.
+	OnlyDisks    []string `json:"only_disks,omitempty,omitzero"`
+	RestorePoint string   `json:"restore_point"`
 
 	// Start Start the VM when it is restored.
 	Start bool `json:"start,omitempty,omitzero"`
@@ -2197,9 +2214,90 @@ type RestoreRequest struct {
 	Transport string `json:"transport,omitempty,omitzero"`
 }
 
-// RestoreRequestMode `new` makes a VM with a new name, a new identity and new MAC addresses. `in-place` gives the original, which
-// must be off, its disks back.
-type RestoreRequestMode string
+// RestoresOutcome Exactly one of the two is there.
+type RestoresOutcome struct {
+	Plan RestoresPlan `json:"plan,omitempty,omitzero"`
+	Run  Run          `json:"run,omitempty,omitzero"`
+}
+
+// RestoresPlan defines model for RestoresPlan.
+type RestoresPlan struct {
+	VMs []RestoresPlanVM `json:"vms"`
+
+	// Warnings Of all together; each VM has its own.
+	Warnings []string `json:"warnings,omitempty,omitzero"`
+}
+
+// RestoresPlanVM defines model for RestoresPlanVM.
+type RestoresPlanVM struct {
+	// ConnectionID Where it is restored to.
+	ConnectionID string  `json:"connection_id"`
+	Disks        int     `json:"disks,omitempty,omitzero"`
+	Error        Failure `json:"error,omitempty,omitzero"`
+
+	// Name Of the VM that is made, or that gets its disks back.
+	Name           string    `json:"name"`
+	RestorePointAt time.Time `json:"restore_point_at,omitempty,omitzero"`
+
+	// RestorePointID The one that it is restored from; absent when there is none.
+	RestorePointID string   `json:"restore_point_id,omitempty,omitzero"`
+	SizeBytes      int64    `json:"size_bytes,omitempty,omitzero"`
+	VMID           string   `json:"vm_id"`
+	VMName         string   `json:"vm_name"`
+	Warnings       []string `json:"warnings,omitempty,omitzero"`
+}
+
+// RestoresRequest defines model for RestoresRequest.
+type RestoresRequest struct {
+	// Before No restore point of a later instant.
+	Before time.Time `json:"before,omitempty,omitzero"`
+
+	// Connection `new`: where to restore to; each VM's own connection when absent.
+	Connection string `json:"connection,omitempty,omitzero"`
+
+	// Datastore Datastore for all disks; as in the restore points when absent.
+	Datastore string `json:"datastore,omitempty,omitzero"`
+
+	// DryRun Only say what would be made.
+	DryRun bool `json:"dry_run,omitempty,omitzero"`
+
+	// Fallback When the transport of a disk fails another one takes its place; the task then has a warning.
+	Fallback bool `json:"fallback,omitempty,omitzero"`
+
+	// Filter Which VMs, those that are gone included; docs/policies.md has the language.
+	Filter string `json:"filter"`
+
+	// KeepMACs `new`: keep the MAC addresses.
+	KeepMACs bool `json:"keep_macs,omitempty,omitzero"`
+
+	// LeaveOut Leave out the VMs that cannot be restored; otherwise nothing is started when there is one.
+	LeaveOut bool `json:"leave_out,omitempty,omitzero"`
+
+	// Mode `new` makes a VM with a new name, a new identity and new MAC addresses. `in-place` gives the original, which
+	// must be off, its disks back.
+	Mode RestoreMode `json:"mode"`
+
+	// Mover Name or id of the mover that shall do it, or `built-in`; chosen when absent.
+	Mover string `json:"mover,omitempty,omitzero"`
+
+	// NamePrefix `new`: what the name of a new VM has before that of the old one.
+	NamePrefix string `json:"name_prefix,omitempty,omitzero"`
+
+	// NameSuffix `new`: what it has after that. With neither, VMs have their old names.
+	NameSuffix string `json:"name_suffix,omitempty,omitzero"`
+
+	// Networks Network of the source to network of the target, for the VMs that are connected to it; an empty string disconnects the NIC.
+	Networks map[string]string `json:"networks,omitempty,omitzero"`
+
+	// Repository Only restore points in this repository.
+	Repository string `json:"repository,omitempty,omitzero"`
+
+	// Start Start the VMs when they are restored.
+	Start bool `json:"start,omitempty,omitzero"`
+
+	// Transport The way to the disks: `network`, `hotadd` or `san`; chosen for each disk when absent.
+	Transport string `json:"transport,omitempty,omitzero"`
+}
 
 // Retention Each rule keeps the newest restore point of each of so many periods. Without any rule every restore point stays.
 type Retention struct {
@@ -3189,6 +3287,15 @@ type StartRestoreParams struct {
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
+// StartRestoresParams defines parameters for StartRestores.
+type StartRestoresParams struct {
+	// Prefer `wait=30` waits up to 30 seconds (at most 300) for the run to end.
+	Prefer *Prefer `json:"Prefer,omitempty"`
+
+	// IdempotencyKey Chosen by the client, kept 24 hours.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
 // ListRunsParams defines parameters for ListRuns.
 type ListRunsParams struct {
 	// State Only runs in this state.
@@ -3404,6 +3511,9 @@ type HoldRestorePointJSONRequestBody = HoldRequest
 
 // StartRestoreJSONRequestBody defines body for StartRestore for application/json ContentType.
 type StartRestoreJSONRequestBody = RestoreRequest
+
+// StartRestoresJSONRequestBody defines body for StartRestores for application/json ContentType.
+type StartRestoresJSONRequestBody = RestoresRequest
 
 // SetUpJSONRequestBody defines body for SetUp for application/json ContentType.
 type SetUpJSONRequestBody = SetUpRequest
@@ -3638,6 +3748,9 @@ type ServerInterface interface {
 	// StartRestore Restore a virtual machine
 	// (POST /restores)
 	StartRestore(ctx echo.Context, params StartRestoreParams) error
+	// StartRestores Restore many virtual machines
+	// (POST /restores/vms)
+	StartRestores(ctx echo.Context, params StartRestoresParams) error
 	// ListRuns List runs
 	// (GET /runs)
 	ListRuns(ctx echo.Context, params ListRunsParams) error
@@ -5754,6 +5867,50 @@ func (w *ServerInterfaceWrapper) StartRestore(ctx echo.Context) error {
 	return err
 }
 
+// StartRestores converts echo context to params.
+func (w *ServerInterfaceWrapper) StartRestores(ctx echo.Context) error {
+	var err error
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params StartRestoresParams
+
+	headers := ctx.Request().Header
+	// ------------- Optional header parameter "Prefer" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Prefer")]; found {
+		var Prefer Prefer
+		n := len(valueList)
+		if n != 1 {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Expected one value for Prefer, got %d", n))
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Prefer", valueList[0], &Prefer, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter Prefer: %s", err))
+		}
+
+		params.Prefer = &Prefer
+	}
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Expected one value for Idempotency-Key, got %d", n))
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter Idempotency-Key: %s", err))
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.StartRestores(ctx, params)
+	return err
+}
+
 // ListRuns converts echo context to params.
 func (w *ServerInterfaceWrapper) ListRuns(ctx echo.Context) error {
 	var err error
@@ -6421,6 +6578,7 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 	router.POST(options.BaseURL+"/restore-points/:restore_point_id/release", wrapper.ReleaseRestorePoint, options.OperationMiddlewares["releaseRestorePoint"]...)
 	router.POST(options.BaseURL+"/restore-points/:restore_point_id/verify", wrapper.StartVerify, options.OperationMiddlewares["startVerify"]...)
 	router.POST(options.BaseURL+"/restores", wrapper.StartRestore, options.OperationMiddlewares["startRestore"]...)
+	router.POST(options.BaseURL+"/restores/vms", wrapper.StartRestores, options.OperationMiddlewares["startRestores"]...)
 	router.GET(options.BaseURL+"/runs", wrapper.ListRuns, options.OperationMiddlewares["listRuns"]...)
 	router.GET(options.BaseURL+"/runs/:run_id", wrapper.GetRun, options.OperationMiddlewares["getRun"]...)
 	router.POST(options.BaseURL+"/runs/:run_id/cancel", wrapper.CancelRun, options.OperationMiddlewares["cancelRun"]...)
@@ -9779,6 +9937,61 @@ func (response StartRestoredefaultApplicationProblemPlusJSONResponse) VisitStart
 	return err
 }
 
+type StartRestoresRequestObject struct {
+	Params StartRestoresParams
+	Body   *StartRestoresJSONRequestBody
+}
+
+type StartRestoresResponseObject interface {
+	VisitStartRestoresResponse(w http.ResponseWriter) error
+}
+
+type StartRestores200JSONResponse RestoresOutcome
+
+func (response StartRestores200JSONResponse) VisitStartRestoresResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type StartRestores202JSONResponse struct{ RunAcceptedJSONResponse }
+
+func (response StartRestores202JSONResponse) VisitStartRestoresResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Location", fmt.Sprint(response.Headers.Location))
+	w.WriteHeader(202)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type StartRestoresdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	StatusCode int
+}
+
+func (response StartRestoresdefaultApplicationProblemPlusJSONResponse) VisitStartRestoresResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type ListRunsRequestObject struct {
 	Params ListRunsParams
 }
@@ -10772,6 +10985,9 @@ type StrictServerInterface interface {
 	// StartRestore Restore a virtual machine
 	// (POST /restores)
 	StartRestore(ctx context.Context, request StartRestoreRequestObject) (StartRestoreResponseObject, error)
+	// StartRestores Restore many virtual machines
+	// (POST /restores/vms)
+	StartRestores(ctx context.Context, request StartRestoresRequestObject) (StartRestoresResponseObject, error)
 	// ListRuns List runs
 	// (GET /runs)
 	ListRuns(ctx context.Context, request ListRunsRequestObject) (ListRunsResponseObject, error)
@@ -13261,6 +13477,54 @@ func (sh *strictHandler) StartRestore(ctx echo.Context, params StartRestoreParam
 		return err
 	} else if validResponse, ok := response.(StartRestoreResponseObject); ok {
 		return validResponse.VisitStartRestoreResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// StartRestores operation middleware
+func (sh *strictHandler) StartRestores(ctx echo.Context, params StartRestoresParams) error {
+	var request StartRestoresRequestObject
+
+	request.Params = params
+
+	var body StartRestoresJSONRequestBody
+	var err error
+	if binder, ok := ctx.Echo().Binder.(*echo.DefaultBinder); ok {
+		// A request validator built on kin-openapi's openapi3filter with
+		// KeepValidatedValue leaves the value it validated on the body. Bind
+		// that value, matching member names exactly, so the handler receives
+		// what was validated instead of a second, case-insensitive decode.
+		// Otherwise bind only the request body, so that path and query
+		// parameters are not also bound into the body struct.
+		if vb, ok := ctx.Request().Body.(interface{ ValidatedValue() any }); !ok || runtime.BindJSONValue(vb.ValidatedValue(), &body) != nil {
+			err = binder.BindBody(ctx, &body)
+		}
+	} else {
+		// A custom binder is installed on the Echo instance; defer to it
+		// entirely, since echo.Binder does not expose body-only binding and
+		// the binder may do more than decode (for example call ctx.Validate).
+		err = ctx.Bind(&body)
+	}
+	if err != nil {
+		return err
+	}
+	request.Body = &body
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.StartRestores(ctx.Request().Context(), request.(StartRestoresRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "StartRestores")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(StartRestoresResponseObject); ok {
+		return validResponse.VisitStartRestoresResponse(ctx.Response())
 	} else if response != nil {
 		return fmt.Errorf("unexpected response type: %T", response)
 	}

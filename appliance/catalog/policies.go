@@ -169,6 +169,19 @@ func factsOf(id, connectionID string, v hypervisors.VM) policy.VM {
 
 // VMFacts returns what filters can look at of all VMs that are there, by name.
 func (c *Catalog) VMFacts(ctx context.Context) ([]policy.VM, error) {
+	byID, err := c.connectionsByID(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out, err := c.facts.read(c.db.WithContext(ctx), byID)
+	if err != nil {
+		return nil, failure("list VMs", "", err)
+	}
+	return out, nil
+}
+
+// connectionsByID returns what filters can look at of all connections.
+func (c *Catalog) connectionsByID(ctx context.Context) (map[string]Connection, error) {
 	var connections []Connection
 	if err := c.db.WithContext(ctx).Select("id", "name", "platform").Find(&connections).Error; err != nil {
 		return nil, failure("list connections", "", err)
@@ -177,11 +190,7 @@ func (c *Catalog) VMFacts(ctx context.Context) ([]policy.VM, error) {
 	for _, conn := range connections {
 		byID[conn.ID] = conn
 	}
-	out, err := c.facts.read(c.db.WithContext(ctx), byID)
-	if err != nil {
-		return nil, failure("list VMs", "", err)
-	}
-	return out, nil
+	return byID, nil
 }
 
 // FactsIn returns what filters can look at, in the VM's connection.

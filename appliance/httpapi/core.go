@@ -65,6 +65,9 @@ type Repositories interface {
 type Protection interface {
 	StartBackup(ctx context.Context, s Start, r BackupRequest) (Started, error)
 	StartRestore(ctx context.Context, s Start, r RestoreRequest) (Started, error)
+	StartRestores(ctx context.Context, s Start, r RestoresRequest) (Started, error)
+	// PlanRestores says what StartRestores would make, and why some VMs cannot be restored. It changes nothing.
+	PlanRestores(ctx context.Context, r RestoresRequest) (RestoresPlan, error)
 	// PlanRestore says what StartRestore would make, or returns the error it would fail with. It changes nothing.
 	PlanRestore(ctx context.Context, r RestoreRequest) (RestorePlan, error)
 	StartVerify(ctx context.Context, s Start, restorePoint string) (Started, error)
@@ -177,6 +180,7 @@ type RestoreRequest struct {
 	ConnectionID   string
 	Datastore      string                    // for the disks that name none
 	Disks          []hypervisors.RestoreDisk // only ID, Datastore and Format are set
+	OnlyDisks      []string                  // ids; empty is all
 	Networks       map[string]string
 	KeepMACs       bool
 	Start          bool
@@ -191,9 +195,13 @@ type RestorePlan struct {
 	ConnectionID string
 	VMName       string
 	Disks        []hypervisors.RestoreDisk
+	LeftOut      []LeftOut
 	Networks     map[string]string
 	Warnings     []string
 }
+
+// LeftOut is a disk of the source that is not restored, and why.
+type LeftOut struct{ Disk, Reason string }
 
 // PointInfo is a restore point with the saved description of its VM.
 type PointInfo struct {

@@ -274,6 +274,18 @@ func (f *fakeCore) StartRestore(_ context.Context, s Start, r RestoreRequest) (S
 	return f.start(s, catalog.KindRestore, r, r.RestorePointID == "rp_1")
 }
 
+func (f *fakeCore) PlanRestores(_ context.Context, r RestoresRequest) (RestoresPlan, error) {
+	f.note(r)
+	return one(f, "", "", RestoresPlan{Warnings: []string{"w"}, VMs: []RestoresPlanVM{
+		{ID: "vm_1", Name: "web", ConnectionID: "conn_1", As: "web2", Point: somePoint, Disks: []hypervisors.RestoreDisk{{ID: "vda", SizeBytes: 1}}, Warnings: []string{"w"}},
+		{ID: "vm_2", Name: "db", ConnectionID: "conn_1", As: "db2", Err: fault.New(fault.NotFound, "restore VM", "db", "it has no restore point")},
+	}})
+}
+
+func (f *fakeCore) StartRestores(_ context.Context, s Start, r RestoresRequest) (Started, error) {
+	return f.start(s, catalog.KindRestore, r, true)
+}
+
 func (f *fakeCore) StartVerify(_ context.Context, s Start, id string) (Started, error) {
 	return f.start(s, catalog.KindVerify, id, id == "rp_1")
 }

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -124,6 +125,8 @@ func TestAnswersConform(t *testing.T) {
 		{"POST", "/restore-points/rp_1/release", nil, 200},
 		{"POST", "/restores", map[string]any{"restore_point": "rp_1", "mode": "new", "name": "web2"}, 202},
 		{"POST", "/restores", map[string]any{"restore_point": "rp_1", "mode": "new", "name": "web2", "dry_run": true}, 200},
+		{"POST", "/restores/vms", `{"filter":"all","mode":"new"}`, 202},
+		{"POST", "/restores/vms", `{"filter":"all","mode":"in-place","dry_run":true}`, 200},
 	}
 	for _, tt := range tests {
 		ts.do(tt.method, tt.path, tt.body).want(t, tt.status, "")
@@ -192,6 +195,10 @@ func TestRefusedRequests(t *testing.T) {
 		{"disk twice", "POST", "/vms/vm_1/backup", `{"repository":"repo_1","exclude_disks":["vda","vda"]}`, 422, "body", []string{"#/exclude_disks"}},
 		{"new without name", "POST", "/restores", `{"restore_point":"rp_1","mode":"new"}`, 422, "body", []string{"#/name"}},
 		{"in place with name", "POST", "/restores", `{"restore_point":"rp_1","mode":"in-place","name":"x","connection":"c"}`, 422, "body", []string{"#/name", "#/connection"}},
+		{"restore of many without a filter", "POST", "/restores/vms", `{"mode":"new"}`, 422, "body", []string{"#/filter"}},
+		{"restore of many in place with a suffix", "POST", "/restores/vms", `{"filter":"all","mode":"in-place","name_suffix":"x","connection":"c"}`, 422, "body", []string{"#/name_suffix", "#/connection"}},
+		{"chosen disk twice", "POST", "/restores", `{"restore_point":"rp_1","mode":"in-place","only_disks":["vda","vda"]}`, 422, "body", []string{"#/only_disks/1"}},
+		{"no disk chosen", "POST", "/restores", `{"restore_point":"rp_1","mode":"in-place","only_disks":[]}`, 422, "body", []string{"#/only_disks"}},
 		{"restore disk twice", "POST", "/restores", `{"restore_point":"rp_1","mode":"new","name":"x","disks":[{"id":"vda"},{"id":"vda"}]}`, 422, "body", []string{"#/disks/1/id"}},
 		{"restore disk format", "POST", "/restores", `{"restore_point":"rp_1","mode":"new","name":"x","disks":[{"id":"vda","format":"vmdk"}]}`, 422, "body", []string{"#/disks/0/format"}},
 		{"number beyond int", "POST", "/tokens", `{"name":"x","expires_in_days":1e30}`, 422, "body", []string{"#/expires_in_days"}},
@@ -329,6 +336,17 @@ func TestRequestsReachTheCore(t *testing.T) {
 		{
 			"POST", "/restores", `{"restore_point":"rp_1","mode":"in-place","dry_run":true}`,
 			RestoreRequest{RestorePointID: "rp_1", Mode: hypervisors.RestoreInPlace},
+		},
+		{
+			"POST", "/restores", `{"restore_point":"rp_1","mode":"in-place","only_disks":["vdb","vdc"]}`,
+			RestoreRequest{RestorePointID: "rp_1", Mode: hypervisors.RestoreInPlace, OnlyDisks: []string{"vdb", "vdc"}},
+		},
+		{
+			"POST", "/restores/vms", `{"filter":"tag = a","before":"2026-11-20T18:00:00Z","repository":"r","mode":"new","name_prefix":"a-","name_suffix":"-b","connection":"c","datastore":"d","networks":{"n":""},"keep_macs":true,"start":true,"mover":"m","transport":"san","fallback":true,"leave_out":true}`,
+			RestoresRequest{
+				Filter: "tag = a", Before: time.Date(2026, 11, 20, 18, 0, 0, 0, time.UTC), RepositoryID: "r", Mode: hypervisors.RestoreNew, NamePrefix: "a-", NameSuffix: "-b",
+				ConnectionID: "c", Datastore: "d", Networks: map[string]string{"n": ""}, KeepMACs: true, Start: true, Mover: "m", Transport: "san", Fallback: true, LeaveOut: true,
+			},
 		},
 		{
 			"GET", "/vms?connection=c&name=w*&power=paused&gone=true", ``,

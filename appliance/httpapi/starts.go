@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"context"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -139,7 +140,7 @@ func (h *handlers) StartRestore(ctx context.Context, r server.StartRestoreReques
 func restoreOf(b server.RestoreRequest) (RestoreRequest, error) {
 	out := RestoreRequest{
 		RestorePointID: b.RestorePoint, Mode: hypervisors.RestoreMode(b.Mode), Name: b.Name, ConnectionID: b.Connection,
-		Datastore: b.Datastore, Networks: b.Networks, KeepMACs: b.KeepMACs, Start: b.Start,
+		Datastore: b.Datastore, OnlyDisks: b.OnlyDisks, Networks: b.Networks, KeepMACs: b.KeepMACs, Start: b.Start,
 		Mover: b.Mover, Transport: b.Transport, Fallback: b.Fallback,
 	}
 	var wrong []server.ProblemField
@@ -155,6 +156,11 @@ func restoreOf(b server.RestoreRequest) (RestoreRequest, error) {
 		}
 		if b.Connection != "" {
 			wrong = append(wrong, server.ProblemField{Pointer: "#/connection", Detail: "in place the VM stays where it is"})
+		}
+	}
+	for i, id := range b.OnlyDisks {
+		if slices.Contains(b.OnlyDisks[:i], id) {
+			wrong = append(wrong, server.ProblemField{Pointer: "#/only_disks/" + strconv.Itoa(i), Detail: "this disk is named twice"})
 		}
 	}
 	seen := map[string]bool{}

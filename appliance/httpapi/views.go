@@ -207,6 +207,7 @@ func planOf(p RestorePlan) server.RestorePlan {
 		Disks: each(p.Disks, func(d hypervisors.RestoreDisk) server.PlannedDisk {
 			return server.PlannedDisk{ID: d.ID, SizeBytes: d.SizeBytes, Datastore: d.Datastore, Format: string(d.Format)}
 		}),
+		LeftOut: each(p.LeftOut, func(l LeftOut) server.LeftOutDisk { return server.LeftOutDisk{ID: l.Disk, Reason: l.Reason} }),
 	}
 }
 

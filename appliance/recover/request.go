@@ -20,8 +20,9 @@ type Spec struct {
 	Mode           hypervisors.RestoreMode   `json:"mode"`
 	Name           string                    `json:"name,omitempty"`
 	ConnectionID   string                    `json:"connection_id,omitempty"`
-	Datastore      string                    `json:"datastore,omitempty"` // for disks that name none
-	Disks          []hypervisors.RestoreDisk `json:"disks,omitempty"`     // only ID, Datastore and Format count
+	Datastore      string                    `json:"datastore,omitempty"`  // for disks that name none
+	Disks          []hypervisors.RestoreDisk `json:"disks,omitempty"`      // only ID, Datastore and Format count
+	OnlyDisks      []string                  `json:"only_disks,omitempty"` // ids; empty is all
 	Networks       map[string]string         `json:"networks,omitempty"`
 	KeepMACs       bool                      `json:"keep_macs,omitempty"`
 	Start          bool                      `json:"start,omitempty"`
@@ -34,8 +35,12 @@ type Spec struct {
 type Plan struct {
 	ConnectionID string
 	Request      hypervisors.RestoreRequest
+	LeftOut      []LeftOut
 	Warnings     []string
 }
+
+// LeftOut is a disk of the source that is not restored, and why.
+type LeftOut struct{ Disk, Reason string }
 
 // order is a checked request with all it needs.
 type order struct {
@@ -45,6 +50,7 @@ type order struct {
 	driver hypervisors.Driver
 	repo   *store.Repository
 	images map[string]store.ImageRef
+	left   []LeftOut
 	req    hypervisors.RestoreRequest // without Tag and Owe
 }
 
@@ -54,12 +60,20 @@ func (r *Recoverer) Plan(ctx context.Context, spec Spec) (Plan, error) {
 	if err != nil {
 		return Plan{}, err
 	}
+	return o.plan(ctx)
+}
+
+func (o *order) plan(ctx context.Context) (Plan, error) {
+	if err := checkNetworks(o.req, o.point.ID); err != nil {
+		return Plan{}, err
+	}
 	if err := o.check(ctx, "plan"); err != nil {
 		return Plan{}, err
 	}
-	p := Plan{ConnectionID: o.conn.ID, Request: o.req}
+	p := Plan{ConnectionID: o.conn.ID, Request: o.req, LeftOut: o.left}
 	for _, s := range o.point.Skipped {
 		if s.Kind == hypervisors.KindDisk || s.Kind == hypervisors.KindLUN {
+			p.LeftOut = append(p.LeftOut, LeftOut{s.ID, "not in the restore point: " + s.Reason})
 			p.Warnings = append(p.Warnings, "Disk "+s.ID+" is not in the restore point: "+s.Reason)
 		}
 	}
@@ -71,26 +85,31 @@ func (r *Recoverer) Plan(ctx context.Context, spec Spec) (Plan, error) {
 
 // RequestRestore checks a request like Plan and makes the task for it, which it does not store.
 func (r *Recoverer) RequestRestore(ctx context.Context, spec Spec) (*catalog.Task, error) {
-	p, err := r.Plan(ctx, spec)
+	o, err := r.order(ctx, spec)
 	if err != nil {
 		return nil, err
 	}
-	point, err := r.catalog.RestorePoint(ctx, spec.RestorePointID)
+	p, err := o.plan(ctx)
 	if err != nil {
 		return nil, err
 	}
-	raw, err := json.Marshal(spec)
+	return o.task(p)
+}
+
+// task makes the task of a request that was found possible.
+func (o *order) task(p Plan) (*catalog.Task, error) {
+	raw, err := json.Marshal(o.spec)
 	if err != nil {
-		return nil, fault.Wrap(fault.Internal, "restore", spec.RestorePointID, err)
+		return nil, fault.Wrap(fault.Internal, "restore", o.point.ID, err)
 	}
 	t := &catalog.Task{
-		VMID: point.VMID, VMName: p.Request.Name, ConnectionID: p.ConnectionID, RepositoryID: point.RepositoryID,
-		RestorePointID: point.ID, Spec: raw,
+		VMID: o.point.VMID, VMName: p.Request.Name, ConnectionID: p.ConnectionID, RepositoryID: o.point.RepositoryID,
+		RestorePointID: o.point.ID, Spec: raw,
 		// The VM that is made is what the task has for itself; its name stands for it.
 		Subject: p.ConnectionID + "/" + p.Request.Name,
 	}
-	if spec.Mode == hypervisors.RestoreInPlace {
-		t.Subject = point.VMID
+	if o.spec.Mode == hypervisors.RestoreInPlace {
+		t.Subject = o.point.VMID
 	}
 	return t, nil
 }
@@ -124,10 +143,8 @@ func (r *Recoverer) order(ctx context.Context, spec Spec) (*order, error) {
 	if err != nil {
 		return nil, fault.Context("read restore point", o.point.ID, err)
 	}
-	if o.req, err = r.request(ctx, o, stored); err != nil {
-		return nil, err
-	}
-	return o, checkNetworks(o.req, o.point.ID)
+	o.req, err = r.request(ctx, o, stored)
+	return o, err
 }
 
 // checkNetworks refuses to map what the VM is not connected to. A name that is misspelt would otherwise leave its NIC where the
@@ -159,7 +176,7 @@ func unknownOrigin(point catalog.RestorePoint) error {
 }
 
 func checkSpec(spec Spec, point catalog.RestorePoint) error {
-	invalid := func(format string, args ...any) error {
+	invalid := func(format string, args ...any) *fault.Error {
 		return fault.New(fault.Invalid, "restore", point.ID, format, args...)
 	}
 	switch spec.Mode {
@@ -178,15 +195,39 @@ func checkSpec(spec Spec, point catalog.RestorePoint) error {
 	default:
 		return invalid("mode %q is neither new nor in-place", spec.Mode)
 	}
+	has := func(id string) bool {
+		return slices.ContainsFunc(point.Disks, func(p catalog.PointDisk) bool { return p.ID == id })
+	}
+	for i, id := range spec.OnlyDisks {
+		if !has(id) {
+			return invalid("it has no disk %q", id).Explain(
+				"A disk that is to be restored is not in the restore point.", "It has these: "+disksOf(point)+".")
+		}
+		if slices.Contains(spec.OnlyDisks[:i], id) {
+			return invalid("disk %q is chosen twice", id)
+		}
+	}
 	for i, d := range spec.Disks {
-		if !slices.ContainsFunc(point.Disks, func(p catalog.PointDisk) bool { return p.ID == d.ID }) {
+		if !has(d.ID) {
 			return invalid("it has no disk %q", d.ID)
+		}
+		if len(spec.OnlyDisks) > 0 && !slices.Contains(spec.OnlyDisks, d.ID) {
+			return invalid("it is said how to restore disk %q, which is not among those that were chosen", d.ID)
 		}
 		if slices.ContainsFunc(spec.Disks[:i], func(e hypervisors.RestoreDisk) bool { return e.ID == d.ID }) {
 			return invalid("disk %q is named twice", d.ID)
 		}
 	}
 	return nil
+}
+
+// disksOf names the disks of a restore point.
+func disksOf(point catalog.RestorePoint) string {
+	ids := make([]string, len(point.Disks))
+	for i, d := range point.Disks {
+		ids[i] = d.ID
+	}
+	return strings.Join(ids, ", ")
 }
 
 func (r *Recoverer) request(ctx context.Context, o *order, stored store.RestorePoint) (hypervisors.RestoreRequest, error) {
@@ -208,6 +249,11 @@ func (r *Recoverer) request(ctx context.Context, o *order, stored store.RestoreP
 	}
 	o.images = make(map[string]store.ImageRef, len(stored.Images))
 	for _, img := range stored.Images {
+		if len(o.spec.OnlyDisks) > 0 && !slices.Contains(o.spec.OnlyDisks, img.Name) {
+			o.left = append(o.left, LeftOut{img.Name, "not chosen"})
+			req.Chosen = true
+			continue
+		}
 		o.images[img.Name] = img.Ref
 		req.Disks = append(req.Disks, o.disk(img))
 	}

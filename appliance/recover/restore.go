@@ -44,6 +44,9 @@ func (r *Recoverer) Restore(ctx context.Context, t *jobs.Task) error {
 		}
 		defer release()
 	}
+	for _, left := range o.left {
+		t.Event(ctx, fmt.Sprintf("Disk %s is not restored: %s.", left.Disk, left.Reason), "disk", left.Disk)
+	}
 	t.SetPhase(ctx, "creating disks")
 	restoring, err := r.begin(ctx, t, o)
 	if err != nil {

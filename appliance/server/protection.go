@@ -24,6 +24,16 @@ func (a *Appliance) start(
 func (a *Appliance) startBy(
 	ctx context.Context, trigger catalog.Trigger, s httpapi.Start, kind catalog.RunKind, request func() (*catalog.Task, error),
 ) (httpapi.Started, error) {
+	return a.startTasks(ctx, trigger, s, kind, func() ([]*catalog.Task, error) {
+		task, err := request()
+		return []*catalog.Task{task}, err
+	})
+}
+
+// startTasks is startBy for a run of several tasks.
+func (a *Appliance) startTasks(
+	ctx context.Context, trigger catalog.Trigger, s httpapi.Start, kind catalog.RunKind, request func() ([]*catalog.Task, error),
+) (httpapi.Started, error) {
 	if s.Key != "" {
 		known, err := a.catalog.RunOfRequest(ctx, s.User, s.Key)
 		if err == nil {
@@ -33,14 +43,14 @@ func (a *Appliance) startBy(
 			return httpapi.Started{}, err
 		}
 	}
-	task, err := request()
+	tasks, err := request()
 	if err != nil {
 		return httpapi.Started{}, err
 	}
 	run := catalog.Run{
 		Kind: kind, Trigger: trigger, User: s.User, RequestKey: s.Key, RequestPrint: s.Fingerprint,
 	}
-	replayed, err := a.queue.Submit(ctx, &run, task)
+	replayed, err := a.queue.Submit(ctx, &run, tasks...)
 	if err != nil {
 		return httpapi.Started{}, err
 	}
@@ -82,6 +92,9 @@ func (a *Appliance) PlanRestore(ctx context.Context, r httpapi.RestoreRequest) (
 	out := httpapi.RestorePlan{
 		Mode: p.Request.Mode, ConnectionID: p.ConnectionID, VMName: p.Request.Name, Disks: p.Request.Disks,
 		Networks: map[string]string{}, Warnings: p.Warnings,
+	}
+	for _, l := range p.LeftOut {
+		out.LeftOut = append(out.LeftOut, httpapi.LeftOut(l))
 	}
 	for _, nic := range p.Request.VM.NICs {
 		out.Networks[nic.Network] = nic.Network

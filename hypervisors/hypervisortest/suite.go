@@ -88,6 +88,7 @@ func Run(t *testing.T, open func(t *testing.T) Fixture) {
 		{"ForeignCheckpoint", testForeign},
 		{"RestoreNew", testRestoreNew},
 		{"RestoreInPlace", testRestoreInPlace},
+		{"RestoreChosenDisk", testRestoreChosenDisk},
 		{"RestoreAbandoned", testRestoreAbandoned},
 		{"RestoreRefused", testRestoreRefused},
 		{"RestoreOwe", testRestoreOwe},

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/cairn-backup/cairn/hypervisors"
@@ -174,6 +175,14 @@ func renameOutput(s *libvirtxml.DomainChardevSource, name string) {
 	if s != nil && s.File != nil && s.File.Path != "" {
 		s.File.Path = filepath.Join(filepath.Dir(s.File.Path), name+"-"+filepath.Base(s.File.Path))
 	}
+}
+
+// replacesAll says whether a VM keeps none of the disks that it could be backed up with.
+func (p *restorePlan) replacesAll() bool {
+	return !slices.ContainsFunc(p.domain.Devices.Disks, func(x libvirtxml.DomainDisk) bool {
+		disk := describeDisk(&x)
+		return disk.Unprotectable == "" && p.disk(disk.ID) == nil
+	})
 }
 
 // switched returns the original's XML with its new disks, and the owed removal of the old ones.

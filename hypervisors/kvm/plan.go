@@ -82,9 +82,9 @@ func (d *Driver) planRestore(ctx context.Context, req hypervisors.RestoreRequest
 	if err != nil {
 		return nil, err
 	}
-	if len(req.Document(docNVRAM)) > 0 {
+	if inPlace := req.Mode == hypervisors.RestoreInPlace; len(req.Document(docNVRAM)) > 0 && !(inPlace && req.Chosen) {
 		p.nvram = filepath.Join(d.nvramDir(), marker+req.Tag+"_VARS.fd")
-		if old := nvramPath(p.domain); old != "" && req.Mode == hypervisors.RestoreInPlace {
+		if old := nvramPath(p.domain); old != "" && inPlace {
 			p.nvram = filepath.Join(filepath.Dir(old), filepath.Base(p.nvram))
 		}
 	}

@@ -321,7 +321,11 @@ func (r *restoring) switchOriginal(ctx context.Context) ([]string, error) {
 	}
 	// From here on the VM has its new disks; what fails now is a note, and stays owed.
 	notes := append([]string{}, r.plan.notes...)
-	if err := r.dropCheckpointMetadata(ctx); err != nil {
+	drop := r.dropCheckpointMetadata
+	if !r.plan.replacesAll() { // what stays has bitmaps
+		drop = func(ctx context.Context) error { return r.d.KeepCheckpoint(ctx, r.plan.uuid, "") }
+	}
+	if err := drop(ctx); err != nil {
 		notes = append(notes, "The checkpoints of the replaced disks could not be removed: "+err.Error()+".")
 	}
 	for _, o := range old {

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"os"
 	"os/exec"
@@ -358,6 +359,21 @@ func (a *appliance) startRestore(body map[string]any) (client.Run, error) {
 	var run client.Run
 	err := a.call(http.MethodPost, "/restores", body, &run)
 	return run, err
+}
+
+// plan says what a restore would make.
+func (a *appliance) plan(body map[string]any) client.RestorePlan {
+	a.t.Helper()
+	var outcome client.RestoreOutcome
+	a.must("POST", "/restores", dry(body), &outcome)
+	return outcome.Plan
+}
+
+// dry is a request that changes nothing.
+func dry(body map[string]any) map[string]any {
+	out := maps.Clone(body)
+	out["dry_run"] = true
+	return out
 }
 
 func (a *appliance) restore(body map[string]any) client.Run {

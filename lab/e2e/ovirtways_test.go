@@ -189,18 +189,21 @@ func (s *site) restoreInPlace(w way, vm client.VM, point string, want map[string
 func (s *site) restoreOneDisk(w way, vm client.VM) {
 	s.t.Helper()
 	before := s.disks(w.id)
-	how := map[string]any{"exclude_disks": []string{before[0]}}
-	for k, v := range w.asked {
-		how[k] = v
-	}
-	point := s.backup(vm.ID, s.repo.ID, how)
+	point := s.backup(vm.ID, s.repo.ID, w.asked)
 	want := s.frozenHashes(w.id)[before[1]]
 	if err := s.engine.Write(s.t.Context(), w.id, 3); err != nil {
 		s.t.Fatal(err)
 	}
 	s.power(w.id, "stop", "down")
 	stays := s.content(before[0])
-	s.back(w, map[string]any{"restore_point": point.ID, "mode": "in-place"})
+	body := map[string]any{"restore_point": point.ID, "mode": "in-place", "only_disks": []string{before[1]}}
+	plan := s.plan(body)
+	if len(plan.Disks) != 1 || plan.Disks[0].ID != before[1] || len(plan.LeftOut) != 1 || plan.LeftOut[0].ID != before[0] {
+		s.t.Errorf("the plan is %+v", plan)
+	}
+	_, err := s.startRestore(map[string]any{"restore_point": point.ID, "mode": "in-place", "only_disks": []string{w.id}})
+	refused(s.t, "a disk that the restore point does not have", err, 422, "invalid")
+	s.back(w, body)
 	after := s.disks(w.id)
 	if len(after) != 2 {
 		s.t.Fatalf("the VM has the disks %v", after)
@@ -216,4 +219,13 @@ func (s *site) restoreOneDisk(w way, vm client.VM) {
 		}
 	}
 	s.clean(w.vm, "after the restore of one disk")
+
+	name := w.vm + "-disk"
+	s.back(w, map[string]any{"restore_point": point.ID, "mode": "new", "name": name, "only_disks": []string{before[1]}})
+	made := s.named(name).PlatformID
+	if disks := s.disks(made); len(disks) != 1 || s.content(disks[0]) != want {
+		s.t.Errorf("the VM of one disk has %v, want what was frozen of one", disks)
+	}
+	s.clean(w.vm, "after the restore of one disk as a VM")
+	s.removeVM(made)
 }

@@ -6,6 +6,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/cairn-backup/cairn/api/client"
 	"github.com/cairn-backup/cairn/lab/kvmlab"
 )
 
@@ -113,8 +114,48 @@ func TestRestoreInPlace(t *testing.T) {
 	s.write(3)
 	next := s.backup(s.vmID, s.repo.ID, nil)
 	t.Logf("the backup after the restore: %s, %s", next.Disks[0].Mode, next.Disks[0].FullReason)
+	s.oneDiskInPlace(next)
 	s.noLeftovers()
 	s.verifyAll()
+}
+
+// oneDiskInPlace gives the VM its second disk back as a restore point has it, whose freeze was of what it holds now. The first one
+// stays, and keeps no record of changes that nobody asks for any more.
+func (s *scene) oneDiskInPlace(point client.RestorePoint) {
+	s.t.Helper()
+	want, err := s.guest.Hashes(s.t.Context())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.write(10)
+	if err := s.guest.Stop(s.t.Context()); err != nil {
+		s.t.Fatal(err)
+	}
+	before, err := s.guest.Disks(s.t.Context())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	stays, err := s.lab.HashImage(s.t.Context(), before["vda"])
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.restore(map[string]any{"restore_point": point.ID, "mode": "in-place", "only_disks": []string{"vdb"}})
+	after, err := s.guest.Disks(s.t.Context())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if after["vda"] != before["vda"] || after["vdb"] == before["vdb"] {
+		s.t.Errorf("the VM had the disks %v and has %v", before, after)
+	}
+	for image, want := range map[string]string{after["vda"]: stays, after["vdb"]: want["vdb"]} {
+		if got, err := s.lab.HashImage(s.t.Context(), image); err != nil || got != want {
+			s.t.Errorf("%s holds %s, want %s (%v)", image, got, want, err)
+		}
+		if info := command(s.t, "qemu-img", "info", "--output=json", image); strings.Contains(info, "bitmaps") {
+			s.t.Errorf("%s has records of changes: %s", image, info)
+		}
+	}
+	s.backup(s.vmID, s.repo.ID, nil) // off: its guest would see that its disks are not of one instant
 }
 
 // A stopped VM is backed up without being started, and its next backup while running goes on from there.

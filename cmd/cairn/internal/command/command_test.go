@@ -1,6 +1,7 @@
 package command
 
 import (
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -72,6 +73,11 @@ func TestEndings(t *testing.T) {
 		{"restore start rp_02 --in-place", 2, []string{"Replace the disks of VM \"web01\" by those of 2026-11-20 10:00:00 UTC", "--yes"}},
 		{"restore start rp_02 --name a --disk vda", 2, []string{"--disk \"vda\""}},
 		{"restore start rp_02 --name a --disk vda=p:vmdk", 2, []string{"raw or qcow2"}},
+		{"restore many --name-suffix x", 2, []string{"needs --filter"}},
+		{"restore many --filter all", 2, []string{"--same-names", "--in-place"}},
+		{"restore many --filter all --in-place --name-suffix x", 2, []string{"exclude each other"}},
+		{"restore many --filter all --same-names --before yesterday", 2, []string{"is no date"}},
+		{"restore many --filter all --same-names --network x", 2, []string{"FROM=TO"}},
 		{"restore start rp_02 --name a --network x", 2, []string{"FROM=TO"}},
 		{"restore start rp_02 --name a --network x=a --network x=b", 2, []string{"x is there twice"}},
 		{"completion tcsh", 2, []string{"bash, zsh, fish"}},
@@ -253,7 +259,8 @@ func TestRestoreRequest(t *testing.T) {
 		if status == 200 {
 			reply(w, 200, client.RestoreOutcome{Plan: client.RestorePlan{
 				Mode: "new", ConnectionID: "conn_01", VMName: "copy", Networks: map[string]string{"network:default": ""},
-				Disks: []client.PlannedDisk{{ID: "vda", SizeBytes: 10 << 30, Datastore: "fast", Format: "qcow2"}}, Warnings: []string{"The network \"old\" is not there."},
+				Disks: []client.PlannedDisk{{ID: "vda", SizeBytes: 10 << 30, Datastore: "fast", Format: "qcow2"}}, LeftOut: []client.LeftOutDisk{{ID: "vdd", Reason: "not chosen"}},
+				Warnings: []string{"The network \"old\" is not there."},
 			}})
 			return
 		}
@@ -267,6 +274,7 @@ func TestRestoreRequest(t *testing.T) {
 	}{
 		{"rp_02 --name copy", 202, 0, `{"mode":"new","name":"copy","restore_point":"rp_02"}`},
 		{"rp_02 --in-place --start --yes", 202, 0, `{"mode":"in-place","restore_point":"rp_02","start":true}`},
+		{"rp_02 --in-place --only-disk vda,vdb --only-disk vdc --yes", 202, 0, `{"mode":"in-place","only_disks":["vda","vdb","vdc"],"restore_point":"rp_02"}`},
 		{
 			"rp_02 --name copy --pool slow --disk vda=fast:qcow2 --disk vdb=:raw --disk vdc=other --network network:default= --network a=bridge:br0 --connection lab --keep-macs --dry-run", 200, 3,
 			`{"connection":"conn_01","datastore":"slow","disks":[{"datastore":"fast","format":"qcow2","id":"vda"},{"format":"raw","id":"vdb"},{"datastore":"other","id":"vdc"}],"dry_run":true,"keep_macs":true,"mode":"new","name":"copy","networks":{"a":"bridge:br0","network:default":""},"restore_point":"rp_02"}`,
@@ -286,8 +294,63 @@ func TestRestoreRequest(t *testing.T) {
 			compare(t, filepath.Join("testdata", "restore_plan.txt"), got.stdout)
 		}
 	}
-	if len(a.keys) != 3 || a.keys[0] == a.keys[1] || len(a.keys[0]) < 20 {
+	if len(a.keys) != 4 || a.keys[0] == a.keys[1] || len(a.keys[0]) < 20 {
 		t.Errorf("idempotency keys: %v", a.keys)
+	}
+}
+
+func TestRestoreMany(t *testing.T) {
+	a := newAppliance(t)
+	a.inventory()
+	var status int
+	plan := client.RestoresPlan{Warnings: []string{"The datastore fast has 1 bytes free, and about 2 are needed for all VMs together."}, VMs: []client.RestoresPlanVM{
+		{VMID: "vm_web", VMName: "web01", ConnectionID: "conn_01", Name: "web01-x", RestorePointID: "rp_02", RestorePointAt: noon.Add(-26 * time.Hour), Disks: 2, SizeBytes: 12 << 30, Warnings: []string{"1 newer restore points are damaged."}},
+		{VMID: "vm_db", VMName: "db02", ConnectionID: "conn_01", Name: "db02-x", Error: client.Failure{Type: "/problems/not-found", Detail: "restore VM db02: it has no restore point"}},
+	}}
+	a.HandleFunc("POST /restores/vms", func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			t.Error(err)
+		}
+		if status == 200 || strings.Contains(string(body), "dry_run") {
+			reply(w, 200, client.RestoresOutcome{Plan: plan})
+			return
+		}
+		reply(w, 202, runningRun)
+	})
+	tests := []struct {
+		args   string
+		status int
+		code   int
+		body   string
+	}{
+		{"--filter all --same-names", 202, 0, `{"filter":"all","mode":"new"}`},
+		{
+			"--filter tag=a --before 2026-11-20T18:00 -r main --name-prefix a- --name-suffix -b --connection lab --pool fast --network old=new --keep-macs --start --mover m1 --transport san --fallback --leave-out", 202, 0,
+			`{"before":"2026-11-20T18:00:00Z","connection":"conn_01","datastore":"fast","fallback":true,"filter":"tag=a","keep_macs":true,"leave_out":true,"mode":"new","mover":"m1","name_prefix":"a-","name_suffix":"-b","networks":{"old":"new"},"repository":"repo_01","start":true,"transport":"san"}`,
+		},
+		{"--filter all --in-place --yes", 202, 0, `{"filter":"all","mode":"in-place"}`},
+		{"--filter all --name-suffix -x --dry-run", 200, 3, `{"dry_run":true,"filter":"all","mode":"new","name_suffix":"-x"}`},
+	}
+	for _, tt := range tests {
+		status = tt.status
+		got := a.run(t, append([]string{"restore", "many"}, strings.Fields(tt.args)...)...)
+		if got.code != tt.code {
+			t.Errorf("%s: exit code %d, want %d: %s", tt.args, got.code, tt.code, got.stderr)
+		}
+		requests := a.seen()
+		if diff := cmp.Diff(requests[len(requests)-1], "POST /restores/vms "+tt.body); diff != "" {
+			t.Errorf("%s: -got +want:\n%s", tt.args, diff)
+		}
+		if tt.status == 200 {
+			compare(t, filepath.Join("testdata", "restore_many_plan.txt"), got.stdout)
+			if !strings.Contains(got.stderr, "1 of 2 VMs can be restored. Nothing was made.") || strings.Count(got.stderr, "Warning: ") != 2 {
+				t.Errorf("said %q", got.stderr)
+			}
+		}
+	}
+	if got := a.run(t, "restore", "many", "--filter", "all", "--in-place"); got.code != 2 || !strings.Contains(got.stderr, "Replace the disks of 1 VMs") {
+		t.Errorf("exit code %d, %q", got.code, got.stderr)
 	}
 }
 

@@ -15,7 +15,7 @@ import (
 
 func (a *App) restore() *cobra.Command {
 	group := a.group("restore", "Restore virtual machines", "")
-	group.AddCommand(a.restoreStart())
+	group.AddCommand(a.restoreStart(), a.restoreMany())
 	return group
 }
 
@@ -27,6 +27,7 @@ type restoreFlags struct {
 	connection string
 	pool       string
 	disks      []string
+	only       []string
 	networks   []string
 	keepMACs   bool
 	start      bool
@@ -41,10 +42,12 @@ func (a *App) restoreStart() *cobra.Command {
 		Long: `Restore a virtual machine, as a new one with --name, or in place of the original, which must be off, with
 --in-place.
 
-Disks that --disk does not name are restored as they were. --disk DISK=POOL:FORMAT takes POOL or FORMAT alone, too:
+With --only-disk only these disks are restored: the new VM has no others, and in place everything else of the VM stays as it
+is. Otherwise all are, those that --disk does not name as they were. --disk DISK=POOL:FORMAT takes POOL or FORMAT alone, too:
 vda=fast, vda=:qcow2. --network FROM=TO with nothing after the = leaves the NIC unconnected.`,
 		Example: `  cairn restore start rp_01j... --name web01-copy --pool default --start --wait
   cairn restore start rp_01j... --in-place --wait
+  cairn restore start rp_01j... --in-place --only-disk vdb --wait
   cairn restore start rp_01j... --name t1 --disk vda=fast:qcow2 --network network:default=network:lab --dry-run`,
 		RunE: a.ask(func(ctx context.Context, s *remote.Session, args []string) error {
 			req, err := f.request(args[0])
@@ -59,7 +62,7 @@ vda=fast, vda=:qcow2. --network FROM=TO with nothing after the = leaves the NIC 
 				req.Connection = c.ID
 			}
 			if f.inPlace && !f.dryRun {
-				if err := a.confirmInPlace(ctx, s, args[0]); err != nil {
+				if err := a.confirmInPlace(ctx, s, args[0], f.only); err != nil {
 					return err
 				}
 			}
@@ -85,34 +88,39 @@ vda=fast, vda=:qcow2. --network FROM=TO with nothing after the = leaves the NIC 
 	fl.StringVar(&f.connection, "connection", "", "`CONNECTION` to restore to; the original connection by default")
 	fl.StringVar(&f.pool, "pool", "", "`DATASTORE` for the disks that name none")
 	fl.StringArrayVar(&f.disks, "disk", nil, "`DISK=POOL:FORMAT`; may be repeated")
+	fl.StringSliceVar(&f.only, "only-disk", nil, "restore only this `DISK`; may be repeated, or several with commas")
 	fl.StringArrayVar(&f.networks, "network", nil, "`FROM=TO`; may be repeated")
 	fl.BoolVar(&f.keepMACs, "keep-macs", false, "with --name: keep the MAC addresses")
 	fl.BoolVar(&f.start, "start", false, "start the VM when it is restored")
 	f.by.flags(a, cmd, "write")
 	fl.BoolVar(&f.dryRun, "dry-run", false, "only say what would be made")
 	_ = cmd.RegisterFlagCompletionFunc("connection", a.completeConnections)
-	for _, name := range []string{"name", "pool", "disk", "network"} {
+	for _, name := range []string{"name", "pool", "disk", "only-disk", "network"} {
 		_ = cmd.RegisterFlagCompletionFunc(name, cobra.NoFileCompletions)
 	}
 	return cmd
 }
 
 // confirmInPlace asks by name and time: an id is easily mistaken for another.
-func (a *App) confirmInPlace(ctx context.Context, s *remote.Session, point string) error {
+func (a *App) confirmInPlace(ctx context.Context, s *remote.Session, point string, only []string) error {
 	resp, err := s.GetRestorePoint(ctx, point)
 	r, err := remote.Decode[client.RestorePoint](s, resp, err)
 	if err != nil {
 		return err
 	}
-	return a.Confirm(ctx, "Replace the disks of VM %q by those of %s, %s old? What was written to them since then is lost.",
-		r.VMName, output.Time(r.Time, a.Location), a.age(r.Time))
+	what := "the disks"
+	if len(only) > 0 {
+		what = "only disk " + strings.Join(only, ", ")
+	}
+	return a.Confirm(ctx, "Replace %s of VM %q by those of %s, %s old? What was written to them since then is lost.",
+		what, r.VMName, output.Time(r.Time, a.Location), a.age(r.Time))
 }
 
 // request turns the flags into what the API wants, and refuses what makes no sense before anybody is asked.
 func (f *restoreFlags) request(point string) (client.RestoreRequest, error) {
 	req := client.RestoreRequest{
 		RestorePoint: point, Mode: client.RestoreNew, Name: f.name, Datastore: f.pool, KeepMACs: f.keepMACs, Start: f.start, DryRun: f.dryRun,
-		Mover: f.by.mover, Transport: f.by.transport, Fallback: f.by.fallback,
+		OnlyDisks: f.only, Mover: f.by.mover, Transport: f.by.transport, Fallback: f.by.fallback,
 	}
 	switch {
 	case f.inPlace && f.name != "":
@@ -129,20 +137,28 @@ func (f *restoreFlags) request(point string) (client.RestoreRequest, error) {
 		}
 		req.Disks = append(req.Disks, disk)
 	}
-	for _, n := range f.networks {
+	var err error
+	req.Networks, err = parseNetworks(f.networks)
+	return req, err
+}
+
+// parseNetworks reads what was said with --network.
+func parseNetworks(pairs []string) (map[string]string, error) {
+	var out map[string]string
+	for _, n := range pairs {
 		from, to, ok := strings.Cut(n, "=")
 		if !ok || from == "" {
-			return req, failure.UsageError("Write FROM=TO.", "--network %q is not a pair of networks", n)
+			return nil, failure.UsageError("Write FROM=TO.", "--network %q is not a pair of networks", n)
 		}
-		if _, twice := req.Networks[from]; twice {
-			return req, failure.UsageError("Map each network once.", "--network %s is there twice", from)
+		if _, twice := out[from]; twice {
+			return nil, failure.UsageError("Map each network once.", "--network %s is there twice", from)
 		}
-		if req.Networks == nil {
-			req.Networks = map[string]string{}
+		if out == nil {
+			out = map[string]string{}
 		}
-		req.Networks[from] = to
+		out[from] = to
 	}
-	return req, nil
+	return out, nil
 }
 
 // parseDisk reads DISK=POOL:FORMAT, DISK=POOL and DISK=:FORMAT.
@@ -176,11 +192,18 @@ func (a *App) showPlan(plan client.RestorePlan) error {
 		if err := p.Fields(w, append(fields, output.Lines("Warnings", plan.Warnings)...)...); err != nil {
 			return err
 		}
-		return output.Section(p, w, "Disks", plan.Disks, []output.Column[client.PlannedDisk]{
+		err := output.Section(p, w, "Disks", plan.Disks, []output.Column[client.PlannedDisk]{
 			{Header: "DISK", Value: func(d client.PlannedDisk) string { return d.ID }},
 			{Header: "SIZE", Right: true, Value: func(d client.PlannedDisk) string { return output.Size(d.SizeBytes) }},
 			{Header: "DATASTORE", Value: func(d client.PlannedDisk) string { return d.Datastore }},
 			{Header: "FORMAT", Value: func(d client.PlannedDisk) string { return d.Format }},
+		})
+		if err != nil || len(plan.LeftOut) == 0 {
+			return err
+		}
+		return output.Section(p, w, "Not restored", plan.LeftOut, []output.Column[client.LeftOutDisk]{
+			{Header: "DISK", Value: func(d client.LeftOutDisk) string { return d.ID }},
+			{Header: "REASON", Value: func(d client.LeftOutDisk) string { return d.Reason }},
 		})
 	})
 	if err != nil {

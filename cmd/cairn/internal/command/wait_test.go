@@ -295,7 +295,7 @@ func TestWatchOfWhatHasNoneOfItsOwn(t *testing.T) {
 }
 
 func TestHelpPages(t *testing.T) {
-	for _, page := range []string{"", "backup start", "restore start", "rescue", "rescue export", "rescue scrub", "rescue verify", "login", "repository", "repository create", "repository set", "repository verify", "repository heal",
+	for _, page := range []string{"", "backup start", "restore start", "restore many", "rescue", "rescue export", "rescue scrub", "rescue verify", "login", "repository", "repository create", "repository set", "repository verify", "repository heal",
 		"repository space", "repository damage", "repository collect", "repository scrub", "repository rebuild", "repository grow", "key", "key add", "key paper", "key drill"} {
 		got := run(t, env{}, "", append(strings.Fields(page), "--help")...)
 		if got.code != 0 {
