@@ -261,10 +261,24 @@ func (a *Appliance) CheckConnection(ctx context.Context, id string) (hypervisors
 		return hypervisors.Health{}, err
 	}
 	health, err := d.Check(ctx)
+	if fault.KindOf(err) == fault.Denied && a.catalog.ConnectionIdle(ctx, id) == nil {
+		health, err = a.checkAnew(ctx, id)
+	}
 	_, storeErr := a.catalog.UpdateConnection(context.WithoutCancel(ctx), id, nil, func(c *catalog.Connection) {
 		setHealth(c, health, err)
 	})
 	return health, errors.Join(err, storeErr)
+}
+
+// checkAnew opens a connection once more: the file with its CA or its key may hold another one than when it was opened.
+func (a *Appliance) checkAnew(ctx context.Context, id string) (hypervisors.Health, error) {
+	a.stopWatching(id)
+	a.forgetDriver(ctx, id)
+	d, err := a.driver(ctx, id)
+	if err != nil {
+		return hypervisors.Health{}, err
+	}
+	return d.Check(ctx)
 }
 
 // RefreshConnection implements httpapi.Core.
