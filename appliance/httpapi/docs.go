@@ -134,8 +134,8 @@ func (c *contract) docsOperation(at, method, path string) (o docsOperation, tag 
 	for _, status := range slices.Sorted(maps.Keys(c.object(at + "/responses"))) {
 		r := c.resolve(at + "/responses/" + status)
 		a := docsAnswer{Status: status, About: text(c.object(r), "description")}
-		for media := range c.object(r + "/content") {
-			a.Type = c.docsType(r+"/content/"+escapePointer(media)+"/schema", 0)
+		if media := slices.Sorted(maps.Keys(c.object(r + "/content"))); len(media) > 0 { // of a list the document, not its lines
+			a.Type = c.docsType(r+"/content/"+escapePointer(media[0])+"/schema", 0)
 		}
 		o.Answers = append(o.Answers, a)
 	}

@@ -38,6 +38,9 @@ func (s *Server) tag(next echo.HandlerFunc) echo.HandlerFunc {
 		if err != nil {
 			return err
 		}
+		if op.members != nil && wantsLines(c.Request().Header.Values(echo.HeaderAccept)) {
+			return s.lines(c, op, fields)
+		}
 		h, err := hold(c, next)
 		if err != nil || c.Response().Status != http.StatusOK {
 			return sendUnless(err, c, h)
@@ -200,19 +203,26 @@ func (s *Server) guard(next echo.HandlerFunc) echo.HandlerFunc {
 
 // present asks the server's own GET for what a request is about, and returns its tag.
 func (s *Server) present(c echo.Context) (string, error) {
+	answer, op, err := s.ask(c, c.Request().URL.RawQuery)
+	if err != nil {
+		return "", err
+	}
+	return s.contract.etag(answer.body.Bytes(), op.answer)
+}
+
+// ask asks the server's own GET on a request's path.
+func (s *Server) ask(c echo.Context, query string) (*unsent, *operation, error) {
 	r := c.Request().Clone(c.Request().Context())
 	r.Method, r.Body, r.ContentLength = http.MethodGet, http.NoBody, 0
+	r.URL.RawQuery = query
 	answer := &unsent{header: http.Header{}}
 	get := s.echo.NewContext(r, answer)
 	s.echo.Router().Find(r.Method, echo.GetPath(r), get)
 	op := s.contract.operations[r.Method+" "+get.Path()]
 	if op == nil {
-		return "", fault.New(fault.Internal, "look at", r.URL.Path, "it cannot be read")
+		return nil, nil, fault.New(fault.Internal, "look at", r.URL.Path, "it cannot be read")
 	}
-	if err := get.Handler()(get); err != nil {
-		return "", err
-	}
-	return s.contract.etag(answer.body.Bytes(), op.answer)
+	return answer, op, get.Handler()(get)
 }
 
 // unsent is an answer that nobody gets.

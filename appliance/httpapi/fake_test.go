@@ -19,6 +19,7 @@ type fakeCore struct {
 	mu      sync.Mutex
 	err     error // answered by every call when set
 	panics  bool
+	cutOff  bool // lists fail at their second page
 	runs    map[string]RunInfo
 	keys    map[string]Started
 	started []any // requests
@@ -152,6 +153,9 @@ func list[T any](f *fakeCore, p catalog.Page, v T) (catalog.List[T], error) {
 	defer leave()
 	if err == nil && p.Cursor != "" && p.Cursor != "more" {
 		err = fault.New(fault.Invalid, "read page", "", "the cursor is not one of this list")
+	}
+	if err == nil && p.Cursor == "more" && f.cutOff {
+		err = fault.New(fault.Transient, "read page", "", "the database is away")
 	}
 	if err != nil {
 		return catalog.List[T]{}, err

@@ -220,13 +220,22 @@ func (ts *testServer) conforms(method, path string, a answer) {
 		ts.t.Errorf("%s %s: %d with %q is not in the document", method, path, a.status, media)
 		return
 	}
-	var v any = string(a.body)
-	if strings.HasSuffix(media, "json") {
-		v, err = jsonschema.UnmarshalJSON(bytes.NewReader(a.body))
+	documents := [][]byte{a.body}
+	if media == linesType {
+		documents = bytes.SplitAfter(bytes.TrimSuffix(a.body, []byte("\n")), []byte("\n"))
 	}
-	check(ts.t, err)
-	if wrong := mistakes(schema.Validate(v)); len(wrong) > 0 {
-		ts.t.Errorf("%s %s: %d does not conform: %+v\n%s", method, path, a.status, wrong, a.body)
+	for _, document := range documents {
+		var v any = string(document)
+		if len(document) == 0 && media == linesType {
+			break // an empty list
+		}
+		if strings.HasSuffix(media, "json") {
+			v, err = jsonschema.UnmarshalJSON(bytes.NewReader(document))
+		}
+		check(ts.t, err)
+		if wrong := mistakes(schema.Validate(v)); len(wrong) > 0 {
+			ts.t.Errorf("%s %s: %d does not conform: %+v\n%s", method, path, a.status, wrong, document)
+		}
 	}
 	for name := range ts.contract.object(at + "/headers") {
 		if a.header.Get(name) == "" {
