@@ -37,7 +37,7 @@ func (a *App) supportBundle() *cobra.Command {
 			}
 			f, err := imagefile.Create(out, false)
 			if err != nil {
-				return fault.Wrap(fault.KindOf(err), "", "", err).Explain("Nothing was asked for or written.", "Name a new file in a directory that can be written to.")
+				return fault.New(fault.KindOf(err), "", "", "%v", err).Explain("Nothing was asked for or written.", "Name a new file in a directory that can be written to.")
 			}
 			defer func() { err = errors.Join(err, f.Close()) }()
 			resp, err := s.CreateSupportBundle(ctx)
