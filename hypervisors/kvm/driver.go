@@ -94,13 +94,16 @@ func Open(_ context.Context, cfg Config) (*Driver, error) {
 	}
 	for k := range cfg.Options {
 		if !slices.Contains(options, k) {
-			return nil, fault.New(fault.Invalid, "configure connection", cfg.URI, "unknown option %q", k).
+			return nil, fault.New(fault.Invalid, "configure connection", hypervisors.ShownAddress(cfg.URI), "unknown option %q", k).
 				Explain("This option does not exist for KVM hosts.", "Known options: "+strings.Join(options, ", ")+".")
 		}
 	}
 	u, err := url.Parse(cfg.URI)
 	if err != nil {
-		return nil, badURI(cfg.URI, err.Error())
+		return nil, badURI(cfg.URI, "it cannot be read")
+	}
+	if _, has := u.User.Password(); has {
+		return nil, badURI(cfg.URI, "it has a password in it, which would be shown wherever the address is; give it for itself")
 	}
 	d := &Driver{
 		Unsupported: hypervisors.Unsupported{Platform: hypervisors.KVM},
@@ -176,7 +179,7 @@ var parameters = map[access][]string{
 }
 
 func badURI(uri, why string) error {
-	return fault.New(fault.Invalid, "configure connection", uri, "%s", why).
+	return fault.New(fault.Invalid, "configure connection", hypervisors.ShownAddress(uri), "%s", why).
 		Explain("This is not an address of a KVM host.", "Use qemu:///system, qemu+ssh://user@host/system or qemu+tls://host/system.")
 }
 

@@ -32,6 +32,8 @@ func TestOpen(t *testing.T) {
 		{"qemu://host/system", accessTLS, true},
 		{"qemu+tcp://host/system", "", false}, // not encrypted
 		{"qemu+ssh:///system", "", false},
+		{"qemu+ssh://root:hunter22@host/system", "", false}, // addresses are shown
+		{"qemu+ssh://root:hunter22@ho st/system", "", false},
 		{"xen:///system", "", false},
 		{"qemu:///", "", false},
 		{"host", "", false},
@@ -45,8 +47,8 @@ func TestOpen(t *testing.T) {
 			continue
 		}
 		if err != nil {
-			if _, advice := fault.Explanation(err); fault.KindOf(err) != fault.Invalid || advice == "" {
-				t.Errorf("Open(%q): %v (%v), want Invalid with advice", tt.uri, err, fault.KindOf(err))
+			if _, advice := fault.Explanation(err); fault.KindOf(err) != fault.Invalid || advice == "" || strings.Contains(err.Error(), "hunter22") {
+				t.Errorf("Open(%q): %v (%v), want Invalid with advice and without a password", tt.uri, err, fault.KindOf(err))
 			}
 			continue
 		}

@@ -26,6 +26,7 @@ func TestOpenRefuses(t *testing.T) {
 		"no TLS":               func(c *Config) { c.URL = "http://engine.example.com" },
 		"no host":              func(c *Config) { c.URL = "https:///ovirt-engine" },
 		"a user in it":         func(c *Config) { c.URL = "https://me@engine.example.com" },
+		"a password in it":     func(c *Config) { c.URL = "https://me:hunter22@engine.example.com" },
 		"another path":         func(c *Config) { c.URL = "https://engine.example.com/portal" },
 		"a query":              func(c *Config) { c.URL = "https://engine.example.com/?x=1" },
 		"no profile":           func(c *Config) { c.User = "admin" },
@@ -46,8 +47,8 @@ func TestOpenRefuses(t *testing.T) {
 			t.Errorf("%s: %v, %v; want an Invalid error", name, d, err)
 			continue
 		}
-		if meaning, advice := fault.Explanation(err); meaning == "" || advice == "" {
-			t.Errorf("%s: %v is not explained", name, err)
+		if meaning, advice := fault.Explanation(err); meaning == "" || advice == "" || strings.Contains(err.Error(), "hunter22") {
+			t.Errorf("%s: %v is not explained, or shows the password", name, err)
 		}
 	}
 	for _, url := range []string{"https://e", "https://e/", "https://e/ovirt-engine", "https://e/ovirt-engine/api", " https://e/ovirt-engine/api/ "} {

@@ -86,7 +86,7 @@ func Open(_ context.Context, cfg Config) (*Driver, error) {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	bad := func(format string, args ...any) error {
-		return fault.New(fault.Invalid, "configure connection", cfg.URL, format, args...).Explain(
+		return fault.New(fault.Invalid, "configure connection", hypervisors.ShownAddress(cfg.URL), format, args...).Explain(
 			"These settings cannot be those of an oVirt engine.",
 			"Give the engine's address as https://engine.example.com, a user as admin@internal or admin@ovirt@internalsso, and a password; known options: "+
 				strings.Join(options, ", ")+".")
