@@ -52,6 +52,9 @@ func (d *Driver) planInPlace(ctx context.Context, p *restorePlan, req hypervisor
 	if err := p.planDisks(req, at); err != nil {
 		return err
 	}
+	if _, err := p.standing(x, req); err != nil {
+		return err
+	}
 	for _, disk := range p.disks {
 		if disk.store.center != p.cluster.center {
 			return fault.New(fault.Invalid, "restore disk", disk.src.ID, "the storage domain %q is not in the VM's data center", disk.store.Name).
@@ -72,13 +75,20 @@ func (r *restoring) switchOriginal(ctx context.Context) (string, []string, error
 		return "", nil, fault.New(fault.Conflict, "restore VM in place", val(x.Name()), "it is not off any more").
 			Explain("The disks of a VM cannot be replaced while it runs.", "Shut the VM down and start the restore again.")
 	}
+	standing, err := r.plan.standing(x, r.req)
+	if err != nil {
+		return "", nil, err
+	}
 	var old []hypervisors.Owed
-	for i, disk := range r.plan.disks {
-		a := attachment(x, disk.src.ID)
-		if a == nil {
-			continue // it was removed since; then there is nothing to replace
+	for i, a := range standing {
+		if a == nil { // it was removed since; then there is nothing to replace
+			if r.plan.disks[i].attach.boot && boots(x) {
+				r.plan.disks[i].attach.boot = false
+				r.plan.notes = append(r.plan.notes, "The VM starts from another disk than it did; disk "+r.plan.disks[i].src.ID+" was given back as one that it does not start from.")
+			}
+			continue
 		}
-		spec := specOf(a, disk.src.ID)
+		spec := specOf(a, idOf(a.Disk()))
 		o := replaced(r.req.Tag, id, spec, r.ids[i], r.ids)
 		if err := r.owe(ctx, o); err != nil {
 			return "", nil, err
@@ -112,6 +122,41 @@ func (r *restoring) switchOriginal(ctx context.Context) (string, []string, error
 	}
 	fault.Point("restore.original-removed")
 	return id, notes, nil
+}
+
+// standing finds what the original has where each planned disk stood: that disk or, when an earlier restore in place has put another
+// one there, the one that was given its name. nil: it was removed. An error: it cannot be told.
+func (p *restorePlan) standing(x *sdk.Vm, req hypervisors.RestoreRequest) ([]*sdk.DiskAttachment, error) {
+	out := make([]*sdk.DiskAttachment, len(p.disks))
+	known := func(id string) bool {
+		return slices.ContainsFunc(req.VM.Disks, func(d hypervisors.Disk) bool { return d.ID == id })
+	}
+	taken := map[string]bool{}
+	for i, disk := range p.disks {
+		if out[i] = attachment(x, disk.src.ID); out[i] != nil {
+			continue
+		}
+		name := nameOf(disk.src, req)
+		for _, a := range items(x.DiskAttachments()) {
+			if d, ok := a.Disk(); !ok || val(d.Alias()) != name || known(idOf(a.Disk())) {
+				continue
+			}
+			if out[i] != nil || taken[idOf(a.Disk())] {
+				return nil, fault.New(fault.Conflict, "restore VM in place", val(x.Name()), "it has not disk %s, and several disks of the name %q", disk.src.ID, name).
+					Explain("It cannot be told which of its disks this one is to replace.", "Give its disks different names, or restore it as a new VM.")
+			}
+			out[i] = a
+		}
+		if out[i] != nil {
+			taken[idOf(out[i].Disk())] = true
+		}
+	}
+	return out, nil
+}
+
+// boots says whether a VM has a disk that it starts from.
+func boots(x *sdk.Vm) bool {
+	return slices.ContainsFunc(items(x.DiskAttachments()), func(a *sdk.DiskAttachment) bool { return val(a.Bootable()) })
 }
 
 func specOf(a *sdk.DiskAttachment, disk string) attachmentSpec {

@@ -144,13 +144,18 @@ func (r *restoring) mark(ctx context.Context, vm string) (notes []string) {
 	return notes
 }
 
+// nameOf is the name that a disk is given when its VM is complete.
+func nameOf(src hypervisors.Disk, req hypervisors.RestoreRequest) string {
+	if src.Name == "" {
+		return req.Name + "_" + src.ID
+	}
+	return src.Name
+}
+
 // nameDisks gives the new disks the names that the old ones had.
 func (r *restoring) nameDisks(ctx context.Context, vm string) error {
 	for _, disk := range r.plan.disks {
-		name := disk.src.Name
-		if name == "" {
-			name = r.req.Name + "_" + disk.src.ID
-		}
+		name := nameOf(disk.src, r.req)
 		doc := []byte("<disk_attachment><disk><alias>" + text(name) + "</alias></disk></disk_attachment>")
 		path := "/vms/" + vm + "/diskattachments/" + disk.attach.disk
 		if _, err := r.d.conn.do(ctx, request{op: "name disk", subject: name, method: http.MethodPut, path: path, body: doc, repeat: true}); err != nil {
