@@ -118,7 +118,8 @@ func bootSmall(t *testing.T, image string) {
 		{"seed", false, bios, "qcow2", "-device virtio-blk-pci,drive=disk,bootindex=1", "plugged", "NoCloud seed sr0"},
 		{"words", false, bios, "qcow2", "-device virtio-blk-pci,drive=disk", "words", "[kernel command line]"},
 		{"vmdk", false, i440fx, "vmdk", "-device pvscsi -device scsi-hd,drive=disk", "fw_cfg", "network=dhcp"},
-		{"vmdkuefi", false, secureBoot, "vmdk", "-device pvscsi -device scsi-hd,drive=disk", "seed", "network=dhcp"},
+		// VMware's own firmware starts from pvscsi; OVMF as Debian builds it has a driver for none of VMware's SCSI adapters.
+		{"vmdkuefi", false, secureBoot, "vmdk", "-device ahci,id=hba -device ide-hd,drive=disk,bus=hba.0", "seed", "network=dhcp"},
 		{"qcow2uefi", false, secureBoot, "qcow2", "-device nvme,drive=disk,serial=1", "fw_cfg", ""},
 		{"vhdx", false, i440fx, "vhdx", "-device ide-hd,drive=disk", "seed", ""},
 	} {
