@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -263,10 +264,15 @@ func TestAgainstQEMU(t *testing.T) {
 		seed, _ = strconv.ParseUint(s, 10, 64)
 		count = 1
 	}
-	images := 0
+	images, spoilt := 0, 0
 	var seen [3]int64
 	for i := range uint64(count) {
 		t.Run(strconv.FormatUint(seed+i, 10), func(t *testing.T) {
+			defer func() {
+				if t.Skipped() {
+					spoilt++
+				}
+			}()
 			m := newMaker(t, seed+i)
 			chain := m.chain(1 + m.rnd.IntN(8))
 			if chain[len(chain)-1].raw {
@@ -280,15 +286,37 @@ func TestAgainstQEMU(t *testing.T) {
 		})
 	}
 	t.Logf("%d chains of %d images, seeds from %d; bytes unallocated, zero, data: %v", count, images, seed, seen)
+	if count > 1 && spoilt > count/10 {
+		t.Errorf("QEMU has spoilt %d of %d chains", spoilt, count)
+	}
 	if count > 1 && (seen[qcow2.Zero] == 0 || seen[qcow2.Data] == 0 || seen[qcow2.Unallocated] == 0) {
 		t.Errorf("not all states were met: %v", seen)
 	}
 }
 
+// corrupted returns a layer in which qemu-img finds corruption; -1 if there is none. QEMU 7.2 makes some itself: of a few hundred
+// chains in one it gives a freed cluster of compressed data away that is still in use.
+func corrupted(t *testing.T, chain []layer) int {
+	t.Helper()
+	return slices.IndexFunc(chain, func(l layer) bool {
+		if l.raw {
+			return false
+		}
+		err := exec.CommandContext(t.Context(), "qemu-img", "check", "-q", "-f", "qcow2", l.path).Run()
+		exit, ok := errors.AsType[*exec.ExitError](err)
+		return ok && exit.ExitCode() == 2 // 2 is corruption; 3, leaked clusters, does no harm
+	})
+}
+
 func compare(t *testing.T, m *maker, chain []layer, seen *[3]int64) {
 	top := chain[len(chain)-1]
 	raw := filepath.Join(m.dir, "raw")
-	qemu(t, "qemu-img", "convert", "-f", "qcow2", "-O", "raw", top.path, raw)
+	if text, err := exec.CommandContext(t.Context(), "qemu-img", "convert", "-f", "qcow2", "-O", "raw", top.path, raw).CombinedOutput(); err != nil {
+		if at := corrupted(t, chain); at >= 0 {
+			t.Skipf("QEMU has spoilt layer %d while it wrote it, and cannot read it: %s", at, text)
+		}
+		t.Fatalf("qemu-img convert: %v: %s", err, text)
+	}
 	want, err := os.ReadFile(raw)
 	if err != nil {
 		t.Fatal(err)
