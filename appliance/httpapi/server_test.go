@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -50,6 +51,7 @@ type testServer struct {
 	setUp    string // the one-time token
 	token    string
 	stop     func() error
+	still    atomic.Pointer[time.Time] // when it is for logins; nil: now
 }
 
 // start runs a server that is not set up yet, over a fake core.
@@ -72,7 +74,7 @@ func startOver(t *testing.T, core Core, stream *Stream, heartbeat time.Duration)
 	ts.catalog, err = catalog.Open(t.Context(), catalog.Options{Path: filepath.Join(dir, "catalog.db"), KeyFile: filepath.Join(dir, "keys", "catalog.key")})
 	check(t, err)
 	t.Cleanup(func() { check(t, ts.catalog.Close()) })
-	ts.identity = identity.New(identity.Options{Store: ts.catalog, SetUpFile: filepath.Join(dir, "setup-token"), Log: log})
+	ts.identity = identity.New(identity.Options{Store: ts.catalog, SetUpFile: filepath.Join(dir, "setup-token"), Log: log, Now: ts.now})
 	ts.setUp, err = ts.identity.PrepareSetUp(t.Context())
 	check(t, err)
 	authority, err := identity.OpenAuthority(filepath.Join(dir, "tls"), []string{"127.0.0.1"})
@@ -96,6 +98,13 @@ func startOver(t *testing.T, core Core, stream *Stream, heartbeat time.Duration)
 		check(t, ts.stop())
 	})
 	return ts
+}
+
+func (ts *testServer) now() time.Time {
+	if at := ts.still.Load(); at != nil {
+		return *at
+	}
+	return time.Now()
 }
 
 func trust(t *testing.T, a *identity.Authority) *tls.Config {

@@ -37,6 +37,7 @@ type Service struct {
 	log       *slog.Logger
 	hasher    *hasher
 	throttle  *throttle
+	now       func() time.Time // of logins
 
 	mu   sync.Mutex
 	used map[string]time.Time // when the use of a token was last written, by its id
@@ -47,12 +48,16 @@ type Options struct {
 	Store     Store
 	SetUpFile string // keeps the hash of the set-up token until it is used
 	Log       *slog.Logger
+	Now       func() time.Time // nil is time.Now; for tests of how logins are slowed down
 }
 
 // New makes a service.
 func New(o Options) *Service {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
 	return &Service{
-		store: o.Store, setUpFile: o.SetUpFile, log: o.Log, hasher: newHasher(parallelHashes), throttle: newThrottle(),
+		store: o.Store, setUpFile: o.SetUpFile, log: o.Log, hasher: newHasher(parallelHashes), throttle: newThrottle(), now: o.Now,
 		used: map[string]time.Time{},
 	}
 }
@@ -82,7 +87,7 @@ func (s *Service) SetUp(ctx context.Context, source, setUpToken, name, password 
 	if n > 0 {
 		return Issued{}, setUpDone()
 	}
-	if err := s.throttle.try(source, "", time.Now()); err != nil {
+	if err := s.throttle.try(source, "", s.now()); err != nil {
 		return Issued{}, err
 	}
 	if err := s.checkSetUp(setUpToken); err != nil {
@@ -114,7 +119,7 @@ func setUpDone() error {
 
 // Login exchanges name and password for a token that expires after some hours.
 func (s *Service) Login(ctx context.Context, source, name, password string) (Issued, error) {
-	now := time.Now()
+	now := s.now()
 	if err := s.throttle.try(source, name, now); err != nil {
 		return Issued{}, err
 	}
