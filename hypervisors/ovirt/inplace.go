@@ -217,6 +217,9 @@ func (d *Driver) cleanReplaced(ctx context.Context, o hypervisors.Owed) error {
 	if slices.ContainsFunc(all, func(vm *sdk.Vm) bool { return attachment(vm, old) != nil }) {
 		return nil // another VM has it now
 	}
+	if err := d.inherit(ctx, x, o); err != nil {
+		return err
+	}
 	if err := d.pace.unlessBusy(ctx, "remove disk", func() error { return d.conn.remove(ctx, "remove disk", old, "/disks/"+old) }); err != nil {
 		return err
 	}
@@ -227,6 +230,27 @@ func (d *Driver) cleanReplaced(ctx context.Context, o hypervisors.Owed) error {
 		}
 		return false, err
 	})
+}
+
+// inherit gives a new disk the name of the one that it has replaced, if the restore was cut off before it was named: by its name a later
+// restore knows what it stands for.
+func (d *Driver) inherit(ctx context.Context, x *sdk.Vm, o hypervisors.Owed) error {
+	a := attachment(x, o.Args[argNew])
+	if a == nil {
+		return nil
+	}
+	disk, ok := a.Disk()
+	if !ok || !strings.HasPrefix(val(disk.Alias()), marker+o.Args[argTag]) {
+		return nil
+	}
+	old, err := d.disk(ctx, o.Args[argDisk])
+	if gone(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return d.nameDisk(ctx, o.VM, o.Args[argNew], val(old.Alias()))
 }
 
 // switchBack gives a VM a disk back that was to be replaced.

@@ -144,6 +144,14 @@ func (r *restoring) mark(ctx context.Context, vm string) (notes []string) {
 	return notes
 }
 
+// nameDisk names a disk that a VM has.
+func (d *Driver) nameDisk(ctx context.Context, vm, disk, name string) error {
+	doc := []byte("<disk_attachment><disk><alias>" + text(name) + "</alias></disk></disk_attachment>")
+	path := "/vms/" + vm + "/diskattachments/" + disk
+	_, err := d.conn.do(ctx, request{op: "name disk", subject: name, method: http.MethodPut, path: path, body: doc, repeat: true})
+	return err
+}
+
 // nameOf is the name that a disk is given when its VM is complete.
 func nameOf(src hypervisors.Disk, req hypervisors.RestoreRequest) string {
 	if src.Name == "" {
@@ -155,10 +163,7 @@ func nameOf(src hypervisors.Disk, req hypervisors.RestoreRequest) string {
 // nameDisks gives the new disks the names that the old ones had.
 func (r *restoring) nameDisks(ctx context.Context, vm string) error {
 	for _, disk := range r.plan.disks {
-		name := nameOf(disk.src, r.req)
-		doc := []byte("<disk_attachment><disk><alias>" + text(name) + "</alias></disk></disk_attachment>")
-		path := "/vms/" + vm + "/diskattachments/" + disk.attach.disk
-		if _, err := r.d.conn.do(ctx, request{op: "name disk", subject: name, method: http.MethodPut, path: path, body: doc, repeat: true}); err != nil {
+		if err := r.d.nameDisk(ctx, vm, disk.attach.disk, nameOf(disk.src, r.req)); err != nil {
 			return err
 		}
 	}

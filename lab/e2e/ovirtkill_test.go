@@ -257,13 +257,13 @@ func TestOVirtKillDuringRestoreInPlace(t *testing.T) {
 	w := killWays()[0]
 	vm := k.named(w.vm)
 	point := k.backup(vm.ID, k.repo.ID, w.asked)
-	order, want := k.disks(w.id), k.frozenHashes(w.id)
+	order, want := k.byName(w.id), k.frozenHashes(w.id)
 	if err := k.engine.Write(t.Context(), w.id, 3); err != nil {
 		t.Fatal(err)
 	}
 	k.power(w.id, "stop", "down")
 	own := map[string][32]byte{}
-	for i, disk := range k.disks(w.id) {
+	for i, disk := range k.byName(w.id) {
 		own[order[i]] = k.content(disk)
 	}
 	begin := func() (client.Run, error) {
@@ -273,18 +273,18 @@ func TestOVirtKillDuringRestoreInPlace(t *testing.T) {
 	check := func(at string) {
 		k.settled()
 		k.wait("what the restore left to go", func() bool { return len(k.leftovers("")) == 0 })
-		now := k.disks(w.id)
+		now := k.byName(w.id)
 		if len(now) != len(order) {
 			k.t.Fatalf("after %s the VM has the disks %v", at, now)
 		}
 		if restored := k.content(now[0]) == want[order[0]]; restored {
 			own = maps.Clone(want)
 		}
-		k.sameDisks("the VM after "+at, w.id, order, own)
+		k.same("the VM after "+at, now, order, own)
 		k.boots(w.id)
 		k.backup(vm.ID, k.repo.ID, w.asked)
 		k.power(w.id, "stop", "down")
-		for i, disk := range k.disks(w.id) {
+		for i, disk := range k.byName(w.id) {
 			own[order[i]] = k.content(disk)
 		}
 		k.clean("", "after "+at)

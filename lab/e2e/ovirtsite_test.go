@@ -187,6 +187,23 @@ func (s *site) disks(vm string) (out []string) {
 	return out
 }
 
+var aliasOf = regexp.MustCompile(`<alias>([^<]*)</alias>`)
+
+// byName lists the disks of a VM in the order of their names, which stays when they are exchanged.
+func (s *site) byName(vm string) []string {
+	s.t.Helper()
+	all, names := s.disks(vm), map[string]string{}
+	for _, disk := range all {
+		m := aliasOf.FindStringSubmatch(s.ask("GET", "/disks/"+disk, ""))
+		if m == nil {
+			s.t.Fatalf("disk %s has no name", disk)
+		}
+		names[disk] = m[1]
+	}
+	slices.SortFunc(all, func(a, b string) int { return strings.Compare(names[a], names[b]) })
+	return all
+}
+
 // checkpointsOf counts the checkpoints of a VM, whoever made them.
 func (s *site) checkpointsOf(vm string) int {
 	s.t.Helper()
@@ -294,7 +311,12 @@ func (s *site) stored(points []string) map[string]map[string][32]byte {
 // sameDisks compares what a VM of the engine holds with hashes in the order of the disks.
 func (s *site) sameDisks(what, vm string, order []string, want map[string][32]byte) {
 	s.t.Helper()
-	got := s.disks(vm)
+	s.same(what, s.disks(vm), order, want)
+}
+
+// same compares the content of disks with what was frozen of others, one by one.
+func (s *site) same(what string, got, order []string, want map[string][32]byte) {
+	s.t.Helper()
 	if len(got) != len(order) {
 		s.t.Errorf("%s: %d disks, want %d", what, len(got), len(order))
 		return
