@@ -69,12 +69,10 @@ func (a *Appliance) beginSchedule(ticks <-chan time.Time) {
 func (a *Appliance) keepRoutine(ctx context.Context, ticks <-chan time.Time) {
 	var tick, took time.Time // the last tick: what it said, and when it came
 	ended := a.routine.ended
-	gathered := time.NewTimer(0)
-	<-gathered.C
+	var gathered <-chan time.Time
 	for {
 		select {
 		case <-ctx.Done():
-			gathered.Stop()
 			return
 		case tick = <-ticks:
 			took = time.Now()
@@ -87,8 +85,8 @@ func (a *Appliance) keepRoutine(ctx context.Context, ticks <-chan time.Time) {
 			a.keepWatching(ctx, tick)
 		case <-ended:
 			ended = nil
-			gathered.Reset(endsGathered)
-		case <-gathered.C:
+			gathered = time.After(endsGathered)
+		case <-gathered:
 			ended = a.routine.ended
 			if !tick.IsZero() && a.queue.Leads() && !a.still(ctx) {
 				a.keepPolicies(ctx, tick.Add(time.Since(took)))
