@@ -34,6 +34,7 @@ type conn struct {
 	pending map[uint64]*request
 	filling *request // whose buffer receive is reading into
 	err     error    // why the connection ended; set once
+	closing bool     // close has begun: whatever ends the connection now is its doing
 
 	dead chan struct{} // closed with err set
 	done sync.WaitGroup
@@ -105,6 +106,9 @@ func (c *conn) fail(cause error) {
 	if c.err != nil {
 		c.mu.Unlock()
 		return
+	}
+	if c.closing {
+		cause = ErrClosed // the server may hang up on the goodbye before close ends the connection itself
 	}
 	c.err = cause
 	if !errors.Is(cause, ErrProtocol) && !errors.Is(cause, ErrClosed) {
@@ -231,6 +235,9 @@ func (c *conn) abandon(ctx context.Context, req *request) error {
 
 // close says goodbye if that is possible at once, and waits until nothing of the connection is left.
 func (c *conn) close() {
+	c.mu.Lock()
+	c.closing = true
+	c.mu.Unlock()
 	select {
 	case <-c.send:
 		_ = c.nc.SetWriteDeadline(time.Now().Add(sendGrace))
