@@ -193,7 +193,12 @@ type RestoreMode string
 const (
 	RestoreNew     RestoreMode = "new"      // a VM with a new name, new identity, new MACs
 	RestoreInPlace RestoreMode = "in-place" // the original VM gets its disks back; it must be off
+	RestoreDisks   RestoreMode = "disks"    // disks alone, which no VM has
+	RestoreInto    RestoreMode = "into"     // a VM that is there gets the disks beside its own, plugged in if it runs; none of them boots
 )
+
+// DisksOnly reports whether a restore in the mode makes no VM and changes none but for the disks that it is given.
+func (m RestoreMode) DisksOnly() bool { return m == RestoreDisks || m == RestoreInto }
 
 // RestoreRequest asks for a restore.
 type RestoreRequest struct {
@@ -201,6 +206,7 @@ type RestoreRequest struct {
 	Mode      RestoreMode
 	Name      string // the new VM's name; in place: ignored
 	VM        VM     // as stored in the restore point; its ID is the original for an in-place restore
+	Into      string // RestoreInto: the stable id of the VM that gets the disks; it may be the original
 	Documents []Document
 	Disks     []RestoreDisk
 	// Chosen says that Disks are not all disks of the restore point: in place nothing else of the VM is given back then, and a new VM
@@ -230,14 +236,17 @@ type RestoreDisk struct {
 	SizeBytes int64
 	Datastore string
 	Format    DiskFormat
+	// Name is what the disk is called on the platform when it is complete, for disks that are restored alone or into a VM. A platform
+	// whose disks have no names of their own makes it part of what it calls the volume.
+	Name string
 }
 
 // Restoring is a restore under way. Exactly one of Finish and Abandon ends it.
 type Restoring interface {
 	// Disks returns an export to write to for each requested disk, in the order of the request.
 	Disks() []TargetInfo
-	// Finish closes the disks and makes the VM, or switches the original to its new disks. When it fails, Abandon is
-	// still to be called.
+	// Finish closes the disks and makes the VM, switches the original to its new disks, or gives the disks to the VM that was named. For
+	// disks alone it returns a VM without an id that has them. When it fails, Abandon is still to be called.
 	Finish(ctx context.Context) (VM, error)
 	// Abandon removes all that BeginRestore made and leaves an original as it was. May be repeated.
 	Abandon(ctx context.Context) error
@@ -298,6 +307,8 @@ type Capabilities struct {
 	StoppedBackup  bool         `json:"stopped_backup"`
 	Restore        bool         `json:"restore"`
 	RestoreInPlace bool         `json:"restore_in_place"`
+	RestoreDisks   bool         `json:"restore_disks"`
+	RestoreInto    bool         `json:"restore_into"`
 	Power          bool         `json:"power"`
 	DeployMover    bool         `json:"deploy_mover"`
 	Watch          bool         `json:"watch"` // tells of changes as they happen

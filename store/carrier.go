@@ -160,7 +160,6 @@ func (c *Carrier) look(ctx context.Context, k *carry.Chunk) error {
 		return err
 	}
 	if same {
-		c.w.given.Add(1)
 		return c.w.settle(ctx, k.Number, k.ID)
 	}
 	return c.claim(k)
@@ -192,7 +191,6 @@ func (c *Carrier) claim(k *carry.Chunk) error {
 		cl.numbers = append(cl.numbers, k.Number)
 	}
 	c.waiting++
-	c.w.given.Add(1)
 	return nil
 }
 
@@ -411,6 +409,9 @@ func (s *Session) Image(ctx context.Context, key string, o ImageOptions) (*Image
 		return nil, err
 	}
 	w.key, w.anew = key, anew
+	if anew > 0 {
+		w.restore(s.keyed[key].counts())
+	}
 	if s.o.Resumable {
 		if err := s.enter(); err != nil {
 			return nil, err

@@ -280,6 +280,9 @@ func (c *Carrier) take(ctx context.Context, g *grant, d *pack.Directory) error {
 	s.r.withheld.taken(g.head.ID)
 	fault.Point("store.carrier.pack-indexed")
 	c.w.stored.Add(d.Size())
+	for i := range d.Entries {
+		c.w.countNew(&d.Entries[i])
+	}
 	c.mu.Lock()
 	delete(c.grants, g.head.ID)
 	c.done[g.head.ID] = struct{}{}

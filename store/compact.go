@@ -85,7 +85,24 @@ func (r *Repository) weigh(ctx context.Context, o CollectOptions, p *plan, repor
 	}
 	victims = append(victims, enough(more, report)...)
 	slices.SortFunc(victims, func(a, b victim) int { return cmp.Or(cmp.Compare(a.live, b.live), cmp.Compare(a.Size, b.Size)) })
-	return victims, nil
+	n := within(victims, o.Budget)
+	report.PacksLater = len(victims) - n
+	report.spared(victims[n:]...)
+	return victims[:n], nil
+}
+
+// within returns how many of the packs can be rewritten by a budget.
+func within(victims []victim, budget int64) int {
+	if budget == 0 {
+		return len(victims)
+	}
+	var moved int64
+	for n, v := range victims {
+		if moved += v.live; n > 0 && moved > budget {
+			return n
+		}
+	}
+	return len(victims)
 }
 
 // sparse reports whether less than a share of the pack is needed.
@@ -111,6 +128,14 @@ func (c *CollectReport) compacted(size, live int64, sign int) {
 	c.BytesRewritten += int64(sign) * live
 	c.PacksKept -= sign
 	c.BytesKept -= int64(sign) * size
+}
+
+// spared takes packs that stay from the count of those to be rewritten.
+func (c *CollectReport) spared(victims ...victim) {
+	for _, v := range victims {
+		c.compacted(v.Size, v.live, -1)
+		c.LeftBytes += v.Size - v.live
+	}
 }
 
 // liveBytes returns what part of a pack's size is that of needed entries. One that is known to be damaged counts as a
@@ -160,27 +185,19 @@ func (r *Repository) compact(ctx context.Context, m *marker, victims []victim, r
 			case err == nil:
 				rest = rest[n:]
 			case !full(err):
-				c.spare(rest...)
+				c.report.spared(rest...)
 				return err
 			case n > 1: // what is rewritten in smaller steps frees room for the next
 				limit = bytes / 2
 			default:
 				report.NoRoom = true
 				r.log.Warn("repository is too full to rewrite packs", "packs", len(rest))
-				c.spare(rest...)
+				c.report.spared(rest...)
 				rest = nil
 			}
 		}
 	}
 	return nil
-}
-
-// spare takes victims that stay from the report.
-func (c *compaction) spare(victims ...victim) {
-	for _, v := range victims {
-		c.report.compacted(v.Size, v.live, -1)
-		c.report.LeftBytes += v.Size - v.live
-	}
 }
 
 // batch rewrites a few packs of a kind into one. The error of a full disk leaves them all as they were.
@@ -208,7 +225,7 @@ func (c *compaction) batch(ctx context.Context, kind pack.Kind, victims []victim
 	}
 	fault.Point("store.compact.proven")
 	c.report.PacksSuspect += len(stay)
-	c.spare(stay...)
+	c.report.spared(stay...)
 	gone, err := c.commit(ctx, moved)
 	if err != nil {
 		return err
@@ -240,7 +257,7 @@ func (c *compaction) commit(ctx context.Context, moved []victim) ([]seal.ID, err
 			gone = append(gone, v.ID)
 			continue
 		}
-		c.spare(v)
+		c.report.spared(v)
 	}
 	return gone, c.r.forget(gone)
 }

@@ -412,6 +412,49 @@ func TestKeptIndexEqualsARebuiltOne(t *testing.T) {
 	g.holds()
 }
 
+// TestCollectKeepsToItsBudget rewrites sparse packs one after the other, as a budget smaller than any of them lets it.
+func TestCollectKeepsToItsBudget(t *testing.T) {
+	g := &sparseRig{rig: newRig(t), rnd: rand.New(rand.NewPCG(5, 78)), disks: map[string][]byte{}}
+	g.small(Options{})
+	disk := randomDisk(g.rnd, 96*testChunk)
+	fill(g.rnd, disk)
+	first := g.backup(disk, nil, nil)
+	before := bytes.Clone(disk)
+	for at := 0; at < len(disk); at += testChunk {
+		if at/testChunk%8 != 0 {
+			fill(g.rnd, disk[at:at+testChunk])
+		}
+	}
+	second := g.backup(disk, before, &first.Images[0].Ref)
+	g.points, g.disks[second.ID] = []RestorePoint{second}, bytes.Clone(disk)
+	if err := g.repo.Prune(t.Context(), first.ID); err != nil {
+		t.Fatal(err)
+	}
+	all := g.collect(CollectOptions{DryRun: true})
+	if all.PacksCompacted < 3 || all.PacksLater != 0 {
+		t.Fatalf("the packs are not what this test is about: %+v", all)
+	}
+	dry := g.collect(CollectOptions{Budget: 1, DryRun: true})
+	steps := 0
+	for later := all.PacksCompacted; later > 0; steps++ {
+		got := g.collect(CollectOptions{Budget: 1})
+		if got.PacksCompacted != 1 || got.PacksLater >= later || got.LiveBytes+got.DeadBytes != got.BytesKept+got.BytesFreed+got.BytesCompacted ||
+			got.DeadBytes-got.LeftBytes != got.BytesFreed+got.BytesCompacted-got.BytesRewritten {
+			t.Fatalf("step %d: %+v", steps, got)
+		}
+		want := got
+		want.DryRun, want.BytesWritten = true, 0
+		if diff := cmp.Diff(want, dry); steps == 0 && diff != "" {
+			t.Errorf("dry run (-real +dry):\n%s", diff)
+		}
+		later = got.PacksLater
+		g.holds()
+	}
+	if again := g.collect(CollectOptions{}); steps < 3 || again.PacksCompacted != 0 {
+		t.Errorf("after %d steps a collect without a budget finds work: %+v", steps, again)
+	}
+}
+
 // TestCollectGoesOnWhileMuchIsDead has packs of which a third is dead, which is too little for any of them alone.
 func TestCollectGoesOnWhileMuchIsDead(t *testing.T) {
 	g := &sparseRig{rig: newRig(t), rnd: rand.New(rand.NewPCG(5, 77)), disks: map[string][]byte{}}

@@ -31,6 +31,7 @@ type crashCampaign struct {
 	kept     atomic.Int64
 	inFlight sync.WaitGroup
 	slots    chan struct{}
+	progress func(states int64) // told at each tenth, so that what is cut off counts as far as it came
 }
 
 func newCrashCampaign(scratch string, variants int, target int64) *crashCampaign {
@@ -42,10 +43,15 @@ func newCrashCampaign(scratch string, variants int, target int64) *crashCampaign
 // run lives and cuts until there are enough states or one is wrong.
 func (c *crashCampaign) run(seed uint64, works []crashWork, p plant) {
 	defer c.inFlight.Wait()
+	tenth := c.target / 10
 	for round := uint64(0); ; round++ {
 		for _, w := range works {
 			if c.over() {
 				return
+			}
+			if n := c.states.Load(); c.progress != nil && n >= tenth {
+				c.progress(n)
+				tenth += c.target / 10
 			}
 			if err := c.cut(seed+round, w, p); err != nil {
 				c.failed(c.states.Load(), fmt.Errorf("%s with seed %d, not cut at all: %w", w.name, seed+round, err))
@@ -200,6 +206,7 @@ func TestCampaignCrash(t *testing.T) {
 	if raceEnabled {
 		c.every = 31
 	}
+	c.progress = func(n int64) { t.Logf("%d of %d states, none wrong", n, c.target) }
 	c.run(crashSeed(t), crashWorks(), plant{})
 	if c.wrong != nil {
 		t.Errorf("%v", c.wrong)

@@ -51,6 +51,7 @@ func (d *local) Place(ctx context.Context, placings []carry.Placing) error {
 		if err := d.w.place(ctx, &placings[i], d.last); err != nil {
 			return err
 		}
+		d.w.countNew(&placings[i].Entry)
 	}
 	return nil
 }
@@ -105,15 +106,16 @@ func (w *ImageWriter) place(ctx context.Context, p *carry.Placing, last parentOf
 			return err
 		}
 	}
-	if err := w.refer(ctx, &p.Entry, p.Prints, last.id); err != nil {
-		return err
-	}
+	return w.refer(ctx, &p.Entry, p.Prints, last.id)
+}
+
+// countNew counts a chunk that is stored.
+func (w *ImageWriter) countNew(e *pack.Entry) {
 	w.new.Add(1)
-	w.fresh.Add(int64(bits.OnesCount64(p.Present) * chunk.BlockBytes))
-	if len(p.Refs) > 0 {
+	w.fresh.Add(int64(bits.OnesCount64(e.Present) * chunk.BlockBytes))
+	if len(e.Refs) > 0 {
 		w.refs.Add(1)
 	}
-	return nil
 }
 
 var _ carry.Decider = (*local)(nil)

@@ -31,6 +31,45 @@ type note struct {
 	id            Hash
 }
 
+// counts are how much of an image was new to the repository, by this owner or those before: a record begins with those of its time,
+// as a note of no chunks.
+type counts struct{ stored, fresh, chunks, refs int64 }
+
+func (w *ImageWriter) counts() counts {
+	return counts{w.stored.Load(), w.fresh.Load(), w.new.Load(), w.refs.Load()}
+}
+
+func (w *ImageWriter) restore(c counts) {
+	w.stored.Store(c.stored)
+	w.fresh.Store(c.fresh)
+	w.new.Store(c.chunks)
+	w.refs.Store(c.refs)
+}
+
+// later is the one of two records' counts that was written later: counts only grow.
+func (c counts) later(o counts) counts {
+	return counts{max(c.stored, o.stored), max(c.fresh, o.fresh), max(c.chunks, o.chunks), max(c.refs, o.refs)}
+}
+
+// note carries the counts.
+func (c counts) note() (n note) {
+	for i, v := range []int64{c.stored, c.fresh, c.chunks, c.refs} {
+		binary.LittleEndian.PutUint64(n.id[8*i:], uint64(v))
+	}
+	return n
+}
+
+// counts reads what counts.note wrote; false, it is another note.
+func (n note) counts() (c counts, ok bool) {
+	for i, v := range []*int64{&c.stored, &c.fresh, &c.chunks, &c.refs} {
+		*v = int64(binary.LittleEndian.Uint64(n.id[8*i:]))
+		if *v < 0 {
+			return counts{}, false
+		}
+	}
+	return c, n.number == 0 && n.count == 0
+}
+
 // journalFile is a record as it is stored.
 type journalFile struct {
 	Format int         `json:"format"`
@@ -129,21 +168,24 @@ func appendNote(dst []byte, n note) []byte {
 	return append(dst, n.id[:]...)
 }
 
-// parseNotes decodes a record of an image of some chunks.
-func parseNotes(p []byte, chunks int64) ([]note, error) {
+// parseNotes decodes a record of an image of some chunks. Records before Cairn counted begin with no counts.
+func parseNotes(p []byte, chunks int64) (out []note, c counts, err error) {
 	if len(p)%noteBytes != 0 {
-		return nil, fmt.Errorf("a record of %d bytes", len(p))
+		return nil, c, fmt.Errorf("a record of %d bytes", len(p))
 	}
-	out := make([]note, len(p)/noteBytes)
-	for i := range out {
-		q := p[i*noteBytes:]
+	for at := 0; at < len(p); at += noteBytes {
+		q := p[at:]
 		n := note{int64(binary.LittleEndian.Uint64(q)), int64(binary.LittleEndian.Uint64(q[8:])), chunk.Hash(q[16:48])}
-		if n.number < 0 || n.count < 1 || n.number >= chunks || n.count > chunks-n.number || n.count > 1 && !n.id.IsZero() {
-			return nil, fmt.Errorf("chunks %d+%d of %d", n.number, n.count, chunks)
+		if first, ok := n.counts(); ok && at == 0 {
+			c = first
+			continue
 		}
-		out[i] = n
+		if n.number < 0 || n.count < 1 || n.number >= chunks || n.count > chunks-n.number || n.count > 1 && !n.id.IsZero() {
+			return nil, counts{}, fmt.Errorf("chunks %d+%d of %d", n.number, n.count, chunks)
+		}
+		out = append(out, n)
 	}
-	return out, nil
+	return out, c, nil
 }
 
 // note remembers a chunk that is in the image for the next record.
@@ -186,7 +228,7 @@ func (w *ImageWriter) checkpoint(ctx context.Context) error {
 	w.mu.Unlock()
 	for len(notes) > 0 {
 		n := min(len(notes), journalMax)
-		p := make([]byte, 0, n*noteBytes)
+		p := appendNote(make([]byte, 0, (n+1)*noteBytes), w.counts().note())
 		for _, x := range notes[:n] {
 			p = appendNote(p, x)
 		}

@@ -208,6 +208,18 @@ func (r *Repository) RestorePoints(ctx context.Context) ([]RestorePoint, error) 
 	return out, err
 }
 
+// Records lists the restore points, also those that cannot be read, with the bytes of their records. It reads none of these.
+func (r *Repository) Records(ctx context.Context) (map[string]int64, error) {
+	out := map[string]int64{}
+	for info, err := range r.b.List(ctx, manifestFolder) {
+		if err != nil {
+			return nil, fault.Context("list restore points of repository", r.b.Location(), err)
+		}
+		out[strings.TrimPrefix(info.Name, manifestFolder)] = info.Size
+	}
+	return out, nil
+}
+
 // point returns one proven restore point.
 func (r *Repository) point(ctx context.Context, id string) (*point, error) {
 	r.mu.Lock()

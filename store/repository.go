@@ -214,7 +214,9 @@ func (r *Repository) writable(op string) error {
 	case r.closed:
 		return r.closedError(op)
 	case r.o.ReadOnly:
-		return fault.New(fault.Conflict, op, r.b.Location(), "the repository is open for reading only")
+		return fault.New(fault.Conflict, op, r.b.Location(), "the repository is open for reading only").Explain(
+			"Nothing can be stored in it or removed from it now, since its directory was read-only when it was opened, or because another process owns it.",
+			"Look at the system's log for why it was: a file system goes read-only after disk errors. Mount it for writing, and run the job again.")
 	}
 	return nil
 }

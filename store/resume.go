@@ -93,7 +93,7 @@ func (r *Repository) awaken(ctx context.Context) error {
 			if head.Parent != nil {
 				z.s.images[*head.Parent] = struct{}{}
 			}
-			err = r.notes(ctx, id, image, records, head.SizeBytes, func(n note) error { return z.s.keepNote(ctx, n) })
+			_, err = r.notes(ctx, id, image, records, head.SizeBytes, func(n note) error { return z.s.keepNote(ctx, n) })
 			if err != nil {
 				return err
 			}
@@ -118,19 +118,22 @@ func (r *Repository) journalHead(ctx context.Context, id string, image uint32, r
 
 // notes gives everything that an image's records say to use. A record that is damaged is left out: what it names is
 // sent again.
-func (r *Repository) notes(ctx context.Context, id string, image uint32, records []uint32, size int64, use func(note) error) error {
+//
+// It returns what the last of them says to have been stored.
+func (r *Repository) notes(ctx context.Context, id string, image uint32, records []uint32, size int64, use func(note) error) (stored counts, err error) {
 	chunks := (size + int64(r.config.ChunkBytes) - 1) / int64(r.config.ChunkBytes)
 	for _, record := range records[1:] {
 		p, err := r.record(ctx, id, image, record)
 		var list []note
 		if err == nil {
-			list, err = parseNotes(p, chunks)
-			if err != nil {
+			var c counts
+			list, c, err = parseNotes(p, chunks)
+			if stored = stored.later(c); err != nil {
 				err = fault.Wrap(fault.Corrupt, "read journal", id, err)
 			}
 		}
 		if err != nil && !damaged(err) {
-			return err
+			return stored, err
 		}
 		if err != nil {
 			r.log.Warn("record of a session's journal is damaged; what it names is stored again", "session", id, "err", err)
@@ -138,11 +141,11 @@ func (r *Repository) notes(ctx context.Context, id string, image uint32, records
 		}
 		for _, n := range list {
 			if err := use(n); err != nil {
-				return err
+				return stored, err
 			}
 		}
 	}
-	return nil
+	return stored, nil
 }
 
 // keepNote pins the packs that a chunk needs, if it is there.
@@ -261,7 +264,10 @@ func (s *Session) resumeImage(ctx context.Context, image uint32, records []uint3
 	w.key, w.ordinal, w.record = head.Key, image, records[len(records)-1]
 	w.carried()
 	var t trail
-	err = s.r.notes(ctx, s.id(), image, records, head.SizeBytes, func(n note) error {
+	if before := s.keyed[head.Key]; before != nil { // it was begun anew
+		w.restore(before.counts())
+	}
+	stored, err := s.r.notes(ctx, s.id(), image, records, head.SizeBytes, func(n note) error {
 		if n.id.IsZero() {
 			off := n.number * int64(w.ChunkBytes())
 			if err := w.zeroRange(ctx, off, min(n.count*int64(w.ChunkBytes()), w.size-off)); err != nil {
@@ -279,6 +285,7 @@ func (s *Session) resumeImage(ctx context.Context, image uint32, records []uint3
 	if err != nil {
 		return err
 	}
+	w.restore(w.counts().later(stored))
 	w.journal = true
 	s.keyed[head.Key] = w
 	return nil

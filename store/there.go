@@ -25,6 +25,9 @@ func (w *ImageWriter) settle(ctx context.Context, number int64, id Hash) error {
 		return w.s.fail(err)
 	}
 	w.written.Add(min(int64(w.ChunkBytes()), w.size-number*int64(w.ChunkBytes())))
+	if !id.IsZero() {
+		w.given.Add(1)
+	}
 	w.mark(number, number+1)
 	return w.note(ctx, number, id)
 }

@@ -150,6 +150,8 @@ type CollectOptions struct {
 	// what is needed is moved into new ones. Less than 0: no pack is rewritten. 0 is one half, and as long as more than a
 	// twentieth of all packs' bytes is needed by nothing, four fifths, those packs first of which least is needed.
 	Compact float64
+	// Budget bounds how many bytes are moved out of packs, but for one pack at least; what is left waits for the next Collect. 0: no bound.
+	Budget int64
 }
 
 // CollectReport is what a Collect found and did. A pack's bytes are shared out among its entries (see DESIGN.md), so
@@ -172,6 +174,7 @@ type CollectReport struct {
 	PacksWaiting    int   `json:"packs_waiting"`    // not referenced, but a running session may come to need them
 	PacksPinned     int   `json:"packs_pinned"`     // of those kept, would be rewritten but for a running session
 	PacksSuspect    int   `json:"packs_suspect"`    // of those kept, would be rewritten but for damage found in them
+	PacksLater      int   `json:"packs_later"`      // of those kept, would be rewritten but for the budget
 	PacksUnreadable int   `json:"packs_unreadable"` // of those kept, nobody knows what is in them
 	NoRoom          bool  `json:"no_room"`          // the repository is too full to rewrite packs, or all that should be
 }

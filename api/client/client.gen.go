@@ -403,14 +403,20 @@ func (e Quiesce) Valid() bool {
 
 // Defines values for RestoreMode.
 const (
+	RestoreDisks   RestoreMode = "disks"
 	RestoreInPlace RestoreMode = "in-place"
+	RestoreInto    RestoreMode = "into"
 	RestoreNew     RestoreMode = "new"
 )
 
 // Valid indicates whether the value is a known member of the RestoreMode enum.
 func (e RestoreMode) Valid() bool {
 	switch e {
+	case RestoreDisks:
+		return true
 	case RestoreInPlace:
+		return true
+	case RestoreInto:
 		return true
 	case RestoreNew:
 		return true
@@ -455,6 +461,24 @@ func (e RestorePointDiskMode) Valid() bool {
 	}
 }
 
+// Defines values for RestoresMode.
+const (
+	RestoresInPlace RestoresMode = "in-place"
+	RestoresNew     RestoresMode = "new"
+)
+
+// Valid indicates whether the value is a known member of the RestoresMode enum.
+func (e RestoresMode) Valid() bool {
+	switch e {
+	case RestoresInPlace:
+		return true
+	case RestoresNew:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for RunKind.
 const (
 	RunBackup  RunKind = "backup"
@@ -463,6 +487,7 @@ const (
 	RunHeal    RunKind = "heal"
 	RunPrune   RunKind = "prune"
 	RunRebuild RunKind = "rebuild"
+	RunReread  RunKind = "reread"
 	RunRestore RunKind = "restore"
 	RunScrub   RunKind = "scrub"
 	RunVerify  RunKind = "verify"
@@ -482,6 +507,8 @@ func (e RunKind) Valid() bool {
 	case RunPrune:
 		return true
 	case RunRebuild:
+		return true
+	case RunReread:
 		return true
 	case RunRestore:
 		return true
@@ -738,9 +765,15 @@ type Capabilities struct {
 	Power          bool     `json:"power"`
 	Quiesce        bool     `json:"quiesce"`
 	Restore        bool     `json:"restore"`
-	RestoreInPlace bool     `json:"restore_in_place"`
-	StoppedBackup  bool     `json:"stopped_backup"`
-	Transports     []string `json:"transports"`
+
+	// RestoreDisks Disks that no VM has.
+	RestoreDisks   bool `json:"restore_disks"`
+	RestoreInPlace bool `json:"restore_in_place"`
+
+	// RestoreInto Disks for a VM that is there.
+	RestoreInto   bool     `json:"restore_into"`
+	StoppedBackup bool     `json:"stopped_backup"`
+	Transports    []string `json:"transports"`
 
 	// Watch The platform tells of changes as they happen, and VMs are read again at once.
 	Watch bool `json:"watch"`
@@ -790,7 +823,10 @@ type Connection struct {
 	CreatedAt    time.Time    `json:"created_at"`
 	Error        Failure      `json:"error,omitempty,omitzero"`
 	Host         string       `json:"host,omitempty,omitzero"`
-	ID           string       `json:"id"`
+
+	// HostID The identity of the host or manager to which the connection belongs: libvirt's host UUID, oVirt's engine instance.
+	HostID string `json:"host_id,omitempty,omitzero"`
+	ID     string `json:"id"`
 
 	// InventoryAt When the inventory was last read.
 	InventoryAt time.Time         `json:"inventory_at,omitempty,omitzero"`
@@ -843,8 +879,11 @@ type ConnectionList struct {
 
 // ConnectionRequest defines model for ConnectionRequest.
 type ConnectionRequest struct {
-	Address string            `json:"address"`
-	Options map[string]string `json:"options,omitempty,omitzero"`
+	// AcceptHost The identity of a host or manager that takes the place of the one before: set up anew, or with another identity. It must be the one that
+	// answers; `none` is one that says no identity.
+	AcceptHost string            `json:"accept_host,omitempty,omitzero"`
+	Address    string            `json:"address"`
+	Options    map[string]string `json:"options,omitempty,omitzero"`
 
 	// Password As it is when absent.
 	Password string `json:"password,omitempty,omitzero"`
@@ -1318,7 +1357,7 @@ type MaintenancePart struct {
 
 // MaintenanceRequest defines model for MaintenanceRequest.
 type MaintenanceRequest struct {
-	// BudgetBytes Of `verify`: how much one verification reads; 256 GiB when absent. Of `prune`: how many bytes the restore points had stored that one prune of a repository lets go, and the next collect frees; no bound when absent.
+	// BudgetBytes Of `verify`: how much one verification reads; 256 GiB when absent. Of `prune`: how many bytes the restore points had stored that one prune of a repository lets go, and the next collect frees; no bound when absent. Of `collect`: how many bytes that are needed one collect of a repository moves out of packs of which little is, one pack at least; no bound when absent. Of `reread`: how much is read of a repository at once; no bound when absent.
 	BudgetBytes int64 `json:"budget_bytes,omitempty,omitzero"`
 	Paused      bool  `json:"paused,omitempty,omitzero"`
 
@@ -1624,6 +1663,9 @@ type PlannedDisk struct {
 	Datastore string `json:"datastore,omitempty,omitzero"`
 	Format    string `json:"format,omitempty,omitzero"`
 	ID        string `json:"id"`
+
+	// Name `disks` and `into`: what the disk is called.
+	Name      string `json:"name,omitempty,omitzero"`
 	SizeBytes int64  `json:"size_bytes"`
 }
 
@@ -2058,7 +2100,9 @@ type RestoreDisk struct {
 }
 
 // RestoreMode `new` makes a VM with a new name, a new identity and new MAC addresses. `in-place` gives the original, which
-// must be off, its disks back.
+// must be off, its disks back. `disks` makes disks that no VM has, where the platform has such; without a name they are called by the
+// VM, the disk and the instant of the restore point. `into` gives the disks to a VM that is there, beside its own: on the bus that they had,
+// never as what it boots from, and plugged in when it runs.
 type RestoreMode string
 
 // RestoreOutcome Exactly one of the two is there.
@@ -2191,20 +2235,22 @@ type RestoreRequest struct {
 	KeepMACs bool `json:"keep_macs,omitempty,omitzero"`
 
 	// Mode `new` makes a VM with a new name, a new identity and new MAC addresses. `in-place` gives the original, which
-	// must be off, its disks back.
+	// must be off, its disks back. `disks` makes disks that no VM has, where the platform has such; without a name they are called by the
+	// VM, the disk and the instant of the restore point. `into` gives the disks to a VM that is there, beside its own: on the bus that they had,
+	// never as what it boots from, and plugged in when it runs.
 	Mode RestoreMode `json:"mode"`
 
 	// Mover Name or id of the mover that shall do it, or `built-in`; chosen when absent.
 	Mover string `json:"mover,omitempty,omitzero"`
 
-	// Name `new`: the name of the new VM.
+	// Name `new`: the name of the new VM. `disks`: that of the disk, or how the names of several begin.
 	Name string `json:"name,omitempty,omitzero"`
 
 	// Networks Network of the source to network of the target; an empty string disconnects the NIC.
 	Networks map[string]string `json:"networks,omitempty,omitzero"`
 
 	// OnlyDisks The disks of the restore point that are restored, by their ids; all when absent. `new` makes a VM with these alone; `in-place` replaces
-	// these and leaves all else of the VM as it is.
+	// these and leaves all else of the VM as it is. `disks` and `into` make no VM of them.
 	OnlyDisks    []string `json:"only_disks,omitempty,omitzero"`
 	RestorePoint string   `json:"restore_point"`
 
@@ -2213,7 +2259,13 @@ type RestoreRequest struct {
 
 	// Transport The way to the disks: `network`, `hotadd` or `san`; chosen for each disk when absent.
 	Transport string `json:"transport,omitempty,omitzero"`
+
+	// VM `into`: the id of the VM that gets the disks.
+	VM string `json:"vm,omitempty,omitzero"`
 }
+
+// RestoresMode `new` and `in-place` as for a single VM.
+type RestoresMode string
 
 // RestoresOutcome Exactly one of the two is there.
 type RestoresOutcome struct {
@@ -2274,9 +2326,8 @@ type RestoresRequest struct {
 	// LeaveOut Leave out the VMs that cannot be restored; otherwise nothing is started when there is one.
 	LeaveOut bool `json:"leave_out,omitempty,omitzero"`
 
-	// Mode `new` makes a VM with a new name, a new identity and new MAC addresses. `in-place` gives the original, which
-	// must be off, its disks back.
-	Mode RestoreMode `json:"mode"`
+	// Mode `new` and `in-place` as for a single VM.
+	Mode RestoresMode `json:"mode"`
 
 	// Mover Name or id of the mover that shall do it, or `built-in`; chosen when absent.
 	Mover string `json:"mover,omitempty,omitzero"`
@@ -2533,6 +2584,9 @@ type TaskResult struct {
 	// PacksKept Heal: damaged packs that stay, as something in them is missing or in use.
 	PacksKept int `json:"packs_kept,omitempty,omitzero"`
 
+	// PacksLater Collect: packs that wait for the next one, as the budget was used up.
+	PacksLater int `json:"packs_later,omitempty,omitzero"`
+
 	// PacksQuarantined Heal: damaged packs put aside.
 	PacksQuarantined int `json:"packs_quarantined,omitempty,omitzero"`
 
@@ -2542,10 +2596,16 @@ type TaskResult struct {
 	// PointsDamaged Verify, heal: restore points that are not whole.
 	PointsDamaged int `json:"points_damaged,omitempty,omitzero"`
 
+	// PointsForgotten Reread: restore points that were in the catalog only.
+	PointsForgotten int `json:"points_forgotten,omitempty,omitzero"`
+
+	// PointsFound Reread: restore points that the catalog did not know.
+	PointsFound int `json:"points_found,omitempty,omitzero"`
+
 	// PointsKept Prune: restore points that stay.
 	PointsKept int `json:"points_kept,omitempty,omitzero"`
 
-	// PointsLeft Prune: restore points that wait for the next one, as the budget was used up.
+	// PointsLeft Prune, reread: restore points that wait for the next one, as the budget was used up.
 	PointsLeft int `json:"points_left,omitempty,omitzero"`
 
 	// PointsProven Verify of a repository: restore points that the cycle proved whole.
@@ -2553,6 +2613,9 @@ type TaskResult struct {
 
 	// PointsPruned Prune: restore points that went.
 	PointsPruned int `json:"points_pruned,omitempty,omitzero"`
+
+	// PointsThere Reread: restore points in the repository.
+	PointsThere int `json:"points_there,omitempty,omitzero"`
 
 	// RecordsRestored Heal: records of restore points that were put back.
 	RecordsRestored int    `json:"records_restored,omitempty,omitzero"`
@@ -3655,7 +3718,8 @@ type ClientInterface interface {
 	// ReplaceConnectionWithBody Change a connection
 	//
 	// To what the request says; without `password` the one that is stored stays. The new way is tried first, and must lead to the same host or
-	// manager: its VMs and restore points are those of the connection. Refused while tasks use it.
+	// manager: its VMs and restore points are those of the connection. Only the one that `accept_host` names may be another. Refused while tasks
+	// use it.
 	//
 	// Takes any type of body and a specified content type.
 	//
@@ -3665,7 +3729,8 @@ type ClientInterface interface {
 	// ReplaceConnection Change a connection
 	//
 	// To what the request says; without `password` the one that is stored stays. The new way is tried first, and must lead to the same host or
-	// manager: its VMs and restore points are those of the connection. Refused while tasks use it.
+	// manager: its VMs and restore points are those of the connection. Only the one that `accept_host` names may be another. Refused while tasks
+	// use it.
 	//
 	// Takes a body of the `application/json` content type.
 	//
@@ -4653,7 +4718,8 @@ func (c *Client) GetConnection(ctx context.Context, connectionID ConnectionID, r
 // ReplaceConnectionWithBody Change a connection
 //
 // To what the request says; without `password` the one that is stored stays. The new way is tried first, and must lead to the same host or
-// manager: its VMs and restore points are those of the connection. Refused while tasks use it.
+// manager: its VMs and restore points are those of the connection. Only the one that `accept_host` names may be another. Refused while tasks
+// use it.
 //
 // Takes any type of body and a specified content type.
 //
@@ -4673,7 +4739,8 @@ func (c *Client) ReplaceConnectionWithBody(ctx context.Context, connectionID Con
 // ReplaceConnection Change a connection
 //
 // To what the request says; without `password` the one that is stored stays. The new way is tried first, and must lead to the same host or
-// manager: its VMs and restore points are those of the connection. Refused while tasks use it.
+// manager: its VMs and restore points are those of the connection. Only the one that `accept_host` names may be another. Refused while tasks
+// use it.
 //
 // Takes a body of the `application/json` content type.
 //
@@ -11827,7 +11894,8 @@ type ClientWithResponsesInterface interface {
 	// ReplaceConnectionWithBodyWithResponse Change a connection
 	//
 	// To what the request says; without `password` the one that is stored stays. The new way is tried first, and must lead to the same host or
-	// manager: its VMs and restore points are those of the connection. Refused while tasks use it.
+	// manager: its VMs and restore points are those of the connection. Only the one that `accept_host` names may be another. Refused while tasks
+	// use it.
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -11837,7 +11905,8 @@ type ClientWithResponsesInterface interface {
 	// ReplaceConnectionWithResponse Change a connection
 	//
 	// To what the request says; without `password` the one that is stored stays. The new way is tried first, and must lead to the same host or
-	// manager: its VMs and restore points are those of the connection. Refused while tasks use it.
+	// manager: its VMs and restore points are those of the connection. Only the one that `accept_host` names may be another. Refused while tasks
+	// use it.
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -17769,7 +17838,8 @@ func (c *ClientWithResponses) GetConnectionWithResponse(ctx context.Context, con
 // ReplaceConnectionWithBodyWithResponse Change a connection
 //
 // To what the request says; without `password` the one that is stored stays. The new way is tried first, and must lead to the same host or
-// manager: its VMs and restore points are those of the connection. Refused while tasks use it.
+// manager: its VMs and restore points are those of the connection. Only the one that `accept_host` names may be another. Refused while tasks
+// use it.
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
@@ -17785,7 +17855,8 @@ func (c *ClientWithResponses) ReplaceConnectionWithBodyWithResponse(ctx context.
 // ReplaceConnectionWithResponse Change a connection
 //
 // To what the request says; without `password` the one that is stored stays. The new way is tried first, and must lead to the same host or
-// manager: its VMs and restore points are those of the connection. Refused while tasks use it.
+// manager: its VMs and restore points are those of the connection. Only the one that `accept_host` names may be another. Refused while tasks
+// use it.
 //
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //

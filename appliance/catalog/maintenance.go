@@ -31,7 +31,7 @@ type Maintenance struct {
 	TimeZone    string          `json:"time_zone"`
 	Windows     []string        `gorm:"serializer:json" json:"windows,omitempty"`
 	Paused      bool            `json:"paused"`
-	BudgetBytes int64           `json:"budget_bytes,omitempty"` // of one verification, or one prune of a repository
+	BudgetBytes int64           `json:"budget_bytes,omitempty"` // of one verification, prune, collect or reread of a repository
 	UpdatedBy   string          `json:"updated_by,omitempty"`
 	LastStarted *time.Time      `json:"last_started,omitempty"`
 	LastEnded   *time.Time      `json:"last_ended,omitempty"`

@@ -135,6 +135,7 @@ const (
 	KindRestore RunKind = "restore"
 	KindVerify  RunKind = "verify"
 	KindPrune   RunKind = "prune"
+	KindReread  RunKind = "reread"
 	KindCollect RunKind = "collect"
 	KindHeal    RunKind = "heal"
 	KindScrub   RunKind = "scrub"
@@ -266,6 +267,7 @@ type Result struct {
 	BytesFreed     int64  `json:"bytes_freed,omitempty"`
 
 	Pruned    *Pruned    `json:"pruned,omitempty"`
+	Reread    *Reread    `json:"reread,omitempty"`
 	Collected *Collected `json:"collected,omitempty"`
 	Swept     *Swept     `json:"swept,omitempty"`
 	Healed    *Healed    `json:"healed,omitempty"`
@@ -282,6 +284,14 @@ type Pruned struct {
 	BytesLeft int64 `json:"bytes_left"`
 }
 
+// Reread is what came of a repository's restore points being read into the catalog.
+type Reread struct {
+	Points  int `json:"points"`  // in the repository
+	Added   int `json:"added"`   // that the catalog did not know
+	Removed int `json:"removed"` // that were in the catalog only
+	Left    int `json:"left"`    // for the next time
+}
+
 // Collected is what a collect found beside what it freed.
 type Collected struct {
 	PacksFreed     int   `json:"packs_freed"`
@@ -291,6 +301,7 @@ type Collected struct {
 	BytesLive      int64 `json:"bytes_live"`
 	BytesDead      int64 `json:"bytes_dead"`
 	NoRoom         bool  `json:"no_room"`
+	PacksLater     int   `json:"packs_later,omitempty"`
 }
 
 // Swept is what the verification of a repository found.

@@ -9,15 +9,35 @@ import (
 
 	"github.com/cairn-backup/cairn/appliance/policy"
 	"github.com/cairn-backup/cairn/hypervisors"
+	"github.com/cairn-backup/cairn/internal/fault"
 )
 
 // CreatePolicy stores a new policy and fills in its id and times. It is due for the first time after now.
 func (c *Catalog) CreatePolicy(ctx context.Context, p *Policy, now time.Time) error {
 	p.ID, p.Version, p.OpenedUntil = NewID(PrefixPolicy), 1, now.UTC()
-	if err := c.db.WithContext(ctx).Create(p).Error; err != nil {
+	err := c.transaction(ctx, func(tx *gorm.DB) error {
+		if err := hasRepository(tx, p.Spec.RepositoryID); err != nil {
+			return err
+		}
+		return tx.Create(p).Error
+	})
+	if err != nil {
 		return failure("create policy", p.Name, err)
 	}
 	return nil
+}
+
+// hasRepository is a Conflict error if a repository was detached since it was looked at: DeleteRepository looks at policies in the same way.
+func hasRepository(tx *gorm.DB, id string) error {
+	if id == "" {
+		return nil
+	}
+	var n int64
+	if err := tx.Model(&Repository{}).Where("id = ?", id).Count(&n).Error; err != nil || n > 0 {
+		return err
+	}
+	return fault.New(fault.Conflict, "", "", "its repository is not there any more").Explain(
+		"Somebody has detached the repository meanwhile.", "Name another repository.")
 }
 
 // Policy returns one policy by its id.
@@ -43,6 +63,11 @@ func (c *Catalog) UpdatePolicy(ctx context.Context, id string, now time.Time, ch
 		}
 		before := p
 		change(&p)
+		if p.Spec.RepositoryID != before.Spec.RepositoryID {
+			if err := hasRepository(tx, p.Spec.RepositoryID); err != nil {
+				return err
+			}
+		}
 		p.ID, p.Version = id, before.Version+1
 		moved := p.Spec.Schedule != before.Spec.Schedule || p.Spec.TimeZone != before.Spec.TimeZone
 		if (moved || before.Paused && !p.Paused) && p.OpenedUntil.Before(now) {

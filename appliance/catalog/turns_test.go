@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -343,5 +344,30 @@ func testNewestGood(t *testing.T, dir string) {
 	got, err := c.NewestGood(t.Context())
 	if err != nil || len(got) != 2 || got["vm_1"].ID != "rp_1" || got["vm_2"].ID != "rp_3" {
 		t.Errorf("newest good = %+v, %v", got, err)
+	}
+}
+
+// TestPolicyOrDetached: of a policy that is made and its repository that is detached at the same time one is refused, whichever.
+func TestPolicyOrDetached(t *testing.T) { onEach(t, testPolicyOrDetached) }
+
+func testPolicyOrDetached(t *testing.T, dir string) {
+	c := open(t, dir)
+	for i := range 20 {
+		repo := Repository{Name: "r" + strconv.Itoa(i), Path: "/r" + strconv.Itoa(i)}
+		if err := c.CreateRepository(t.Context(), &repo); err != nil {
+			t.Fatal(err)
+		}
+		made := make(chan error)
+		go func() {
+			made <- c.CreatePolicy(t.Context(), &Policy{Name: repo.Name, Spec: policy.Spec{Filter: "all", Schedule: "22:00", RepositoryID: repo.ID}}, due)
+		}()
+		detached := c.DeleteRepository(t.Context(), repo.ID)
+		if policyErr := <-made; kindOf(policyErr)+kindOf(detached) != "nilconflict" && kindOf(policyErr)+kindOf(detached) != "conflictnil" {
+			t.Errorf("the policy: %v, the detaching: %v", policyErr, detached)
+		}
+	}
+	p := newPolicy(t, c, "moves")
+	if _, err := c.UpdatePolicy(t.Context(), p.ID, due, func(p *Policy) { p.Spec.RepositoryID = "repo_gone" }); kindOf(err) != "conflict" {
+		t.Errorf("changed to a repository that is gone: %v", err)
 	}
 }

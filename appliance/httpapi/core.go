@@ -35,7 +35,8 @@ type Connections interface {
 	// AddConnection tries the connection, keeps it and reads its inventory. A name that is taken is an Exists error.
 	AddConnection(ctx context.Context, c NewConnection) (ConnectionInfo, error)
 	// ReplaceConnection changes address, user, options, and the password unless it is "", and says what differs. With dry it changes
-	// nothing. A Conflict error when the new way leads to another host.
+	// nothing. A Conflict error when the new way leads to another host than the one before or the one that is accepted; an Exists error when
+	// another connection leads to that.
 	ReplaceConnection(ctx context.Context, who fleet.Who, id string, c NewConnection, dry bool) ([]string, error)
 	// RemoveConnection is a Conflict error while a task uses the connection or a clean-up is owed on it.
 	RemoveConnection(ctx context.Context, id string) error
@@ -57,8 +58,9 @@ type Repositories interface {
 	ListRepositories(ctx context.Context, p catalog.Page) (catalog.List[RepositoryInfo], error)
 	GetRepository(ctx context.Context, id string) (RepositoryInfo, error)
 	AddRepository(ctx context.Context, r NewRepository) (RepositoryInfo, error)
-	// DetachRepository forgets the repository and leaves its files; a Conflict error while a task or a policy uses it.
-	DetachRepository(ctx context.Context, id string) error
+	// DetachRepository forgets the repository, leaves its files and does not look at them, and returns the name it had; a Conflict error
+	// while a task or a policy uses it.
+	DetachRepository(ctx context.Context, id string) (name string, err error)
 }
 
 // Protection is the part of Core that makes and uses restore points.
@@ -114,6 +116,8 @@ type NewConnection struct {
 	User     string
 	Password catalog.Secret
 	Options  map[string]string
+	// AcceptHost is the identity of the host that a change may lead to though it is another than before; "none" is one that says none.
+	AcceptHost string
 }
 
 // ConnectionInfo is a connection with what the catalog does not keep in its row.
@@ -177,6 +181,7 @@ type RestoreRequest struct {
 	RestorePointID string
 	Mode           hypervisors.RestoreMode
 	Name           string
+	IntoVMID       string
 	ConnectionID   string
 	Datastore      string                    // for the disks that name none
 	Disks          []hypervisors.RestoreDisk // only ID, Datastore and Format are set

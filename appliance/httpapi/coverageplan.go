@@ -40,7 +40,9 @@ func plannedVMOf(v PlannedVM) server.PlannedVM {
 func (h *handlers) ReplaceConnection(ctx context.Context, r server.ReplaceConnectionRequestObject) (server.ReplaceConnectionResponseObject, error) {
 	ctx, cancel := bounded(ctx)
 	defer cancel()
-	wanted := NewConnection{Address: r.Body.Address, User: r.Body.User, Password: catalog.Secret(r.Body.Password), Options: r.Body.Options}
+	wanted := NewConnection{
+		Address: r.Body.Address, User: r.Body.User, Password: catalog.Secret(r.Body.Password), Options: r.Body.Options, AcceptHost: r.Body.AcceptHost,
+	}
 	fields, err := h.s.core.ReplaceConnection(ctx, whoAsks(ctx), r.ConnectionID, wanted, value(r.Params.DryRun))
 	if err != nil {
 		return nil, err

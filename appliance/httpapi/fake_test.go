@@ -117,7 +117,7 @@ var (
 			Choice: catalog.Choice{Reason: "it is near", Rejected: []catalog.RejectedWay{{Mover: "m1", Transport: "hotadd", Reason: "no"}}},
 		}}},
 		Result: &catalog.Result{RestorePointID: "rp_1", VMPlatformID: "x", VMName: "y", MoverID: "mover_1", Started: true, BytesRead: 1, BytesNew: 1, BytesStored: 1, BytesVerified: 1, BytesFreed: 1,
-			Collected: &catalog.Collected{PacksFreed: 1, NoRoom: true}, Swept: &catalog.Swept{Packs: 1, Complete: true},
+			Collected: &catalog.Collected{PacksFreed: 1, PacksLater: 2, NoRoom: true}, Swept: &catalog.Swept{Packs: 1, Complete: true},
 			Healed: &catalog.Healed{Healed: 1}, Repaired: &catalog.Repaired{Member: "m1", Shards: 1}},
 	}
 	someRun = RunInfo{
@@ -243,9 +243,9 @@ func (f *fakeCore) AddRepository(_ context.Context, r NewRepository) (Repository
 	return one(f, "", "", someRepo)
 }
 
-func (f *fakeCore) DetachRepository(_ context.Context, id string) error {
-	_, err := one(f, id, "repo_1", 0)
-	return err
+func (f *fakeCore) DetachRepository(_ context.Context, id string) (string, error) {
+	repo, err := one(f, id, "repo_1", someRepo)
+	return repo.Name, err
 }
 
 func (f *fakeCore) ListRestorePoints(_ context.Context, filter catalog.PointFilter, p catalog.Page) (catalog.List[catalog.RestorePoint], error) {

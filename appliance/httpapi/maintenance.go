@@ -100,6 +100,12 @@ func resultWords(r catalog.Result) string {
 		return fmt.Sprintf("%d restore points pruned, %d stay, %d wait", r.Pruned.Points, r.Pruned.Kept, r.Pruned.Left)
 	case r.Pruned != nil:
 		return fmt.Sprintf("%d restore points pruned, %d stay", r.Pruned.Points, r.Pruned.Kept)
+	case r.Reread != nil:
+		text := fmt.Sprintf("%d restore points, %d found, %d forgotten", r.Reread.Points, r.Reread.Added, r.Reread.Removed)
+		if r.Reread.Left > 0 {
+			text += fmt.Sprintf(", %d wait", r.Reread.Left)
+		}
+		return text
 	case r.Collected != nil:
 		return fmt.Sprintf("%d bytes freed", r.BytesFreed)
 	case r.Swept != nil:

@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"context"
+	"strconv"
 
 	"github.com/cairn-backup/cairn/api/server"
 	"github.com/cairn-backup/cairn/internal/fault"
@@ -99,16 +100,18 @@ func (h *handlers) UpdateRepository(ctx context.Context, r server.UpdateReposito
 	if err != nil {
 		return nil, err
 	}
+	h.note(ctx, "repository.change", repo.Name, change.words())
 	return server.UpdateRepository200JSONResponse(repositoryOf(repo)), nil
 }
 
 func (h *handlers) DetachRepository(ctx context.Context, r server.DetachRepositoryRequestObject) (server.DetachRepositoryResponseObject, error) {
 	ctx, cancel := bounded(ctx)
 	defer cancel()
-	if err := h.s.core.DetachRepository(ctx, r.RepositoryID); err != nil {
+	name, err := h.s.core.DetachRepository(ctx, r.RepositoryID)
+	if err != nil {
 		return nil, err
 	}
-	h.note(ctx, "repository.detach", r.RepositoryID, "")
+	h.note(ctx, "repository.detach", name, r.RepositoryID)
 	return server.DetachRepository204Response{}, nil
 }
 
@@ -119,6 +122,7 @@ func (h *handlers) GrowRepository(ctx context.Context, r server.GrowRepositoryRe
 	if err != nil {
 		return nil, err
 	}
+	h.note(ctx, "repository.grow", repo.Name, strconv.Itoa(len(r.Body.Members))+" more members")
 	return server.GrowRepository200JSONResponse(repositoryOf(repo)), nil
 }
 

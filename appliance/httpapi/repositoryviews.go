@@ -92,9 +92,12 @@ func resultOf(r catalog.Result) server.TaskResult {
 	if p := r.Pruned; p != nil {
 		out.VMsPruned, out.PointsPruned, out.PointsKept, out.PointsLeft, out.BytesPruned, out.BytesLeft = p.VMs, p.Points, p.Kept, p.Left, p.Bytes, p.BytesLeft
 	}
+	if p := r.Reread; p != nil {
+		out.PointsThere, out.PointsFound, out.PointsForgotten, out.PointsLeft = p.Points, p.Added, p.Removed, p.Left
+	}
 	if c := r.Collected; c != nil {
 		out.PacksFreed, out.PacksCompacted, out.BytesCompacted, out.BytesRewritten = c.PacksFreed, c.PacksCompacted, c.BytesCompacted, c.BytesRewritten
-		out.BytesLive, out.BytesDead, out.NoRoom = c.BytesLive, c.BytesDead, c.NoRoom
+		out.BytesLive, out.BytesDead, out.NoRoom, out.PacksLater = c.BytesLive, c.BytesDead, c.NoRoom, c.PacksLater
 	}
 	if s := r.Swept; s != nil {
 		out.PacksVerified, out.PacksDamaged, out.BytesLeft, out.CycleComplete = s.Packs, s.PacksDamaged, s.BytesLeft, s.Complete

@@ -195,6 +195,10 @@ func TestRefusedRequests(t *testing.T) {
 		{"disk twice", "POST", "/vms/vm_1/backup", `{"repository":"repo_1","exclude_disks":["vda","vda"]}`, 422, "body", []string{"#/exclude_disks"}},
 		{"new without name", "POST", "/restores", `{"restore_point":"rp_1","mode":"new"}`, 422, "body", []string{"#/name"}},
 		{"in place with name", "POST", "/restores", `{"restore_point":"rp_1","mode":"in-place","name":"x","connection":"c"}`, 422, "body", []string{"#/name", "#/connection"}},
+		{"into no VM", "POST", "/restores", `{"restore_point":"rp_1","mode":"into","name":"x","connection":"c","start":true}`, 422, "body", []string{"#/vm", "#/name", "#/connection", "#/start"}},
+		{"a VM for a new one", "POST", "/restores", `{"restore_point":"rp_1","mode":"new","name":"x","vm":"vm_1"}`, 422, "body", []string{"#/vm"}},
+		{"disks with networks", "POST", "/restores", `{"restore_point":"rp_1","mode":"disks","networks":{"a":"b"},"keep_macs":true}`, 422, "body", []string{"#/networks", "#/keep_macs"}},
+		{"restore of many disks alone", "POST", "/restores/vms", `{"filter":"all","mode":"disks"}`, 422, "body", []string{"#/mode"}},
 		{"restore of many without a filter", "POST", "/restores/vms", `{"mode":"new"}`, 422, "body", []string{"#/filter"}},
 		{"restore of many in place with a suffix", "POST", "/restores/vms", `{"filter":"all","mode":"in-place","name_suffix":"x","connection":"c"}`, 422, "body", []string{"#/name_suffix", "#/connection"}},
 		{"chosen disk twice", "POST", "/restores", `{"restore_point":"rp_1","mode":"in-place","only_disks":["vda","vda"]}`, 422, "body", []string{"#/only_disks/1"}},
@@ -336,6 +340,10 @@ func TestRequestsReachTheCore(t *testing.T) {
 		{
 			"POST", "/restores", `{"restore_point":"rp_1","mode":"in-place","dry_run":true}`,
 			RestoreRequest{RestorePointID: "rp_1", Mode: hypervisors.RestoreInPlace},
+		},
+		{
+			"POST", "/restores", `{"restore_point":"rp_1","mode":"into","vm":"vm_1","only_disks":["vdb"]}`,
+			RestoreRequest{RestorePointID: "rp_1", Mode: hypervisors.RestoreInto, IntoVMID: "vm_1", OnlyDisks: []string{"vdb"}},
 		},
 		{
 			"POST", "/restores", `{"restore_point":"rp_1","mode":"in-place","only_disks":["vdb","vdc"]}`,

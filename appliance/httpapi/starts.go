@@ -139,7 +139,7 @@ func (h *handlers) StartRestore(ctx context.Context, r server.StartRestoreReques
 // restoreOf translates a request and refuses what contradicts itself.
 func restoreOf(b server.RestoreRequest) (RestoreRequest, error) {
 	out := RestoreRequest{
-		RestorePointID: b.RestorePoint, Mode: hypervisors.RestoreMode(b.Mode), Name: b.Name, ConnectionID: b.Connection,
+		RestorePointID: b.RestorePoint, Mode: hypervisors.RestoreMode(b.Mode), Name: b.Name, IntoVMID: b.VM, ConnectionID: b.Connection,
 		Datastore: b.Datastore, OnlyDisks: b.OnlyDisks, Networks: b.Networks, KeepMACs: b.KeepMACs, Start: b.Start,
 		Mover: b.Mover, Transport: b.Transport, Fallback: b.Fallback,
 	}
@@ -158,6 +158,7 @@ func restoreOf(b server.RestoreRequest) (RestoreRequest, error) {
 			wrong = append(wrong, server.ProblemField{Pointer: "#/connection", Detail: "in place the VM stays where it is"})
 		}
 	}
+	wrong = append(wrong, disksAloneWrong(out)...)
 	for i, id := range b.OnlyDisks {
 		if slices.Contains(b.OnlyDisks[:i], id) {
 			wrong = append(wrong, server.ProblemField{Pointer: "#/only_disks/" + strconv.Itoa(i), Detail: "this disk is named twice"})
@@ -180,6 +181,27 @@ func restoreOf(b server.RestoreRequest) (RestoreRequest, error) {
 		return RestoreRequest{}, r
 	}
 	return out, nil
+}
+
+// disksAloneWrong says what contradicts a restore of disks that makes no VM, and who else names a VM.
+func disksAloneWrong(r RestoreRequest) (wrong []server.ProblemField) {
+	add := func(bad bool, pointer, detail string) {
+		if bad {
+			wrong = append(wrong, server.ProblemField{Pointer: pointer, Detail: detail})
+		}
+	}
+	into := r.Mode == hypervisors.RestoreInto
+	add(into && r.IntoVMID == "", "#/vm", "the VM that gets the disks is not named")
+	add(!into && r.IntoVMID != "", "#/vm", "a VM is named only for disks that are restored into it")
+	if !r.Mode.DisksOnly() {
+		return wrong
+	}
+	add(into && r.Name != "", "#/name", "the VM keeps its name, and the disks are named after it")
+	add(into && r.ConnectionID != "", "#/connection", "the disks go where the VM is")
+	add(len(r.Networks) > 0, "#/networks", "disks have no networks")
+	add(r.KeepMACs, "#/keep_macs", "disks have no MAC addresses")
+	add(r.Start, "#/start", "no VM is restored that could be started")
+	return wrong
 }
 
 func (h *handlers) CancelRun(ctx context.Context, r server.CancelRunRequestObject) (server.CancelRunResponseObject, error) {

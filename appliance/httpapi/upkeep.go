@@ -2,6 +2,8 @@ package httpapi
 
 import (
 	"context"
+	"fmt"
+	"strings"
 	"time"
 
 	"github.com/cairn-backup/cairn/appliance/catalog"
@@ -51,6 +53,25 @@ type CollectRequest struct {
 type RepositoryChange struct {
 	Verification *VerificationSettings
 	Compression  string // one of pack.Compressions
+}
+
+// words say what is to be set, for the audit log.
+func (c RepositoryChange) words() string {
+	var out []string
+	if c.Compression != "" {
+		out = append(out, "compression "+c.Compression)
+	}
+	if v := c.Verification; v != nil {
+		every := "never"
+		if v.EveryDays > 0 {
+			every = fmt.Sprintf("every %d days", v.EveryDays)
+		}
+		if v.BytesPerSecond > 0 {
+			every += fmt.Sprintf(" with at most %d bytes a second", v.BytesPerSecond)
+		}
+		out = append(out, "verification "+every)
+	}
+	return strings.Join(out, ", ")
 }
 
 // VerificationSettings are what can be set of a repository's verification.

@@ -41,7 +41,7 @@ func failureOf(f *catalog.Failure) server.Failure {
 func connectionOf(c ConnectionInfo) server.Connection {
 	out := server.Connection{
 		ID: c.ID, Name: c.Name, Platform: server.Platform(c.Platform), Address: c.Address, User: c.User, Options: c.Options,
-		CreatedAt: c.CreatedAt.UTC(), VMs: c.VMs, Status: server.Status(c.Status), Product: c.Product, Host: c.Host,
+		CreatedAt: c.CreatedAt.UTC(), VMs: c.VMs, Status: server.Status(c.Status), Product: c.Product, Host: c.Host, HostID: c.HostID,
 		Problems: c.Problems, CheckedAt: at(c.LastChecked), InventoryAt: at(c.LastInventory), Error: failureOf(c.LastError),
 	}
 	if c.Capabilities != nil {
@@ -53,7 +53,7 @@ func connectionOf(c ConnectionInfo) server.Connection {
 func capabilitiesOf(c hypervisors.Capabilities) server.Capabilities {
 	return server.Capabilities{
 		Backup: c.Backup, ChangeTracking: c.ChangeTracking, Quiesce: c.Quiesce, StoppedBackup: c.StoppedBackup,
-		Restore: c.Restore, RestoreInPlace: c.RestoreInPlace, Power: c.Power, Watch: c.Watch,
+		Restore: c.Restore, RestoreInPlace: c.RestoreInPlace, RestoreDisks: c.RestoreDisks, RestoreInto: c.RestoreInto, Power: c.Power, Watch: c.Watch,
 		Transports: each(c.Transports, func(t hypervisors.Transport) string { return string(t) }),
 		Formats:    each(c.Formats, func(f hypervisors.DiskFormat) string { return string(f) }),
 	}
@@ -205,7 +205,7 @@ func planOf(p RestorePlan) server.RestorePlan {
 	return server.RestorePlan{
 		Mode: string(p.Mode), ConnectionID: p.ConnectionID, VMName: p.VMName, Networks: networks, Warnings: p.Warnings,
 		Disks: each(p.Disks, func(d hypervisors.RestoreDisk) server.PlannedDisk {
-			return server.PlannedDisk{ID: d.ID, SizeBytes: d.SizeBytes, Datastore: d.Datastore, Format: string(d.Format)}
+			return server.PlannedDisk{ID: d.ID, SizeBytes: d.SizeBytes, Datastore: d.Datastore, Format: string(d.Format), Name: d.Name}
 		}),
 		LeftOut: each(p.LeftOut, func(l LeftOut) server.LeftOutDisk { return server.LeftOutDisk{ID: l.Disk, Reason: l.Reason} }),
 	}

@@ -38,6 +38,7 @@ type Service struct {
 	hasher    *hasher
 	throttle  *throttle
 	now       func() time.Time // of logins
+	audit     func(context.Context, catalog.AuditEntry)
 
 	mu   sync.Mutex
 	used map[string]time.Time // when the use of a token was last written, by its id
@@ -49,6 +50,8 @@ type Options struct {
 	SetUpFile string // keeps the hash of the set-up token until it is used
 	Log       *slog.Logger
 	Now       func() time.Time // nil is time.Now; for tests of how logins are slowed down
+	// Audit is told of log-ins and the set-up, of refused ones too; it bounds what it writes of these. nil is nobody.
+	Audit func(context.Context, catalog.AuditEntry)
 }
 
 // New makes a service.
@@ -57,7 +60,7 @@ func New(o Options) *Service {
 		o.Now = time.Now
 	}
 	return &Service{
-		store: o.Store, setUpFile: o.SetUpFile, log: o.Log, hasher: newHasher(parallelHashes), throttle: newThrottle(), now: o.Now,
+		store: o.Store, setUpFile: o.SetUpFile, log: o.Log, hasher: newHasher(parallelHashes), throttle: newThrottle(), now: o.Now, audit: o.Audit,
 		used: map[string]time.Time{},
 	}
 }
@@ -80,6 +83,14 @@ type Issued struct {
 
 // SetUp creates the first user. It works once: afterwards the error is Exists and matches ErrSetUpDone.
 func (s *Service) SetUp(ctx context.Context, source, setUpToken, name, password string) (Issued, error) {
+	issued, err := s.setUp(ctx, source, setUpToken, name, password)
+	if !errors.Is(err, ErrSetUpDone) {
+		s.said(ctx, "setup", source, issued.User, err)
+	}
+	return issued, err
+}
+
+func (s *Service) setUp(ctx context.Context, source, setUpToken, name, password string) (Issued, error) {
 	n, err := s.store.CountUsers(ctx)
 	if err != nil {
 		return Issued{}, err
@@ -119,6 +130,12 @@ func setUpDone() error {
 
 // Login exchanges name and password for a token that expires after some hours.
 func (s *Service) Login(ctx context.Context, source, name, password string) (Issued, error) {
+	issued, err := s.login(ctx, source, name, password)
+	s.said(ctx, "login", source, s.knownName(ctx, name), err)
+	return issued, err
+}
+
+func (s *Service) login(ctx context.Context, source, name, password string) (Issued, error) {
 	now := s.now()
 	if err := s.throttle.try(source, name, now); err != nil {
 		return Issued{}, err

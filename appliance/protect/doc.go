@@ -69,6 +69,7 @@ type Protector struct {
 	drivers      jobs.Platforms
 	repositories Repositories
 	sets         Sets
+	there        func(ctx context.Context, repositoryID string) error
 	retention    Retention
 	reader       Reader
 	log          *slog.Logger
@@ -80,6 +81,7 @@ type Options struct {
 	Drivers      jobs.Platforms
 	Repositories Repositories
 	Sets         Sets
+	There        func(ctx context.Context, repositoryID string) error // an error if a repository does not lie where it was opened any more
 	Retention    Retention
 	Reader       Reader
 	Log          *slog.Logger
@@ -88,6 +90,6 @@ type Options struct {
 // New makes a Protector.
 func New(o Options) *Protector {
 	return &Protector{
-		catalog: o.Catalog, drivers: o.Drivers, repositories: o.Repositories, sets: o.Sets, retention: o.Retention, reader: o.Reader, log: o.Log,
+		catalog: o.Catalog, drivers: o.Drivers, repositories: o.Repositories, sets: o.Sets, there: o.There, retention: o.Retention, reader: o.Reader, log: o.Log,
 	}
 }

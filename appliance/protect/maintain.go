@@ -81,7 +81,7 @@ func (p *Protector) Collect(ctx context.Context, t *jobs.Task) error {
 		return err
 	}
 	t.SetPhase(ctx, "collecting")
-	report, err := repo.Collect(ctx, store.CollectOptions{DryRun: spec.DryRun, Compact: spec.Compact})
+	report, err := repo.Collect(ctx, store.CollectOptions{DryRun: spec.DryRun, Compact: spec.Compact, Budget: spec.Budget})
 	if err != nil {
 		return fault.Context("collect repository", t.RepositoryID, err)
 	}
@@ -92,11 +92,14 @@ func (p *Protector) Collect(ctx context.Context, t *jobs.Task) error {
 	freed := report.BytesFreed + report.BytesCompacted - report.BytesRewritten
 	t.Event(ctx, fmt.Sprintf("%d bytes %s: %d packs that nothing needs, and the needless part of %d packs; %d packs stay, %d wait for running backups.",
 		freed, word, report.PacksFreed, report.PacksCompacted, report.PacksKept, report.PacksWaiting))
+	if report.PacksLater > 0 {
+		t.Event(ctx, fmt.Sprintf("%d packs are left for the next collect, as the budget was used up.", report.PacksLater))
+	}
 	if report.NoRoom {
 		t.Warn(ctx, "The repository is too full to rewrite all packs that should be.")
 	}
 	return t.SetResult(ctx, catalog.Result{BytesFreed: freed, Collected: &catalog.Collected{
 		PacksFreed: report.PacksFreed, PacksCompacted: report.PacksCompacted, BytesCompacted: report.BytesCompacted,
-		BytesRewritten: report.BytesRewritten, BytesLive: report.LiveBytes, BytesDead: report.DeadBytes, NoRoom: report.NoRoom,
+		BytesRewritten: report.BytesRewritten, BytesLive: report.LiveBytes, BytesDead: report.DeadBytes, NoRoom: report.NoRoom, PacksLater: report.PacksLater,
 	}})
 }

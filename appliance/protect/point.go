@@ -97,42 +97,26 @@ func pointRow(repositoryID, vmID string, p store.RestorePoint) (catalog.RestoreP
 	return row, nil
 }
 
-// Reconcile makes the catalog's restore points those of a repository: unknown ones are taken in, vanished ones are
-// forgotten. Restore points that Cairn did not write are left out.
+// Reconcile makes the catalog's restore points those of a repository on which no task is under way: unknown ones are taken in, vanished
+// ones are forgotten. Restore points that Cairn did not write are left out.
 func (p *Protector) Reconcile(ctx context.Context, repositoryID string) (added, removed int, err error) {
-	r, err := p.reconcile(ctx, repositoryID, nil)
-	return r.Added, r.Removed, err
-}
-
-// reconcile is Reconcile. beside is nil when no task is under way on the repository; otherwise it is asked once the restore points are
-// known, and says of which tasks those are left alone that the catalog does not know.
-func (p *Protector) reconcile(ctx context.Context, repositoryID string, beside func(context.Context) (map[string]bool, error)) (r Reread, err error) {
 	repo, err := p.repositories(ctx, repositoryID)
 	if err != nil {
-		return r, err
+		return 0, 0, err
 	}
 	known, err := p.catalog.RestorePointIDs(ctx, repositoryID)
 	if err != nil {
-		return r, err
+		return 0, 0, err
 	}
 	points, err := repo.RestorePoints(ctx)
 	if err != nil {
-		return r, fault.Context("list restore points of repository", repositoryID, err)
-	}
-	var busy map[string]bool
-	if beside != nil {
-		if busy, err = beside(ctx); err != nil {
-			return r, err
-		}
+		return 0, 0, fault.Context("list restore points of repository", repositoryID, err)
 	}
 	var errs []error
 	var found []catalog.RestorePoint
 	for _, point := range points {
 		if known[point.ID] {
 			delete(known, point.ID)
-			continue
-		}
-		if busy[point.Labels[labelTask]] {
 			continue
 		}
 		row, err := p.rowOf(ctx, repositoryID, point)
@@ -143,21 +127,16 @@ func (p *Protector) reconcile(ctx context.Context, repositoryID string, beside f
 		found = append(found, row)
 	}
 	if err := p.catalog.AddRestorePoints(ctx, found); err != nil {
-		return Reread{}, errors.Join(append(errs, err)...)
-	}
-	r.Points, r.Added = len(points), len(found)
-	if beside != nil {
-		n, err := p.forgetPruned(ctx, repo, found)
-		r.Points, r.Added, errs = r.Points-n, r.Added-n, append(errs, err)
+		return 0, 0, errors.Join(append(errs, err)...)
 	}
 	for id := range known {
 		if err := p.catalog.DeleteRestorePoint(ctx, id); err != nil {
 			errs = append(errs, err)
 			continue
 		}
-		r.Removed++
+		removed++
 	}
-	return r, errors.Join(errs...)
+	return len(found), removed, errors.Join(errs...)
 }
 
 // rowOf is the row of a restore point that was found in a repository. Its VM is known only if its connection is.

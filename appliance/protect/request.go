@@ -120,6 +120,7 @@ func (p *Protector) RequestVerify(ctx context.Context, pointID string) (*catalog
 type CollectSpec struct {
 	DryRun  bool    `json:"dry_run,omitempty"`
 	Compact float64 `json:"compact,omitempty"` // as in store.CollectOptions
+	Budget  int64   `json:"budget,omitempty"`  // the same
 }
 
 // RequestCollect makes the task that frees space in a repository.

@@ -19,6 +19,7 @@ type Spec struct {
 	RestorePointID string                    `json:"restore_point_id"`
 	Mode           hypervisors.RestoreMode   `json:"mode"`
 	Name           string                    `json:"name,omitempty"`
+	IntoVMID       string                    `json:"into_vm_id,omitempty"` // the VM that gets the disks
 	ConnectionID   string                    `json:"connection_id,omitempty"`
 	Datastore      string                    `json:"datastore,omitempty"`  // for disks that name none
 	Disks          []hypervisors.RestoreDisk `json:"disks,omitempty"`      // only ID, Datastore and Format count
@@ -52,6 +53,7 @@ type order struct {
 	images map[string]store.ImageRef
 	left   []LeftOut
 	req    hypervisors.RestoreRequest // without Tag and Owe
+	into   catalog.VM                 // that gets the disks; zero for other modes
 }
 
 // Plan checks a request against the platform as it is now and says what would be made. It changes nothing.
@@ -108,8 +110,13 @@ func (o *order) task(p Plan) (*catalog.Task, error) {
 		// The VM that is made is what the task has for itself; its name stands for it.
 		Subject: p.ConnectionID + "/" + p.Request.Name,
 	}
-	if o.spec.Mode == hypervisors.RestoreInPlace {
+	switch o.spec.Mode {
+	case hypervisors.RestoreInPlace:
 		t.Subject = o.point.VMID
+	case hypervisors.RestoreInto:
+		t.Subject = o.into.ID
+	case hypervisors.RestoreDisks:
+		t.Subject = "" // nobody else has what it makes
 	}
 	return t, nil
 }
@@ -120,6 +127,12 @@ func (r *Recoverer) order(ctx context.Context, spec Spec) (*order, error) {
 	var err error
 	if o.point, err = r.catalog.RestorePoint(ctx, spec.RestorePointID); err != nil {
 		return nil, err
+	}
+	if spec.Mode == hypervisors.RestoreInto {
+		if o.into, err = r.intoOf(ctx, spec); err != nil {
+			return nil, err
+		}
+		spec.ConnectionID = o.into.ConnectionID
 	}
 	if spec.ConnectionID == "" {
 		spec.ConnectionID = o.point.ConnectionID
@@ -192,8 +205,12 @@ func checkSpec(spec Spec, point catalog.RestorePoint) error {
 			return fault.New(fault.NotFound, "restore", point.ID, "the original VM is not known").Explain(
 				"The connection has no VM any more whose disks could be replaced.", "Restore it as a new VM.")
 		}
+	case hypervisors.RestoreDisks, hypervisors.RestoreInto:
+		if len(spec.Networks) > 0 || spec.KeepMACs || spec.Start {
+			return invalid("mode %q makes no VM whose networks could be mapped, or that could be started", spec.Mode)
+		}
 	default:
-		return invalid("mode %q is neither new nor in-place", spec.Mode)
+		return invalid("there is no mode %q", spec.Mode)
 	}
 	has := func(id string) bool {
 		return slices.ContainsFunc(point.Disks, func(p catalog.PointDisk) bool { return p.ID == id })
@@ -237,8 +254,11 @@ func (r *Recoverer) request(ctx context.Context, o *order, stored store.RestoreP
 	if err := json.Unmarshal(stored.Description, &req.VM); err != nil {
 		return req, fault.Wrap(fault.Unsupported, "read description of VM in", stored.ID, err)
 	}
-	if req.Mode == hypervisors.RestoreInPlace {
+	switch req.Mode {
+	case hypervisors.RestoreInPlace, hypervisors.RestoreDisks:
 		req.Name = req.VM.Name
+	case hypervisors.RestoreInto:
+		req.Name, req.Into = o.into.Name, o.into.PlatformID
 	}
 	for _, d := range stored.Documents {
 		data, err := o.repo.Document(ctx, stored.ID, d.Name)
@@ -257,6 +277,7 @@ func (r *Recoverer) request(ctx context.Context, o *order, stored store.RestoreP
 		o.images[img.Name] = img.Ref
 		req.Disks = append(req.Disks, o.disk(img))
 	}
+	o.nameDisks(&req)
 	return req, nil
 }
 
@@ -277,10 +298,13 @@ func (o *order) disk(img store.NamedImage) hypervisors.RestoreDisk {
 // check asks the platform whether the request could be carried out now.
 func (o *order) check(ctx context.Context, tag string) error {
 	c := o.driver.Capabilities()
-	if !c.Restore || (o.spec.Mode == hypervisors.RestoreInPlace && !c.RestoreInPlace) {
-		return fault.New(fault.Unsupported, "restore to connection", o.conn.Name, "it cannot restore %s", o.spec.Mode).Explain(
+	can := map[hypervisors.RestoreMode]bool{
+		hypervisors.RestoreNew: true, hypervisors.RestoreInPlace: c.RestoreInPlace, hypervisors.RestoreDisks: c.RestoreDisks, hypervisors.RestoreInto: c.RestoreInto,
+	}
+	if !c.Restore || !can[o.spec.Mode] {
+		return fault.New(fault.Unsupported, "restore to connection", o.conn.Name, "it cannot restore in the mode %s", o.spec.Mode).Explain(
 			"The platform behind this connection, or its version, cannot do this kind of restore.",
-			"Restore in the other mode, or to another connection.")
+			"Restore in another mode, or to another connection.")
 	}
 	req := o.req
 	req.Tag = tag

@@ -37,8 +37,8 @@ func (r *Recoverer) Restore(ctx context.Context, t *jobs.Task) error {
 	if err := o.check(ctx, jobs.Tag(t.ID)); err != nil {
 		return err
 	}
-	if spec.Mode == hypervisors.RestoreInPlace {
-		release, err := t.Journal().Hold(ctx, o.conn.ID, o.req.VM.ID)
+	if vm := o.changed(); vm != "" {
+		release, err := t.Journal().Hold(ctx, o.conn.ID, vm)
 		if err != nil {
 			return err
 		}
@@ -66,6 +66,17 @@ func (r *Recoverer) Restore(ctx context.Context, t *jobs.Task) error {
 		return err
 	}
 	return r.complete(context.WithoutCancel(ctx), t, o, vm)
+}
+
+// changed is the VM that the restore changes, as the platform calls it; "" if it makes what it needs.
+func (o *order) changed() string {
+	switch o.spec.Mode {
+	case hypervisors.RestoreInPlace:
+		return o.req.VM.ID
+	case hypervisors.RestoreInto:
+		return o.req.Into
+	}
+	return ""
 }
 
 // begin makes the disks.
@@ -104,7 +115,11 @@ func (r *Recoverer) fill(ctx context.Context, t *jobs.Task, o *order, restoring 
 	if err := t.Journal().Unplug(ctx, t.ID); err != nil { // no VM begins with a disk that a mover may still write to
 		return hypervisors.VM{}, fault.Context("unplug disks of", o.req.Name, err)
 	}
-	t.SetPhase(ctx, "creating VM")
+	phase, what := "creating VM", "create VM"
+	if o.spec.Mode.DisksOnly() {
+		phase, what = "handing over disks", "hand over disks of"
+	}
+	t.SetPhase(ctx, phase)
 	finish, cancel := context.WithTimeout(context.WithoutCancel(ctx), finishTime)
 	defer cancel()
 	if o.spec.Mode == hypervisors.RestoreInPlace {
@@ -115,7 +130,7 @@ func (r *Recoverer) fill(ctx context.Context, t *jobs.Task, o *order, restoring 
 	}
 	vm, err := restoring.Finish(finish)
 	if err != nil {
-		return hypervisors.VM{}, fault.Context("create VM", o.req.Name, err)
+		return hypervisors.VM{}, fault.Context(what, o.req.Name, err)
 	}
 	return vm, nil
 }
@@ -187,7 +202,15 @@ func (r *Recoverer) complete(ctx context.Context, t *jobs.Task, o *order, vm hyp
 		t.Warn(ctx, "A replaced disk could not be removed yet; it will be tried again: "+err.Error())
 	}
 	fault.Point("restore.struck-off")
-	t.Event(ctx, fmt.Sprintf("VM %s is complete.", vm.Name), "vm", vm.ID)
+	switch o.spec.Mode {
+	case hypervisors.RestoreDisks:
+		t.Event(ctx, fmt.Sprintf("%d disks of VM %s are complete.", len(vm.Disks), vm.Name))
+		return nil
+	case hypervisors.RestoreInto:
+		t.Event(ctx, fmt.Sprintf("VM %s has the disks.", vm.Name), "vm", vm.ID)
+	default:
+		t.Event(ctx, fmt.Sprintf("VM %s is complete.", vm.Name), "vm", vm.ID)
+	}
 	if o.spec.Start {
 		t.SetPhase(ctx, "starting VM")
 		if err := r.start(ctx, o, vm.ID); err != nil {

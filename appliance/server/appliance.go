@@ -35,6 +35,7 @@ type Target struct {
 	User    string
 	Secret  catalog.Secret
 	Options map[string]string
+	Confirm hypervisors.ConfirmHost // to be asked in each session; nil while there is no connection yet
 	Log     *slog.Logger
 }
 
@@ -145,7 +146,7 @@ func Open(ctx context.Context, o Options) (_ *Appliance, err error) {
 		return nil, err
 	}
 	a.protector = protect.New(protect.Options{
-		Catalog: a.catalog, Drivers: a.driver, Repositories: a.repository, Sets: a.set, Retention: a.retention, Reader: a.mover, Log: a.log,
+		Catalog: a.catalog, Drivers: a.driver, Repositories: a.repository, Sets: a.set, There: a.there, Retention: a.retention, Reader: a.mover, Log: a.log,
 	})
 	a.recoverer = recover.New(recover.Options{
 		Catalog: a.catalog, Drivers: a.driver, Repositories: a.repository, Writer: a.mover, Log: a.log,
@@ -161,7 +162,7 @@ func Open(ctx context.Context, o Options) (_ *Appliance, err error) {
 			catalog.KindBackup: a.protector.Backup, catalog.KindRestore: a.recoverer.Restore,
 			catalog.KindVerify: a.protector.Verify, catalog.KindPrune: a.protector.Prune, catalog.KindCollect: a.protector.Collect,
 			catalog.KindHeal: a.protector.Heal, catalog.KindScrub: a.protector.Scrub, catalog.KindRebuild: a.protector.Rebuild,
-			catalog.KindDeploy: a.deployer.Deploy,
+			catalog.KindReread: a.protector.Reread, catalog.KindDeploy: a.deployer.Deploy,
 		},
 	})
 	if err != nil {

@@ -238,7 +238,7 @@ func TestOneTaskForAVM(t *testing.T) {
 	if _, err := b.startBackup(); kindOf(err) != "conflict" {
 		t.Errorf("second backup: %v, want conflict", err)
 	}
-	if err := b.DetachRepository(t.Context(), b.repo); kindOf(err) != "conflict" {
+	if _, err := b.DetachRepository(t.Context(), b.repo); kindOf(err) != "conflict" {
 		t.Errorf("detach: %v, want conflict", err)
 	}
 	if err := b.RemoveConnection(t.Context(), b.conn); kindOf(err) != "conflict" {
@@ -382,7 +382,7 @@ func TestRepositoryComesBackWithItsRestorePoints(t *testing.T) {
 		return list.Items
 	}
 	before := rows()
-	if err := b.DetachRepository(t.Context(), b.repo); err != nil {
+	if _, err := b.DetachRepository(t.Context(), b.repo); err != nil {
 		t.Fatal(err)
 	}
 	if n := len(rows()); n != 0 {

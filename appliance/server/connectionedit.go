@@ -9,7 +9,6 @@ import (
 	"github.com/cairn-backup/cairn/appliance/catalog"
 	"github.com/cairn-backup/cairn/appliance/fleet"
 	"github.com/cairn-backup/cairn/appliance/httpapi"
-	"github.com/cairn-backup/cairn/internal/fault"
 )
 
 // ReplaceConnection implements httpapi.Core.
@@ -35,25 +34,29 @@ func (a *Appliance) ReplaceConnection(ctx context.Context, who fleet.Who, id str
 			fields = append(fields, name)
 		}
 	}
+	accepts := c.AcceptHost != "" && c.AcceptHost != shownIdentity(row.HostID)
+	if accepts {
+		fields = append(fields, "host")
+	}
 	slices.Sort(fields)
-	if dry || len(fields) == 0 {
+	if dry && !accepts || len(fields) == 0 {
 		return fields, nil
 	}
-	if err := a.catalog.ConnectionIdle(ctx, id); err != nil {
-		return nil, err
+	if !dry {
+		if err := a.catalog.ConnectionIdle(ctx, id); err != nil {
+			return nil, err
+		}
 	}
 	c.Name, c.Platform = row.Name, row.Platform
 	health, err := a.TryConnection(ctx, c)
 	if err != nil {
 		return nil, err
 	}
-	if row.HostID != "" && health.HostID != row.HostID {
-		return nil, fault.New(fault.Conflict, "change connection", row.Name, "%s is another host than %s", health.Host, row.Host).Explain(
-			"VMs, checkpoints and restore points of this connection are those of its host.",
-			"Add a connection to the other host, and remove this one if it is not needed any more.")
+	if err := a.acceptedHost(ctx, row, c.AcceptHost, health); err != nil || dry {
+		return fields, err
 	}
 	_, err = a.catalog.UpdateConnection(ctx, id, &c.Password, func(r *catalog.Connection) {
-		r.Address, r.User, r.Options = c.Address, c.User, c.Options
+		r.Address, r.User, r.Options, r.HostID = c.Address, c.User, c.Options, health.HostID
 		setHealth(r, health, nil)
 	})
 	if err != nil {
@@ -61,6 +64,17 @@ func (a *Appliance) ReplaceConnection(ctx context.Context, who fleet.Who, id str
 	}
 	a.stopWatching(id)
 	a.forgetDriver(ctx, id)
-	a.note(ctx, who, "connection.change", row.Name, strings.Join(fields, " "))
+	detail := strings.Join(fields, " ")
+	if accepts {
+		detail += ": " + shownIdentity(row.HostID) + " is " + shownIdentity(health.HostID) + " now"
+	}
+	a.note(ctx, who, "connection.change", row.Name, detail)
+	if !accepts {
+		return fields, nil
+	}
+	if _, err := a.RefreshConnection(ctx, id); err != nil {
+		// The host answered a moment ago; the connection's row says why it has no inventory.
+		a.log.WarnContext(ctx, "inventory was not read", "connection", row.Name, "err", err)
+	}
 	return fields, nil
 }

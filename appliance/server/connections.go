@@ -79,7 +79,7 @@ func (a *Appliance) driver(ctx context.Context, id string) (hypervisors.Driver, 
 		return nil, err
 	}
 	d, err = a.open(ctx, conn.Platform, Target{
-		Address: conn.Address, User: conn.User, Secret: secret, Options: conn.Options, Log: a.log.With("connection", conn.Name),
+		Address: conn.Address, User: conn.User, Secret: secret, Options: conn.Options, Confirm: a.confirmHost(id), Log: a.log.With("connection", conn.Name),
 	})
 	if err != nil {
 		return nil, fault.Wrap(absentKind(err), "open connection", conn.Name, err)
@@ -193,11 +193,15 @@ func (a *Appliance) AddConnection(ctx context.Context, c httpapi.NewConnection) 
 	if err != nil {
 		return httpapi.ConnectionInfo{}, err
 	}
-	if err := a.checkHost(ctx, c, health.HostID); err != nil {
+	other, err := a.sameHost(ctx, c.Platform, health.HostID)
+	if err != nil {
 		return httpapi.ConnectionInfo{}, err
 	}
+	if other != nil {
+		return httpapi.ConnectionInfo{}, connectedTwice("add connection", c.Name, *other, health.HostID)
+	}
 	row := catalog.Connection{
-		Name: c.Name, Platform: c.Platform, Address: c.Address, User: c.User, Options: c.Options,
+		Name: c.Name, Platform: c.Platform, Address: c.Address, User: c.User, Options: c.Options, HostID: health.HostID,
 	}
 	setHealth(&row, health, nil)
 	if err := a.catalog.CreateConnection(ctx, &row, c.Password); err != nil {
@@ -210,26 +214,7 @@ func (a *Appliance) AddConnection(ctx context.Context, c httpapi.NewConnection) 
 	return a.GetConnection(ctx, row.ID)
 }
 
-// checkHost refuses a second connection to one host: backups through one would drop the checkpoints of the other, and
-// nothing would keep two tasks from one VM.
-func (a *Appliance) checkHost(ctx context.Context, c httpapi.NewConnection, hostID string) error {
-	if hostID == "" {
-		return nil
-	}
-	other, err := a.catalog.ConnectionToHost(ctx, c.Platform, hostID)
-	switch {
-	case err == nil:
-		return fault.New(fault.Exists, "add connection", c.Name, "connection %s leads to the same host, %s", other.Name, hostID).Explain(
-			"A host is connected once; its backups through two connections would get into each other's way.",
-			"Use the connection "+other.Name+". If these are two hosts, their firmware gives both the same identity: "+
-				"give one of them another (for libvirt: host_uuid in libvirtd.conf).")
-	case fault.KindOf(err) == fault.NotFound:
-		return nil
-	}
-	return err
-}
-
-// setHealth notes the outcome of a check.
+// setHealth notes the outcome of a check of the connection's own host.
 func setHealth(row *catalog.Connection, h hypervisors.Health, err error) {
 	now := time.Now().UTC()
 	row.LastChecked, row.LastError = &now, catalog.FailureOf(err)
@@ -238,7 +223,6 @@ func setHealth(row *catalog.Connection, h hypervisors.Health, err error) {
 		return
 	}
 	row.Status, row.Product, row.Host, row.Problems = catalog.HealthOK, h.Product, h.Host, h.Problems
-	row.HostID = h.HostID
 	if len(h.Problems) > 0 {
 		row.Status = catalog.HealthProblem
 	}
@@ -263,6 +247,9 @@ func (a *Appliance) CheckConnection(ctx context.Context, id string) (hypervisors
 	health, err := d.Check(ctx)
 	if fault.KindOf(err) == fault.Denied && a.catalog.ConnectionIdle(ctx, id) == nil {
 		health, err = a.checkAnew(ctx, id)
+	}
+	if err == nil {
+		err = a.confirmHost(id)(ctx, health.Host, health.HostID) // a session may be older than the host's identity
 	}
 	_, storeErr := a.catalog.UpdateConnection(context.WithoutCancel(ctx), id, nil, func(c *catalog.Connection) {
 		setHealth(c, health, err)
@@ -300,5 +287,17 @@ func (a *Appliance) RefreshConnection(ctx context.Context, id string) (catalog.I
 		return catalog.InventoryReport{}, err
 	}
 	a.stream.PublishInventory(id)
+	a.overcome(ctx, id)
 	return report, nil
+}
+
+// overcome checks a connection that had failed and answers again, so that it is no problem any more.
+func (a *Appliance) overcome(ctx context.Context, id string) {
+	row, err := a.catalog.Connection(ctx, id)
+	if err == nil && row.LastError != nil {
+		_, err = a.CheckConnection(ctx, id) // what fails is in the row
+	}
+	if err != nil {
+		a.log.InfoContext(ctx, "connection was not checked", "connection", id, "err", err)
+	}
 }

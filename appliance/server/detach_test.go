@@ -24,7 +24,7 @@ func TestRepositoryOfPoliciesIsNotDetached(t *testing.T) {
 	}
 	refused := func(text string) {
 		t.Helper()
-		err := b.DetachRepository(t.Context(), b.repo)
+		_, err := b.DetachRepository(t.Context(), b.repo)
 		if meaning, advice := fault.Explanation(err); fault.KindOf(err) != fault.Conflict || !strings.Contains(err.Error(), text) || meaning == "" || advice == "" {
 			t.Errorf("got %v, want a conflict with %s", err, text)
 		}
@@ -41,7 +41,7 @@ func TestRepositoryOfPoliciesIsNotDetached(t *testing.T) {
 	if err := b.RemovePolicy(t.Context(), admin, ids[0]); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.DetachRepository(t.Context(), b.repo); err != nil {
+	if _, err := b.DetachRepository(t.Context(), b.repo); err != nil {
 		t.Errorf("without policies: %v", err)
 	}
 }

@@ -237,14 +237,15 @@ func TestKeyFromElsewhere(t *testing.T) {
 	if _, err := b.RotateKey(t.Context(), repo.ID); kindOf(err) != "conflict" {
 		t.Errorf("rotating a key from outside: %v, want conflict", err)
 	}
-	if err := b.DetachRepository(t.Context(), repo.ID); err != nil {
+	if _, err := b.DetachRepository(t.Context(), repo.ID); err != nil {
 		t.Fatal(err)
 	}
 	again := httpapi.NewRepository{Name: "file", Path: filepath.Join(b.root, "env"), Attach: true, KeySource: "file:" + key}
 	if repo, err = b.AddRepository(t.Context(), again); err != nil || repo.KeyFile != key {
 		t.Errorf("attached = %+v, %v", repo, err)
 	}
-	if kind := fault.KindOf(b.DetachRepository(t.Context(), "repo_x")); kind != fault.NotFound {
+	_, err = b.DetachRepository(t.Context(), "repo_x")
+	if kind := fault.KindOf(err); kind != fault.NotFound {
 		t.Errorf("detaching nothing: %v", kind)
 	}
 }

@@ -37,6 +37,7 @@ type bench struct {
 	t        testing.TB
 	root     string // holds data/ and repo/
 	platform *memplatform.Platform
+	others   map[string]*memplatform.Platform // by address; all others are platform
 	vm       hypervisors.VM
 	vmID     string // in the catalog
 	conn     string
@@ -95,8 +96,8 @@ func (b *bench) start() {
 	a, err := Open(b.t.Context(), Options{
 		Dir: filepath.Join(b.root, "data"), Log: slog.New(slog.DiscardHandler), observe: b.watch.see, Ticks: b.ticks, saveAfter: cmp.Or(b.saves, -1),
 		Drivers: map[hypervisors.Platform]OpenDriver{
-			memplatform.PlatformName: func(context.Context, Target) (hypervisors.Driver, error) {
-				return mortal{b.platform.Driver(), dead}, nil
+			memplatform.PlatformName: func(_ context.Context, t Target) (hypervisors.Driver, error) {
+				return mortal{cmp.Or(b.others[t.Address], b.platform).Confirmed(t.Confirm), dead}, nil
 			},
 		},
 	})

@@ -34,6 +34,9 @@ func (a *Appliance) keepMaintenance(ctx context.Context, now time.Time, idle boo
 	}
 }
 
+// budgeted are the kinds that have a budget.
+var budgeted = []catalog.MaintenanceKind{catalog.MaintainVerify, catalog.MaintainPrune, catalog.MaintainCollect, catalog.MaintainReread}
+
 // byOne are the kinds that one manager does for all. Each maintains its own repositories.
 var byOne = []catalog.MaintenanceKind{catalog.MaintainInventory, catalog.MaintainSweep}
 
@@ -206,9 +209,9 @@ func (a *Appliance) maintainPrune(ctx context.Context, m catalog.Maintenance, _ 
 }
 
 // maintainCollect begins a collect of each repository of this manager.
-func (a *Appliance) maintainCollect(ctx context.Context, _ catalog.Maintenance, _ time.Time) (maintained, error) {
+func (a *Appliance) maintainCollect(ctx context.Context, m catalog.Maintenance, _ time.Time) (maintained, error) {
 	return a.eachRepository(ctx, catalog.KindCollect, "collected", func(id string) (*catalog.Task, error) {
-		return a.protector.RequestCollect(ctx, id, protect.CollectSpec{})
+		return a.protector.RequestCollect(ctx, id, protect.CollectSpec{Budget: m.BudgetBytes})
 	})
 }
 
@@ -320,9 +323,9 @@ func (a *Appliance) ReplaceMaintenance(ctx context.Context, who fleet.Who, m cat
 	if _, _, _, err := understandMaintenance(m); err != nil {
 		return err
 	}
-	if m.Kind != catalog.MaintainVerify && m.Kind != catalog.MaintainPrune && m.BudgetBytes != 0 {
+	if !slices.Contains(budgeted, m.Kind) && m.BudgetBytes != 0 {
 		return fault.New(fault.Invalid, "change maintenance", string(m.Kind), "it has no budget").Explain(
-			"A budget bounds what one verification reads, and what one prune lets go.", "Leave the budget out.")
+			"A budget bounds what one verification or one reread reads, what one prune lets go, and what one collect rewrites.", "Leave the budget out.")
 	}
 	err := a.catalog.UpdateMaintenance(ctx, m.Kind, func(row *catalog.Maintenance) {
 		row.Schedule, row.TimeZone, row.Windows, row.Paused, row.UpdatedBy = m.Schedule, m.TimeZone, m.Windows, m.Paused, who.User

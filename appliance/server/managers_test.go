@@ -73,7 +73,9 @@ func (s *site) start(name string) *member {
 	a, err := Open(s.t.Context(), Options{
 		Dir: dir, Database: catalog.Secret(s.address), Log: slog.New(slog.DiscardHandler), Beat: 200 * time.Millisecond, Lease: testLease,
 		Drivers: map[hypervisors.Platform]OpenDriver{
-			memplatform.PlatformName: func(context.Context, Target) (hypervisors.Driver, error) { return s.platform.Driver(), nil },
+			memplatform.PlatformName: func(_ context.Context, t Target) (hypervisors.Driver, error) {
+				return s.platform.Confirmed(t.Confirm), nil
+			},
 		},
 	})
 	if err != nil {

@@ -96,6 +96,9 @@ func (a *Appliance) PlanRestore(ctx context.Context, r httpapi.RestoreRequest) (
 	for _, l := range p.LeftOut {
 		out.LeftOut = append(out.LeftOut, httpapi.LeftOut(l))
 	}
+	if r.Mode.DisksOnly() {
+		return out, nil // no NIC is made
+	}
 	for _, nic := range p.Request.VM.NICs {
 		out.Networks[nic.Network] = nic.Network
 		if to, ok := p.Request.Networks[nic.Network]; ok {

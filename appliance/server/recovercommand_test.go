@@ -84,7 +84,9 @@ func newDisaster(t *testing.T) (d disaster, before catalog.Configuration, point 
 
 func (d disaster) drivers() map[hypervisors.Platform]OpenDriver {
 	return map[hypervisors.Platform]OpenDriver{
-		memplatform.PlatformName: func(context.Context, Target) (hypervisors.Driver, error) { return d.platform.Driver(), nil },
+		memplatform.PlatformName: func(_ context.Context, t Target) (hypervisors.Driver, error) {
+			return d.platform.Confirmed(t.Confirm), nil
+		},
 	}
 }
 

@@ -1,11 +1,14 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"os"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/cairn-backup/cairn/appliance/catalog"
 	"github.com/cairn-backup/cairn/internal/fault"
@@ -29,13 +32,15 @@ type repositories struct {
 type openRepository struct {
 	mu sync.Mutex
 	opened
+	before []opened // for reading only, until it could be written to again: restores may be running on them
 }
 
 // opened is a repository with what it lies on.
 type opened struct {
-	repo    *store.Repository
-	backend blob.Store
-	set     *erasure.Store // backend, if that is a set
+	repo       *store.Repository
+	backend    blob.Store
+	set        *erasure.Store // backend, if that is a set
+	unwritable error          // why it is open for reading only; nil: it is not
 }
 
 func (o opened) close() error { return errors.Join(o.repo.Close(), o.backend.Close()) }
@@ -63,10 +68,13 @@ func (r *repositories) drop(id string) error {
 	}
 	entry.mu.Lock()
 	defer entry.mu.Unlock()
-	if entry.repo == nil {
-		return nil
+	var errs []error
+	for _, o := range append(entry.before, entry.opened) {
+		if o.repo != nil {
+			errs = append(errs, o.close())
+		}
 	}
-	return entry.close()
+	return errors.Join(errs...)
 }
 
 func (r *repositories) close() error {
@@ -84,8 +92,8 @@ func (r *repositories) close() error {
 	return errors.Join(errs...)
 }
 
-// repository returns an open repository. One that could not be opened is tried again each time, so that a directory
-// that was mounted late is found.
+// repository returns an open repository. One that could not be opened, or for reading only, is tried again each time, so
+// that a directory that was mounted late, or for writing again, is found.
 func (a *Appliance) repository(ctx context.Context, id string) (*store.Repository, error) {
 	o, err := a.opened(ctx, id)
 	return o.repo, err
@@ -101,19 +109,25 @@ func (a *Appliance) opened(ctx context.Context, id string) (opened, error) {
 	}
 	entry.mu.Lock()
 	defer entry.mu.Unlock()
-	if entry.repo != nil {
+	if entry.repo != nil && entry.unwritable == nil {
 		return entry.opened, nil
 	}
 	row, err := a.catalog.Repository(ctx, id)
 	if err != nil {
 		return opened{}, err
 	}
+	if entry.repo != nil && unix.Access(row.Path, unix.W_OK) != nil {
+		return entry.opened, nil
+	}
 	o, err := a.openStore(ctx, row)
-	a.noteRepository(ctx, row, err)
+	a.noteRepository(ctx, row, cmp.Or(err, o.unwritable))
 	if err != nil {
 		return opened{}, fault.Wrap(absentKind(err), "open repository", row.Name, err)
 	}
 	a.forgetSuspended(ctx, o.repo)
+	if entry.repo != nil {
+		entry.before = append(entry.before, entry.opened)
+	}
 	entry.opened = o
 	return o, nil
 }
@@ -163,7 +177,13 @@ func (a *Appliance) openStore(ctx context.Context, row catalog.Repository, trust
 	if err := settleRotation(ctx, o.backend, row.KeyFile); err != nil {
 		return o, err
 	}
-	if o.repo, err = a.openRepo(ctx, row, o.backend); err != nil {
+	o.repo, err = a.openRepo(ctx, row, o.backend, false)
+	if errors.Is(err, unix.EROFS) && o.set == nil {
+		// What is there can be restored all the same, when it is needed most.
+		o.unwritable = err
+		o.repo, err = a.openRepo(ctx, row, o.backend, true)
+	}
+	if err != nil {
 		return o, err
 	}
 	if err := a.rotationDone(ctx, row); err != nil {
@@ -178,7 +198,7 @@ func (a *Appliance) openStore(ctx context.Context, row catalog.Repository, trust
 }
 
 // openRepo opens a repository with its key; where managers share keys, with the one that another has put in its place.
-func (a *Appliance) openRepo(ctx context.Context, row catalog.Repository, b blob.Store) (*store.Repository, error) {
+func (a *Appliance) openRepo(ctx context.Context, row catalog.Repository, b blob.Store, readOnly bool) (*store.Repository, error) {
 	for again := false; ; again = true {
 		key, err := store.LoadKey(ctx, row.KeyFile)
 		if err != nil {
@@ -187,7 +207,7 @@ func (a *Appliance) openRepo(ctx context.Context, row catalog.Repository, b blob
 		if err := a.stillThis(ctx, b, key); err != nil {
 			return nil, err
 		}
-		repo, err := store.Open(ctx, b, key, store.Options{IndexDir: a.path("index", row.ID), Log: a.log, Compression: row.Compression})
+		repo, err := store.Open(ctx, b, key, store.Options{IndexDir: a.path("index", row.ID), Log: a.log, Compression: row.Compression, ReadOnly: readOnly})
 		if err == nil || again || fault.KindOf(err) != fault.Denied {
 			return repo, err
 		}
@@ -247,15 +267,19 @@ func (a *Appliance) openRepositories(ctx context.Context) error {
 }
 
 // DetachRepository implements httpapi.Core.
-func (a *Appliance) DetachRepository(ctx context.Context, id string) error {
-	if err := a.mayOpen(ctx, id); err != nil {
-		return err
+func (a *Appliance) DetachRepository(ctx context.Context, id string) (name string, err error) {
+	row, err := a.catalog.Repository(ctx, id)
+	if err == nil {
+		err = a.mayOpen(ctx, id)
 	}
-	if err := a.protector.Healing(ctx, id); err != nil {
-		return err
+	if err == nil {
+		err = a.protector.Healing(ctx, id)
 	}
-	if err := a.catalog.DeleteRepository(ctx, id); err != nil {
-		return err
+	if err == nil {
+		err = a.catalog.DeleteRepository(ctx, id)
+	}
+	if err != nil {
+		return "", err
 	}
 	if err := a.repositories.drop(id); err != nil {
 		a.log.WarnContext(ctx, "repository was not closed", "repository", id, "err", err)
@@ -263,5 +287,5 @@ func (a *Appliance) DetachRepository(ctx context.Context, id string) error {
 	if err := os.RemoveAll(a.path("index", id)); err != nil {
 		a.log.WarnContext(ctx, "index of repository was not removed", "repository", id, "err", err)
 	}
-	return nil
+	return row.Name, nil
 }

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"syscall"
@@ -44,7 +45,7 @@ func (a *Appliance) repositoryInfo(ctx context.Context, row catalog.Repository) 
 		return info // as its owner last saw it
 	}
 	if err == nil {
-		err = a.inspect(ctx, row, o, &info)
+		err = cmp.Or(a.inspect(ctx, row, o, &info), o.unwritable)
 	}
 	if err != nil {
 		info.Status, info.LastError = catalog.HealthProblem, catalog.FailureOf(err)

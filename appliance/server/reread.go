@@ -2,48 +2,29 @@ package server
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"time"
 
 	"github.com/cairn-backup/cairn/appliance/catalog"
 	"github.com/cairn-backup/cairn/appliance/protect"
-	"github.com/cairn-backup/cairn/internal/fault"
 )
 
-// maintainReread makes the catalog's restore points those of each repository of this manager.
-func (a *Appliance) maintainReread(ctx context.Context, _ catalog.Maintenance, _ time.Time) (out maintained, err error) {
-	own, err := a.ownRepositories(ctx, &out)
-	if err != nil {
-		return out, err
-	}
-	var sum protect.Reread
-	var errs []error
-	for _, row := range own {
-		read, err := a.readPoints(ctx, row)
-		out.add(row.ID, row.Name, rereadWords(read), "", err)
-		if err != nil {
-			errs = append(errs, fault.Context("read restore points of repository", row.Name, err))
-			continue
-		}
-		sum.Points += read.Points
-		sum.Added += read.Added
-		sum.Removed += read.Removed
-	}
-	out.text = fmt.Sprintf("%d of %d repositories read: %s", len(own)-len(errs), len(out.known), rereadWords(sum))
-	return out, errors.Join(errs...)
+// maintainReread begins to make the catalog's restore points those of each repository of this manager.
+func (a *Appliance) maintainReread(ctx context.Context, m catalog.Maintenance, _ time.Time) (maintained, error) {
+	return a.eachRepository(ctx, catalog.KindReread, "read", func(id string) (*catalog.Task, error) {
+		return a.protector.RequestReread(ctx, id, protect.RereadSpec{Budget: m.BudgetBytes})
+	})
 }
 
-// readPoints reads one repository, which must be at its place all the while.
-func (a *Appliance) readPoints(ctx context.Context, row catalog.Repository) (protect.Reread, error) {
+// there is an error unless a repository still lies where it was opened.
+func (a *Appliance) there(ctx context.Context, id string) error {
+	row, err := a.catalog.Repository(ctx, id)
+	if err != nil {
+		return err
+	}
+	o, err := a.opened(ctx, id)
+	if err != nil {
+		return err
+	}
 	row.KeyFile = a.keyFile(row)
-	o, err := a.opened(ctx, row.ID)
-	if err != nil {
-		return protect.Reread{}, err
-	}
-	return a.protector.Reread(ctx, row.ID, func(ctx context.Context) error { return stillThere(ctx, row, o) })
-}
-
-func rereadWords(r protect.Reread) string {
-	return fmt.Sprintf("%d restore points, %d found, %d forgotten", r.Points, r.Added, r.Removed)
+	return stillThere(ctx, row, o)
 }

@@ -3,25 +3,39 @@ package server
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/cairn-backup/cairn/appliance/catalog"
 )
 
-// reread is the result of reading the restore points of the bench's repository into the catalog.
-func (b *bench) reread() catalog.MaintenancePart {
+// reread reads the restore points of the bench's repository into the catalog, and returns the task that has done it.
+func (b *bench) reread() catalog.Task {
 	b.t.Helper()
-	got := b.maintain(catalog.MaintainReread)
-	if len(got.LastParts) != 1 || got.LastParts[0].ID != b.repo {
+	if err := b.RunMaintenance(b.t.Context(), admin, catalog.MaintainReread); err != nil {
+		b.t.Fatal(err)
+	}
+	got := b.maintained()[catalog.MaintainReread]
+	if got.LastError != nil || len(got.LastParts) != 1 || got.LastParts[0].ID != b.repo {
 		b.t.Fatalf("reread = %+v", got)
 	}
-	return got.LastParts[0]
+	run := got.Runs[got.LastParts[0].RunID]
+	if run.Kind != catalog.KindReread || len(run.Tasks) != 1 {
+		b.t.Fatalf("run = %+v", run)
+	}
+	b.await(b.watch.end(run.Tasks[0].ID))
+	task, err := b.GetTask(b.t.Context(), run.Tasks[0].ID)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return task
 }
 
-func (b *bench) rereads(want string) {
+func (b *bench) rereads(when string, want catalog.Reread) {
 	b.t.Helper()
-	if got := b.reread(); got.Result != want || got.Error != nil {
-		b.t.Errorf("result %q, %+v; want %q", got.Result, got.Error, want)
+	got := b.reread()
+	if got.State != catalog.Succeeded || got.Result == nil || got.Result.Reread == nil || *got.Result.Reread != want {
+		b.t.Errorf("%s: %s, %+v, %+v; want %+v", when, got.State, got.Result, got.Error, want)
 	}
 }
 
@@ -29,7 +43,7 @@ func (b *bench) rereads(want string) {
 func TestRereadMakesTheCatalogTrue(t *testing.T) {
 	b := stillBench(t)
 	lost, gone, kept := b.backup(), b.backup(), b.backup()
-	b.rereads("3 restore points, 0 found, 0 forgotten")
+	b.rereads("as it is", catalog.Reread{Points: 3})
 
 	if err := b.catalog.DeleteRestorePoint(t.Context(), lost.ID); err != nil {
 		t.Fatal(err)
@@ -52,20 +66,46 @@ func TestRereadMakesTheCatalogTrue(t *testing.T) {
 		}
 	}
 	state(catalog.Running) // as if it had published the restore point, and not entered it yet
-	if err := b.RunMaintenance(t.Context(), admin, catalog.MaintainReread); err != nil {
-		t.Fatal(err)
-	}
-	if got := b.maintained()[catalog.MaintainReread].LastParts[0]; got.Result != "2 restore points, 0 found, 1 forgotten" {
-		t.Errorf("beside a backup: %+v", got)
-	}
+	b.rereads("beside a backup", catalog.Reread{Points: 2, Removed: 1})
 	state(catalog.Succeeded)
-	b.rereads("2 restore points, 1 found, 0 forgotten")
+	b.rereads("after it", catalog.Reread{Points: 2, Added: 1})
 	got, err := b.catalog.RestorePoint(t.Context(), lost.ID)
 	if err != nil || got.VMID != lost.VMID || got.TaskID != lost.TaskID || !got.Time.Equal(lost.Time) || got.SizeBytes != lost.SizeBytes {
 		t.Errorf("it is %+v, %v; was %+v", got, err, lost)
 	}
 	if ids := b.points(); len(ids) != 2 || !ids[lost.ID] || !ids[kept.ID] {
 		t.Errorf("restore points %v", ids)
+	}
+}
+
+// A budget that is smaller than any record lets one be read at a time; nothing that waits is forgotten, and the run says how much it read.
+func TestRereadKeepsToItsBudget(t *testing.T) {
+	b := stillBench(t)
+	all := []string{b.backup().ID, b.backup().ID, b.backup().ID}
+	for _, id := range all[:2] {
+		if err := b.catalog.DeleteRestorePoint(t.Context(), id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m := b.maintained()[catalog.MaintainReread].Maintenance
+	m.BudgetBytes = 1
+	if err := b.ReplaceMaintenance(t.Context(), admin, m); err != nil {
+		t.Fatal(err)
+	}
+	task := b.reread()
+	if task.Result == nil || task.Result.Reread == nil || *task.Result.Reread != (catalog.Reread{Points: 3, Added: 1, Left: 1}) ||
+		task.Result.BytesRead <= 1 || task.Progress.Sum().BytesRead != task.Result.BytesRead {
+		t.Errorf("within a budget: %+v, %+v", task.Result, task.Progress)
+	}
+	b.rereads("the rest", catalog.Reread{Points: 3, Added: 1})
+	var ids []string
+	for id := range b.points() {
+		ids = append(ids, id)
+	}
+	slices.Sort(ids)
+	slices.Sort(all)
+	if !slices.Equal(ids, all) {
+		t.Errorf("restore points %v, want %v", ids, all)
 	}
 }
 
@@ -80,8 +120,8 @@ func TestRereadForgetsNothingOfARepositoryThatIsAway(t *testing.T) {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if got := b.reread(); got.Error == nil {
-		t.Errorf("away: %+v", got)
+	if got := b.reread(); got.State != catalog.Failed || got.Error == nil {
+		t.Errorf("away: %s, %+v", got.State, got.Error)
 	}
 	if ids := b.points(); len(ids) != 1 {
 		t.Errorf("%d restore points are left", len(ids))
@@ -92,5 +132,5 @@ func TestRereadForgetsNothingOfARepositoryThatIsAway(t *testing.T) {
 	if err := os.Rename(dir+".away", dir); err != nil {
 		t.Fatal(err)
 	}
-	b.rereads("1 restore points, 0 found, 0 forgotten")
+	b.rereads("back again", catalog.Reread{Points: 1})
 }

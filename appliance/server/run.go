@@ -139,7 +139,7 @@ func (a *Appliance) work(ctx context.Context, s settings, stdout io.Writer) erro
 
 // serve answers the API until ctx is done.
 func (a *Appliance) serve(ctx context.Context, s settings, stdout io.Writer) error {
-	people := identity.New(identity.Options{Store: a.catalog, SetUpFile: a.path("setup-token"), Log: a.log})
+	people := identity.New(identity.Options{Store: a.catalog, SetUpFile: a.path("setup-token"), Log: a.log, Audit: a.fleet.Audit})
 	commit, built := version.Source()
 	a.metrics.Watch(a, s.vmSeries, a.log)
 	api, err := httpapi.New(httpapi.Options{

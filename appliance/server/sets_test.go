@@ -248,7 +248,7 @@ func TestSetIsChangedAgainAfterAKill(t *testing.T) {
 func TestSetIsAttachedByItsPaths(t *testing.T) {
 	b := newSetBench(t)
 	point := b.backup()
-	if err := b.DetachRepository(t.Context(), b.repo); err != nil {
+	if _, err := b.DetachRepository(t.Context(), b.repo); err != nil {
 		t.Fatal(err)
 	}
 	b.rename("disk5", "away5")

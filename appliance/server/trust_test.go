@@ -99,7 +99,7 @@ func TestMirrorIsAttachedOnAWord(t *testing.T) {
 	b.restart(func() { b.rename("disk1", "away") })
 	b.backup()
 	b.restart(func() { b.rename("away", "disk1"); b.together(); b.rename("disk0", "lost") })
-	if err := b.DetachRepository(t.Context(), b.repo); err != nil {
+	if _, err := b.DetachRepository(t.Context(), b.repo); err != nil {
 		t.Fatal(err)
 	}
 	half := filepath.Join(b.root, "disk1")

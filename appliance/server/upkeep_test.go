@@ -320,7 +320,7 @@ func TestMaintenance(t *testing.T) {
 	if got := b.standing()["later"]; got != "unprotected" {
 		t.Errorf("the new VM is %q", got)
 	}
-	if err := b.ReplaceMaintenance(t.Context(), admin, catalog.Maintenance{Kind: catalog.MaintainCollect, Schedule: "05:30", Windows: []string{"06:00-07:00"}}); err != nil {
+	if err := b.ReplaceMaintenance(t.Context(), admin, catalog.Maintenance{Kind: catalog.MaintainCollect, Schedule: "05:30", Windows: []string{"06:00-07:00"}, BudgetBytes: 7 << 20}); err != nil {
 		t.Fatal(err)
 	}
 	b.keepMaintenance(t.Context(), now.Add(2*time.Minute), false)
@@ -330,6 +330,9 @@ func TestMaintenance(t *testing.T) {
 	b.keepMaintenance(t.Context(), now.Add(time.Hour), false)
 	if got := b.maintained()[catalog.MaintainCollect]; got.LastStarted == nil || !got.LastStarted.Equal(now.Add(time.Hour)) || got.LastResult != "1 of 1 repositories are collected" {
 		t.Errorf("collect = %+v", got)
+	} else if tasks, err := b.catalog.TasksOfRuns(t.Context(), []string{got.LastParts[0].RunID}); err != nil || len(tasks[got.LastParts[0].RunID]) != 1 ||
+		!strings.Contains(string(tasks[got.LastParts[0].RunID][0].Spec), `"budget":7340032`) {
+		t.Errorf("its task is %+v, %v", tasks, err)
 	}
 	b.idle()
 	if err := b.ReplaceMaintenance(t.Context(), admin, catalog.Maintenance{Kind: catalog.MaintainInventory, Schedule: "*:00", Paused: true}); err != nil {
@@ -353,7 +356,7 @@ func TestMaintenance(t *testing.T) {
 			t.Errorf("maintenance that there is not: %v", err)
 		}
 	}
-	for _, m := range []catalog.Maintenance{{Kind: catalog.MaintainCollect, Schedule: "x"}, {Kind: catalog.MaintainCollect, Schedule: "daily", BudgetBytes: 1}, {Kind: catalog.MaintainVerify, Schedule: "daily", Windows: []string{"x"}}} {
+	for _, m := range []catalog.Maintenance{{Kind: catalog.MaintainCollect, Schedule: "x"}, {Kind: catalog.MaintainSweep, Schedule: "daily", BudgetBytes: 1}, {Kind: catalog.MaintainVerify, Schedule: "daily", Windows: []string{"x"}}} {
 		if err := b.ReplaceMaintenance(t.Context(), admin, m); kindOf(err) != "invalid" {
 			t.Errorf("%+v: %v", m, err)
 		}

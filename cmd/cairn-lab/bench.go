@@ -151,18 +151,20 @@ func (f *benchFlags) run(cmd *cobra.Command) error {
 
 func tables(cmd *cobra.Command, paths []string) error {
 	var rows []measure.Row
+	rounds := 0
 	for _, path := range paths {
 		more, err := measure.Load(path)
 		if err != nil {
 			return err
 		}
-		rows = append(rows, more...)
+		before := rounds // each file counts its rounds from 1
+		for _, r := range more {
+			r.Round += before
+			rounds = max(rounds, r.Round)
+			rows = append(rows, r)
+		}
 	}
 	m := measure.Medians(rows)
-	rounds := 0
-	for _, r := range rows {
-		rounds = max(rounds, r.Round)
-	}
-	_, err := fmt.Fprintf(cmd.OutOrStdout(), "Medians of %d rounds.\n\n%s\n%s", rounds, measure.Table(m), measure.TargetTable(measure.Targets(m)))
+	_, err := fmt.Fprintf(cmd.OutOrStdout(), "Medians of %d rounds.\n\n%s\n%s", rounds, measure.Table(m), measure.TargetTable(measure.Targets(rows)))
 	return err
 }

@@ -47,7 +47,7 @@ func drivers() map[hypervisors.Platform]server.OpenDriver {
 	for platform, open := range all.Platforms() {
 		table[platform] = func(ctx context.Context, t server.Target) (hypervisors.Driver, error) {
 			return open(ctx, all.Config{
-				Address: t.Address, User: t.User, Password: all.Secret(t.Secret), Options: t.Options, Log: t.Log,
+				Address: t.Address, User: t.User, Password: all.Secret(t.Secret), Options: t.Options, Confirm: t.Confirm, Log: t.Log,
 			})
 		}
 	}

@@ -140,7 +140,7 @@ func (s System) look(name string) (device, error) {
 		d.block = n
 	}
 	serial, _ := os.ReadFile(filepath.Join(dir, "device", "vpd_pg80"))
-	d.identity = fmt.Sprintf("%q %q %x", Attr(dir, "device/vendor"), Attr(dir, "device/model"), serial)
+	d.identity = fmt.Sprintf("%q %q %q %x", Attr(dir, "device/vendor"), Attr(dir, "device/model"), Attr(dir, "device/serial"), serial)
 	return d, nil
 }
 

@@ -42,6 +42,10 @@ func wwns(dir string) (out []string) {
 	}
 	add(Attr(dir, "wwid"))
 	add(Attr(dir, "device/wwid"))
+	// The wwid of an NVMe namespace is the first that it has of UUID, NGUID and EUI-64; a platform may know it by another one.
+	for _, name := range []string{"nguid", "eui"} {
+		add("eui." + strings.NewReplacer("-", "", " ", "").Replace(Attr(dir, name)))
+	}
 	page, _ := os.ReadFile(filepath.Join(dir, "device", "vpd_pg83"))
 	for _, d := range designators(page) {
 		add(d)

@@ -22,7 +22,8 @@ type meter struct {
 	streams   int // workers of a source whose reading is not measured: what is neither waiting nor writing
 	begin     time.Time
 
-	bytesRead, bytesSkipped atomic.Int64
+	bytesRead, bytesSkipped atomic.Int64 // by this transfer itself; what is kept of one before is skipped by it
+	bytesKept               atomic.Int64
 	waiting, source, sink   atomic.Int64 // nanoseconds, summed over workers
 	start, middle           sync.Once
 }
@@ -58,6 +59,9 @@ func (m *meter) skipped(n int64) {
 	m.halfway()
 }
 
+// kept counts what a transfer before has read, before it is skipped.
+func (m *meter) kept(n int64) { m.bytesKept.Add(n) }
+
 func (m *meter) copied(n int64, waiting, source, sink time.Duration) {
 	m.bytesRead.Add(n)
 	m.waiting.Add(int64(waiting))
@@ -77,8 +81,9 @@ func (m *meter) run(ctx context.Context, p interface {
 		m.middle.Do(func() { point(m.points[1]) })
 	}
 	stop()
+	kept := m.bytesKept.Load()
 	return Result{
-		BytesTotal: m.total, BytesRead: m.bytesRead.Load(), BytesSkipped: m.bytesSkipped.Load(), Elapsed: m.elapsed(),
+		BytesTotal: m.total, BytesRead: m.bytesRead.Load() + kept, BytesSkipped: m.bytesSkipped.Load() - kept, BytesKept: kept, Elapsed: m.elapsed(),
 	}, err
 }
 
@@ -131,14 +136,14 @@ func (m *meter) report() (stop func()) {
 // sample is the state of all counters at one time.
 type sample struct {
 	at                    time.Time
-	read, skipped         int64
+	read, skipped, kept   int64
 	waiting, source, sink int64
 	cpu                   time.Duration
 }
 
 func (m *meter) sample() sample {
 	s := sample{
-		at: time.Now(), read: m.bytesRead.Load(), skipped: m.bytesSkipped.Load(), waiting: m.waiting.Load(), source: m.source.Load(),
+		at: time.Now(), kept: m.bytesKept.Load(), read: m.bytesRead.Load(), skipped: m.bytesSkipped.Load(), waiting: m.waiting.Load(), source: m.source.Load(),
 		sink: m.sink.Load(),
 	}
 	var u syscall.Rusage
@@ -149,8 +154,9 @@ func (m *meter) sample() sample {
 }
 
 func (m *meter) progress(rate float64, now sample) Progress {
+	kept := min(now.kept, now.skipped) // it is counted before it is skipped
 	p := Progress{
-		BytesTotal: m.total, BytesRead: now.read, BytesSkipped: now.skipped, BytesScanned: now.read + now.skipped, Rate: int64(rate),
+		BytesTotal: m.total, BytesRead: now.read + kept, BytesSkipped: now.skipped - kept, BytesScanned: now.read + now.skipped, Rate: int64(rate),
 		Verifying: m.verifying,
 	}
 	if spent := now.at.Sub(m.begin); p.BytesScanned > 0 {

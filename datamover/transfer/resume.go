@@ -9,21 +9,17 @@ import (
 	"github.com/cairn-backup/cairn/store"
 )
 
-// without makes what an image has already, durably, unchanged: a transfer that goes on where another ended does not read
-// it again. durable is ascending and without overlaps.
-func without(ctx context.Context, extents iter.Seq2[hypervisors.Extent, error], dst ImageSink) iter.Seq2[hypervisors.Extent, error] {
+// without makes of segments unchanged what an image has already, durably: a transfer that goes on where another ended does not read
+// it again. What that one had to read, kept is told. Durable is ascending, without overlaps, and of whole chunks, as segments are.
+func without(
+	ctx context.Context, segments iter.Seq2[hypervisors.Extent, error], dst ImageSink, kept func(n int64),
+) iter.Seq2[hypervisors.Extent, error] {
 	return func(yield func(hypervisors.Extent, error) bool) {
 		next, stop := iter.Pull2(dst.Durable(ctx))
 		defer stop()
 		var d store.Range // the first that ends behind what was yielded
 		more := true
-		for e, err := range extents {
-			if err == nil && e.Length <= 0 { // its reader says what is wrong with it
-				if !yield(e, nil) {
-					return
-				}
-				continue
-			}
+		for e, err := range segments {
 			for err == nil && e.Length > 0 {
 				for more && d.Offset+d.Length <= e.Offset {
 					end := d.Offset + d.Length
@@ -44,6 +40,9 @@ func without(ctx context.Context, extents iter.Seq2[hypervisors.Extent, error], 
 					part.Length = d.Offset - e.Offset
 				default:
 					part.Length = min(e.Length, d.Offset+d.Length-e.Offset)
+					if e.State == hypervisors.Data {
+						kept(part.Length)
+					}
 					part.State = hypervisors.Unchanged
 				}
 				if !yield(part, nil) {

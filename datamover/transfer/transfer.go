@@ -93,9 +93,10 @@ func (o Options) segmentBytes(chunk int64, frame int) int64 {
 
 // Result of a transfer.
 type Result struct {
-	BytesTotal   int64         `json:"bytes_total"`   // the disk's size
-	BytesRead    int64         `json:"bytes_read"`    // from the source
-	BytesSkipped int64         `json:"bytes_skipped"` // unchanged or zero
+	BytesTotal   int64         `json:"bytes_total"`          // the disk's size
+	BytesRead    int64         `json:"bytes_read"`           // from the source, by this transfer or by those that it goes on with
+	BytesSkipped int64         `json:"bytes_skipped"`        // unchanged or zero
+	BytesKept    int64         `json:"bytes_kept,omitempty"` // of BytesRead, what was durable already of a transfer before
 	Elapsed      time.Duration `json:"elapsed_ns"`
 	Verified     bool          `json:"verified,omitempty"` // the target was read back and is equal
 }
@@ -135,11 +136,11 @@ func Backup(ctx context.Context, src hypervisors.FrozenDisk, dst ImageSink, o Op
 	m := newMeter(src.Size(), BottleneckStore, [2]string{"backup.transfer-started", "backup.transfer-middle"}, o)
 	p := pipeline{
 		segments: func(ctx context.Context) iter.Seq2[hypervisors.Extent, error] {
-			extents := disk(ctx, src, o.FullRead)
-			if !o.Afresh {
-				extents = without(ctx, extents, dst)
+			all := segments(disk(ctx, src, o.FullRead), src.Size(), chunk, o.segmentBytes(chunk, dst.FrameBytes()))
+			if o.Afresh {
+				return all
 			}
-			return segments(extents, src.Size(), chunk, o.segmentBytes(chunk, dst.FrameBytes()))
+			return without(ctx, all, dst, m.kept)
 		},
 		buffer: o.segmentBytes(chunk, dst.FrameBytes()), meter: m, options: o,
 		read: func(p []byte, off int64) error { return readFull(src, p, off) },

@@ -32,6 +32,7 @@ type Config struct {
 	Password Secret // KVM: SASL password for qemu+tls; oVirt: the user's
 	SSHKey   Secret // KVM: private key for qemu+ssh, PEM
 	Options  map[string]string
+	Confirm  hypervisors.ConfirmHost // nil takes any host
 	Log      *slog.Logger
 }
 
@@ -46,7 +47,7 @@ func Platforms() map[hypervisors.Platform]Opener {
 func openKVM(ctx context.Context, cfg Config) (hypervisors.Driver, error) {
 	d, err := kvm.Open(ctx, kvm.Config{
 		URI: cfg.Address, User: cfg.User, Password: string(cfg.Password), SSHKey: string(cfg.SSHKey),
-		Options: cfg.Options, Log: cfg.Log,
+		Options: cfg.Options, Confirm: cfg.Confirm, Log: cfg.Log,
 	})
 	if err != nil {
 		return nil, err
@@ -56,7 +57,7 @@ func openKVM(ctx context.Context, cfg Config) (hypervisors.Driver, error) {
 
 func openOVirt(ctx context.Context, cfg Config) (hypervisors.Driver, error) {
 	d, err := ovirt.Open(ctx, ovirt.Config{
-		URL: cfg.Address, User: cfg.User, Password: string(cfg.Password), Options: cfg.Options, Log: cfg.Log,
+		URL: cfg.Address, User: cfg.User, Password: string(cfg.Password), Options: cfg.Options, Confirm: cfg.Confirm, Log: cfg.Log,
 	})
 	if err != nil {
 		return nil, err

@@ -113,6 +113,8 @@ func testCapabilities(e *env) {
 	restore := hypervisors.RestoreRequest{Tag: e.tag(), Mode: hypervisors.RestoreNew, Name: "never", VM: vm, Disks: restoreDisks(vm), Owe: e.owed.owe}
 	inPlace := restore
 	inPlace.Mode = hypervisors.RestoreInPlace
+	alone, into := restore, restore
+	alone.Mode, into.Mode, into.Into = hypervisors.RestoreDisks, hypervisors.RestoreInto, e.Running
 	for _, tt := range []struct {
 		name string
 		has  bool
@@ -125,6 +127,10 @@ func testCapabilities(e *env) {
 		{"Restore", e.caps.Restore, func() error { _, err := e.Driver.BeginRestore(ctx, restore); return err }},
 		{"RestoreInPlace", e.caps.RestoreInPlace, func() error { return e.Driver.CheckRestore(ctx, inPlace) }},
 		{"RestoreInPlace", e.caps.RestoreInPlace, func() error { _, err := e.Driver.BeginRestore(ctx, inPlace); return err }},
+		{"RestoreDisks", e.caps.RestoreDisks, func() error { return e.Driver.CheckRestore(ctx, alone) }},
+		{"RestoreDisks", e.caps.RestoreDisks, func() error { _, err := e.Driver.BeginRestore(ctx, alone); return err }},
+		{"RestoreInto", e.caps.RestoreInto, func() error { return e.Driver.CheckRestore(ctx, into) }},
+		{"RestoreInto", e.caps.RestoreInto, func() error { _, err := e.Driver.BeginRestore(ctx, into); return err }},
 		{"TransportHotadd", slices.Contains(e.caps.Transports, hypervisors.TransportHotadd), func() error {
 			_, err := e.Driver.Attach(ctx, e.attachRequest(e.tag(), hypervisors.Export{Transport: hypervisors.TransportNBD, Name: "d", SizeBytes: 512}))
 			return err

@@ -38,8 +38,11 @@ func (e *env) restoreRequest(s saved, mode hypervisors.RestoreMode) hypervisors.
 	req := hypervisors.RestoreRequest{
 		Tag: e.tag(), Mode: mode, VM: s.info.VM, Documents: s.info.Documents, Owe: e.owed.owe,
 	}
-	if mode == hypervisors.RestoreNew {
+	switch mode {
+	case hypervisors.RestoreNew:
 		req.Name = "restored-" + req.Tag
+	case hypervisors.RestoreInto:
+		req.Into = e.Stopped
 	}
 	for _, d := range s.info.Disks {
 		req.Disks = append(req.Disks, hypervisors.RestoreDisk{ID: d.Disk.ID, SizeBytes: d.Disk.SizeBytes})
@@ -228,10 +231,22 @@ func testRestoreAbandoned(e *env) {
 }
 
 func (e *env) modes() []hypervisors.RestoreMode {
-	if e.caps.RestoreInPlace {
-		return []hypervisors.RestoreMode{hypervisors.RestoreNew, hypervisors.RestoreInPlace}
+	out := []hypervisors.RestoreMode{hypervisors.RestoreNew}
+	for mode, can := range map[hypervisors.RestoreMode]bool{
+		hypervisors.RestoreInPlace: e.caps.RestoreInPlace, hypervisors.RestoreDisks: e.caps.RestoreDisks, hypervisors.RestoreInto: e.caps.RestoreInto,
+	} {
+		if can {
+			out = append(out, mode)
+		}
 	}
-	return []hypervisors.RestoreMode{hypervisors.RestoreNew}
+	return out
+}
+
+// refusedRestore is a request that cannot be carried out, and why.
+type refusedRestore struct {
+	name string
+	req  hypervisors.RestoreRequest
+	want fault.Kind
 }
 
 func testRestoreRefused(e *env) {
@@ -243,11 +258,7 @@ func testRestoreRefused(e *env) {
 		f(&req)
 		return req
 	}
-	tests := []struct {
-		name string
-		req  hypervisors.RestoreRequest
-		want fault.Kind
-	}{
+	tests := []refusedRestore{
 		{"a name that is taken", change(hypervisors.RestoreNew, func(r *hypervisors.RestoreRequest) { r.Name = s.info.VM.Name }), fault.Exists},
 		{"a datastore that is not there", change(hypervisors.RestoreNew, func(r *hypervisors.RestoreRequest) { r.Disks[0].Datastore = "no-such-datastore" }), fault.NotFound},
 		{"a format that is not there", change(hypervisors.RestoreNew, func(r *hypervisors.RestoreRequest) { r.Disks[0].Format = "no-such-format" }), fault.Invalid},
@@ -255,15 +266,12 @@ func testRestoreRefused(e *env) {
 		{"no name", change(hypervisors.RestoreNew, func(r *hypervisors.RestoreRequest) { r.Name = "" }), fault.Invalid},
 	}
 	if e.caps.RestoreInPlace {
-		tests = append(tests, []struct {
-			name string
-			req  hypervisors.RestoreRequest
-			want fault.Kind
-		}{
+		tests = append(tests, []refusedRestore{
 			{"a running VM", change(hypervisors.RestoreInPlace, func(*hypervisors.RestoreRequest) {}), fault.Conflict},
 			{"a VM that is gone", change(hypervisors.RestoreInPlace, func(r *hypervisors.RestoreRequest) { r.VM.ID = e.NoSuchVM }), fault.NotFound},
 		}...)
 	}
+	tests = append(tests, refusedInto(e, change)...)
 	for _, tt := range tests {
 		e.kind(e.Driver.CheckRestore(e.Context(), tt.req), tt.want, "check restore: "+tt.name)
 		r, err := e.Driver.BeginRestore(e.Context(), tt.req)

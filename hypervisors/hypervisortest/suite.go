@@ -44,10 +44,13 @@ type Fixture struct {
 	Write func(t testing.TB)
 	// Background makes the guest of Running write all the time, until stop returns.
 	Background func(t testing.TB) (stop func())
-	// Content returns what a disk of a VM holds now, read in another way than by the driver. Nothing writes meanwhile.
+	// Content returns what a disk of a VM holds now, read in another way than by the driver; the VM is "" for a disk that none has. Nothing
+	// writes meanwhile.
 	Content func(t testing.TB, vm, disk string) []byte
 	// Remove removes a VM that was restored, with its disks.
 	Remove func(t testing.TB, vm string)
+	// RemoveDisk removes a disk that was restored and that no VM has. It may be nil if Capabilities lacks RestoreDisks.
+	RemoveDisk func(t testing.TB, disk string)
 	// OpenSource and OpenTarget open exports.
 	OpenSource func(ctx context.Context, e hypervisors.Export) (hypervisors.FrozenDisk, error)
 	OpenTarget func(ctx context.Context, e hypervisors.Export) (hypervisors.TargetDisk, error)
@@ -89,6 +92,8 @@ func Run(t *testing.T, open func(t *testing.T) Fixture) {
 		{"RestoreNew", testRestoreNew},
 		{"RestoreInPlace", testRestoreInPlace},
 		{"RestoreChosenDisk", testRestoreChosenDisk},
+		{"RestoreDisks", testRestoreDisks},
+		{"RestoreInto", testRestoreInto},
 		{"RestoreAbandoned", testRestoreAbandoned},
 		{"RestoreRefused", testRestoreRefused},
 		{"RestoreOwe", testRestoreOwe},

@@ -56,6 +56,8 @@ func (d *Driver) CleanUp(ctx context.Context, o hypervisors.Owed) error {
 		return d.cleanNVRAM(ctx, o)
 	case kindDomain:
 		return d.cleanDomain(ctx, o)
+	case kindHanded:
+		return d.cleanHanded(ctx, o)
 	case kindReplaced:
 		return d.cleanReplaced(ctx, o)
 	}

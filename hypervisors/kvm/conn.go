@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/cairn-backup/cairn/hypervisors"
 	"github.com/cairn-backup/cairn/internal/fault"
 	"libvirt.org/go/libvirt"
 )
@@ -16,6 +17,7 @@ type conn struct {
 	name     string // as configured, for messages
 	user     string
 	password string
+	confirm  hypervisors.ConfirmHost // nil takes any host
 	log      *slog.Logger
 
 	dialing sync.Mutex // held while dialling, so that two callers do not dial twice
@@ -43,7 +45,7 @@ var startEvents = sync.OnceValue(func() error {
 })
 
 // get returns a live connection with a reference of its own; the caller closes it.
-func (c *conn) get() (*libvirt.Connect, error) {
+func (c *conn) get(ctx context.Context) (*libvirt.Connect, error) {
 	if lv, err := c.current(); lv != nil || err != nil {
 		return lv, err
 	}
@@ -62,6 +64,10 @@ func (c *conn) get() (*libvirt.Connect, error) {
 	if err := lv.SetKeepAlive(5, 4); err != nil {
 		c.log.Debug("keepalive is not available", "connection", c.name, "err", err)
 	}
+	if err := c.confirmed(ctx, lv); err != nil {
+		_, _ = lv.Close()
+		return nil, err
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
@@ -70,6 +76,22 @@ func (c *conn) get() (*libvirt.Connect, error) {
 	}
 	c.c = lv
 	return lv, lv.Ref()
+}
+
+// confirmed asks whether the host that was dialled is the right one.
+func (c *conn) confirmed(ctx context.Context, lv *libvirt.Connect) error {
+	if c.confirm == nil {
+		return nil
+	}
+	host, err := lv.GetHostname()
+	if err != nil {
+		return translate("ask host for its name", c.name, err)
+	}
+	id, err := hostID(lv)
+	if err != nil {
+		return translate("ask host for its identity", c.name, err)
+	}
+	return c.confirm(ctx, host, id)
 }
 
 // current returns the present connection, or nil when there is none alive.
@@ -164,7 +186,7 @@ func callThen[T any](ctx context.Context, c *conn, op, subject string, fn func(*
 	done := make(chan result, 1)
 	c.calls.Go(func() {
 		defer ended()
-		lv, err := c.get()
+		lv, err := c.get(ctx)
 		if err != nil {
 			done <- result{err: fault.Context(op, subject, err)}
 			return

@@ -29,6 +29,7 @@ type Config struct {
 	Password string // tls: SASL; ssh takes keys only
 	SSHKey   string // ssh: the private key itself, PEM
 	Options  map[string]string
+	Confirm  hypervisors.ConfirmHost // nil takes any host
 	Log      *slog.Logger
 }
 
@@ -133,7 +134,7 @@ func Open(_ context.Context, cfg Config) (*Driver, error) {
 	if err := d.setUpAccess(u); err != nil {
 		return nil, err
 	}
-	d.conn = &conn{uri: u.String(), name: cfg.URI, user: cfg.User, password: cfg.Password, log: cfg.Log}
+	d.conn = &conn{uri: u.String(), name: cfg.URI, user: cfg.User, password: cfg.Password, confirm: cfg.Confirm, log: cfg.Log}
 	return d, nil
 }
 
@@ -229,7 +230,7 @@ func (d *Driver) Capabilities() hypervisors.Capabilities {
 	}
 	return hypervisors.Capabilities{
 		Platform: hypervisors.KVM, Backup: true, ChangeTracking: true, Quiesce: true, StoppedBackup: true,
-		Restore: true, RestoreInPlace: true, Power: true, DeployMover: true, Watch: true,
+		Restore: true, RestoreInPlace: true, RestoreInto: true, Power: true, DeployMover: true, Watch: true,
 		Transports: transports,
 		Formats:    []hypervisors.DiskFormat{hypervisors.Raw, hypervisors.QCOW2},
 	}

@@ -46,6 +46,10 @@ func (d *Driver) planRestore(ctx context.Context, req hypervisors.RestoreRequest
 	if err := checkTag(req.Tag); err != nil {
 		return nil, err
 	}
+	if req.Mode == hypervisors.RestoreDisks {
+		return nil, fault.New(fault.Unsupported, "restore disks", req.VM.Name, "disks that no VM has are not made on a KVM host").
+			Explain("A KVM host has volumes, but no disks of their own.", "Restore them into a VM that is there, or as a new VM with these disks alone.")
+	}
 	p := &restorePlan{}
 	stored, err := parseDomain(string(req.Document(docDomain)))
 	if err != nil {
@@ -64,6 +68,11 @@ func (d *Driver) planRestore(ctx context.Context, req hypervisors.RestoreRequest
 			return nil, err
 		}
 		p.uuid = req.VM.ID
+	case hypervisors.RestoreInto:
+		if err := checkUUID(req.Into); err != nil {
+			return nil, err
+		}
+		p.uuid = req.Into
 	default:
 		return nil, fault.New(fault.Invalid, "restore VM", req.VM.Name, "unknown mode %q", req.Mode)
 	}
@@ -74,15 +83,19 @@ func (d *Driver) planRestore(ctx context.Context, req hypervisors.RestoreRequest
 		if err := p.placeDisks(lv, req); err != nil {
 			return none{}, err
 		}
-		if req.Mode == hypervisors.RestoreInPlace {
+		switch req.Mode {
+		case hypervisors.RestoreInPlace:
 			return none{}, p.checkOriginal(lv, req)
+		case hypervisors.RestoreInto:
+			return none{}, p.checkInto(lv)
 		}
 		return none{}, d.checkNew(lv, req, p)
 	})
 	if err != nil {
 		return nil, err
 	}
-	if inPlace := req.Mode == hypervisors.RestoreInPlace; len(req.Document(docNVRAM)) > 0 && !(inPlace && req.Chosen) {
+	inPlace := req.Mode == hypervisors.RestoreInPlace
+	if len(req.Document(docNVRAM)) > 0 && req.Mode != hypervisors.RestoreInto && !(inPlace && req.Chosen) {
 		p.nvram = filepath.Join(d.nvramDir(), marker+req.Tag+"_VARS.fd")
 		if old := nvramPath(p.domain); old != "" && inPlace {
 			p.nvram = filepath.Join(filepath.Dir(old), filepath.Base(p.nvram))
@@ -153,7 +166,7 @@ func planDisks(req hypervisors.RestoreRequest) ([]plannedDisk, error) {
 			return nil, bad("the source disk lay in no storage pool, and the request names none").(*fault.Error).
 				Explain("It is not known where on the host this disk is to be put.", "Choose a datastore for the restore.")
 		}
-		disk.volume = marker + req.Tag + "-" + want.ID
+		disk.volume = volumeName(req, want)
 		out = append(out, disk)
 	}
 	return out, nil

@@ -182,9 +182,12 @@ func (r *restoring) Finish(ctx context.Context) (hypervisors.VM, error) {
 	}
 	var notes []string
 	var err error
-	if r.req.Mode == hypervisors.RestoreInPlace {
+	switch r.req.Mode {
+	case hypervisors.RestoreInPlace:
 		notes, err = r.switchOriginal(ctx)
-	} else {
+	case hypervisors.RestoreInto:
+		notes, err = r.handOver(ctx)
+	default:
 		notes, err = r.defineNew(ctx)
 	}
 	if err != nil {
@@ -196,7 +199,7 @@ func (r *restoring) Finish(ctx context.Context) (hypervisors.VM, error) {
 		// The VM is there; only looking at it failed.
 		vm = r.req.VM
 		vm.ID, vm.Name = r.plan.uuid, r.plan.domain.Name
-		notes = append(notes, "The VM was made, but could not be looked at: "+err.Error()+".")
+		notes = append(notes, "The VM was restored, but could not be looked at: "+err.Error()+".")
 	}
 	vm.Notes = append(vm.Notes, notes...)
 	return vm, nil
@@ -376,6 +379,10 @@ func (r *restoring) Abandon(ctx context.Context) error {
 	}
 	var errs []error
 	for _, o := range slices.Backward(r.owed) {
+		if o.Kind == kindHanded {
+			errs = append(errs, r.d.takeBack(ctx, o))
+			continue
+		}
 		errs = append(errs, r.d.CleanUp(ctx, o))
 	}
 	return errors.Join(errs...)

@@ -9,6 +9,7 @@ import (
 	sdk "github.com/ovirt/go-ovirt"
 
 	"github.com/cairn-backup/cairn/hypervisors"
+	"github.com/cairn-backup/cairn/hypervisors/ovirt/internal/engine"
 	"github.com/cairn-backup/cairn/internal/fault"
 )
 
@@ -192,14 +193,14 @@ func (d *Driver) attach(ctx context.Context, tag, mover, disk, snapshot string) 
 	}
 	path := "/vms/" + mover + "/diskattachments"
 	err = d.pace.unlessBusy(ctx, op, func() error {
-		_, err := makeFor(ctx, d, tag, op, disk, func(ctx context.Context) (reply, error) { return d.conn.post(ctx, op, disk, path, doc, "") })
+		_, err := makeFor(ctx, d, tag, op, disk, func(ctx context.Context) ([]byte, error) { return d.conn.Post(ctx, op, disk, path, doc, "") })
 		return err
 	})
 	if err != nil {
 		return err
 	}
 	return d.pace.poll(ctx, d.pace.busy, "disk "+disk+" is plugged into its mover", func() (bool, error) {
-		a, err := getOne(ctx, d.conn, request{op: op, subject: disk, path: path + "/" + disk}, "disk_attachment", sdk.XMLDiskAttachmentReadOne)
+		a, err := engine.One(ctx, d.conn, engine.Request{Op: op, Subject: disk, Path: path + "/" + disk}, "disk_attachment", sdk.XMLDiskAttachmentReadOne)
 		return err == nil && val(a.Active()), err
 	})
 }
@@ -212,7 +213,7 @@ func (d *Driver) cleanAttached(ctx context.Context, o hypervisors.Owed, tag stri
 			return err
 		}
 		s, err := d.findSnapshot(ctx, source, marker+tag)
-		if err != nil && !gone(err) {
+		if err != nil && !engine.Gone(err) {
 			return err
 		}
 		if s == nil {
@@ -230,7 +231,7 @@ func (d *Driver) detach(ctx context.Context, mover, disk string) error {
 		return err
 	}
 	x, err := d.read(ctx, mover)
-	if gone(err) {
+	if engine.Gone(err) {
 		return nil
 	}
 	if err != nil {
@@ -243,12 +244,12 @@ func (d *Driver) detach(ctx context.Context, mover, disk string) error {
 		return nil
 	}
 	path := "/vms/" + mover + "/diskattachments/" + disk
-	if err := d.pace.unlessBusy(ctx, op, func() error { return d.conn.remove(ctx, op, disk, path, "detach_only", "true") }); err != nil {
+	if err := d.pace.unlessBusy(ctx, op, func() error { return d.conn.Remove(ctx, op, disk, path, "detach_only", "true") }); err != nil {
 		return err
 	}
 	return d.pace.poll(ctx, d.pace.create, "disk "+disk+" is unplugged", func() (bool, error) {
-		_, err := d.conn.do(ctx, request{op: op, subject: disk, path: path})
-		if gone(err) {
+		_, err := d.conn.Do(ctx, engine.Request{Op: op, Subject: disk, Path: path})
+		if engine.Gone(err) {
 			return true, nil
 		}
 		return false, err
@@ -278,7 +279,7 @@ func (f *frozen) reopen(ctx context.Context, disk string) error {
 	if i < 0 || f.released {
 		return fault.New(fault.Conflict, "open image transfer of disk", disk, "the freeze does not have it")
 	}
-	ca, err := f.d.conn.imageioAuthority(ctx)
+	ca, err := f.d.conn.ImageioAuthority(ctx)
 	if err != nil {
 		return err
 	}

@@ -7,6 +7,8 @@ import (
 
 	sdk "github.com/ovirt/go-ovirt"
 
+	"github.com/cairn-backup/cairn/hypervisors/ovirt/internal/apixml"
+	"github.com/cairn-backup/cairn/hypervisors/ovirt/internal/engine"
 	"github.com/cairn-backup/cairn/internal/fault"
 )
 
@@ -31,13 +33,13 @@ func judgeBackup(p sdk.BackupPhase) (outcome, string) {
 func backupsPath(vm string) string { return "/vms/" + vm + "/backups" }
 
 func (d *Driver) backups(ctx context.Context, vm string) ([]*sdk.Backup, error) {
-	return getAll[*sdk.Backup](ctx, d.conn, request{op: "list backups of VM", subject: vm, path: backupsPath(vm)}, "backups", sdk.XMLBackupReadMany)
+	return engine.All[*sdk.Backup](ctx, d.conn, engine.Request{Op: "list backups of VM", Subject: vm, Path: backupsPath(vm)}, "backups", sdk.XMLBackupReadMany)
 }
 
 // standingBackup returns the backup of a VM with a description that has not ended, or nil.
 func (d *Driver) standingBackup(ctx context.Context, vm, description string) (*sdk.Backup, error) {
 	all, err := d.backups(ctx, vm)
-	if gone(err) {
+	if engine.Gone(err) {
 		return nil, nil // the VM is gone, or the engine is too old for backups
 	}
 	for _, b := range all {
@@ -65,11 +67,11 @@ func (d *Driver) startBackup(ctx context.Context, s backupSpec) (*sdk.Backup, er
 		return nil, err
 	}
 	id, err := makeFor(ctx, d, s.tag, op, s.name, func(ctx context.Context) (string, error) {
-		r := request{op: op, subject: s.name, method: http.MethodPost, path: backupsPath(s.vm), body: doc, query: query("correlation_id", correlation(s.tag, "backup"))}
+		r := engine.Request{Op: op, Subject: s.name, Method: http.MethodPost, Path: backupsPath(s.vm), Body: doc, Query: engine.Query("correlation_id", correlation(s.tag, "backup"))}
 		if s.consistent {
-			r.query.Set("require_consistency", "true")
+			r.Query.Set("require_consistency", "true")
 		}
-		out, err := d.conn.do(ctx, r)
+		out, err := d.conn.Do(ctx, r)
 		if err != nil {
 			if fault.KindOf(err) == fault.Transient {
 				if b, e := d.standingBackup(ctx, s.vm, description); e == nil && b != nil {
@@ -78,7 +80,7 @@ func (d *Driver) startBackup(ctx context.Context, s backupSpec) (*sdk.Backup, er
 			}
 			return "", err
 		}
-		b, err := decodeOne(out.body, "backup", sdk.XMLBackupReadOne)
+		b, err := apixml.DecodeOne(out, "backup", sdk.XMLBackupReadOne)
 		if err != nil {
 			return "", fault.Context(op, s.name, err)
 		}
@@ -89,7 +91,7 @@ func (d *Driver) startBackup(ctx context.Context, s backupSpec) (*sdk.Backup, er
 	}
 	var b *sdk.Backup
 	err = d.pace.poll(ctx, d.pace.create, "the backup of VM "+s.name+" is ready", func() (bool, error) {
-		if b, err = d.backup(ctx, s.vm, id); err != nil && !gone(err) {
+		if b, err = d.backup(ctx, s.vm, id); err != nil && !engine.Gone(err) {
 			return false, err
 		}
 		state, why := failed, "it is gone"
@@ -111,13 +113,13 @@ type backupFailed struct{ why string }
 func (e *backupFailed) Error() string { return "the engine could not start it: " + e.why }
 
 func (d *Driver) backup(ctx context.Context, vm, id string) (*sdk.Backup, error) {
-	return getOne(ctx, d.conn, request{op: "look at backup of VM", subject: vm, path: backupsPath(vm) + "/" + id}, "backup", sdk.XMLBackupReadOne)
+	return engine.One(ctx, d.conn, engine.Request{Op: "look at backup of VM", Subject: vm, Path: backupsPath(vm) + "/" + id}, "backup", sdk.XMLBackupReadOne)
 }
 
 // backupModes says of each disk of a backup whether it is incremental. The engine reads a disk as a whole without a word
 // when its checkpoint does not have it.
 func (d *Driver) backupModes(ctx context.Context, vm, id string) (map[string]bool, error) {
-	all, err := getAll[*sdk.Disk](ctx, d.conn, request{op: "list disks of backup of VM", subject: vm, path: backupsPath(vm) + "/" + id + "/disks"}, "disks", sdk.XMLDiskReadMany)
+	all, err := engine.All[*sdk.Disk](ctx, d.conn, engine.Request{Op: "list disks of backup of VM", Subject: vm, Path: backupsPath(vm) + "/" + id + "/disks"}, "disks", sdk.XMLDiskReadMany)
 	out := map[string]bool{}
 	for _, disk := range all {
 		out[val(disk.Id())] = val(disk.BackupMode()) == sdk.DISKBACKUPMODE_INCREMENTAL
@@ -140,8 +142,8 @@ func (d *Driver) endBackup(ctx context.Context, vm, description string) error {
 		if val(b.Phase()) != sdk.BACKUPPHASE_READY {
 			return false, nil // it starts or ends; it can be finalized only in between
 		}
-		err = d.conn.act(ctx, op, vm, backupsPath(vm)+"/"+val(b.Id())+"/finalize", nil)
-		if err != nil && fault.KindOf(err) != fault.Conflict && !gone(err) {
+		err = d.conn.Act(ctx, op, vm, backupsPath(vm)+"/"+val(b.Id())+"/finalize", nil)
+		if err != nil && fault.KindOf(err) != fault.Conflict && !engine.Gone(err) {
 			return false, err
 		}
 		return false, nil

@@ -10,6 +10,8 @@ import (
 	sdk "github.com/ovirt/go-ovirt"
 
 	"github.com/cairn-backup/cairn/hypervisors"
+	"github.com/cairn-backup/cairn/hypervisors/ovirt/internal/apixml"
+	"github.com/cairn-backup/cairn/hypervisors/ovirt/internal/engine"
 	"github.com/cairn-backup/cairn/internal/fault"
 )
 
@@ -54,7 +56,7 @@ func (f *frozen) byBackup(ctx context.Context, req hypervisors.FreezeRequest, s 
 
 // addVMOVF keeps the OVF of the VM itself: a backup has none.
 func (f *frozen) addVMOVF(ctx context.Context) error {
-	x, err := decodeOne(f.info.Documents[0].Data, "vm", sdk.XMLVmReadOne)
+	x, err := apixml.DecodeOne(f.info.Documents[0].Data, "vm", sdk.XMLVmReadOne)
 	if err != nil {
 		return err
 	}
@@ -114,7 +116,7 @@ func (f *frozen) start(ctx context.Context, req hypervisors.FreezeRequest, s sur
 // patiently starts a backup when the VM is free: the engine may still merge the snapshot of one that has failed.
 func (f *frozen) patiently(ctx context.Context, spec backupSpec) (b *sdk.Backup, err error) {
 	locked := f.d.pace.unlessBusy(ctx, "start backup", func() error {
-		if b, err = f.d.startBackup(ctx, spec); err != nil && detailHas(err, "locked") {
+		if b, err = f.d.startBackup(ctx, spec); err != nil && engine.DetailHas(err, "locked") {
 			return err
 		}
 		return nil
@@ -129,7 +131,7 @@ func another(err error) bool {
 	}
 	switch fault.KindOf(err) {
 	case fault.Conflict, fault.NotFound, fault.Invalid:
-		return !detailHas(err, "during a backup", "backup already", "in progress")
+		return !engine.DetailHas(err, "during a backup", "backup already", "in progress")
 	}
 	return false
 }

@@ -11,6 +11,7 @@ import (
 	sdk "github.com/ovirt/go-ovirt"
 
 	"github.com/cairn-backup/cairn/hypervisors"
+	"github.com/cairn-backup/cairn/hypervisors/ovirt/internal/engine"
 	"github.com/cairn-backup/cairn/internal/fault"
 )
 
@@ -24,14 +25,14 @@ type about struct {
 }
 
 func (d *Driver) about(ctx context.Context) (about, error) {
-	x, err := getOne(ctx, d.conn, request{op: "ask engine for its version", path: ""}, "api", sdk.XMLApiReadOne)
+	x, err := engine.One(ctx, d.conn, engine.Request{Op: "ask engine for its version", Path: ""}, "api", sdk.XMLApiReadOne)
 	if err != nil {
 		return about{}, err
 	}
 	out := about{product: "oVirt", user: idOf(x.AuthenticatedUser())}
 	if p, ok := x.ProductInfo(); ok {
 		v, there := p.Version()
-		out.version, out.instance = levelOf(v, there), val(p.InstanceId())
+		out.version, out.instance = levelOf(v, there), engine.Instance(x)
 		full := fmt.Sprintf("%d.%d", out.version.major, out.version.minor)
 		if there {
 			full = cmp.Or(val(v.FullVersion()), full)
@@ -44,7 +45,7 @@ func (d *Driver) about(ctx context.Context) (about, error) {
 		}
 	}
 	if out.version == (level{}) {
-		return out, fault.New(fault.Invalid, "ask engine for its version", d.conn.base.Host, "it names none").
+		return out, fault.New(fault.Invalid, "ask engine for its version", d.base.Host, "it names none").
 			Explain("This is no oVirt engine of version 4.", "Check the address.")
 	}
 	return out, nil
@@ -56,7 +57,7 @@ func (d *Driver) Check(ctx context.Context) (hypervisors.Health, error) {
 	if err != nil {
 		return hypervisors.Health{}, err
 	}
-	h := hypervisors.Health{Product: a.product, Host: d.conn.base.Hostname(), HostID: a.instance, VMs: a.vms}
+	h := hypervisors.Health{Product: a.product, Host: d.base.Hostname(), HostID: a.instance, VMs: a.vms}
 	p, err := d.look(ctx)
 	if err != nil {
 		return h, err
@@ -66,13 +67,13 @@ func (d *Driver) Check(ctx context.Context) (hypervisors.Health, error) {
 	if len(p.hosts) == 0 {
 		h.Problems = append(h.Problems, "No host is to be seen: without one no disk can be read. The user of this connection may lack the right to see hosts.")
 	}
-	if _, err := d.conn.imageioAuthority(ctx); err != nil {
+	if _, err := d.conn.ImageioAuthority(ctx); err != nil {
 		h.Problems = append(h.Problems, "The CA of the hosts' imageio is not known, so no disk can be read over the network: "+err.Error()+". Set the option "+OptImageioCAFile+".")
 	}
 	missing, err := d.missingRights(ctx, a.user)
 	switch {
 	case ctx.Err() != nil:
-		return h, fault.Wrap(fault.KindOf(ctx.Err()), "check connection", d.conn.base.Host, ctx.Err())
+		return h, fault.Wrap(fault.KindOf(ctx.Err()), "check connection", d.base.Host, ctx.Err())
 	case err != nil:
 		h.Problems = append(h.Problems, "What the user of this connection may do could not be found out: "+err.Error()+".")
 	case len(missing) > 0:
@@ -143,7 +144,7 @@ func (d *Driver) missingRights(ctx context.Context, user string) (map[string]str
 	if err := checkID("user", user); err != nil {
 		return nil, err
 	}
-	permissions, err := getAll[*sdk.Permission](ctx, d.conn, request{op: "list permissions of user", subject: user, path: "/users/" + user + "/permissions"},
+	permissions, err := engine.All[*sdk.Permission](ctx, d.conn, engine.Request{Op: "list permissions of user", Subject: user, Path: "/users/" + user + "/permissions"},
 		"permissions", sdk.XMLPermissionReadMany)
 	if err != nil {
 		return nil, err
@@ -156,7 +157,7 @@ func (d *Driver) missingRights(ctx context.Context, user string) (map[string]str
 			continue
 		}
 		seen[role] = true
-		permits, err := getAll[*sdk.Permit](ctx, d.conn, request{op: "list permits of role", subject: role, path: "/roles/" + role + "/permits"},
+		permits, err := engine.All[*sdk.Permit](ctx, d.conn, engine.Request{Op: "list permits of role", Subject: role, Path: "/roles/" + role + "/permits"},
 			"permits", sdk.XMLPermitReadMany)
 		if err != nil {
 			return nil, err

@@ -8,6 +8,7 @@ import (
 	sdk "github.com/ovirt/go-ovirt"
 
 	"github.com/cairn-backup/cairn/hypervisors"
+	"github.com/cairn-backup/cairn/hypervisors/ovirt/internal/engine"
 	"github.com/cairn-backup/cairn/internal/fault"
 )
 
@@ -25,8 +26,8 @@ func checkpointsPath(vm string) string { return "/vms/" + vm + "/checkpoints" }
 
 // marks lists the checkpoints of a VM, whoever made them, the oldest first.
 func (d *Driver) marks(ctx context.Context, vm string) ([]mark, error) {
-	all, err := getAll[*sdk.Checkpoint](ctx, d.conn, request{
-		op: "list checkpoints of VM", subject: vm, path: checkpointsPath(vm), query: query("follow", "disks"),
+	all, err := engine.All[*sdk.Checkpoint](ctx, d.conn, engine.Request{
+		Op: "list checkpoints of VM", Subject: vm, Path: checkpointsPath(vm), Query: engine.Query("follow", "disks"),
 	}, "checkpoints", sdk.XMLCheckpointReadMany)
 	if err != nil {
 		return nil, err
@@ -41,10 +42,10 @@ func (d *Driver) marks(ctx context.Context, vm string) ([]mark, error) {
 		m.checkpoint = hypervisors.Checkpoint{Name: m.description, Parent: byID[m.parent], Created: val(c.CreationDate())}
 		disks := items(c.Disks())
 		if len(disks) == 0 {
-			disks, err = getAll[*sdk.Disk](ctx, d.conn, request{
-				op: "list disks of checkpoint of VM", subject: vm, path: checkpointsPath(vm) + "/" + m.id + "/disks",
+			disks, err = engine.All[*sdk.Disk](ctx, d.conn, engine.Request{
+				Op: "list disks of checkpoint of VM", Subject: vm, Path: checkpointsPath(vm) + "/" + m.id + "/disks",
 			}, "disks", sdk.XMLDiskReadMany)
-			if err != nil && !gone(err) {
+			if err != nil && !engine.Gone(err) {
 				return nil, err
 			}
 		}
@@ -99,7 +100,7 @@ func (d *Driver) KeepCheckpoint(ctx context.Context, vm, keep string) error {
 	}
 	all, err := d.marks(ctx, vm)
 	if err != nil {
-		if gone(err) {
+		if engine.Gone(err) {
 			return nil
 		}
 		return err
@@ -146,20 +147,20 @@ func (d *Driver) noBackup(ctx context.Context, vm string) error {
 
 // notRoot recognises an engine that removes the oldest checkpoint only.
 func notRoot(err error) bool {
-	return fault.KindOf(err) == fault.Conflict && detailHas(err, "root", "oldest")
+	return fault.KindOf(err) == fault.Conflict && engine.DetailHas(err, "root", "oldest")
 }
 
 func (d *Driver) removeMark(ctx context.Context, vm string, m mark) error {
 	const op = "remove checkpoint of VM"
 	path := checkpointsPath(vm) + "/" + m.id
 	// Refused for a moment after a backup has ended.
-	err := d.pace.unlessBusy(ctx, "remove checkpoint", func() error { return d.conn.remove(ctx, op, vm, path) })
+	err := d.pace.unlessBusy(ctx, "remove checkpoint", func() error { return d.conn.Remove(ctx, op, vm, path) })
 	if err != nil {
 		return err
 	}
 	return d.pace.poll(ctx, d.pace.create, "the checkpoint of VM "+vm+" is gone", func() (bool, error) {
-		_, err := getOne(ctx, d.conn, request{op: op, subject: vm, path: path}, "checkpoint", sdk.XMLCheckpointReadOne)
-		if gone(err) {
+		_, err := engine.One(ctx, d.conn, engine.Request{Op: op, Subject: vm, Path: path}, "checkpoint", sdk.XMLCheckpointReadOne)
+		if engine.Gone(err) {
 			return true, nil
 		}
 		return false, err
@@ -172,7 +173,7 @@ func (d *Driver) cleanMark(ctx context.Context, vm, name string) error {
 		return err
 	}
 	all, err := d.marks(ctx, vm)
-	if gone(err) {
+	if engine.Gone(err) {
 		return nil
 	}
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	sdk "github.com/ovirt/go-ovirt"
 
 	"github.com/cairn-backup/cairn/hypervisors"
+	"github.com/cairn-backup/cairn/hypervisors/ovirt/internal/engine"
 	"github.com/cairn-backup/cairn/internal/fault"
 )
 
@@ -27,11 +28,13 @@ func (d *Driver) CleanUp(ctx context.Context, o hypervisors.Owed) error {
 		}
 		return d.endTransfers(ctx, tag, o.Args[argDisk], verb)
 	case kindDisk:
-		return d.cleanDisk(ctx, tag, o.Args[argAlias])
+		return d.cleanDisk(ctx, tag, o)
 	case kindMover:
 		return d.cleanMover(ctx, tag)
 	case kindVM:
 		return d.cleanVM(ctx, tag)
+	case kindHanded:
+		return d.cleanHanded(ctx, o, tag)
 	case hypervisors.OwedReplaced:
 		return d.cleanReplaced(ctx, o)
 	case hypervisors.OwedAttached:
@@ -75,10 +78,10 @@ func (d *Driver) cleanSnapshot(ctx context.Context, vm, tag string) error {
 	if err != nil {
 		return err
 	}
-	disks, err := getAll[*sdk.Disk](ctx, d.conn, request{
-		op: "list disks of snapshot of VM", subject: vm, path: snapshotPath(vm, val(s.Id())) + "/disks",
+	disks, err := engine.All[*sdk.Disk](ctx, d.conn, engine.Request{
+		Op: "list disks of snapshot of VM", Subject: vm, Path: snapshotPath(vm, val(s.Id())) + "/disks",
 	}, "disks", sdk.XMLDiskReadMany)
-	if err != nil && !gone(err) {
+	if err != nil && !engine.Gone(err) {
 		return err
 	}
 	of := map[string]bool{}

@@ -75,7 +75,12 @@ func fixtureOf(t *testing.T, e *ovirtsim.Engine, d *Driver) hypervisortest.Fixtu
 		},
 		Content: func(t testing.TB, _, disk string) []byte { return contentOf(t, e, disk) },
 		Remove: func(t testing.TB, vm string) {
-			if err := d.conn.remove(context.WithoutCancel(t.Context()), "remove VM", vm, "/vms/"+vm); err != nil {
+			if err := d.conn.Remove(context.WithoutCancel(t.Context()), "remove VM", vm, "/vms/"+vm); err != nil {
+				t.Error(err)
+			}
+		},
+		RemoveDisk: func(t testing.TB, disk string) {
+			if err := d.conn.Remove(context.WithoutCancel(t.Context()), "remove disk", disk, "/disks/"+disk); err != nil {
 				t.Error(err)
 			}
 		},

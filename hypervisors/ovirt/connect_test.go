@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/cairn-backup/cairn/hypervisors"
+	"github.com/cairn-backup/cairn/hypervisors/ovirt/internal/engine"
 	"github.com/cairn-backup/cairn/internal/fault"
 	"github.com/cairn-backup/cairn/lab/ovirtsim"
 )
@@ -121,7 +122,7 @@ func TestSessionIsRenewed(t *testing.T) {
 func TestBursts(t *testing.T) {
 	e := startEngine(t, ovirtsim.Config{Site: testSite(false)})
 	d := openDriver(t, e)
-	d.conn.retries = []time.Duration{time.Millisecond, time.Millisecond, time.Millisecond}
+	d.conn.Retries = []time.Duration{time.Millisecond, time.Millisecond, time.Millisecond}
 	for _, b := range []ovirtsim.Behaviour{ovirtsim.Unavailable, ovirtsim.InternalError, ovirtsim.ReplyLost} {
 		f := e.Inject(b, ovirtsim.Fault{On: "GET /vms", Times: 3})
 		if _, err := d.VMs(t.Context()); err != nil || f.Fired() != 3 {
@@ -193,7 +194,7 @@ func TestTrust(t *testing.T) {
 // TestImageioAuthority looks that the hosts' CA is the engine's own, whatever its web server has.
 func TestImageioAuthority(t *testing.T) {
 	e := startEngine(t, ovirtsim.Config{Site: testSite(false), CorporateWeb: true})
-	got, err := openDriver(t, e).conn.imageioAuthority(t.Context())
+	got, err := openDriver(t, e).conn.ImageioAuthority(t.Context())
 	if err != nil || got != string(e.InternalCA()) {
 		t.Errorf("imageio's CA is %q, %v; want the internal one", got, err)
 	}
@@ -201,7 +202,7 @@ func TestImageioAuthority(t *testing.T) {
 	if err := os.WriteFile(file, e.CA(), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	got, err = openDriver(t, e, func(c *Config) { c.Options[OptImageioCAFile] = file }).conn.imageioAuthority(t.Context())
+	got, err = openDriver(t, e, func(c *Config) { c.Options[OptImageioCAFile] = file }).conn.ImageioAuthority(t.Context())
 	if err != nil || got != string(e.CA()) {
 		t.Errorf("imageio's CA is %q, %v; want the configured one", got, err)
 	}
@@ -253,7 +254,7 @@ func TestStrangers(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		d.conn.retries = nil
+		d.conn.Retries = nil
 		_, err = d.Check(t.Context())
 		meaning, advice := fault.Explanation(err)
 		if kind := fault.KindOf(err); err == nil || kind != fault.Invalid && kind != fault.Transient || meaning == "" || advice == "" {
@@ -330,7 +331,7 @@ func TestInventory(t *testing.T) {
 
 // TestPaging reads more VMs than a page has, two of them of one name.
 func TestPaging(t *testing.T) {
-	const n = 3*pageSize + 7
+	const n = 3*engine.PageSize + 7
 	d := openDriver(t, startEngine(t, ovirtsim.Config{Site: ovirtsim.LargeSite(n)}))
 	vms, err := d.VMs(t.Context())
 	if err != nil || len(vms) != n {

@@ -14,6 +14,8 @@ import (
 	sdk "github.com/ovirt/go-ovirt"
 
 	"github.com/cairn-backup/cairn/hypervisors"
+	"github.com/cairn-backup/cairn/hypervisors/ovirt/internal/apixml"
+	"github.com/cairn-backup/cairn/hypervisors/ovirt/internal/engine"
 	"github.com/cairn-backup/cairn/internal/fault"
 )
 
@@ -215,7 +217,7 @@ func (m *deploying) upload(ctx context.Context, n int, disk plannedDisk, from io
 	if err != nil {
 		return "", err
 	}
-	ca, err := m.d.conn.imageioAuthority(ctx)
+	ca, err := m.d.conn.ImageioAuthority(ctx)
 	if err != nil {
 		return "", err
 	}
@@ -250,11 +252,11 @@ func (m *deploying) make(ctx context.Context, root, seed string) (string, error)
 		return "", err
 	}
 	id, err := makeFor(ctx, d, tag, "make mover", m.req.Name, func(ctx context.Context) (string, error) {
-		out, err := d.conn.post(ctx, "make mover", m.req.Name, "/vms", doc, correlation(tag, "mover"))
+		out, err := d.conn.Post(ctx, "make mover", m.req.Name, "/vms", doc, correlation(tag, "mover"))
 		if err != nil {
 			return "", err
 		}
-		x, err := decodeOne(out.body, "vm", sdk.XMLVmReadOne)
+		x, err := apixml.DecodeOne(out, "vm", sdk.XMLVmReadOne)
 		if err != nil {
 			return "", err
 		}
@@ -271,11 +273,11 @@ func (m *deploying) make(ctx context.Context, root, seed string) (string, error)
 		return "", err
 	}
 	r := &restoring{d: d, req: hypervisors.RestoreRequest{Tag: tag, Name: m.plan.name}, plan: &restorePlan{disks: []plannedDisk{
-		{alias: "root", src: hypervisors.Disk{Name: m.plan.name + "-root"}, attach: attachmentSpec{disk: root, bus: moverBus, boot: true, active: true}},
-		{alias: "seed", src: hypervisors.Disk{Name: m.plan.name + "-seed"}, attach: attachmentSpec{disk: seed, bus: moverBus, readOnly: true, active: true}},
+		{alias: "root", name: m.plan.name + "-root", attach: attachmentSpec{disk: root, bus: moverBus, boot: true, active: true}},
+		{alias: "seed", name: m.plan.name + "-seed", attach: attachmentSpec{disk: seed, bus: moverBus, readOnly: true, active: true}},
 	}}}
 	for _, disk := range r.plan.disks {
-		if err := r.give(ctx, id, disk); err != nil {
+		if err := r.attach(ctx, id, disk); err != nil {
 			return "", err
 		}
 	}
@@ -283,10 +285,10 @@ func (m *deploying) make(ctx context.Context, root, seed string) (string, error)
 	if err != nil {
 		return "", err
 	}
-	if _, err := d.conn.post(ctx, "make NIC", "nic1", "/vms/"+id+"/nics", nic, ""); err != nil {
+	if _, err := d.conn.Post(ctx, "make NIC", "nic1", "/vms/"+id+"/nics", nic, ""); err != nil {
 		return "", err
 	}
-	if err := d.conn.act(ctx, "start mover", m.req.Name, "/vms/"+id+"/start", nil); err != nil {
+	if err := d.conn.Act(ctx, "start mover", m.req.Name, "/vms/"+id+"/start", nil); err != nil {
 		return "", err
 	}
 	err = d.pace.poll(ctx, d.pace.create, "mover "+m.req.Name+" runs", func() (bool, error) {
@@ -300,7 +302,7 @@ func (m *deploying) make(ctx context.Context, root, seed string) (string, error)
 		return "", err
 	}
 	ready := []byte("<vm><comment>" + moverComment + " " + tag + "</comment></vm>")
-	_, err = d.conn.do(ctx, request{op: "complete mover", subject: m.req.Name, method: http.MethodPut, path: "/vms/" + id, body: ready, repeat: true})
+	_, err = d.conn.Do(ctx, engine.Request{Op: "complete mover", Subject: m.req.Name, Method: http.MethodPut, Path: "/vms/" + id, Body: ready, Repeat: true})
 	return id, err
 }
 
@@ -327,7 +329,7 @@ func (d *Driver) cleanMover(ctx context.Context, tag string) error {
 // RemoveMover switches a mover off that DeployMover has made and removes it with its disks.
 func (d *Driver) RemoveMover(ctx context.Context, id string) error {
 	vm, err := d.read(ctx, id)
-	if gone(err) {
+	if engine.Gone(err) {
 		return nil
 	}
 	if err != nil {
@@ -355,13 +357,13 @@ func (d *Driver) RemoveMover(ctx context.Context, id string) error {
 func (d *Driver) removeMover(ctx context.Context, vm *sdk.Vm) error {
 	id, name := val(vm.Id()), val(vm.Name())
 	if !reached(vm, hypervisors.PowerOff) {
-		err := d.conn.act(ctx, "stop mover", name, "/vms/"+id+"/stop", nil)
-		if err != nil && fault.KindOf(err) != fault.Conflict && !gone(err) {
+		err := d.conn.Act(ctx, "stop mover", name, "/vms/"+id+"/stop", nil)
+		if err != nil && fault.KindOf(err) != fault.Conflict && !engine.Gone(err) {
 			return err
 		}
 		err = d.pace.poll(ctx, d.pace.create, "mover "+name+" is off", func() (bool, error) {
 			x, err := d.read(ctx, id)
-			if gone(err) {
+			if engine.Gone(err) {
 				return true, nil
 			}
 			return err == nil && reached(x, hypervisors.PowerOff), err
@@ -370,12 +372,12 @@ func (d *Driver) removeMover(ctx context.Context, vm *sdk.Vm) error {
 			return err
 		}
 	}
-	if err := d.pace.unlessBusy(ctx, "remove mover", func() error { return d.conn.remove(ctx, "remove mover", name, "/vms/"+id) }); err != nil {
+	if err := d.pace.unlessBusy(ctx, "remove mover", func() error { return d.conn.Remove(ctx, "remove mover", name, "/vms/"+id) }); err != nil {
 		return err
 	}
 	return d.pace.poll(ctx, d.pace.create, "mover "+name+" is gone", func() (bool, error) {
 		_, err := d.read(ctx, id)
-		if gone(err) {
+		if engine.Gone(err) {
 			return true, nil
 		}
 		return false, err

@@ -7,8 +7,8 @@
 //
 // The SDK, go-ovirt, gives the API's types and their XML, and nothing else: its connection knows no context, opens a
 // TLS connection for each request, keeps a token for ever, logs out with an empty one and takes a HTML page for a
-// document. Requests are made by conn, documents are read and written in codec.go, and no type or error of the SDK leaves
-// the package.
+// document. Requests are made by internal/engine, documents are read and written by internal/apixml, and no type or error of the
+// SDK leaves the package.
 //
 // Its invariant: whatever it makes on an engine carries "cairn-"+tag (in the description of a snapshot, backup or
 // checkpoint, in the alias of a disk, in the comment of a VM) and is owed (FreezeRequest.Owe) before it exists, and nothing

@@ -6,6 +6,8 @@ import (
 	sdk "github.com/ovirt/go-ovirt"
 
 	"github.com/cairn-backup/cairn/hypervisors"
+	"github.com/cairn-backup/cairn/hypervisors/ovirt/internal/apixml"
+	"github.com/cairn-backup/cairn/hypervisors/ovirt/internal/engine"
 	"github.com/cairn-backup/cairn/internal/fault"
 )
 
@@ -23,17 +25,17 @@ const manyParts = withParts + ",graphics_consoles,watchdogs,cdroms"
 
 // vmDocument reads the API's description of a VM as it is.
 func (d *Driver) vmDocument(ctx context.Context, vm string) (hypervisors.Document, error) {
-	r := request{op: "read configuration of VM", subject: vm, path: "/vms/" + vm, query: query("follow", manyParts, "all_content", "true"), content: true}
-	out, err := d.conn.do(ctx, r)
+	r := engine.Request{Op: "read configuration of VM", Subject: vm, Path: "/vms/" + vm, Query: engine.Query("follow", manyParts, "all_content", "true"), Content: true}
+	out, err := d.conn.Do(ctx, r)
 	if err != nil && fault.KindOf(err) == fault.Invalid {
-		r.query.Set("follow", withParts)
-		out, err = d.conn.do(ctx, r)
+		r.Query.Set("follow", withParts)
+		out, err = d.conn.Do(ctx, r)
 	}
 	if err != nil {
 		return hypervisors.Document{}, err
 	}
-	_, err = decodeOne(out.body, "vm", sdk.XMLVmReadOne)
-	return hypervisors.Document{Name: docVM, MediaType: xmlType, Data: out.body}, err
+	_, err = apixml.DecodeOne(out, "vm", sdk.XMLVmReadOne)
+	return hypervisors.Document{Name: docVM, MediaType: xmlType, Data: out}, err
 }
 
 // ovfOf takes the OVF out of a VM's or snapshot's description, "" where there is none.
@@ -57,8 +59,8 @@ func (d *Driver) snapshotOVF(ctx context.Context, vm, snapshot string) (string, 
 	if ovf := ovfOf(s.Initialization()); ovf != "" {
 		return ovf, nil
 	}
-	all, err := getAll[*sdk.Snapshot](ctx, d.conn, request{
-		op: "list snapshots of VM", subject: vm, path: "/vms/" + vm + "/snapshots", query: query("all_content", "true"), content: true,
+	all, err := engine.All[*sdk.Snapshot](ctx, d.conn, engine.Request{
+		Op: "list snapshots of VM", Subject: vm, Path: "/vms/" + vm + "/snapshots", Query: engine.Query("all_content", "true"), Content: true,
 	}, "snapshots", sdk.XMLSnapshotReadMany)
 	if err != nil {
 		return "", err

@@ -8,9 +8,9 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/cairn-backup/cairn/hypervisors"
+	"github.com/cairn-backup/cairn/hypervisors/ovirt/internal/engine"
 	"github.com/cairn-backup/cairn/internal/fault"
 )
 
@@ -23,17 +23,18 @@ type Config struct {
 	User     string // as typed: admin@internal, or admin@ovirt@internalsso where Keycloak is in use
 	Password string
 	Options  map[string]string
+	Confirm  hypervisors.ConfirmHost // nil takes any engine
 	Log      *slog.Logger
 }
 
 // The keys of Config.Options.
 const (
 	// OptCAFile is a PEM file on the appliance with the CA of the engine's web server.
-	OptCAFile = "ca_file"
+	OptCAFile = engine.OptCAFile
 	// OptCAFingerprint is the SHA-256 of that CA's certificate, or of the server's own, in hex.
-	OptCAFingerprint = "ca_fingerprint"
+	OptCAFingerprint = engine.OptCAFingerprint
 	// OptImageioCAFile is a PEM file with the CA of the hosts' imageio; by default the engine's own CA, asked of it.
-	OptImageioCAFile = "imageio_ca_file"
+	OptImageioCAFile = engine.OptImageioCAFile
 	// OptTransferVia is "host" (movers read from the hosts, through the engine where they cannot reach one) or "engine".
 	OptTransferVia = "transfer_via"
 	// OptHostAddresses maps the hosts' addresses as the engine has them to those that movers reach:
@@ -49,7 +50,8 @@ var options = []string{OptCAFile, OptCAFingerprint, OptImageioCAFile, OptTransfe
 // Driver is one engine. It implements hypervisors.Driver.
 type Driver struct {
 	hypervisors.Unsupported
-	conn *conn
+	conn *engine.Conn
+	base *url.URL // of the engine
 	cfg  Config
 	log  *slog.Logger
 	pace pace
@@ -63,22 +65,6 @@ type Driver struct {
 }
 
 var _ hypervisors.Driver = (*Driver)(nil)
-
-// pace is how often states are looked at and how long they may take. Tests of a fast engine shorten the first two.
-type pace struct {
-	first, most time.Duration // between two looks
-	create      time.Duration // of a snapshot, backup, disk or VM
-	transfer    time.Duration // until an image transfer is ready, or over
-	busy        time.Duration // how long a call is repeated that the engine refuses because something else is under way
-	wait        time.Duration // until a reply of the engine
-	events      time.Duration // between two looks at the engine's events
-}
-
-// Most steps of an engine that is not busy end within a second; those that do not are looked at ever more rarely.
-var usualPace = pace{
-	first: 100 * time.Millisecond, most: 8 * time.Second, create: 10 * time.Minute, transfer: 10 * time.Minute, busy: 2 * time.Minute,
-	wait: 3 * time.Minute, events: 15 * time.Second,
-}
 
 // Open checks the configuration; it does not connect. The driver logs in when it is first used.
 func Open(_ context.Context, cfg Config) (*Driver, error) {
@@ -116,14 +102,14 @@ func Open(_ context.Context, cfg Config) (*Driver, error) {
 	if sums := cfg.Options[OptChecksums]; sums != "" && sums != checksumsOn && sums != checksumsOff {
 		return nil, bad("the option %s is %q, neither %s nor %s", OptChecksums, sums, checksumsOn, checksumsOff)
 	}
-	trust, err := newTrust(base, cfg.Options)
+	conn, err := engine.Open(engine.Config{Base: base, User: cfg.User, Password: cfg.Password, Options: cfg.Options, Log: cfg.Log, Confirm: cfg.Confirm})
 	if err != nil {
 		return nil, err
 	}
 	return &Driver{
 		Unsupported: hypervisors.Unsupported{Platform: hypervisors.OVirt},
-		conn:        newConn(base, cfg.User, cfg.Password, trust, cfg.Log),
-		cfg:         cfg, log: cfg.Log, pace: usualPace, addresses: addresses,
+		conn:        conn, base: base,
+		cfg: cfg, log: cfg.Log, pace: usualPace, addresses: addresses,
 		frozen: map[string]*frozen{}, restores: map[string]*restoring{}, adding: map[string]*making{},
 	}, nil
 }
@@ -188,14 +174,14 @@ func (d *Driver) Close() error {
 	for _, k := range all {
 		k.stop()
 	}
-	return d.conn.close()
+	return d.conn.Close()
 }
 
 // Capabilities says what the driver can do. What an engine or cluster is too old for is said by each freeze.
 func (d *Driver) Capabilities() hypervisors.Capabilities {
 	return hypervisors.Capabilities{
 		Platform: hypervisors.OVirt, Backup: true, ChangeTracking: true, Quiesce: true, StoppedBackup: true,
-		Restore: true, RestoreInPlace: true, Power: true, DeployMover: true, Watch: true,
+		Restore: true, RestoreInPlace: true, RestoreDisks: true, RestoreInto: true, Power: true, DeployMover: true, Watch: true,
 		Transports: []hypervisors.Transport{hypervisors.TransportImageio, hypervisors.TransportHotadd, hypervisors.TransportSAN},
 		Formats:    []hypervisors.DiskFormat{hypervisors.Raw, hypervisors.QCOW2},
 	}

@@ -46,7 +46,7 @@ func newSim(t *testing.T, agent bool, change ...func(*ovirtsim.Config)) *sim {
 	}
 	e := startEngine(t, cfg)
 	d := openDriver(t, e)
-	d.conn.retries = []time.Duration{time.Millisecond, time.Millisecond, time.Millisecond}
+	d.conn.Retries = []time.Duration{time.Millisecond, time.Millisecond, time.Millisecond}
 	return &sim{T: t, e: e, d: d}
 }
 
@@ -405,7 +405,7 @@ func TestNothingOfOthersIsTouched(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		out, err := s.d.conn.post(t.Context(), "make snapshot", "web", "/vms/"+webID+"/snapshots", doc, "")
+		out, err := s.d.conn.Post(t.Context(), "make snapshot", "web", "/vms/"+webID+"/snapshots", doc, "")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -580,12 +580,12 @@ func TestSecretsStayOut(t *testing.T) {
 	if err := f.Release(t.Context()); err != nil {
 		t.Error(err)
 	}
-	token, err := d.conn.login(t.Context())
+	token, err := d.conn.Login(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	for what, secret := range map[string]string{
-		"the password of the connection": d.conn.password, "the token": token, "the password of the first boot": "initial-secret", "a ticket": "/images/",
+		"the password of the connection": d.cfg.Password, "the token": token, "the password of the first boot": "initial-secret", "a ticket": "/images/",
 	} {
 		if strings.Contains(log.String(), secret) {
 			t.Errorf("%s is in the log", what)

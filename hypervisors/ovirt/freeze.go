@@ -11,6 +11,7 @@ import (
 	sdk "github.com/ovirt/go-ovirt"
 
 	"github.com/cairn-backup/cairn/hypervisors"
+	"github.com/cairn-backup/cairn/hypervisors/ovirt/internal/engine"
 	"github.com/cairn-backup/cairn/internal/fault"
 )
 
@@ -203,10 +204,10 @@ func (d *Driver) survey(ctx context.Context, vm string) (survey, error) {
 	if !s.version.atLeast(4, 4) {
 		return s, nil
 	}
-	if s.backups, err = d.backups(ctx, vm); err != nil && !gone(err) {
+	if s.backups, err = d.backups(ctx, vm); err != nil && !engine.Gone(err) {
 		return s, err
 	}
-	if s.marks, err = d.marks(ctx, vm); err != nil && !gone(err) {
+	if s.marks, err = d.marks(ctx, vm); err != nil && !engine.Gone(err) {
 		return s, err
 	}
 	return s, nil
@@ -231,8 +232,8 @@ func (f *frozen) bySnapshot(ctx context.Context, req hypervisors.FreezeRequest, 
 		return err
 	}
 	f.addOVF(ovf)
-	disks, err := getAll[*sdk.Disk](ctx, d.conn, request{
-		op: "list disks of snapshot of VM", subject: s.vm.Name, path: snapshotPath(f.vm, id) + "/disks",
+	disks, err := engine.All[*sdk.Disk](ctx, d.conn, engine.Request{
+		Op: "list disks of snapshot of VM", Subject: s.vm.Name, Path: snapshotPath(f.vm, id) + "/disks",
 	}, "disks", sdk.XMLDiskReadMany)
 	if err != nil {
 		return err
@@ -305,8 +306,8 @@ func (f *frozen) settled(req hypervisors.FreezeRequest, s survey) bool {
 
 // events returns what the engine has recorded of an operation.
 func (d *Driver) events(ctx context.Context, correlation string) ([]*sdk.Event, error) {
-	return getAll[*sdk.Event](ctx, d.conn, request{
-		op: "list events", path: "/events", query: query("search", "correlation_id="+correlation),
+	return engine.All[*sdk.Event](ctx, d.conn, engine.Request{
+		Op: "list events", Path: "/events", Query: engine.Query("search", "correlation_id="+correlation),
 	}, "events", sdk.XMLEventReadMany)
 }
 
@@ -328,7 +329,7 @@ func (f *frozen) addOVF(ovf string) {
 
 // offerAll opens a transfer for each disk. changed says of which only changes are offered.
 func (f *frozen) offerAll(ctx context.Context, req hypervisors.FreezeRequest, p plan, spec func(disk string) (transferSpec, error), changed map[string]bool) error {
-	ca, err := f.d.conn.imageioAuthority(ctx)
+	ca, err := f.d.conn.ImageioAuthority(ctx)
 	if err != nil {
 		return err
 	}

@@ -1,16 +1,11 @@
 package ovirt
 
 import (
-	"bytes"
-	"encoding/pem"
-	"net/http"
-	"net/url"
-	"slices"
-	"strings"
 	"testing"
 
 	sdk "github.com/ovirt/go-ovirt"
 
+	"github.com/cairn-backup/cairn/hypervisors/ovirt/internal/apixml"
 	"github.com/cairn-backup/cairn/internal/boundary"
 	"github.com/cairn-backup/cairn/internal/fault"
 )
@@ -25,9 +20,9 @@ type reader struct {
 func each[E any, S any, P interface {
 	*S
 	Slice() []E
-}](tag, sample string, read many[S], look func(E)) reader {
+}](tag, sample string, read apixml.CollectionReader[S], look func(E)) reader {
 	return reader{tag, sample, func(doc []byte) error {
-		s, err := decode(doc, tag, read)
+		s, err := apixml.Decode(doc, tag, read)
 		if err == nil {
 			for _, x := range P(s).Slice() {
 				look(x)
@@ -38,9 +33,9 @@ func each[E any, S any, P interface {
 }
 
 // single makes a reader of an entity.
-func single[T any](tag, sample string, read one[T], look func(*T)) reader {
+func single[T any](tag, sample string, read apixml.EntityReader[T], look func(*T)) reader {
 	return reader{tag, sample, func(doc []byte) error {
-		x, err := decodeOne(doc, tag, read)
+		x, err := apixml.DecodeOne(doc, tag, read)
 		if err == nil {
 			look(x)
 		}
@@ -122,72 +117,6 @@ func FuzzReplies(f *testing.F) {
 		r := all[int(which)%len(all)]
 		if err := r.read(doc); err != nil && fault.KindOf(err) != fault.Transient {
 			t.Errorf("<%s>: %v is of the kind %v", r.tag, err, fault.KindOf(err))
-		}
-	})
-}
-
-// FuzzRefused reads the bodies of refusals: the engine's words are shown, so they must be short and plain.
-func FuzzRefused(f *testing.F) {
-	for _, doc := range []string{
-		"<fault><reason>Operation Failed</reason><detail>[Cannot remove VM. 1 disk is locked.]</detail></fault>",
-		"<action><status>failed</status><fault><detail>[no]</detail></fault></action>", "<html><body>Bad Gateway</body></html>", "",
-	} {
-		for _, status := range []int{301, 400, 401, 404, 409, 503} {
-			f.Add([]byte(doc), status)
-		}
-		for seed := range boundary.Text([]byte(doc)) {
-			f.Add(seed, 409)
-		}
-	}
-	f.Fuzz(func(t *testing.T, doc []byte, status int) {
-		err := refused(request{op: "do", subject: "it"}, status, doc)
-		if err == nil || fault.KindOf(err) == fault.Internal {
-			t.Errorf("%d: %v", status, err)
-		}
-		if text := err.Error(); len(text) > 2000 || strings.ContainsFunc(text, func(r rune) bool { return r < ' ' }) {
-			t.Errorf("%d: %q", status, text)
-		}
-	})
-}
-
-// FuzzLogin reads what answers to a log-in.
-func FuzzLogin(f *testing.F) {
-	base, err := url.Parse("https://engine.example.com/ovirt-engine/api")
-	if err != nil {
-		f.Fatal(err)
-	}
-	c := &conn{base: base}
-	for _, doc := range []string{
-		`{"access_token":"t","scope":"ovirt-app-api","exp":"9223372036854775807","token_type":"bearer"}`, `{"access_token":""}`, `[]`, `{"access_token":7}`,
-		`{"error":"access_denied","error_description":"Cannot authenticate user 'admin@internal'"}`, "<html></html>", "",
-	} {
-		for _, status := range []int{200, 302, 400, 401, 503} {
-			f.Add([]byte(doc), status)
-		}
-		for seed := range boundary.Text([]byte(doc)) {
-			f.Add(seed, 200)
-		}
-	}
-	f.Fuzz(func(t *testing.T, doc []byte, status int) {
-		token, err := c.judgeLogin(status, doc)
-		if (token == "") == (err == nil) || token != "" && status != http.StatusOK || err != nil && fault.KindOf(err) == fault.Internal {
-			t.Errorf("%d: token %q, %v", status, token, err)
-		}
-		if strings.ContainsAny(token, "\r\n") {
-			t.Errorf("the token %q is more than one header", token)
-		}
-	})
-}
-
-// FuzzCerts reads the CA that an engine serves.
-func FuzzCerts(f *testing.F) {
-	block := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: bytes.Repeat([]byte{0x30, 0x82, 1, 2}, 70)})
-	boundary.Add(f, block, boundary.Binary(block[:64]))
-	f.Add([]byte("-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n"))
-	f.Fuzz(func(t *testing.T, p []byte) {
-		certs, err := parseCerts(p)
-		if err != nil && len(certs) > 0 || slices.Contains(certs, nil) {
-			t.Errorf("%d certificates, %v", len(certs), err)
 		}
 	})
 }

@@ -24,12 +24,13 @@ import (
 	"github.com/cairn-backup/cairn/appliance/httpapi"
 	"github.com/cairn-backup/cairn/appliance/server"
 	"github.com/cairn-backup/cairn/hypervisors"
+	"github.com/cairn-backup/cairn/hypervisors/ovirt/internal/engine"
 	"github.com/cairn-backup/cairn/internal/fault"
 	"github.com/cairn-backup/cairn/internal/locked"
 	"github.com/cairn-backup/cairn/lab/ovirtsim"
 	"github.com/cairn-backup/cairn/lab/ovirtsim/imageio"
 	"github.com/cairn-backup/cairn/lab/ovirtsim/storage"
-	engine "github.com/cairn-backup/cairn/store"
+	repository "github.com/cairn-backup/cairn/store"
 	"github.com/cairn-backup/cairn/store/blob/file"
 )
 
@@ -98,7 +99,7 @@ func newWorld(t *testing.T, vms int, r *rand.Rand) *world {
 			d, err := Open(ctx, Config{URL: at.Address, User: at.User, Password: string(at.Secret), Options: at.Options, Log: at.Log})
 			if err == nil {
 				d.pace = w.d.pace
-				d.conn.retries = []time.Duration{time.Millisecond, time.Millisecond, time.Millisecond}
+				d.conn.Retries = []time.Duration{time.Millisecond, time.Millisecond, time.Millisecond}
 			}
 			return d, err
 		}},
@@ -318,7 +319,7 @@ func (h *history) up() bool { return h.status() == "up" }
 // other does something at the engine as somebody else does. What the engine refuses has not happened.
 func (h *history) other(method, path, body string) bool {
 	h.t.Helper()
-	_, err := h.d.conn.do(h.t.Context(), request{op: "meddle", subject: h.name, method: method, path: path, body: []byte(body)})
+	_, err := h.d.conn.Do(h.t.Context(), engine.Request{Op: "meddle", Subject: h.name, Method: method, Path: path, Body: []byte(body)})
 	if fault.KindOf(err) == fault.Conflict || fault.KindOf(err) == fault.Invalid {
 		return false
 	}
@@ -386,7 +387,7 @@ func (h *history) removeDisk() string {
 	if h.up() && !h.other("PUT", path, "<disk_attachment><active>false</active></disk_attachment>") {
 		return ""
 	}
-	if _, err := h.d.conn.do(h.t.Context(), request{op: "meddle", subject: h.name, method: http.MethodDelete, path: path, query: query("detach_only", "false")}); err != nil {
+	if _, err := h.d.conn.Do(h.t.Context(), engine.Request{Op: "meddle", Subject: h.name, Method: http.MethodDelete, Path: path, Query: engine.Query("detach_only", "false")}); err != nil {
 		return "disk deactivated"
 	}
 	h.ok("wait", h.d.pace.poll(h.t.Context(), time.Minute, "disk "+id+" is gone", func() (bool, error) {
@@ -558,9 +559,9 @@ func (h *history) compare() {
 	b, err := file.Open(h.repo.Path)
 	h.ok("open repository", err)
 	defer b.Close()
-	key, err := engine.LoadKeyFile(h.repo.KeyFile)
+	key, err := repository.LoadKeyFile(h.repo.KeyFile)
 	h.ok("read key", err)
-	repo, err := engine.Open(h.t.Context(), b, key, engine.Options{ReadOnly: true})
+	repo, err := repository.Open(h.t.Context(), b, key, repository.Options{ReadOnly: true})
 	h.ok("open repository", err)
 	defer repo.Close()
 	for i, id := range h.points {

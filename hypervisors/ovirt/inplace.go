@@ -9,6 +9,7 @@ import (
 	sdk "github.com/ovirt/go-ovirt"
 
 	"github.com/cairn-backup/cairn/hypervisors"
+	"github.com/cairn-backup/cairn/hypervisors/ovirt/internal/engine"
 	"github.com/cairn-backup/cairn/internal/fault"
 )
 
@@ -44,7 +45,7 @@ func (d *Driver) planInPlace(ctx context.Context, p *restorePlan, req hypervisor
 	}
 	for _, s := range snapshots {
 		if val(s.SnapshotType()) != sdk.SNAPSHOTTYPE_ACTIVE {
-			return no("it has the snapshot "+strconv.Quote(clip(val(s.Description()))), "The engine does not take disks out of a VM that has snapshots.",
+			return no("it has the snapshot "+strconv.Quote(engine.Clip(val(s.Description()))), "The engine does not take disks out of a VM that has snapshots.",
 				"Remove its snapshots and start the restore again, or restore it as a new VM.")
 		}
 	}
@@ -103,15 +104,12 @@ func (r *restoring) switchOriginal(ctx context.Context) (string, []string, error
 		}
 	}
 	for _, disk := range r.plan.disks {
-		if err := r.give(ctx, id, disk); err != nil {
+		if err := r.attach(ctx, id, disk); err != nil {
 			return "", nil, err
 		}
 	}
-	if err := r.nameDisks(ctx, id); err != nil {
-		return "", nil, err
-	}
 	// From here on the VM has its new disks; what fails now is a note, and stays owed.
-	var notes []string
+	notes := r.named(ctx, id)
 	if err := r.d.KeepCheckpoint(ctx, id, ""); err != nil {
 		notes = append(notes, note("The checkpoints of the replaced disks could not be removed", err))
 	}
@@ -175,16 +173,16 @@ func replaced(tag, vm string, spec attachmentSpec, with string, all []string) hy
 	}}
 }
 
-// takeOut detaches a disk from a VM that is off, and leaves the disk.
+// takeOut detaches a disk from a VM, and leaves the disk.
 func (d *Driver) takeOut(ctx context.Context, vm, disk string) error {
 	path := "/vms/" + vm + "/diskattachments/" + disk
-	err := d.pace.unlessBusy(ctx, "detach disk", func() error { return d.conn.remove(ctx, "detach disk", disk, path, "detach_only", "true") })
+	err := d.pace.unlessBusy(ctx, "detach disk", func() error { return d.conn.Remove(ctx, "detach disk", disk, path, "detach_only", "true") })
 	if err != nil {
 		return err
 	}
 	return d.pace.poll(ctx, d.pace.create, "disk "+disk+" is detached", func() (bool, error) {
-		_, err := d.conn.do(ctx, request{op: "detach disk", subject: disk, path: path})
-		if gone(err) {
+		_, err := d.conn.Do(ctx, engine.Request{Op: "detach disk", Subject: disk, Path: path})
+		if engine.Gone(err) {
 			return true, nil
 		}
 		return false, err
@@ -199,7 +197,7 @@ func (d *Driver) cleanReplaced(ctx context.Context, o hypervisors.Owed) error {
 		return err
 	}
 	x, err := d.read(ctx, o.VM)
-	if gone(err) {
+	if engine.Gone(err) {
 		return nil
 	}
 	if err != nil || attachment(x, old) != nil {
@@ -220,16 +218,7 @@ func (d *Driver) cleanReplaced(ctx context.Context, o hypervisors.Owed) error {
 	if err := d.inherit(ctx, x, o); err != nil {
 		return err
 	}
-	if err := d.pace.unlessBusy(ctx, "remove disk", func() error { return d.conn.remove(ctx, "remove disk", old, "/disks/"+old) }); err != nil {
-		return err
-	}
-	return d.pace.poll(ctx, d.pace.create, "disk "+old+" is gone", func() (bool, error) {
-		_, err := d.disk(ctx, old)
-		if gone(err) {
-			return true, nil
-		}
-		return false, err
-	})
+	return d.removeDisk(ctx, old, old)
 }
 
 // inherit gives a new disk the name of the one that it has replaced, if the restore was cut off before it was named: by its name a later
@@ -244,7 +233,7 @@ func (d *Driver) inherit(ctx context.Context, x *sdk.Vm, o hypervisors.Owed) err
 		return nil
 	}
 	old, err := d.disk(ctx, o.Args[argDisk])
-	if gone(err) {
+	if engine.Gone(err) {
 		return nil
 	}
 	if err != nil {
@@ -256,7 +245,7 @@ func (d *Driver) inherit(ctx context.Context, x *sdk.Vm, o hypervisors.Owed) err
 // switchBack gives a VM a disk back that was to be replaced.
 func (d *Driver) switchBack(ctx context.Context, o hypervisors.Owed) error {
 	x, err := d.read(ctx, o.VM)
-	if gone(err) {
+	if engine.Gone(err) {
 		return nil
 	}
 	if err != nil {
@@ -272,7 +261,7 @@ func (d *Driver) switchBack(ctx context.Context, o hypervisors.Owed) error {
 		return nil
 	}
 	was, err := d.disk(ctx, old)
-	if gone(err) {
+	if engine.Gone(err) {
 		return nil // it was removed: the restore had finished
 	}
 	if err != nil {
@@ -288,7 +277,7 @@ func (d *Driver) switchBack(ctx context.Context, o hypervisors.Owed) error {
 		return err
 	}
 	return d.pace.unlessBusy(ctx, "attach disk", func() error {
-		_, err := d.conn.post(ctx, "attach disk", old, "/vms/"+o.VM+"/diskattachments", doc, "")
+		_, err := d.conn.Post(ctx, "attach disk", old, "/vms/"+o.VM+"/diskattachments", doc, "")
 		return err
 	})
 }
@@ -303,7 +292,7 @@ func (d *Driver) placeTaken(ctx context.Context, x *sdk.Vm, name string, o hyper
 		return false, nil
 	}
 	for id := range strings.SplitSeq(o.Args[argAll], ",") {
-		if _, err := d.disk(ctx, id); !gone(err) {
+		if _, err := d.disk(ctx, id); !engine.Gone(err) {
 			return false, err
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	sdk "github.com/ovirt/go-ovirt"
 
 	"github.com/cairn-backup/cairn/hypervisors"
+	"github.com/cairn-backup/cairn/hypervisors/ovirt/internal/engine"
 	"github.com/cairn-backup/cairn/internal/fault"
 )
 
@@ -26,6 +27,9 @@ func isUnfinished(vm *sdk.Vm) bool { return strings.HasPrefix(val(vm.Comment()),
 
 // VMs lists the engine's VMs, except movers and those of restores under way.
 func (d *Driver) VMs(ctx context.Context) ([]hypervisors.VM, error) {
+	if err := d.conn.Confirm(ctx); err != nil { // what an inventory does not find counts as gone
+		return nil, err
+	}
 	p, err := d.look(ctx)
 	if err != nil {
 		return nil, err
@@ -50,7 +54,7 @@ func sortVMs(vms []hypervisors.VM) {
 
 // list reads all VMs with their parts, each once: one that changes its name meanwhile may come twice.
 func (d *Driver) list(ctx context.Context) ([]*sdk.Vm, error) {
-	all, err := getPages[*sdk.Vm](ctx, d.conn, request{op: "list VMs", path: "/vms", query: query("follow", withParts)}, "vms", "name", sdk.XMLVmReadMany)
+	all, err := engine.Pages[*sdk.Vm](ctx, d.conn, engine.Request{Op: "list VMs", Path: "/vms", Query: engine.Query("follow", withParts)}, "vms", "name", sdk.XMLVmReadMany)
 	if err != nil {
 		return nil, err
 	}
@@ -91,5 +95,5 @@ func (d *Driver) read(ctx context.Context, id string) (*sdk.Vm, error) {
 	if err := checkID("VM", id); err != nil {
 		return nil, err
 	}
-	return getOne(ctx, d.conn, request{op: "look up VM", subject: id, path: "/vms/" + id, query: query("follow", withParts)}, "vm", sdk.XMLVmReadOne)
+	return engine.One(ctx, d.conn, engine.Request{Op: "look up VM", Subject: id, Path: "/vms/" + id, Query: engine.Query("follow", withParts)}, "vm", sdk.XMLVmReadOne)
 }

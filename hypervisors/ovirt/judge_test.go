@@ -11,12 +11,13 @@ import (
 	sdk "github.com/ovirt/go-ovirt"
 
 	"github.com/cairn-backup/cairn/hypervisors"
+	"github.com/cairn-backup/cairn/hypervisors/ovirt/internal/apixml"
 	"github.com/cairn-backup/cairn/internal/fault"
 )
 
-func parsed[T any](t *testing.T, doc, tag string, read one[T]) *T {
+func parsed[T any](t *testing.T, doc, tag string, read apixml.EntityReader[T]) *T {
 	t.Helper()
-	v, err := decodeOne([]byte(doc), tag, read)
+	v, err := apixml.DecodeOne([]byte(doc), tag, read)
 	if err != nil {
 		t.Fatalf("%s: %v", doc, err)
 	}
@@ -294,38 +295,6 @@ func TestMarksInOrder(t *testing.T) {
 		t.Errorf("order %q", ids)
 	}
 	inOrder([]mark{{id: "a", parent: "b"}, {id: "b", parent: "a"}}) // a ring ends
-}
-
-func TestRefused(t *testing.T) {
-	fault400 := func(detail string) string {
-		return "<fault><reason>Operation Failed</reason><detail>[" + detail + "]</detail></fault>"
-	}
-	for name, tt := range map[string]struct {
-		status int
-		body   string
-		want   fault.Kind
-		words  string
-	}{
-		"locked":                 {409, fault400("Cannot create Snapshot. The following disks are locked: x."), fault.Conflict, "disks are locked"},
-		"a conflict of another":  {409, fault400("Cannot do it."), fault.Conflict, "Cannot do it"},
-		"no such thing":          {404, "<fault><reason>Operation Failed</reason><detail>Entity not found: x</detail></fault>", fault.NotFound, "Entity not found"},
-		"no rights":              {403, "", fault.Denied, "Forbidden"},
-		"no rights, in words":    {400, fault400("User is not authorized to perform this action."), fault.Denied, "not authorized"},
-		"a page":                 {503, "<html><body>Service Unavailable</body></html>", fault.Transient, "Service Unavailable"},
-		"an engine's own bug":    {500, fault400("Internal Engine Error"), fault.Transient, "Internal Engine Error"},
-		"no space":               {409, fault400("Cannot add Virtual Disk. Low disk space on Storage Domain nfs."), fault.Conflict, "Low disk space"},
-		"a name that is in use":  {409, fault400("Cannot add VM. The VM name is already in use, name already in use."), fault.Exists, "in use"},
-		"elsewhere":              {302, "", fault.Invalid, "Found"},
-		"nonsense":               {400, "<fault><detail>" + strings.Repeat("x", 5000) + "</detail></fault>", fault.Invalid, "xxx"},
-		"an action that failed":  {409, "<action><fault><detail>[Cannot finalize]</detail></fault><status>failed</status></action>", fault.Conflict, "Cannot finalize"},
-		"a document with no end": {400, "<fault><detail>", fault.Invalid, "Bad Request"},
-	} {
-		err := refused(request{op: "do", subject: "it"}, tt.status, []byte(tt.body))
-		meaning, advice := fault.Explanation(err)
-		if fault.KindOf(err) != tt.want || !strings.Contains(err.Error(), tt.words) || meaning == "" || advice == "" || len(err.Error()) > 700 {
-			t.Errorf("%s: %v (%v; %q, %q), want %v with %q", name, err, fault.KindOf(err), meaning, advice, tt.want, tt.words)
-		}
-	}
 }
 
 func TestIdleTellsTags(t *testing.T) {

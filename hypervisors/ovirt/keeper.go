@@ -70,7 +70,7 @@ func (k *keeper) run(ctx context.Context, stopped chan struct{}) {
 		}
 		for _, id := range k.all() {
 			// One that has ended says so to its mover; there is nothing to do about it here.
-			if err := k.d.conn.act(ctx, "extend image transfer", id, transferPath(id)+"/extend", nil); err != nil && ctx.Err() == nil {
+			if err := k.d.conn.Act(ctx, "extend image transfer", id, transferPath(id)+"/extend", nil); err != nil && ctx.Err() == nil {
 				k.d.log.Debug("an image transfer could not be extended", "transfer_id", id, "err", err)
 			}
 		}

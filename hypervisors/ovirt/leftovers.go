@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/cairn-backup/cairn/hypervisors"
+	"github.com/cairn-backup/cairn/hypervisors/ovirt/internal/engine"
 )
 
 // looksAtOnce is how many VMs are looked at beside each other.
@@ -16,7 +17,7 @@ const looksAtOnce = 4
 
 // Leftovers returns everything on the engine that carries our mark and belongs to no VM of a user's.
 func (d *Driver) Leftovers(ctx context.Context) ([]hypervisors.Owed, error) {
-	vms, err := getPages[*sdk.Vm](ctx, d.conn, request{op: "list VMs", path: "/vms", query: query("follow", "disk_attachments.disk,snapshots")}, "vms", "name", sdk.XMLVmReadMany)
+	vms, err := engine.Pages[*sdk.Vm](ctx, d.conn, engine.Request{Op: "list VMs", Path: "/vms", Query: engine.Query("follow", "disk_attachments.disk,snapshots")}, "vms", "name", sdk.XMLVmReadMany)
 	if err != nil {
 		return nil, err
 	}
@@ -70,7 +71,7 @@ func (d *Driver) Leftovers(ctx context.Context) ([]hypervisors.Owed, error) {
 
 // leftDisks returns the disks of restores that no VM of a user's has, and the uploads to them.
 func (d *Driver) leftDisks(ctx context.Context, owners map[string]string, transfers []*sdk.ImageTransfer) (out []hypervisors.Owed, err error) {
-	all, err := getAll[*sdk.Disk](ctx, d.conn, request{op: "look for disks", path: "/disks", query: query("search", "alias="+marker+"*")}, "disks", sdk.XMLDiskReadMany)
+	all, err := engine.All[*sdk.Disk](ctx, d.conn, engine.Request{Op: "look for disks", Path: "/disks", Query: engine.Query("search", "alias="+marker+"*")}, "disks", sdk.XMLDiskReadMany)
 	for _, disk := range all {
 		id, tag := val(disk.Id()), aliasTag(val(disk.Alias()))
 		if tag == "" || owners[id] != "" {
@@ -131,7 +132,7 @@ func (d *Driver) leftOf(ctx context.Context, vm *sdk.Vm, transfers []*sdk.ImageT
 // leftBackups returns the backups and checkpoints of ours that a VM has.
 func (d *Driver) leftBackups(ctx context.Context, vm string) (out []hypervisors.Owed, err error) {
 	marks, err := d.marks(ctx, vm)
-	if err != nil && !gone(err) {
+	if err != nil && !engine.Gone(err) {
 		return nil, err
 	}
 	for _, m := range marks {
@@ -140,7 +141,7 @@ func (d *Driver) leftBackups(ctx context.Context, vm string) (out []hypervisors.
 		}
 	}
 	backups, err := d.backups(ctx, vm)
-	if err != nil && !gone(err) {
+	if err != nil && !engine.Gone(err) {
 		return nil, err
 	}
 	for _, b := range backups {

@@ -8,6 +8,7 @@ import (
 	sdk "github.com/ovirt/go-ovirt"
 
 	"github.com/cairn-backup/cairn/hypervisors"
+	"github.com/cairn-backup/cairn/hypervisors/ovirt/internal/engine"
 )
 
 // level is a cluster's compatibility level, or an engine's version.
@@ -60,12 +61,12 @@ type places struct {
 // look reads all of it. The collections are small: what belongs to VMs is not in it.
 func (d *Driver) look(ctx context.Context) (*places, error) {
 	p := &places{clusters: map[string]cluster{}, hosts: map[string]string{}, profiles: map[string]profile{}, labels: map[string][]string{}}
-	list := func(op, path string) request { return request{op: op, path: path} }
+	list := func(op, path string) engine.Request { return engine.Request{Op: op, Path: path} }
 	centers, err := d.centers(ctx)
 	if err != nil {
 		return nil, err
 	}
-	clusters, err := getAll[*sdk.Cluster](ctx, d.conn, list("list clusters", "/clusters"), "clusters", sdk.XMLClusterReadMany)
+	clusters, err := engine.All[*sdk.Cluster](ctx, d.conn, list("list clusters", "/clusters"), "clusters", sdk.XMLClusterReadMany)
 	if err != nil {
 		return nil, err
 	}
@@ -80,7 +81,7 @@ func (d *Driver) look(ctx context.Context) (*places, error) {
 		one.centerName = centers[one.center]
 		p.clusters[one.id] = one
 	}
-	hosts, err := getAll[*sdk.Host](ctx, d.conn, list("list hosts", "/hosts"), "hosts", sdk.XMLHostReadMany)
+	hosts, err := engine.All[*sdk.Host](ctx, d.conn, list("list hosts", "/hosts"), "hosts", sdk.XMLHostReadMany)
 	if err != nil {
 		return nil, err
 	}
@@ -93,7 +94,7 @@ func (d *Driver) look(ctx context.Context) (*places, error) {
 	if p.profiles, err = d.profiles(ctx, centers); err != nil {
 		return nil, err
 	}
-	labels, err := getAll[*sdk.AffinityLabel](ctx, d.conn, request{op: "list affinity labels", path: "/affinitylabels", query: query("follow", "vms")},
+	labels, err := engine.All[*sdk.AffinityLabel](ctx, d.conn, engine.Request{Op: "list affinity labels", Path: "/affinitylabels", Query: engine.Query("follow", "vms")},
 		"affinity_labels", sdk.XMLAffinityLabelReadMany)
 	if err != nil {
 		return nil, err
@@ -108,7 +109,7 @@ func (d *Driver) look(ctx context.Context) (*places, error) {
 
 // centers maps the ids of the data centers to their names.
 func (d *Driver) centers(ctx context.Context) (map[string]string, error) {
-	all, err := getAll[*sdk.DataCenter](ctx, d.conn, request{op: "list data centers", path: "/datacenters"}, "data_centers", sdk.XMLDataCenterReadMany)
+	all, err := engine.All[*sdk.DataCenter](ctx, d.conn, engine.Request{Op: "list data centers", Path: "/datacenters"}, "data_centers", sdk.XMLDataCenterReadMany)
 	out := map[string]string{}
 	for _, c := range all {
 		out[val(c.Id())] = val(c.Name())
@@ -118,7 +119,7 @@ func (d *Driver) centers(ctx context.Context) (map[string]string, error) {
 
 // stores lists the storage domains that hold disks. Whether one is active is known in its data center only.
 func (d *Driver) stores(ctx context.Context, centers map[string]string) (map[string]store, error) {
-	all, err := getAll[*sdk.StorageDomain](ctx, d.conn, request{op: "list storage domains", path: "/storagedomains"},
+	all, err := engine.All[*sdk.StorageDomain](ctx, d.conn, engine.Request{Op: "list storage domains", Path: "/storagedomains"},
 		"storage_domains", sdk.XMLStorageDomainReadMany)
 	if err != nil {
 		return nil, err
@@ -144,9 +145,9 @@ func (d *Driver) stores(ctx context.Context, centers map[string]string) (map[str
 		add(s, "", false)
 	}
 	for id := range centers {
-		attached, err := getAll[*sdk.StorageDomain](ctx, d.conn, request{op: "list storage domains of data center", subject: centers[id], path: "/datacenters/" + id + "/storagedomains"},
+		attached, err := engine.All[*sdk.StorageDomain](ctx, d.conn, engine.Request{Op: "list storage domains of data center", Subject: centers[id], Path: "/datacenters/" + id + "/storagedomains"},
 			"storage_domains", sdk.XMLStorageDomainReadMany)
-		if gone(err) {
+		if engine.Gone(err) {
 			continue // removed meanwhile
 		}
 		if err != nil {
@@ -162,7 +163,7 @@ func (d *Driver) stores(ctx context.Context, centers map[string]string) (map[str
 // profiles lists the vNIC profiles. Names of networks and profiles repeat from data center to data center, so all three
 // make the name.
 func (d *Driver) profiles(ctx context.Context, centers map[string]string) (map[string]profile, error) {
-	networks, err := getAll[*sdk.Network](ctx, d.conn, request{op: "list networks", path: "/networks"}, "networks", sdk.XMLNetworkReadMany)
+	networks, err := engine.All[*sdk.Network](ctx, d.conn, engine.Request{Op: "list networks", Path: "/networks"}, "networks", sdk.XMLNetworkReadMany)
 	if err != nil {
 		return nil, err
 	}
@@ -171,7 +172,7 @@ func (d *Driver) profiles(ctx context.Context, centers map[string]string) (map[s
 	for _, n := range networks {
 		byID[val(n.Id())] = network{val(n.Name()), idOf(n.DataCenter())}
 	}
-	all, err := getAll[*sdk.VnicProfile](ctx, d.conn, request{op: "list vNIC profiles", path: "/vnicprofiles"}, "vnic_profiles", sdk.XMLVnicProfileReadMany)
+	all, err := engine.All[*sdk.VnicProfile](ctx, d.conn, engine.Request{Op: "list vNIC profiles", Path: "/vnicprofiles"}, "vnic_profiles", sdk.XMLVnicProfileReadMany)
 	if err != nil {
 		return nil, err
 	}

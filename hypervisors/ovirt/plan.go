@@ -8,6 +8,7 @@ import (
 	sdk "github.com/ovirt/go-ovirt"
 
 	"github.com/cairn-backup/cairn/hypervisors"
+	"github.com/cairn-backup/cairn/hypervisors/ovirt/internal/engine"
 	"github.com/cairn-backup/cairn/internal/fault"
 )
 
@@ -170,7 +171,7 @@ func busy(s survey) error {
 		case val(snap.SnapshotType()) == sdk.SNAPSHOTTYPE_PREVIEW || status == sdk.SNAPSHOTSTATUS_IN_PREVIEW:
 			return no("a snapshot of it is in preview", "No snapshot of a VM can be made while one is looked at.", "Commit the preview in the engine, or undo it.")
 		case status == sdk.SNAPSHOTSTATUS_LOCKED:
-			return no(fmt.Sprintf("its snapshot %q is being made or removed", clip(name)), "The engine does one thing with a VM's snapshots at a time; a merge may take hours.", "Try again when it has ended.")
+			return no(fmt.Sprintf("its snapshot %q is being made or removed", engine.Clip(name)), "The engine does one thing with a VM's snapshots at a time; a merge may take hours.", "Try again when it has ended.")
 		case isFreeze(name):
 			return no(fmt.Sprintf("it has the snapshot %q of an earlier backup of this product", name),
 				"An earlier backup has not been cleaned up yet, or another appliance backs the VM up right now.", "Let the clean-up of the earlier run end.")

@@ -30,7 +30,7 @@ func (d *Driver) power(ctx context.Context, id, verb string, want hypervisors.Po
 	if reached(vm, want) {
 		return nil
 	}
-	err = d.pace.unlessBusy(ctx, verb+" VM", func() error { return d.conn.act(ctx, verb+" VM", val(vm.Name()), "/vms/"+id+"/"+verb, nil) })
+	err = d.pace.unlessBusy(ctx, verb+" VM", func() error { return d.conn.Act(ctx, verb+" VM", val(vm.Name()), "/vms/"+id+"/"+verb, nil) })
 	if err != nil {
 		return err
 	}

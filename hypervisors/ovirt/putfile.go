@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/cairn-backup/cairn/hypervisors"
+	"github.com/cairn-backup/cairn/hypervisors/ovirt/internal/engine"
 	"github.com/cairn-backup/cairn/internal/fault"
 )
 
@@ -65,7 +66,7 @@ func (d *Driver) putFile(ctx context.Context, e hypervisors.Export, from io.Read
 	defer resp.Body.Close()
 	words, _ := io.ReadAll(io.LimitReader(resp.Body, 500))
 	if resp.StatusCode/100 != 2 {
-		return fault.New(fault.Transient, op, e.Name, "imageio answers %d: %s", resp.StatusCode, cmp.Or(clip(string(words)), http.StatusText(resp.StatusCode)))
+		return fault.New(fault.Transient, op, e.Name, "imageio answers %d: %s", resp.StatusCode, cmp.Or(engine.Clip(string(words)), http.StatusText(resp.StatusCode)))
 	}
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	sdk "github.com/ovirt/go-ovirt"
 
 	"github.com/cairn-backup/cairn/hypervisors"
+	"github.com/cairn-backup/cairn/hypervisors/ovirt/internal/engine"
 	"github.com/cairn-backup/cairn/internal/fault"
 )
 
@@ -31,7 +32,7 @@ func (d *Driver) Refreeze(ctx context.Context, s hypervisors.Standing) (hypervis
 	if !stands {
 		return nil, ended(s.Info.VM.Name)
 	}
-	ca, err := d.conn.imageioAuthority(ctx)
+	ca, err := d.conn.ImageioAuthority(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -65,8 +66,8 @@ func (f *frozen) lookAgain(ctx context.Context) error {
 	if s == nil || err != nil {
 		return err // a backup has none
 	}
-	disks, err := getAll[*sdk.Disk](ctx, f.d.conn, request{
-		op: "list disks of snapshot of VM", subject: f.vm, path: snapshotPath(f.vm, val(s.Id())) + "/disks",
+	disks, err := engine.All[*sdk.Disk](ctx, f.d.conn, engine.Request{
+		Op: "list disks of snapshot of VM", Subject: f.vm, Path: snapshotPath(f.vm, val(s.Id())) + "/disks",
 	}, "disks", sdk.XMLDiskReadMany)
 	if err != nil {
 		return err
@@ -91,7 +92,7 @@ func (d *Driver) stands(ctx context.Context, vm string, s hypervisors.Standing) 
 		return b != nil && val(b.Phase()) == sdk.BACKUPPHASE_READY, err
 	}
 	snapshot, err := d.findSnapshot(ctx, vm, marker+s.Tag)
-	if gone(err) {
+	if engine.Gone(err) {
 		return false, nil
 	}
 	return snapshot != nil && val(snapshot.SnapshotStatus()) == sdk.SNAPSHOTSTATUS_OK, err

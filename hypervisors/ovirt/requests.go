@@ -6,6 +6,7 @@ import (
 	sdk "github.com/ovirt/go-ovirt"
 
 	"github.com/cairn-backup/cairn/hypervisors"
+	"github.com/cairn-backup/cairn/hypervisors/ovirt/internal/apixml"
 	"github.com/cairn-backup/cairn/internal/fault"
 )
 
@@ -22,7 +23,7 @@ func built[T any](v T, err error) (T, error) {
 // snapshotDocument asks for a snapshot of disks without the memory: with it, the VM would stand still while the memory
 // is written.
 func snapshotDocument(description string, disks []string) ([]byte, error) {
-	b := sdk.NewSnapshotBuilder().Description(text(description)).PersistMemorystate(false)
+	b := sdk.NewSnapshotBuilder().Description(apixml.Text(description)).PersistMemorystate(false)
 	var attachments []*sdk.DiskAttachment
 	for _, id := range disks {
 		a, err := built(sdk.NewDiskAttachmentBuilder().DiskBuilder(sdk.NewDiskBuilder().Id(id)).Build())
@@ -35,12 +36,12 @@ func snapshotDocument(description string, disks []string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return encode(s, sdk.XMLSnapshotWriteOne)
+	return apixml.Encode(s, sdk.XMLSnapshotWriteOne)
 }
 
 // backupDocument asks for a backup since a checkpoint; "" is a full one.
 func backupDocument(description string, disks []string, from string) ([]byte, error) {
-	b := sdk.NewBackupBuilder().Description(text(description))
+	b := sdk.NewBackupBuilder().Description(apixml.Text(description))
 	if from != "" {
 		b = b.FromCheckpointId(from)
 	}
@@ -56,7 +57,7 @@ func backupDocument(description string, disks []string, from string) ([]byte, er
 	if err != nil {
 		return nil, err
 	}
-	return encode(x, sdk.XMLBackupWriteOne)
+	return apixml.Encode(x, sdk.XMLBackupWriteOne)
 }
 
 // transferSpec says what an image transfer is of.
@@ -88,7 +89,7 @@ func transferDocument(t transferSpec, idle int64) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return encode(x, sdk.XMLImageTransferWriteOne)
+	return apixml.Encode(x, sdk.XMLImageTransferWriteOne)
 }
 
 // attachmentSpec is how a disk is attached to a VM.
@@ -117,12 +118,12 @@ func attachmentDocument(a attachmentSpec) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return encode(x, sdk.XMLDiskAttachmentWriteOne)
+	return apixml.Encode(x, sdk.XMLDiskAttachmentWriteOne)
 }
 
 // diskDocument asks for an empty disk.
 func diskDocument(p plannedDisk) ([]byte, error) {
-	b := sdk.NewDiskBuilder().Alias(text(p.alias)).Format(p.format).Sparse(p.sparse).ProvisionedSize(p.size).ContentType(sdk.DISKCONTENTTYPE_DATA)
+	b := sdk.NewDiskBuilder().Alias(apixml.Text(p.alias)).Format(p.format).Sparse(p.sparse).ProvisionedSize(p.size).ContentType(sdk.DISKCONTENTTYPE_DATA)
 	if p.initial > 0 {
 		b = b.InitialSize(p.initial)
 	}
@@ -137,18 +138,18 @@ func diskDocument(p plannedDisk) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return encode(x, sdk.XMLDiskWriteOne)
+	return apixml.Encode(x, sdk.XMLDiskWriteOne)
 }
 
 // nicDocument asks for a NIC. Without an address the engine's pool gives one.
 func nicDocument(p plannedNIC) ([]byte, error) {
-	b := sdk.NewNicBuilder().Name(text(p.name)).Linked(p.linked).Plugged(p.plugged).Interface(sdk.NICINTERFACE_VIRTIO)
+	b := sdk.NewNicBuilder().Name(apixml.Text(p.name)).Linked(p.linked).Plugged(p.plugged).Interface(sdk.NICINTERFACE_VIRTIO)
 	switch model := sdk.NicInterface(p.model); model {
 	case sdk.NICINTERFACE_E1000, sdk.NICINTERFACE_RTL8139, sdk.NICINTERFACE_SPAPR_VLAN:
 		b = b.Interface(model)
 	}
 	if p.mac != "" {
-		b = b.MacBuilder(sdk.NewMacBuilder().Address(text(p.mac)))
+		b = b.MacBuilder(sdk.NewMacBuilder().Address(apixml.Text(p.mac)))
 	}
 	if p.profile != "" {
 		b = b.VnicProfileBuilder(sdk.NewVnicProfileBuilder().Id(p.profile))
@@ -157,28 +158,28 @@ func nicDocument(p plannedNIC) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return encode(x, sdk.XMLNicWriteOne)
+	return apixml.Encode(x, sdk.XMLNicWriteOne)
 }
 
 // importDocument asks for a VM of an OVF.
 func importDocument(name, cluster, ovf string) ([]byte, error) {
-	c := sdk.NewConfigurationBuilder().Type(sdk.CONFIGURATIONTYPE_OVF).Data(text(ovf))
-	x, err := built(sdk.NewVmBuilder().Name(text(name)).ClusterBuilder(sdk.NewClusterBuilder().Id(cluster)).
+	c := sdk.NewConfigurationBuilder().Type(sdk.CONFIGURATIONTYPE_OVF).Data(apixml.Text(ovf))
+	x, err := built(sdk.NewVmBuilder().Name(apixml.Text(name)).ClusterBuilder(sdk.NewClusterBuilder().Id(cluster)).
 		InitializationBuilder(sdk.NewInitializationBuilder().RegenerateIds(true).ConfigurationBuilder(c)).Build())
 	if err != nil {
 		return nil, err
 	}
-	return encode(x, sdk.XMLVmWriteOne)
+	return apixml.Encode(x, sdk.XMLVmWriteOne)
 }
 
 // vmDocument asks for a VM by what is known of it without an OVF, also of another platform's.
 func vmDocument(req hypervisors.RestoreRequest, p *restorePlan) ([]byte, error) {
 	vm := req.VM
 	topology := sdk.NewCpuTopologyBuilder().Sockets(int64(max(1, vm.CPUs))).Cores(1).Threads(1)
-	b := sdk.NewVmBuilder().Name(text(req.Name)).Comment(text(restoreComment + req.Tag)).Description(text(vm.Description)).
+	b := sdk.NewVmBuilder().Name(apixml.Text(req.Name)).Comment(apixml.Text(restoreComment + req.Tag)).Description(apixml.Text(vm.Description)).
 		ClusterBuilder(sdk.NewClusterBuilder().Id(p.cluster.id)).TemplateBuilder(sdk.NewTemplateBuilder().Id(blankTemplate)).
 		Memory(max(vm.MemoryBytes, 1<<20)).BiosBuilder(sdk.NewBiosBuilder().Type(biosOf(vm)))
-	os := sdk.NewOperatingSystemBuilder().Type(text(cmp.Or(vm.Metadata["os"], "other")))
+	os := sdk.NewOperatingSystemBuilder().Type(apixml.Text(cmp.Or(vm.Metadata["os"], "other")))
 	if x := p.source; x != nil {
 		if cpu, ok := x.Cpu(); ok {
 			if t, ok := cpu.Topology(); ok && val(t.Sockets()) > 0 && val(t.Cores()) > 0 {
@@ -189,7 +190,7 @@ func vmDocument(req hypervisors.RestoreRequest, p *restorePlan) ([]byte, error) 
 			b = b.HighAvailabilityBuilder(sdk.NewHighAvailabilityBuilder().Enabled(val(ha.Enabled())).Priority(val(ha.Priority())))
 		}
 		if zone, ok := x.TimeZone(); ok && val(zone.Name()) != "" {
-			b = b.TimeZoneBuilder(sdk.NewTimeZoneBuilder().Name(text(val(zone.Name()))))
+			b = b.TimeZoneBuilder(sdk.NewTimeZoneBuilder().Name(apixml.Text(val(zone.Name()))))
 		}
 	} else {
 		os = sdk.NewOperatingSystemBuilder().Type("other") // other platforms have other names for systems
@@ -198,7 +199,7 @@ func vmDocument(req hypervisors.RestoreRequest, p *restorePlan) ([]byte, error) 
 	if err != nil {
 		return nil, err
 	}
-	return encode(x, sdk.XMLVmWriteOne)
+	return apixml.Encode(x, sdk.XMLVmWriteOne)
 }
 
 func biosOf(vm hypervisors.VM) sdk.BiosType {
@@ -215,7 +216,7 @@ func biosOf(vm hypervisors.VM) sdk.BiosType {
 
 // moverDocument asks for a mover's VM, which is pinned to no host but keeps its disks: it needs a VirtIO-SCSI controller.
 func moverDocument(p moverPlan, comment string) ([]byte, error) {
-	x, err := built(sdk.NewVmBuilder().Name(text(p.name)).Comment(text(comment)).Description("DataMover of Cairn").
+	x, err := built(sdk.NewVmBuilder().Name(apixml.Text(p.name)).Comment(apixml.Text(comment)).Description("DataMover of Cairn").
 		ClusterBuilder(sdk.NewClusterBuilder().Id(p.cluster.id)).TemplateBuilder(sdk.NewTemplateBuilder().Id(blankTemplate)).
 		Memory(p.memory).BiosBuilder(sdk.NewBiosBuilder().Type(sdk.BIOSTYPE_Q35_SEA_BIOS)).VirtioScsiBuilder(sdk.NewVirtioScsiBuilder().Enabled(true)).
 		OsBuilder(sdk.NewOperatingSystemBuilder().Type("other_linux").BootBuilder(sdk.NewBootBuilder().DevicesOfAny(sdk.BOOTDEVICE_HD))).
@@ -223,5 +224,5 @@ func moverDocument(p moverPlan, comment string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return encode(x, sdk.XMLVmWriteOne)
+	return apixml.Encode(x, sdk.XMLVmWriteOne)
 }

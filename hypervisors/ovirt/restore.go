@@ -11,6 +11,8 @@ import (
 	sdk "github.com/ovirt/go-ovirt"
 
 	"github.com/cairn-backup/cairn/hypervisors"
+	"github.com/cairn-backup/cairn/hypervisors/ovirt/internal/apixml"
+	"github.com/cairn-backup/cairn/hypervisors/ovirt/internal/engine"
 	"github.com/cairn-backup/cairn/internal/fault"
 )
 
@@ -23,6 +25,7 @@ const (
 // More arguments of owed clean-ups.
 const (
 	argAlias  = "alias"
+	argName   = "name" // that a disk gets in its VM
 	argUpload = "upload"
 )
 
@@ -70,7 +73,7 @@ func (d *Driver) BeginRestore(ctx context.Context, req hypervisors.RestoreReques
 			d.log.WarnContext(ctx, "clean-up after a failed restore is left owed", "vm", req.VM.Name, "err", e)
 		}
 	}()
-	ca, err := d.conn.imageioAuthority(ctx)
+	ca, err := d.conn.ImageioAuthority(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -100,8 +103,11 @@ func (r *restoring) owe(ctx context.Context, o hypervisors.Owed) error {
 
 // make makes one disk and opens it.
 func (r *restoring) make(ctx context.Context, disk *plannedDisk, ca string) error {
-	name := marker + r.req.Tag + "/" + disk.src.ID
-	if err := r.owe(ctx, hypervisors.Owed{Kind: kindDisk, Name: name, Args: map[string]string{argTag: r.req.Tag, argAlias: disk.alias}}); err != nil {
+	args := map[string]string{argTag: r.req.Tag, argAlias: disk.alias}
+	if r.req.Mode == hypervisors.RestoreNew {
+		args[argName] = disk.name
+	}
+	if err := r.owe(ctx, hypervisors.Owed{Kind: kindDisk, Name: marker + r.req.Tag + "/" + disk.src.ID, Args: args}); err != nil {
 		return err
 	}
 	id, size, err := r.d.makeDisk(ctx, r.req.Tag, *disk)
@@ -148,7 +154,7 @@ func (d *Driver) makeDisk(ctx context.Context, tag string, disk plannedDisk) (id
 		return "", 0, err
 	}
 	id, err = makeFor(ctx, d, tag, op, disk.alias, func(ctx context.Context) (string, error) {
-		out, err := d.conn.post(ctx, op, disk.alias, "/disks", doc, correlation(tag, disk.alias))
+		out, err := d.conn.Post(ctx, op, disk.alias, "/disks", doc, correlation(tag, disk.alias))
 		if err != nil {
 			if fault.KindOf(err) == fault.Transient {
 				if found, e := d.disksNamed(ctx, disk.alias); e == nil && len(found) == 1 {
@@ -157,7 +163,7 @@ func (d *Driver) makeDisk(ctx context.Context, tag string, disk plannedDisk) (id
 			}
 			return "", err
 		}
-		x, err := decodeOne(out.body, "disk", sdk.XMLDiskReadOne)
+		x, err := apixml.DecodeOne(out, "disk", sdk.XMLDiskReadOne)
 		if err != nil {
 			return "", fault.Context(op, disk.alias, err)
 		}
@@ -168,7 +174,7 @@ func (d *Driver) makeDisk(ctx context.Context, tag string, disk plannedDisk) (id
 	}
 	err = d.pace.poll(ctx, d.pace.create, "disk "+disk.alias+" is made", func() (bool, error) {
 		x, err := d.disk(ctx, id)
-		if err != nil && !gone(err) {
+		if err != nil && !engine.Gone(err) {
 			return false, err
 		}
 		if err != nil || val(x.Status()) == sdk.DISKSTATUS_ILLEGAL {
@@ -182,12 +188,12 @@ func (d *Driver) makeDisk(ctx context.Context, tag string, disk plannedDisk) (id
 }
 
 func (d *Driver) disk(ctx context.Context, id string) (*sdk.Disk, error) {
-	return getOne(ctx, d.conn, request{op: "look at disk", subject: id, path: "/disks/" + id}, "disk", sdk.XMLDiskReadOne)
+	return engine.One(ctx, d.conn, engine.Request{Op: "look at disk", Subject: id, Path: "/disks/" + id}, "disk", sdk.XMLDiskReadOne)
 }
 
 // disksNamed returns the disks with an alias, which is one of ours.
 func (d *Driver) disksNamed(ctx context.Context, alias string) ([]*sdk.Disk, error) {
-	all, err := getAll[*sdk.Disk](ctx, d.conn, request{op: "look up disk", subject: alias, path: "/disks", query: query("search", "alias="+alias)}, "disks", sdk.XMLDiskReadMany)
+	all, err := engine.All[*sdk.Disk](ctx, d.conn, engine.Request{Op: "look up disk", Subject: alias, Path: "/disks", Query: engine.Query("search", "alias="+alias)}, "disks", sdk.XMLDiskReadMany)
 	return slices.DeleteFunc(all, func(disk *sdk.Disk) bool { return val(disk.Alias()) != alias }), err
 }
 
@@ -238,7 +244,7 @@ func (r *restoring) reopen(ctx context.Context, disk string) error {
 	if i < 0 || r.finished {
 		return fault.New(fault.Conflict, "open image transfer of disk", disk, "the restore does not have it")
 	}
-	ca, err := r.d.conn.imageioAuthority(ctx)
+	ca, err := r.d.conn.ImageioAuthority(ctx)
 	if err != nil {
 		return err
 	}
@@ -265,11 +271,14 @@ func (r *restoring) Abandon(ctx context.Context) error {
 	r.forget()
 	var errs []error
 	for _, o := range slices.Backward(r.owed) {
-		if o.Kind == hypervisors.OwedReplaced {
+		switch o.Kind {
+		case hypervisors.OwedReplaced:
 			errs = append(errs, r.d.switchBack(ctx, o))
-			continue
+		case kindHanded:
+			errs = append(errs, r.d.abandonHandover(ctx, o))
+		default:
+			errs = append(errs, r.d.CleanUp(ctx, o))
 		}
-		errs = append(errs, r.d.CleanUp(ctx, o))
 	}
 	return errors.Join(errs...)
 }
@@ -284,8 +293,13 @@ func (r *restoring) Finish(ctx context.Context) (hypervisors.VM, error) {
 		}
 	}
 	make := r.makeVM
-	if r.plan.original != nil {
+	switch r.req.Mode {
+	case hypervisors.RestoreInPlace:
 		make = r.switchOriginal
+	case hypervisors.RestoreInto:
+		make = r.give
+	case hypervisors.RestoreDisks:
+		return r.leave(ctx)
 	}
 	id, notes, err := make(ctx)
 	if err != nil {

@@ -11,13 +11,16 @@ import (
 	sdk "github.com/ovirt/go-ovirt"
 
 	"github.com/cairn-backup/cairn/hypervisors"
+	"github.com/cairn-backup/cairn/hypervisors/ovirt/internal/apixml"
+	"github.com/cairn-backup/cairn/hypervisors/ovirt/internal/engine"
+	"github.com/cairn-backup/cairn/hypervisors/ovirt/internal/ovf"
 	"github.com/cairn-backup/cairn/internal/fault"
 )
 
 // restorePlan is a restore request that was found possible.
 type restorePlan struct {
 	source *sdk.Vm // as the engine had described it; nil where the restore point is of another platform
-	// original is the VM that gets its disks back; nil for a new VM.
+	// original is the VM that gets its disks back; nil for all other modes.
 	original *sdk.Vm
 	cluster  cluster
 	disks    []plannedDisk
@@ -37,7 +40,8 @@ type plannedDisk struct {
 	// tracked asks the engine to record changes, as it did for the source.
 	tracked bool
 	store   store
-	alias   string // with our mark, until the VM is complete
+	alias   string // with our mark, until the restore is complete
+	name    string // from then on
 	attach  attachmentSpec
 }
 
@@ -62,12 +66,17 @@ func (d *Driver) planRestore(ctx context.Context, req hypervisors.RestoreRequest
 		if err := checkID("VM", req.VM.ID); err != nil {
 			return nil, err
 		}
+	case hypervisors.RestoreInto:
+		if err := checkID("VM", req.Into); err != nil {
+			return nil, err
+		}
+	case hypervisors.RestoreDisks:
 	default:
 		return nil, fault.New(fault.Invalid, "restore VM", req.VM.Name, "unknown mode %q", req.Mode)
 	}
 	p := &restorePlan{}
 	if doc := req.Document(docVM); doc != nil {
-		x, err := decodeOne(doc, "vm", sdk.XMLVmReadOne)
+		x, err := apixml.DecodeOne(doc, "vm", sdk.XMLVmReadOne)
 		if err != nil {
 			return nil, fault.Wrap(fault.Invalid, "restore VM", req.VM.Name, err).
 				Explain("The configuration in this restore point is damaged.", "Choose another restore point, or export its disks.")
@@ -76,7 +85,7 @@ func (d *Driver) planRestore(ctx context.Context, req hypervisors.RestoreRequest
 	}
 	if doc := req.Document(docOVF); doc != nil {
 		var err error
-		if p.ovf, err = bareOVF(doc, req.Name, restoreComment+req.Tag); err != nil {
+		if p.ovf, err = ovf.Bare(doc, req.Name, restoreComment+req.Tag); err != nil {
 			p.notes = append(p.notes, "The VM was made without its OVF, which cannot be read: "+err.Error()+".")
 		}
 	}
@@ -89,6 +98,12 @@ func (d *Driver) planRestore(ctx context.Context, req hypervisors.RestoreRequest
 	}
 	if err := p.planDisks(req, at); err != nil {
 		return nil, err
+	}
+	switch req.Mode {
+	case hypervisors.RestoreDisks:
+		return p, p.checkNames()
+	case hypervisors.RestoreInto:
+		return p, d.planInto(ctx, p, req, at)
 	}
 	if err := p.chooseCluster(req, at); err != nil {
 		return nil, err
@@ -109,7 +124,7 @@ func (d *Driver) addressesAreFree(ctx context.Context, p *restorePlan) error {
 		return nil
 	}
 	if p.cluster.pool != "" {
-		pool, err := getOne(ctx, d.conn, request{op: "look at MAC pool", subject: p.cluster.pool, path: "/macpools/" + p.cluster.pool}, "mac_pool", sdk.XMLMacPoolReadOne)
+		pool, err := engine.One(ctx, d.conn, engine.Request{Op: "look at MAC pool", Subject: p.cluster.pool, Path: "/macpools/" + p.cluster.pool}, "mac_pool", sdk.XMLMacPoolReadOne)
 		if err != nil || val(pool.AllowDuplicates()) {
 			return err
 		}
@@ -143,7 +158,7 @@ func checkName(name string) error {
 
 // nameIsFree looks whether there is a VM of the name. Each data center may have one, but who could tell them apart?
 func (d *Driver) nameIsFree(ctx context.Context, name string) error {
-	all, err := getAll[*sdk.Vm](ctx, d.conn, request{op: "look up VM", subject: name, path: "/vms", query: query("search", "name="+name, "case_sensitive", "false")}, "vms", sdk.XMLVmReadMany)
+	all, err := engine.All[*sdk.Vm](ctx, d.conn, engine.Request{Op: "look up VM", Subject: name, Path: "/vms", Query: engine.Query("search", "name="+name, "case_sensitive", "false")}, "vms", sdk.XMLVmReadMany)
 	if err != nil {
 		return err
 	}
@@ -169,7 +184,9 @@ func (p *restorePlan) planDisks(req hypervisors.RestoreRequest, at *places) erro
 			return bad("it is named twice")
 		}
 		src := req.VM.Disks[i]
-		disk := plannedDisk{src: src, size: cmp.Or(want.SizeBytes, src.SizeBytes), alias: fmt.Sprintf("%s%s-%d", marker, req.Tag, n)}
+		disk := plannedDisk{
+			src: src, size: cmp.Or(want.SizeBytes, src.SizeBytes), alias: fmt.Sprintf("%s%s-%d", marker, req.Tag, n), name: cmp.Or(want.Name, nameOf(src, req)),
+		}
 		if disk.size < src.SizeBytes || disk.size <= 0 || disk.size > 1<<60 {
 			return bad("its size would be %d bytes, and the restore point has %d", disk.size, src.SizeBytes)
 		}

@@ -9,6 +9,8 @@ import (
 	sdk "github.com/ovirt/go-ovirt"
 
 	"github.com/cairn-backup/cairn/hypervisors"
+	"github.com/cairn-backup/cairn/hypervisors/ovirt/internal/apixml"
+	"github.com/cairn-backup/cairn/hypervisors/ovirt/internal/engine"
 	"github.com/cairn-backup/cairn/internal/fault"
 )
 
@@ -29,7 +31,7 @@ func (r *restoring) makeVM(ctx context.Context) (id string, notes []string, err 
 		return "", nil, err
 	}
 	for _, disk := range r.plan.disks {
-		if err := r.give(ctx, id, disk); err != nil {
+		if err := r.attach(ctx, id, disk); err != nil {
 			return "", nil, err
 		}
 	}
@@ -38,12 +40,13 @@ func (r *restoring) makeVM(ctx context.Context) (id string, notes []string, err 
 		if err != nil {
 			return "", nil, err
 		}
-		if _, err := r.d.conn.post(ctx, "make NIC", nic.name, "/vms/"+id+"/nics", doc, ""); err != nil {
+		if _, err := r.d.conn.Post(ctx, "make NIC", nic.name, "/vms/"+id+"/nics", doc, ""); err != nil {
 			return "", nil, err
 		}
 	}
 	notes = append(notes, r.mark(ctx, id)...)
-	return id, notes, r.complete(ctx, id)
+	more, err := r.complete(ctx, id)
+	return id, append(notes, more...), err
 }
 
 // create makes the VM without disks: of the engine's own document, which has all settings, or of what the API says.
@@ -75,7 +78,7 @@ func (r *restoring) post(ctx context.Context, doc []byte) (string, error) {
 	const op = "make VM"
 	tag := r.req.Tag
 	return makeFor(ctx, r.d, tag, op, r.req.Name, func(ctx context.Context) (string, error) {
-		out, err := r.d.conn.post(ctx, op, r.req.Name, "/vms", doc, correlation(tag, "vm"))
+		out, err := r.d.conn.Post(ctx, op, r.req.Name, "/vms", doc, correlation(tag, "vm"))
 		if err != nil {
 			if fault.KindOf(err) == fault.Transient {
 				if found, e := r.d.restored(ctx, tag); e == nil && len(found) == 1 {
@@ -84,7 +87,7 @@ func (r *restoring) post(ctx context.Context, doc []byte) (string, error) {
 			}
 			return "", err
 		}
-		vm, err := decodeOne(out.body, "vm", sdk.XMLVmReadOne)
+		vm, err := apixml.DecodeOne(out, "vm", sdk.XMLVmReadOne)
 		if err != nil {
 			return "", fault.Context(op, r.req.Name, err)
 		}
@@ -92,23 +95,23 @@ func (r *restoring) post(ctx context.Context, doc []byte) (string, error) {
 	})
 }
 
-// give attaches a disk to the new VM, and names it as it was.
-func (r *restoring) give(ctx context.Context, vm string, disk plannedDisk) error {
+// attach attaches a disk to a VM.
+func (r *restoring) attach(ctx context.Context, vm string, disk plannedDisk) error {
 	doc, err := attachmentDocument(disk.attach)
 	if err != nil {
 		return err
 	}
 	path := "/vms/" + vm + "/diskattachments"
 	err = r.d.pace.unlessBusy(ctx, "attach disk", func() error {
-		_, err := r.d.conn.post(ctx, "attach disk", disk.alias, path, doc, "")
+		_, err := r.d.conn.Post(ctx, "attach disk", disk.alias, path, doc, "")
 		return err
 	})
 	if err != nil {
 		return err
 	}
 	return r.d.pace.poll(ctx, r.d.pace.create, "disk "+disk.alias+" is attached", func() (bool, error) {
-		_, err := r.d.conn.do(ctx, request{op: "attach disk", subject: disk.alias, path: path + "/" + disk.attach.disk})
-		if gone(err) {
+		_, err := r.d.conn.Do(ctx, engine.Request{Op: "attach disk", Subject: disk.alias, Path: path + "/" + disk.attach.disk})
+		if engine.Gone(err) {
 			return false, nil
 		}
 		return err == nil, err
@@ -118,15 +121,15 @@ func (r *restoring) give(ctx context.Context, vm string, disk plannedDisk) error
 // mark gives the VM the source's tags and labels, as far as the engine has them.
 func (r *restoring) mark(ctx context.Context, vm string) (notes []string) {
 	for _, name := range r.req.VM.Tags {
-		doc := []byte("<tag><name>" + text(name) + "</name></tag>")
-		if _, err := r.d.conn.post(ctx, "tag VM", r.req.Name, "/vms/"+vm+"/tags", doc, ""); err != nil {
+		doc := []byte("<tag><name>" + apixml.Text(name) + "</name></tag>")
+		if _, err := r.d.conn.Post(ctx, "tag VM", r.req.Name, "/vms/"+vm+"/tags", doc, ""); err != nil {
 			notes = append(notes, note("The tag "+name+" could not be given to the VM", err))
 		}
 	}
 	if len(r.req.VM.Labels) == 0 {
 		return notes
 	}
-	labels, err := getAll[*sdk.AffinityLabel](ctx, r.d.conn, request{op: "list affinity labels", path: "/affinitylabels"}, "affinity_labels", sdk.XMLAffinityLabelReadMany)
+	labels, err := engine.All[*sdk.AffinityLabel](ctx, r.d.conn, engine.Request{Op: "list affinity labels", Path: "/affinitylabels"}, "affinity_labels", sdk.XMLAffinityLabelReadMany)
 	if err != nil {
 		return append(notes, note("Affinity labels could not be given to the VM", err))
 	}
@@ -137,7 +140,7 @@ func (r *restoring) mark(ctx context.Context, vm string) (notes []string) {
 			continue
 		}
 		doc := []byte(`<vm id="` + vm + `"/>`)
-		if _, err := r.d.conn.post(ctx, "label VM", r.req.Name, "/affinitylabels/"+val(labels[i].Id())+"/vms", doc, ""); err != nil {
+		if _, err := r.d.conn.Post(ctx, "label VM", r.req.Name, "/affinitylabels/"+val(labels[i].Id())+"/vms", doc, ""); err != nil {
 			notes = append(notes, note("The affinity label "+name+" could not be given to the VM", err))
 		}
 	}
@@ -146,9 +149,9 @@ func (r *restoring) mark(ctx context.Context, vm string) (notes []string) {
 
 // nameDisk names a disk that a VM has.
 func (d *Driver) nameDisk(ctx context.Context, vm, disk, name string) error {
-	doc := []byte("<disk_attachment><disk><alias>" + text(name) + "</alias></disk></disk_attachment>")
+	doc := []byte("<disk_attachment><disk><alias>" + apixml.Text(name) + "</alias></disk></disk_attachment>")
 	path := "/vms/" + vm + "/diskattachments/" + disk
-	_, err := d.conn.do(ctx, request{op: "name disk", subject: name, method: http.MethodPut, path: path, body: doc, repeat: true})
+	_, err := d.conn.Do(ctx, engine.Request{Op: "name disk", Subject: name, Method: http.MethodPut, Path: path, Body: doc, Repeat: true})
 	return err
 }
 
@@ -160,29 +163,37 @@ func nameOf(src hypervisors.Disk, req hypervisors.RestoreRequest) string {
 	return src.Name
 }
 
-// nameDisks gives the new disks the names that the old ones had.
+// nameDisks gives the new disks of a VM their names.
 func (r *restoring) nameDisks(ctx context.Context, vm string) error {
 	for _, disk := range r.plan.disks {
-		if err := r.d.nameDisk(ctx, vm, disk.attach.disk, nameOf(disk.src, r.req)); err != nil {
+		if err := r.d.nameDisk(ctx, vm, disk.attach.disk, disk.name); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// complete takes our marks off: from then on all of it is the user's. The VM's goes last, so that a crash before it leaves
-// what is known as ours.
-func (r *restoring) complete(ctx context.Context, vm string) error {
+// named gives the disks of a VM that has all it is to have their names. It is complete without them.
+func (r *restoring) named(ctx context.Context, vm string) []string {
 	if err := r.nameDisks(ctx, vm); err != nil {
-		return err
+		return []string{note("A disk could not be given its name", err)}
 	}
+	return nil
+}
+
+// complete takes our mark off the VM: from then on it is the user's, and its disks with it. They get their names after it, so that no crash
+// leaves one that is neither known as ours nor in a VM; what of that is missing after one is done by cleanDisk.
+func (r *restoring) complete(ctx context.Context, vm string) (notes []string, err error) {
 	comment := ""
 	if r.plan.source != nil {
 		comment = val(r.plan.source.Comment())
 	}
-	doc := []byte("<vm><comment>" + text(comment) + "</comment></vm>")
-	_, err := r.d.conn.do(ctx, request{op: "complete VM", subject: r.req.Name, method: http.MethodPut, path: "/vms/" + vm, body: doc, repeat: true})
-	return err
+	doc := []byte("<vm><comment>" + apixml.Text(comment) + "</comment></vm>")
+	_, err = r.d.conn.Do(ctx, engine.Request{Op: "complete VM", Subject: r.req.Name, Method: http.MethodPut, Path: "/vms/" + vm, Body: doc, Repeat: true})
+	if err != nil {
+		return nil, err
+	}
+	return r.named(ctx, vm), nil
 }
 
 // restored returns the VMs that a restore has begun and not completed.
@@ -203,14 +214,14 @@ func (d *Driver) cleanVM(ctx context.Context, tag string) error {
 			continue
 		}
 		err := d.pace.unlessBusy(ctx, "remove VM", func() error {
-			return d.conn.remove(ctx, "remove VM", val(vm.Name()), "/vms/"+id, "detach_only", "true")
+			return d.conn.Remove(ctx, "remove VM", val(vm.Name()), "/vms/"+id, "detach_only", "true")
 		})
 		if err != nil {
 			return err
 		}
 		err = d.pace.poll(ctx, d.pace.create, "VM "+val(vm.Name())+" is gone", func() (bool, error) {
 			_, err := d.read(ctx, id)
-			if gone(err) {
+			if engine.Gone(err) {
 				return true, nil
 			}
 			return false, err
@@ -222,8 +233,10 @@ func (d *Driver) cleanVM(ctx context.Context, tag string) error {
 	return nil
 }
 
-// cleanDisk removes a disk of a restore by its alias, unless it belongs to a VM: then it is no leftover any more.
-func (d *Driver) cleanDisk(ctx context.Context, tag, alias string) error {
+// cleanDisk removes a disk of a restore by its alias, unless it belongs to a VM: then it is no leftover any more, and gets the name that it
+// was to have, if that is known.
+func (d *Driver) cleanDisk(ctx context.Context, tag string, o hypervisors.Owed) error {
+	alias := o.Args[argAlias]
 	if !ourAlias.MatchString(alias) || aliasTag(alias) != tag {
 		return fault.New(fault.Invalid, "clean up disk", alias, "it does not carry the mark of %s", tag)
 	}
@@ -236,47 +249,58 @@ func (d *Driver) cleanDisk(ctx context.Context, tag, alias string) error {
 		if err := d.endTransfers(ctx, tag, id, verbCancel); err != nil { // which removes the disk
 			return err
 		}
-		kept, err := d.disown(ctx, id)
+		owner, err := d.disown(ctx, id)
 		if err != nil {
 			return err
 		}
-		if kept {
+		if owner != "" {
+			if name := o.Args[argName]; name != "" {
+				if err := d.nameDisk(ctx, owner, id, name); err != nil {
+					return err
+				}
+			}
 			continue
 		}
-		err = d.pace.unlessBusy(ctx, "remove disk", func() error { return d.conn.remove(ctx, "remove disk", alias, "/disks/"+id) })
-		if err != nil {
-			return err
-		}
-		err = d.pace.poll(ctx, d.pace.create, "disk "+alias+" is gone", func() (bool, error) {
-			_, err := d.disk(ctx, id)
-			if gone(err) {
-				return true, nil
-			}
-			return false, err
-		})
-		if err != nil {
+		if err := d.removeDisk(ctx, id, alias); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// disown unplugs a disk of a restore from movers, and says whether a VM of a user's has it.
-func (d *Driver) disown(ctx context.Context, disk string) (kept bool, err error) {
+// removeDisk deletes a disk, and waits until it is gone; name is what errors call it.
+func (d *Driver) removeDisk(ctx context.Context, id, name string) error {
+	if err := d.pace.unlessBusy(ctx, "remove disk", func() error { return d.conn.Remove(ctx, "remove disk", name, "/disks/"+id) }); err != nil {
+		return err
+	}
+	return d.pace.poll(ctx, d.pace.create, "disk "+name+" is gone", func() (bool, error) {
+		_, err := d.disk(ctx, id)
+		if engine.Gone(err) {
+			return true, nil
+		}
+		return false, err
+	})
+}
+
+// disown unplugs a disk of a restore from movers, and returns the VM of a user's that has it, if one does.
+func (d *Driver) disown(ctx context.Context, disk string) (owner string, err error) {
 	all, err := d.list(ctx)
 	if err != nil {
-		return false, err
+		return "", err
 	}
 	for _, vm := range all {
 		if attachment(vm, disk) == nil {
 			continue
 		}
 		if !isMover(vm) {
-			return true, nil
+			if s := val(vm.Status()); isUnfinished(vm) && (s == sdk.VMSTATUS_DOWN || s == sdk.VMSTATUS_IMAGE_LOCKED) {
+				return "", fault.New(fault.Conflict, "clean up disk", disk, "the half-made VM %s still has it", val(vm.Name()))
+			}
+			return val(vm.Id()), nil
 		}
 		if err := d.detach(ctx, val(vm.Id()), disk); err != nil {
-			return false, err
+			return "", err
 		}
 	}
-	return false, nil
+	return "", nil
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/cairn-backup/cairn/hypervisors"
 	"github.com/cairn-backup/cairn/hypervisors/ovirt/blockdomain"
+	"github.com/cairn-backup/cairn/hypervisors/ovirt/internal/engine"
 	"github.com/cairn-backup/cairn/internal/fault"
 )
 
@@ -52,7 +53,7 @@ func (d *Driver) lunDomain(ctx context.Context, id string) (*lunDomain, error) {
 		return nil, err
 	}
 	path := "/storagedomains/" + id
-	x, err := getOne(ctx, d.conn, request{op: "look at storage domain", subject: id, path: path}, "storage_domain", sdk.XMLStorageDomainReadOne)
+	x, err := engine.One(ctx, d.conn, engine.Request{Op: "look at storage domain", Subject: id, Path: path}, "storage_domain", sdk.XMLStorageDomainReadOne)
 	if err != nil {
 		return nil, err
 	}
@@ -71,9 +72,9 @@ func (d *Driver) lunDomain(ctx context.Context, id string) (*lunDomain, error) {
 			out.LUNs = append(out.LUNs, hypervisors.LUN{WWN: val(u.Id())})
 		}
 	}
-	all, err := getAll[*sdk.DiskSnapshot](ctx, d.conn, request{
-		op: "list volumes of storage domain", subject: id, path: path + "/disksnapshots",
-		query: query("include_active", "true", "include_template", "true"),
+	all, err := engine.All[*sdk.DiskSnapshot](ctx, d.conn, engine.Request{
+		Op: "list volumes of storage domain", Subject: id, Path: path + "/disksnapshots",
+		Query: engine.Query("include_active", "true", "include_template", "true"),
 	}, "disk_snapshots", sdk.XMLDiskSnapshotReadMany)
 	if err != nil {
 		return nil, err
@@ -96,7 +97,7 @@ func groupUUID(id string) string {
 func (d *Driver) onDomain(ctx context.Context, on *lunDomain, disk *sdk.Disk) (*hypervisors.SAN, error) {
 	const op = "find volumes of disk"
 	id := val(disk.Id())
-	now, err := getOne(ctx, d.conn, request{op: "look at disk", subject: id, path: "/disks/" + id}, "disk", sdk.XMLDiskReadOne)
+	now, err := engine.One(ctx, d.conn, engine.Request{Op: "look at disk", Subject: id, Path: "/disks/" + id}, "disk", sdk.XMLDiskReadOne)
 	if err != nil {
 		return nil, err
 	}

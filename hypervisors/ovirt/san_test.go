@@ -9,6 +9,7 @@ import (
 	sdk "github.com/ovirt/go-ovirt"
 
 	"github.com/cairn-backup/cairn/hypervisors"
+	"github.com/cairn-backup/cairn/hypervisors/ovirt/internal/engine"
 )
 
 // TestDisksOnLUNs freezes a VM with disks on files and on a block domain by two snapshots: the second one's export names the LUNs and
@@ -75,7 +76,7 @@ func (s *sim) foreignSnapshot(vm string) error {
 	if err != nil {
 		return err
 	}
-	if _, err := s.d.conn.post(ctx, "make snapshot of VM", vm, "/vms/"+vm+"/snapshots", doc, "foreign"); err != nil {
+	if _, err := s.d.conn.Post(ctx, "make snapshot of VM", vm, "/vms/"+vm+"/snapshots", doc, "foreign"); err != nil {
 		return err
 	}
 	return s.d.pace.poll(ctx, s.d.pace.create, "a snapshot is made", func() (bool, error) {
@@ -88,13 +89,13 @@ func (s *sim) foreignSnapshot(vm string) error {
 func (s *sim) volumes(disk string) (domain string, out []string) {
 	s.Helper()
 	ctx := s.Context()
-	d, err := getOne(ctx, s.d.conn, request{path: "/disks/" + disk}, "disk", sdk.XMLDiskReadOne)
+	d, err := engine.One(ctx, s.d.conn, engine.Request{Path: "/disks/" + disk}, "disk", sdk.XMLDiskReadOne)
 	if err != nil {
 		s.Fatal(err)
 	}
 	domain = val(items(d.StorageDomains())[0].Id())
-	all, err := getAll[*sdk.DiskSnapshot](ctx, s.d.conn, request{
-		path: "/storagedomains/" + domain + "/disksnapshots", query: query("include_active", "true"),
+	all, err := engine.All[*sdk.DiskSnapshot](ctx, s.d.conn, engine.Request{
+		Path: "/storagedomains/" + domain + "/disksnapshots", Query: engine.Query("include_active", "true"),
 	}, "disk_snapshots", sdk.XMLDiskSnapshotReadMany)
 	if err != nil {
 		s.Fatal(err)

@@ -7,6 +7,8 @@ import (
 
 	sdk "github.com/ovirt/go-ovirt"
 
+	"github.com/cairn-backup/cairn/hypervisors/ovirt/internal/apixml"
+	"github.com/cairn-backup/cairn/hypervisors/ovirt/internal/engine"
 	"github.com/cairn-backup/cairn/internal/fault"
 )
 
@@ -60,15 +62,15 @@ func judgeRemoval(s *sdk.Snapshot, locked bool, looks int) (outcome, string) {
 func snapshotPath(vm, snapshot string) string { return "/vms/" + vm + "/snapshots/" + snapshot }
 
 func (d *Driver) snapshots(ctx context.Context, vm string) ([]*sdk.Snapshot, error) {
-	return getAll[*sdk.Snapshot](ctx, d.conn, request{op: "list snapshots of VM", subject: vm, path: "/vms/" + vm + "/snapshots"}, "snapshots", sdk.XMLSnapshotReadMany)
+	return engine.All[*sdk.Snapshot](ctx, d.conn, engine.Request{Op: "list snapshots of VM", Subject: vm, Path: "/vms/" + vm + "/snapshots"}, "snapshots", sdk.XMLSnapshotReadMany)
 }
 
 func (d *Driver) snapshot(ctx context.Context, vm, id string, content bool) (*sdk.Snapshot, error) {
-	r := request{op: "look at snapshot of VM", subject: vm, path: snapshotPath(vm, id), content: content}
+	r := engine.Request{Op: "look at snapshot of VM", Subject: vm, Path: snapshotPath(vm, id), Content: content}
 	if content {
-		r.query = query("all_content", "true")
+		r.Query = engine.Query("all_content", "true")
 	}
-	return getOne(ctx, d.conn, r, "snapshot", sdk.XMLSnapshotReadOne)
+	return engine.One(ctx, d.conn, r, "snapshot", sdk.XMLSnapshotReadOne)
 }
 
 // findSnapshot returns the snapshot of a VM with a description, or nil.
@@ -97,7 +99,7 @@ func (d *Driver) makeSnapshot(ctx context.Context, vm, name, tag string, disks [
 		return "", err
 	}
 	id, err := makeFor(ctx, d, tag, op, name, func(ctx context.Context) (string, error) {
-		out, err := d.conn.post(ctx, op, name, "/vms/"+vm+"/snapshots", doc, correlation(tag, "snapshot"))
+		out, err := d.conn.Post(ctx, op, name, "/vms/"+vm+"/snapshots", doc, correlation(tag, "snapshot"))
 		if err != nil && fault.KindOf(err) == fault.Transient {
 			// The reply may be what was lost.
 			if s, e := d.findSnapshot(ctx, vm, description); e == nil && s != nil {
@@ -107,7 +109,7 @@ func (d *Driver) makeSnapshot(ctx context.Context, vm, name, tag string, disks [
 		if err != nil {
 			return "", err
 		}
-		s, err := decodeOne(out.body, "snapshot", sdk.XMLSnapshotReadOne)
+		s, err := apixml.DecodeOne(out, "snapshot", sdk.XMLSnapshotReadOne)
 		if err != nil {
 			return "", fault.Context(op, name, err)
 		}
@@ -118,7 +120,7 @@ func (d *Driver) makeSnapshot(ctx context.Context, vm, name, tag string, disks [
 	}
 	err = d.pace.poll(ctx, d.pace.create, "the snapshot of VM "+name+" is made", func() (bool, error) {
 		s, err := d.snapshot(ctx, vm, id, false)
-		if err != nil && !gone(err) {
+		if err != nil && !engine.Gone(err) {
 			return false, err
 		}
 		state, why := failed, "it is gone"
@@ -144,14 +146,14 @@ func (d *Driver) removeSnapshot(ctx context.Context, vm, description string) err
 	}
 	id := val(s.Id())
 	// Refused while another snapshot is removed, or a disk is still plugged into a mover for a moment.
-	err = d.pace.unlessBusy(ctx, "remove snapshot", func() error { return d.conn.remove(ctx, op, vm, snapshotPath(vm, id)) })
+	err = d.pace.unlessBusy(ctx, "remove snapshot", func() error { return d.conn.Remove(ctx, op, vm, snapshotPath(vm, id)) })
 	if err != nil {
 		return err
 	}
 	locked, looks := false, 0
 	return d.pace.poll(ctx, mergeTime, "the snapshot of VM "+vm+" is merged", func() (bool, error) {
 		s, err := d.snapshot(ctx, vm, id, false)
-		if gone(err) {
+		if engine.Gone(err) {
 			return true, nil
 		}
 		if err != nil {
@@ -175,7 +177,7 @@ func (d *Driver) removeSnapshot(ctx context.Context, vm, description string) err
 // settledSnapshot finds a snapshot of ours and waits until the engine has finished making it; nil is none.
 func (d *Driver) settledSnapshot(ctx context.Context, vm, description string) (found *sdk.Snapshot, err error) {
 	s, err := d.findSnapshot(ctx, vm, description)
-	if gone(err) {
+	if engine.Gone(err) {
 		return nil, nil // the VM is gone, and its snapshots with it
 	}
 	if s == nil || err != nil || val(s.SnapshotStatus()) != sdk.SNAPSHOTSTATUS_LOCKED {
@@ -184,7 +186,7 @@ func (d *Driver) settledSnapshot(ctx context.Context, vm, description string) (f
 	// Locked says either that it is being made or that it is being removed; both end.
 	err = d.pace.poll(ctx, mergeTime, "the engine has finished with a snapshot of VM "+vm, func() (bool, error) {
 		found, err = d.findSnapshot(ctx, vm, description)
-		if gone(err) {
+		if engine.Gone(err) {
 			found, err = nil, nil
 		}
 		return found == nil || val(found.SnapshotStatus()) != sdk.SNAPSHOTSTATUS_LOCKED, err

@@ -10,6 +10,8 @@ import (
 	sdk "github.com/ovirt/go-ovirt"
 
 	"github.com/cairn-backup/cairn/hypervisors"
+	"github.com/cairn-backup/cairn/hypervisors/ovirt/internal/apixml"
+	"github.com/cairn-backup/cairn/hypervisors/ovirt/internal/engine"
 	"github.com/cairn-backup/cairn/internal/fault"
 )
 
@@ -53,7 +55,7 @@ func ending(p sdk.ImageTransferPhase) bool {
 func transferPath(id string) string { return "/imagetransfers/" + id }
 
 func (d *Driver) transfer(ctx context.Context, id string) (*sdk.ImageTransfer, error) {
-	return getOne(ctx, d.conn, request{op: "look at image transfer", subject: id, path: transferPath(id)}, "image_transfer", sdk.XMLImageTransferReadOne)
+	return engine.One(ctx, d.conn, engine.Request{Op: "look at image transfer", Subject: id, Path: transferPath(id)}, "image_transfer", sdk.XMLImageTransferReadOne)
 }
 
 // openTransfer begins an image transfer that is owed already and waits until it can be read or written.
@@ -75,7 +77,7 @@ func (d *Driver) openTransfer(ctx context.Context, tag string, spec transferSpec
 	var t *sdk.ImageTransfer
 	resumed := 0
 	err = d.pace.poll(ctx, d.pace.transfer, "disk "+spec.disk+" can be transferred", func() (bool, error) {
-		if t, err = d.transfer(ctx, id); err != nil && !gone(err) {
+		if t, err = d.transfer(ctx, id); err != nil && !engine.Gone(err) {
 			return false, err
 		}
 		state, why := failed, "it is gone"
@@ -85,7 +87,7 @@ func (d *Driver) openTransfer(ctx context.Context, tag string, spec transferSpec
 		if state == pending && paused(val(t.Phase())) {
 			if resumed++; resumed > 3 {
 				state, why = failed, "the engine pauses it again and again"
-			} else if err := d.conn.act(ctx, "resume image transfer of disk", spec.disk, transferPath(id)+"/resume", nil); err != nil && fault.KindOf(err) != fault.Conflict {
+			} else if err := d.conn.Act(ctx, "resume image transfer of disk", spec.disk, transferPath(id)+"/resume", nil); err != nil && fault.KindOf(err) != fault.Conflict {
 				return false, err
 			}
 		}
@@ -101,7 +103,7 @@ func (d *Driver) openTransfer(ctx context.Context, tag string, spec transferSpec
 
 // beginTransfer makes the call, and finds its transfer when the reply was lost.
 func (d *Driver) beginTransfer(ctx context.Context, tag string, spec transferSpec, doc []byte) (string, error) {
-	out, err := d.conn.post(ctx, "open image transfer of disk", spec.disk, "/imagetransfers", doc, "")
+	out, err := d.conn.Post(ctx, "open image transfer of disk", spec.disk, "/imagetransfers", doc, "")
 	if err != nil {
 		if fault.KindOf(err) == fault.Transient {
 			if ours, e := d.ourTransfers(ctx, tag, spec.disk); e == nil && len(ours) > 0 {
@@ -110,7 +112,7 @@ func (d *Driver) beginTransfer(ctx context.Context, tag string, spec transferSpe
 		}
 		return "", err
 	}
-	t, err := decodeOne(out.body, "image_transfer", sdk.XMLImageTransferReadOne)
+	t, err := apixml.DecodeOne(out, "image_transfer", sdk.XMLImageTransferReadOne)
 	if err != nil {
 		return "", err
 	}
@@ -118,7 +120,7 @@ func (d *Driver) beginTransfer(ctx context.Context, tag string, spec transferSpe
 }
 
 func (d *Driver) transfers(ctx context.Context) ([]*sdk.ImageTransfer, error) {
-	return getAll[*sdk.ImageTransfer](ctx, d.conn, request{op: "list image transfers", path: "/imagetransfers"}, "image_transfers", sdk.XMLImageTransferReadMany)
+	return engine.All[*sdk.ImageTransfer](ctx, d.conn, engine.Request{Op: "list image transfers", Path: "/imagetransfers"}, "image_transfers", sdk.XMLImageTransferReadMany)
 }
 
 // diskOf is the disk of a transfer; engines before 4.3 call it image.
@@ -165,7 +167,7 @@ const (
 func (d *Driver) endTransfer(ctx context.Context, id, disk, verb string) (last sdk.ImageTransferPhase, err error) {
 	err = d.pace.poll(ctx, d.pace.transfer, "the image transfer of disk "+disk+" is over", func() (bool, error) {
 		t, err := d.transfer(ctx, id)
-		if gone(err) {
+		if engine.Gone(err) {
 			last = ""
 			return true, nil
 		}
@@ -178,8 +180,8 @@ func (d *Driver) endTransfer(ctx context.Context, id, disk, verb string) (last s
 		if ending(last) || last == sdk.IMAGETRANSFERPHASE_INITIALIZING || last == sdk.IMAGETRANSFERPHASE_RESUMING {
 			return false, nil
 		}
-		err = d.conn.act(ctx, verb+" image transfer of disk", disk, transferPath(id)+"/"+verb, nil)
-		if err != nil && fault.KindOf(err) != fault.Conflict && !gone(err) { // it may end by itself between the two calls
+		err = d.conn.Act(ctx, verb+" image transfer of disk", disk, transferPath(id)+"/"+verb, nil)
+		if err != nil && fault.KindOf(err) != fault.Conflict && !engine.Gone(err) { // it may end by itself between the two calls
 			return false, err
 		}
 		return false, nil

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	sdk "github.com/ovirt/go-ovirt"
+
+	"github.com/cairn-backup/cairn/hypervisors/ovirt/internal/engine"
 )
 
 // eventVMRemoved is the engine's number for a VM that is gone; the event names none any more.
@@ -33,7 +35,7 @@ func (d *Driver) Watch(ctx context.Context, tell func(vm string)) error {
 
 // lastEvent is the newest event's number; 0 when there is none.
 func (d *Driver) lastEvent(ctx context.Context) (int64, error) {
-	newest, err := getAll[*sdk.Event](ctx, d.conn, request{op: "watch VMs", path: "/events", query: query("max", "1")}, "events", sdk.XMLEventReadMany)
+	newest, err := engine.All[*sdk.Event](ctx, d.conn, engine.Request{Op: "watch VMs", Path: "/events", Query: engine.Query("max", "1")}, "events", sdk.XMLEventReadMany)
 	if err != nil || len(newest) == 0 {
 		return 0, err
 	}
@@ -45,8 +47,8 @@ const eventsAtOnce = 200
 
 // tellSince tells of the VMs of events after one, once each, and returns the newest one's number.
 func (d *Driver) tellSince(ctx context.Context, last int64, tell func(vm string)) (int64, error) {
-	events, err := getAll[*sdk.Event](ctx, d.conn, request{
-		op: "watch VMs", path: "/events", query: query("from", strconv.FormatInt(last, 10), "max", strconv.Itoa(eventsAtOnce)),
+	events, err := engine.All[*sdk.Event](ctx, d.conn, engine.Request{
+		Op: "watch VMs", Path: "/events", Query: engine.Query("from", strconv.FormatInt(last, 10), "max", strconv.Itoa(eventsAtOnce)),
 	}, "events", sdk.XMLEventReadMany)
 	if err != nil {
 		return last, err

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -46,9 +47,10 @@ func Convert(ctx context.Context, raw, out string, to Format, id GUID) error {
 	return nil
 }
 
-var contentID = regexp.MustCompile(`(?m)^CID=[0-9a-f]{8}$`)
+// contentID is written by QEMU without zeros in front: one in sixteen has fewer than eight digits.
+var contentID = regexp.MustCompile(`(?m)^CID=[0-9a-f]{1,8}$`)
 
-// fixVMDK sets the content id in the text descriptor, which lies behind the first sector.
+// fixVMDK sets the content id in the text descriptor, which lies behind the first sector and has zeros behind it.
 func fixVMDK(name string, id GUID) error {
 	const from, size = 512, 20 * 512
 	return edit(name, from, size, func(p []byte) error {
@@ -56,7 +58,11 @@ func fixVMDK(name string, id GUID) error {
 		if at == nil {
 			return errors.New("the descriptor has no content id")
 		}
-		copy(p[at[0]:at[1]], fmt.Sprintf("CID=%x", id[:4]))
+		text := slices.Concat(p[:at[0]], fmt.Appendf(nil, "CID=%x", id[:4]), bytes.TrimRight(p[at[1]:], "\x00"))
+		if len(text) > size {
+			return errors.New("the descriptor has no room for its content id")
+		}
+		clear(p[copy(p, text):])
 		return nil
 	})
 }

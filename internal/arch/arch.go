@@ -32,6 +32,7 @@ var rules = []rule{
 	{"hypervisors/hypervisortest", []string{"hypervisors=", "internal"}},
 	{"hypervisors/kvm", []string{"hypervisors=", "hypervisors/kvm", "internal"}},
 	{"hypervisors/ovirt", []string{"hypervisors=", "hypervisors/ovirt", "internal"}},
+	{"hypervisors/ovirt/internal", []string{"hypervisors/ovirt/internal", "internal"}},
 	{"store", []string{"store", "internal"}},
 	{"store/remote", []string{"store", "api/mover", "internal"}},
 	{"datamover", []string{"datamover", "hypervisors=", "store", "api", "internal"}},

@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"slices"
+	"strings"
 	"syscall"
 )
 
@@ -63,19 +64,20 @@ type Error struct {
 	Advice  string
 }
 
-// Error returns "op subject: cause".
+// Error returns "op subject: cause". A cause that begins with the same words says them already.
 func (e *Error) Error() string {
 	s := e.Op
 	if e.Subject != "" {
 		s += " " + e.Subject
 	}
-	if e.Err != nil {
-		if s != "" {
-			s += ": "
-		}
-		s += e.Err.Error()
+	if e.Err == nil {
+		return s
 	}
-	return s
+	cause := e.Err.Error()
+	if s == "" || strings.HasPrefix(cause, s+": ") {
+		return cause
+	}
+	return s + ": " + cause
 }
 
 // Unwrap returns the cause.

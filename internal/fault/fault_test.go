@@ -69,4 +69,10 @@ func TestErrorText(t *testing.T) {
 	if got, want := err.Error(), "parse file x: line 3"; got != want {
 		t.Errorf("Error() = %q, want %q", got, want)
 	}
+	if got, want := Context("parse", "file x", err).Error(), err.Error(); got != want {
+		t.Errorf("said again: %q, want %q", got, want)
+	}
+	if got, want := Context("parse", "file", err).Error(), "parse file: parse file x: line 3"; got != want {
+		t.Errorf("of another: %q, want %q", got, want)
+	}
 }

@@ -206,7 +206,7 @@ func TestOVirtKillDuringRestore(t *testing.T) {
 					k.killPoint(at, func() { _, _ = k.startRestore(request(map[string]any{"start": at == "restore.started"})) })
 					again(at)
 				})
-				killSteps(t, 8, 1, func(n int) bool {
+				killSteps(t, 13, 1, func(n int) bool {
 					at := k.killRequest(n, func() (client.Run, error) { return k.startRestore(request(nil)) })
 					if at == "" {
 						k.gone(w.vm + "-copy")

@@ -2,7 +2,10 @@ package e2e
 
 import (
 	"bytes"
+	"cmp"
+	"crypto/sha256"
 	"encoding/xml"
+	"errors"
 	"fmt"
 	"io"
 	"net/url"
@@ -12,6 +15,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/cairn-backup/cairn/api/client"
 	"github.com/cairn-backup/cairn/lab/kvmlab"
@@ -162,8 +167,35 @@ func (l *lun) fill(volume string) {
 	l.write(volume, bytes.NewReader(bytes.Repeat([]byte("leaf"), 1<<20)))
 }
 
-// newSANSite is a site with a VM whose disks lie on an iSCSI domain, and the directory of the engine's files.
-func newSANSite(t *testing.T, lun string) (*site, string) {
+// sum hashes the LUN's allocated ranges and where they lie.
+func (l *lun) sum() [sha256.Size]byte {
+	l.s.t.Helper()
+	f, err := os.Open(l.Files[0])
+	if err != nil {
+		l.s.t.Fatal(err)
+	}
+	defer f.Close()
+	h := sha256.New()
+	for at := int64(0); ; {
+		start, err := unix.Seek(int(f.Fd()), at, unix.SEEK_DATA)
+		if errors.Is(err, unix.ENXIO) {
+			return [sha256.Size]byte(h.Sum(nil))
+		}
+		end, errEnd := unix.Seek(int(f.Fd()), start, unix.SEEK_HOLE)
+		if err := cmp.Or(err, errEnd); err != nil {
+			l.s.t.Fatal(err)
+		}
+		fmt.Fprintf(h, "%d-%d:", start, end)
+		if _, err := io.Copy(h, io.NewSectionReader(f, start, end-start)); err != nil {
+			l.s.t.Fatal(err)
+		}
+		at = end
+	}
+}
+
+// newSANSite is a site with a VM whose disks lie on a block domain, "iscsi" or "fcp" (all other LUNs), and the directory of the
+// engine's files.
+func newSANSite(t *testing.T, storage, lun string) (*site, string) {
 	t.Helper()
 	needLab(t)
 	dir, err := os.MkdirTemp("", "san-") // a short path, for sockets
@@ -172,7 +204,7 @@ func newSANSite(t *testing.T, lun string) (*site, string) {
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	return newSite(t, ovirtsim.Config{Dir: dir, Site: ovirtsim.Site{DataCenters: []ovirtsim.DataCenter{{
-		Name: "Default", Networks: []string{"ovirtmgmt"}, Storage: []ovirtsim.StorageDomain{{Name: "data1"}, {Name: "san1", Storage: "iscsi", LUN: lun}},
+		Name: "Default", Networks: []string{"ovirtmgmt"}, Storage: []ovirtsim.StorageDomain{{Name: "data1"}, {Name: "san1", Storage: storage, LUN: lun}},
 		Clusters: []ovirtsim.Cluster{{Name: "Default", Hosts: []string{"host1"}, VMs: []ovirtsim.VM{
 			{ID: ovirtOnSAN, Name: "database", Up: true, Networks: []string{"ovirtmgmt"},
 				Disks: []ovirtsim.Disk{{Storage: "san1", NoTracking: true}, {Bytes: 8 << 20, Storage: "san1", Format: "raw"}}},
@@ -184,7 +216,7 @@ func newSANSite(t *testing.T, lun string) (*site, string) {
 // mounted: neither a host nor the network between mover and manager carries the data. What is stored is what the engine had
 // frozen, also where a snapshot of somebody else's lies below ours.
 func TestOVirtSAN(t *testing.T) {
-	s, dir := newSANSite(t, "")
+	s, dir := newSANSite(t, "iscsi", "")
 	l := newLUN(s, "san1", dir)
 	m := s.enrolIn(l.sys(), "m1")
 	m.kill()
@@ -272,33 +304,14 @@ func TestOVirtSANFromMoverVM(t *testing.T) {
 		t.Skip("makes an image of a whole Debian system and starts it; set CAIRN_SOAK=1")
 	}
 	const id, user, secret = "cairn-vmdata", "mover", "S3cret/12345"
-	s, dir := newSANSite(t, "t10."+id)
+	s, dir := newSANSite(t, "iscsi", "t10."+id)
 	l := newLUN(s, "san1", dir)
 	target := sanlab.StartTarget(t)
 	iqn, tid := target.Export(l.Files[0], id)
 	target.CHAP(tid, user, secret)
 	target.ReadOnly(tid, true)
 
-	s.lab = kvmlab.New(t, kvmlab.Options{Private: true})
-	ovirt := s.connection
-	s.connection = s.connect("lab", s.lab.URI())
-	m := s.deployed("m3", kvmlab.MoverImage(t, "mover-debian"), map[string]any{
-		"sessions": []string{fmt.Sprintf("iscsi://%s:%s@10.0.2.2:%d/%s", user, url.PathEscape(secret), target.Port, iqn)}, "memory_bytes": 1 << 30,
-	})
-	s.connection = ovirt
-	vm := s.named("database")
-	for round := range 2 {
-		ended, _ := s.overSAN(m, vm, map[string]any{"transport": "san"}, l.update)
-		s.through(ended, "m3", "san")
-		for disk, want := range s.frozenHashes(ovirtOnSAN) {
-			if s.stored([]string{s.point(ended).ID})[s.point(ended).ID][disk] != want {
-				t.Errorf("backup %d holds something else of disk %s than was frozen", round, disk)
-			}
-		}
-		if err := s.engine.Write(t.Context(), ovirtOnSAN, 4); err != nil {
-			t.Fatal(err)
-		}
-	}
+	s.overSANFromMoverVM(l, fmt.Sprintf("iscsi://%s:%s@10.0.2.2:%d/%s", user, url.PathEscape(secret), target.Port, iqn))
 	files, err := filepath.Glob(filepath.Join(s.data, "catalog.db*"))
 	if err != nil || len(files) == 0 {
 		t.Errorf("no catalog: %v", err)
@@ -308,7 +321,63 @@ func TestOVirtSANFromMoverVM(t *testing.T) {
 			t.Errorf("%s shows the secret, or cannot be read: %v", f, err)
 		}
 	}
-	s.must("DELETE", "/movers/"+s.movers()["m3"].ID, nil, nil)
+	s.withoutMover("m3")
+}
+
+// TestOVirtSANFromMoverVMOverNVMe: the same over NVMe/TCP. The target is the kernel of another VM, whose disk the LUN is; the engine
+// knows the namespace by its NGUID.
+func TestOVirtSANFromMoverVMOverNVMe(t *testing.T) {
+	if os.Getenv("CAIRN_SOAK") != "1" {
+		t.Skip("makes an image of a whole Debian system and starts it; set CAIRN_SOAK=1")
+	}
+	const nqn, nguid = "nqn.2026-01.test.cairn:vmdata", "6e2d9a40-1c77-4f0e-8a55-3b90aa51c203"
+	s, dir := newSANSite(t, "fcp", "eui."+strings.ReplaceAll(nguid, "-", ""))
+	l := newLUN(s, "san1", dir)
+	port := sanlab.FreePort(t)
+	array := sanlab.StartGuest(t, sanlab.Machine{Disks: l.Files[:1], Forward: map[int]int{port: sanlab.NVMePort}})
+	array.Network()
+	array.ServeNVMe(nqn, 1, sanlab.Namespace{Device: "/dev/vda", UUID: "8f3c1e52-77f1-4b57-9d3a-0c6a55b0e103", NGUID: nguid})
+	s.overSANFromMoverVM(l, fmt.Sprintf("nvme+tcp://10.0.2.2:%d/%s", port, nqn))
+	s.withoutMover("m3")
+}
+
+// overSANFromMoverVM backs the VM up twice by a Debian mover's VM that is deployed with a session on the storage network. Nothing
+// is written to the LUN meanwhile.
+func (s *site) overSANFromMoverVM(l *lun, session string) {
+	s.t.Helper()
+	s.lab = kvmlab.New(s.t, kvmlab.Options{Private: true})
+	ovirt := s.connection
+	s.connection = s.connect("lab", s.lab.URI())
+	m := s.deployed("m3", kvmlab.MoverImage(s.t, "mover-debian"), map[string]any{"sessions": []string{session}, "memory_bytes": 1 << 30})
+	s.connection = ovirt
+	vm := s.named("database")
+	for round := range 2 {
+		var before [sha256.Size]byte
+		ended, _ := s.overSAN(m, vm, map[string]any{"transport": "san"}, func() {
+			l.update()
+			before = l.sum()
+		})
+		s.through(ended, "m3", "san")
+		if l.sum() != before {
+			s.t.Errorf("backup %d has written to the LUN", round)
+		}
+		point := s.point(ended).ID
+		stored := s.stored([]string{point})[point]
+		for disk, want := range s.frozenHashes(ovirtOnSAN) {
+			if stored[disk] != want {
+				s.t.Errorf("backup %d holds something else of disk %s than was frozen", round, disk)
+			}
+		}
+		if err := s.engine.Write(s.t.Context(), ovirtOnSAN, 4); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+}
+
+// withoutMover removes the mover's VM, after which nothing is left.
+func (s *site) withoutMover(name string) {
+	s.t.Helper()
+	s.must("DELETE", "/movers/"+s.movers()[name].ID, nil, nil)
 	s.clean("", "in the end")
 	s.verifyAll()
 }

@@ -2,7 +2,9 @@ package kvmlab
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -44,10 +46,48 @@ func StartPrivate(ctx context.Context, dir string) (*Daemon, error) {
 	}
 	// What QEMU can do takes libvirt seconds to find out; the machine's own knows it already.
 	_, _ = run(ctx, "cp", "-a", "/var/cache/libvirt/.", d.host("/var/cache/libvirt"))
+	if err := d.identify(randomUUID()); err != nil {
+		return nil, err
+	}
 	if err := d.start(ctx); err != nil {
 		return nil, fmt.Errorf("start private libvirtd: %w", err)
 	}
 	return d, nil
+}
+
+// identify has a private libvirtd say that its host is the one of a UUID. Where the firmware says none, libvirt would make another
+// one up at each start.
+func (d *Daemon) identify(uuid string) error {
+	file := filepath.Join(d.host("/etc/libvirt"), "libvirtd.conf")
+	b, err := os.ReadFile(file)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	var conf strings.Builder
+	for line := range strings.Lines(string(b)) {
+		if !strings.HasPrefix(line, "host_uuid") {
+			conf.WriteString(line)
+		}
+	}
+	fmt.Fprintf(&conf, "\nhost_uuid = %q\n", uuid)
+	return os.WriteFile(file, []byte(conf.String()), 0o600)
+}
+
+// Reidentify restarts a private libvirtd as that of another host, of which it returns the UUID. VMs go on running.
+func (d *Daemon) Reidentify(ctx context.Context) (uuid string, err error) {
+	if d.dir == "" {
+		return "", errors.New("only a private libvirtd can be reconfigured")
+	}
+	uuid = randomUUID()
+	if err := d.identify(uuid); err != nil {
+		return "", err
+	}
+	return uuid, d.Restart(ctx)
+}
+
+func randomUUID() string {
+	h := randomHex(16)
+	return strings.Join([]string{h[:8], h[8:12], "4" + h[13:16], "8" + h[17:20], h[20:]}, "-")
 }
 
 // enter returns the command that runs another one in the daemon's view of the machine.

@@ -15,8 +15,10 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/cairn-backup/cairn/api"
+	"github.com/cairn-backup/cairn/appliance/httpapi"
 )
 
 // appliance is a cairnd in a process of its own, and the way to ask it.
@@ -26,6 +28,20 @@ type appliance struct {
 	url    string
 	token  string
 	stderr *strings.Builder
+	asked  time.Time
+}
+
+// pace waits as long as the appliance lets a token ask that asks for long, so that no request is refused on a machine that is quick.
+func (a *appliance) pace(ctx context.Context) error {
+	wait := time.NewTimer(time.Until(a.asked.Add(time.Second / time.Duration(httpapi.DefaultRate.PerSecond))))
+	defer wait.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-wait.C:
+	}
+	a.asked = time.Now()
+	return nil
 }
 
 const adminName, adminPassword = "admin", "correct horse battery"

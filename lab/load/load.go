@@ -122,6 +122,9 @@ func (o Options) filters(ctx context.Context, a *appliance, r *rand.Rand) error 
 		if r.IntN(4) == 0 {
 			q.Set("include_total", "true")
 		}
+		if err := a.pace(ctx); err != nil {
+			return err
+		}
 		var list page
 		began := time.Now()
 		if err := a.call(ctx, "GET", "/vms?"+q.Encode(), nil, 200, &list); err != nil {
@@ -191,6 +194,9 @@ func (o Options) deep(ctx context.Context, a *appliance, what string) error {
 		if token != "" {
 			at += "&page_token=" + token
 		}
+		if err := a.pace(ctx); err != nil {
+			return err
+		}
 		var p page
 		if err := a.call(ctx, "GET", at, nil, 200, &p); err != nil {
 			return err
@@ -224,6 +230,9 @@ func (o Options) pages(ctx context.Context, a *appliance, what, path string, lim
 			if token != "" {
 				at, _, _ = strings.Cut(at, "&page_token=")
 				at += "&page_token=" + token
+			}
+			if err := a.pace(ctx); err != nil {
+				return err
 			}
 			var p page
 			began := time.Now()

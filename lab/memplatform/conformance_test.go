@@ -94,6 +94,7 @@ func fixture(t *testing.T, o Options, agent bool) hypervisortest.Fixture {
 			return data
 		},
 		Remove:     func(_ testing.TB, vm string) { p.RemoveVM(vm) },
+		RemoveDisk: func(_ testing.TB, disk string) { p.RemoveDisk(disk) },
 		OpenSource: nbdtransport.OpenSource, OpenTarget: nbdtransport.OpenTarget,
 		Foreign: func(t testing.TB) (string, func() bool) {
 			const name = "another-tool"

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"github.com/cairn-backup/cairn/hypervisors"
 	"github.com/cairn-backup/cairn/internal/fault"
@@ -15,6 +16,9 @@ import (
 type driver struct {
 	hypervisors.Unsupported
 	p *Platform
+
+	confirm   hypervisors.ConfirmHost // nil takes any host
+	confirmed atomic.Value            // the identity for which confirm was asked last, without an error
 }
 
 // Driver returns a new connection to the platform.
@@ -22,8 +26,33 @@ func (p *Platform) Driver() hypervisors.Driver {
 	return &driver{Unsupported: hypervisors.Unsupported{Platform: PlatformName}, p: p}
 }
 
+// Confirmed returns a new connection to the platform that has its host confirmed at its first operation, and after Reinstall.
+func (p *Platform) Confirmed(confirm hypervisors.ConfirmHost) hypervisors.Driver {
+	return &driver{Unsupported: hypervisors.Unsupported{Platform: PlatformName}, p: p, confirm: confirm}
+}
+
+// Reinstall gives the host another identity; "" is none.
+func (p *Platform) Reinstall(id string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.id = id
+}
+
+// ID is the host's identity.
+func (p *Platform) ID() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.id
+}
+
 // enter lets an operation meet its faults and gives their errors the driver's shape.
 func (d *driver) enter(ctx context.Context, op, subject string) error {
+	if id := d.p.ID(); d.confirm != nil && d.confirmed.Load() != id {
+		if err := d.confirm(ctx, "memory", id); err != nil {
+			return fault.Context(strings.ToLower(op), subject, err)
+		}
+		d.confirmed.Store(id)
+	}
 	err := d.p.meet(ctx, op)
 	if err == nil {
 		return nil

@@ -42,6 +42,7 @@ type Platform struct {
 	vms     map[string]*vm
 	jobs    map[string]*job  // by name: freezes under way
 	volumes map[string]*disk // by name: disks of restores that no VM has yet
+	alone   map[string]*disk // by name: disks that no VM has
 	writers map[string]*job  // by tag: restores under way
 	faults  map[string][]*Fault
 	// watchers are told of VMs that change. They are called with mu held and do not wait.
@@ -55,11 +56,11 @@ func New(o Options) (*Platform, error) {
 		return nil, err
 	}
 	p := &Platform{
-		dir: dir, id: randomID(), free: -1, vms: map[string]*vm{}, jobs: map[string]*job{}, volumes: map[string]*disk{},
+		dir: dir, id: randomID(), free: -1, vms: map[string]*vm{}, jobs: map[string]*job{}, volumes: map[string]*disk{}, alone: map[string]*disk{},
 		writers: map[string]*job{}, faults: map[string][]*Fault{}, watchers: map[*watcher]bool{},
 		caps: hypervisors.Capabilities{
 			Platform: PlatformName, Backup: true, ChangeTracking: true, Quiesce: true, StoppedBackup: true, Restore: true,
-			RestoreInPlace: true, Power: true, Watch: true, Transports: []hypervisors.Transport{hypervisors.TransportNBD},
+			RestoreInPlace: true, RestoreDisks: true, RestoreInto: true, Power: true, Watch: true, Transports: []hypervisors.Transport{hypervisors.TransportNBD},
 			Formats: []hypervisors.DiskFormat{hypervisors.Raw},
 		},
 	}

@@ -1,8 +1,10 @@
 package memplatform
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -22,7 +24,10 @@ type restoring struct {
 }
 
 func (d *driver) CheckRestore(ctx context.Context, req hypervisors.RestoreRequest) error {
-	if !d.p.caps.Restore || req.Mode == hypervisors.RestoreInPlace && !d.p.caps.RestoreInPlace {
+	can := map[hypervisors.RestoreMode]bool{
+		hypervisors.RestoreInPlace: d.p.caps.RestoreInPlace, hypervisors.RestoreDisks: d.p.caps.RestoreDisks, hypervisors.RestoreInto: d.p.caps.RestoreInto,
+	}
+	if has, special := can[req.Mode]; !d.p.caps.Restore || special && !has {
 		return d.Unsupported.CheckRestore(ctx, req)
 	}
 	if err := d.enter(ctx, OpCheckRestore, req.VM.Name); err != nil {
@@ -75,6 +80,15 @@ func (d *driver) mayRestore(req hypervisors.RestoreRequest) error {
 				return fault.New(fault.Conflict, op, v.Name, "the VM has no disk %q any more", x.ID)
 			}
 		}
+	case hypervisors.RestoreDisks:
+		for _, x := range req.Disks {
+			if d.p.alone[nameOf(x)] != nil {
+				return fault.New(fault.Exists, op, req.VM.Name, "there is a disk of the name %q", nameOf(x))
+			}
+		}
+	case hypervisors.RestoreInto:
+		_, err := d.p.find(op, req.Into)
+		return err
 	default:
 		return fault.New(fault.Invalid, op, req.VM.Name, "there is no restore mode %q", req.Mode)
 	}
@@ -170,12 +184,18 @@ func (r *restoring) Finish(ctx context.Context) (hypervisors.VM, error) {
 		disks[x.ID] = d
 	}
 	var v *vm
-	if r.req.Mode == hypervisors.RestoreInPlace {
+	switch r.req.Mode {
+	case hypervisors.RestoreInPlace:
 		v = p.vms[r.req.VM.ID]
 		for id, d := range disks {
 			v.disks[id] = d
 		}
-	} else {
+	case hypervisors.RestoreInto:
+		v = p.vms[r.req.Into]
+		r.give(v, disks)
+	case hypervisors.RestoreDisks:
+		v = r.leave(disks)
+	default:
 		v = r.newVM(disks)
 		p.vms[v.ID] = v
 	}
@@ -183,6 +203,40 @@ func (r *restoring) Finish(ctx context.Context) (hypervisors.VM, error) {
 		delete(p.volumes, name)
 	}
 	return v.describe(), nil
+}
+
+// nameOf is what a disk is called that is restored alone or into a VM.
+func nameOf(x hypervisors.RestoreDisk) string { return cmp.Or(x.Name, "restored-"+x.ID) }
+
+// made describes a disk that is like its source, but for its identity.
+func (r *restoring) made(x hypervisors.RestoreDisk, id, path string) hypervisors.Disk {
+	i := slices.IndexFunc(r.req.VM.Disks, func(d hypervisors.Disk) bool { return d.ID == x.ID })
+	out := r.req.VM.Disks[i]
+	out.ID, out.Name, out.Path, out.BootOrder = id, nameOf(x), path, 0
+	return out
+}
+
+// give gives a VM the disks beside its own.
+func (r *restoring) give(v *vm, disks map[string]*disk) {
+	for _, x := range r.req.Disks {
+		id := ""
+		for i := 0; id == "" || v.disks[id] != nil; i++ {
+			id = fmt.Sprintf("disk%d", i)
+		}
+		v.disks[id] = disks[x.ID]
+		v.Disks = append(v.Disks, r.made(x, id, v.Name+"/"+id))
+	}
+}
+
+// leave keeps the disks without a VM.
+func (r *restoring) leave(disks map[string]*disk) *vm {
+	out := &vm{VM: hypervisors.VM{Name: r.req.VM.Name}, disks: map[string]*disk{}}
+	for _, x := range r.req.Disks {
+		name := nameOf(x)
+		r.d.p.alone[name], out.disks[name] = disks[x.ID], disks[x.ID]
+		out.Disks = append(out.Disks, r.made(x, name, name))
+	}
+	return out
 }
 
 // newVM makes the description of a new VM from the source's.

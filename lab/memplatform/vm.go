@@ -132,13 +132,23 @@ func (p *Platform) Write(id, diskID string, data []byte, off int64) error {
 func (p *Platform) Content(id, diskID string) ([]byte, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	_, d, err := p.disk(id, diskID)
-	if err != nil {
-		return nil, err
+	d := p.alone[diskID]
+	if id != "" || d == nil {
+		var err error
+		if _, d, err = p.disk(id, diskID); err != nil {
+			return nil, err
+		}
 	}
 	out := make([]byte, d.size)
-	_, err = d.ReadAt(out, 0)
+	_, err := d.ReadAt(out, 0)
 	return out, err
+}
+
+// RemoveDisk removes a disk that no VM has.
+func (p *Platform) RemoveDisk(name string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.alone, name)
 }
 
 // Resize changes a disk's size, which ends its history.

@@ -5,6 +5,15 @@ import (
 	"errors"
 )
 
+// Reinstall has another engine answer at the address, with the same VMs: its id is another, which it returns, and nobody is logged in.
+func (e *Engine) Reinstall() (instance string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.instance = e.newID()
+	clear(e.sessions)
+	return e.instance
+}
+
 // CrashHosts lets all hosts die at once, and the VMs that ran start again elsewhere: what was flushed is on the disks, and the
 // checkpoints of disks that were written are gone or inconsistent, which the engine learns when a backup asks for them. It is refused
 // while a VM is being backed up.

@@ -17,8 +17,15 @@ import (
 	"github.com/cairn-backup/cairn/lab/kvmlab"
 )
 
-// Guest is a running VM: Debian's cloud kernel, busybox, lvm2, qemu-img, an iSCSI initiator, and programs of ours. It
-// has no disk of its own. The host's loopback is 10.0.2.2 for it.
+// Machine is what a guest has beside the common things. The zero value is good.
+type Machine struct {
+	Programs []string    // packages of this module, built static, which are in /bin under the last element of their path
+	Disks    []string    // raw files, which are /dev/vda, /dev/vdb and so on
+	Forward  map[int]int // ports of the host's loopback that lead to ports of the guest
+}
+
+// Guest is a running VM: Debian's cloud kernel, busybox, lvm2, qemu-img, an iSCSI initiator, initiator and target of NVMe/TCP,
+// and what its Machine says. The host's loopback is 10.0.2.2 for it.
 type Guest struct {
 	t       testing.TB
 	console string
@@ -37,9 +44,8 @@ type reply struct {
 	Failed string `json:"failed"`
 }
 
-// StartGuest boots a guest. packages are programs of this module, built static, which it has in /bin under the last
-// element of their path. The test is skipped unless CAIRN_LAB is set.
-func StartGuest(t testing.TB, packages ...string) *Guest {
+// StartGuest boots a guest. The test is skipped unless CAIRN_LAB is set.
+func StartGuest(t testing.TB, m Machine) *Guest {
 	t.Helper()
 	if !kvmlab.Wanted() {
 		t.Skip("boots a VM; set CAIRN_LAB=1")
@@ -53,29 +59,28 @@ func StartGuest(t testing.TB, packages ...string) *Guest {
 	if err != nil {
 		t.Fatal(err)
 	}
-	initrd, err := buildInitrd(t.Context(), dir, files, packages)
+	initrd, err := buildInitrd(t.Context(), dir, files, m.Programs)
 	if err != nil {
 		t.Fatal(err)
 	}
 	g := &Guest{t: t, console: filepath.Join(dir, "console"), stopped: make(chan struct{}), waiting: map[int]chan reply{}}
-	if err := g.boot(dir, image, initrd); err != nil {
+	if err := g.boot(dir, image, initrd, m); err != nil {
 		t.Fatal(err)
 	}
 	return g
 }
 
 // boot starts QEMU and connects to the guest's port.
-func (g *Guest) boot(dir, kernel, initrd string) error {
+func (g *Guest) boot(dir, kernel, initrd string, m Machine) error {
 	socket := filepath.Join(dir, "port")
 	l, err := net.Listen("unix", socket)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = l.Close() }()
-	cmd := exec.Command("qemu-system-x86_64", "-machine", "q35,accel=tcg", "-cpu", "max", "-m", "768", "-nodefaults", "-no-user-config",
+	cmd := exec.Command("qemu-system-x86_64", append(m.arguments(), "-machine", "q35,accel=tcg", "-cpu", "max", "-m", "768", "-nodefaults", "-no-user-config",
 		"-display", "none", "-no-reboot", "-kernel", kernel, "-initrd", initrd, "-append", "console=ttyS0 quiet panic=-1 mitigations=off no_timer_check",
-		"-serial", "file:"+g.console, "-netdev", "user,id=n0", "-device", "virtio-net-pci,netdev=n0,romfile=",
-		"-device", "virtio-serial-pci", "-chardev", "socket,id=c0,path="+socket, "-device", "virtserialport,chardev=c0,name=cairn.lab.0")
+		"-serial", "file:"+g.console, "-device", "virtserialport,chardev=c0,name=cairn.lab.0", "-chardev", "socket,id=c0,path="+socket)...)
 	var problems strings.Builder
 	cmd.Stderr = &problems
 	if err := cmd.Start(); err != nil {
@@ -104,6 +109,19 @@ func (g *Guest) boot(dir, kernel, initrd string) error {
 	}
 	go g.receive()
 	return nil
+}
+
+// arguments are QEMU's for the network, the disks and the controller of the guest's port. Disks are written through to their files.
+func (m Machine) arguments() []string {
+	network := "user,id=n0"
+	for from, to := range m.Forward {
+		network += fmt.Sprintf(",hostfwd=tcp:127.0.0.1:%d-:%d", from, to)
+	}
+	out := []string{"-netdev", network, "-device", "virtio-net-pci,netdev=n0,romfile=", "-device", "virtio-serial-pci"}
+	for _, file := range m.Disks {
+		out = append(out, "-drive", "if=virtio,format=raw,cache=writethrough,file="+file)
+	}
+	return out
 }
 
 // receive hands replies to those who wait for them.

@@ -3,6 +3,8 @@ package sanlab
 import (
 	"context"
 	"fmt"
+	"hash/fnv"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,15 +19,15 @@ import (
 // modules are what a guest on a storage network needs beside what is built into Debian's cloud kernel.
 var modules = []string{
 	"virtio_pci", "virtio_net", "virtio_console", "sd_mod", "iscsi_tcp", "dm_mod", "dm_snapshot", "dm_thin_pool", "dm_mirror", "dm_raid",
-	"raid1", "dm_multipath",
+	"raid1", "dm_multipath", "virtio_blk", "nvmet_tcp", "nvme_tcp",
 }
 
 // programs are those of this machine that a guest has, with their libraries.
 var programs = []string{"/usr/bin/qemu-img", "/usr/bin/qemu-io", "/usr/sbin/lvm", "/usr/sbin/dmsetup", "/usr/sbin/iscsistart"}
 
-// lvmConf lets lvm2 work in a guest that has no udev. It uses the first two disks; others are second paths to them.
+// lvmConf lets lvm2 work in a guest that has no udev. It uses the first two disks, of iSCSI or of virtio; others are second paths to them.
 const lvmConf = `global { use_lvmpolld=0 event_activation=0 }
-devices { use_devicesfile=0 hints="none" obtain_device_list_from_udev=0 external_device_info_source="none" global_filter=["a|^/dev/sd[ab]$|","r|.*|"] }
+devices { use_devicesfile=0 hints="none" obtain_device_list_from_udev=0 external_device_info_source="none" global_filter=["a|^/dev/[sv]d[ab]$|","r|.*|"] }
 activation { udev_sync=0 udev_rules=0 verify_udev_operations=0 monitoring=0 }
 backup { backup=0 archive=0 }
 `
@@ -36,7 +38,9 @@ func kernel(ctx context.Context) (image string, files []string, err error) {
 	if err != nil {
 		return "", nil, err
 	}
-	dir := filepath.Join(cache, "kernel-san")
+	of := fnv.New32a() // of another choice of modules nothing can be used
+	_, _ = io.WriteString(of, strings.Join(modules, " "))
+	dir := filepath.Join(cache, fmt.Sprintf("kernel-san-%08x", of.Sum32()))
 	if _, err := os.Stat(filepath.Join(dir, "order")); err != nil {
 		if err := fetchKernel(ctx, cache, dir); err != nil {
 			return "", nil, fmt.Errorf("fetch a guest kernel: %w", err)

@@ -30,7 +30,7 @@ func StartTarget(t testing.TB) *Target {
 	require(t, err == nil, "tgtd")
 	var b [2]byte
 	_, _ = rand.Read(b[:])
-	s := &Target{t: t, control: strconv.Itoa(1 + int(binary.LittleEndian.Uint16(b[:]))%30000), Port: freePort(t)}
+	s := &Target{t: t, control: strconv.Itoa(1 + int(binary.LittleEndian.Uint16(b[:]))%30000), Port: FreePort(t)}
 	cmd := exec.Command("tgtd", "--foreground", "--control-port", s.control, "--iscsi", fmt.Sprintf("portal=127.0.0.1:%d", s.Port))
 	var words strings.Builder
 	cmd.Stdout, cmd.Stderr = &words, &words
@@ -64,8 +64,8 @@ func StartTarget(t testing.TB) *Target {
 	}
 }
 
-// freePort returns a port of the loopback that nothing listens on.
-func freePort(t testing.TB) int {
+// FreePort returns a port of the loopback that nothing listens on.
+func FreePort(t testing.TB) int {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -269,7 +269,8 @@ func TestTornConnections(t *testing.T) {
 	if os.Getenv("CAIRN_SOAK") != "" {
 		rounds = 50
 	}
-	for range rounds {
+	// How much a connection carries before the writer gives it up by itself depends on the machine's load.
+	for round := 0; round < rounds || p.cuts.Load() < 5 && round < rounds+20; round++ {
 		d := disk(rnd, 6<<20)
 		s := g.begin()
 		conn := g.dial(p.l.Addr().String())

@@ -98,7 +98,7 @@ func TestTransfer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if durable == 0 || src.read.Load() != src.Size()-durable || res.BytesSkipped != durable {
+	if durable == 0 || src.read.Load() != src.Size()-durable || res.BytesKept != durable || res.BytesRead+res.BytesSkipped != src.Size() {
 		t.Errorf("%d bytes read of %d, of which %d were durable; %+v", src.read.Load(), src.Size(), durable, res)
 	}
 	g.mustHold(g.publish(s, ref).Images[0].Ref, src.p)

@@ -54,22 +54,14 @@ func (o Options) open(ctx context.Context, e hypervisors.Export, writing bool) (
 	return await(ctx, e, events, func() (*device, error) { return o.tryOpen(e, writing) })
 }
 
-// settling is how long a disk may be there before this process may open it: where udev makes device nodes they are root's
-// alone at first.
-const settling = 10 * time.Second
-
-// await tries until there is a device or an error that does not pass.
+// await tries until there is a device or an error that does not pass. That this process may not open it does pass: where udev makes
+// device nodes they are root's alone at first, and on a busy machine it takes its time.
 func await(ctx context.Context, e hypervisors.Export, events <-chan struct{}, try func() (*device, error)) (*device, error) {
-	var since time.Time // it was there and could not be opened
 	for {
 		d, err := try()
+		var denied error
 		if errors.Is(err, unix.EACCES) {
-			if since.IsZero() {
-				since = time.Now()
-			}
-			if time.Since(since) < settling {
-				err = nil
-			}
+			denied, err = err, nil
 		}
 		if d != nil || err != nil {
 			return d, err
@@ -78,6 +70,9 @@ func await(ctx context.Context, e hypervisors.Export, events <-chan struct{}, tr
 		case <-events:
 		case <-time.After(again):
 		case <-ctx.Done():
+			if denied != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
+				return nil, denied
+			}
 			return nil, notThere(ctx, e)
 		}
 	}

@@ -15,47 +15,63 @@ import (
 	"github.com/cairn-backup/cairn/lab/sanlab"
 )
 
-// attached is a guest on a storage network: two LUNs of tgt, the first of them by two paths, attached by the kernel's own
-// iSCSI initiator, with a volume group that real lvm2 has made and activated.
+// attached is a guest on a storage network: two LUNs, on which real lvm2 has made and activated a volume group.
 type attached struct {
 	*sanlab.Guest
-	t      *testing.T
+	t     *testing.T
+	files []string // of the LUNs, on this machine
+	names []string // of the LUNs, as a platform writes them
+}
+
+// iscsi is what is attached by the kernel's own iSCSI initiator: two LUNs of tgt, the first of them by two paths.
+type iscsi struct {
+	attached
 	target *sanlab.Target
 	tids   []int
-	files  []string
-	paths  []string // sda, sdb, and the second path to the first LUN
 }
 
 const lunBytes = 160 * mib
 
-func attach(t *testing.T) *attached {
-	a := &attached{t: t}
-	a.Guest = sanlab.StartGuest(t, "./lab/sanlab/sanread")
-	a.target = sanlab.StartTarget(t)
-	a.Network()
-	for i, file := range []string{"lun0", "lun1", "lun0"} {
-		path := filepath.Join(t.TempDir(), file)
-		if i == 2 {
-			path = a.files[0]
-		} else if err := os.WriteFile(path, nil, 0o600); err != nil {
-			t.Fatal(err)
-		} else if err := os.Truncate(path, lunBytes); err != nil {
+// reader is the program that reads in the guest.
+const reader = "./lab/sanlab/sanread"
+
+// lunFiles makes the files of two empty LUNs.
+func lunFiles(t *testing.T) (files []string) {
+	dir := t.TempDir()
+	for _, name := range []string{"lun0", "lun1"} {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		iqn, tid := a.target.Export(path, "cairn-"+file)
-		a.files, a.tids = append(a.files, path), append(a.tids, tid)
-		a.paths = append(a.paths, a.Login(a.target, iqn))
+		if err := os.Truncate(path, lunBytes); err != nil {
+			t.Fatal(err)
+		}
+		files = append(files, path)
 	}
-	if got := strings.Join(a.paths, " "); got != "sda sdb sdc" {
+	return files
+}
+
+func attach(t *testing.T) *iscsi {
+	a := &iscsi{attached: attached{t: t, files: lunFiles(t), names: []string{"t10.cairn-lun0", "t10.cairn-lun1"}}}
+	a.Guest = sanlab.StartGuest(t, sanlab.Machine{Programs: []string{reader}})
+	a.target = sanlab.StartTarget(t)
+	a.Network()
+	var paths []string
+	for _, i := range []int{0, 1, 0} {
+		iqn, tid := a.target.Export(a.files[i], strings.TrimPrefix(a.names[i], "t10."))
+		a.tids = append(a.tids, tid)
+		paths = append(paths, a.Login(a.target, iqn))
+	}
+	if got := strings.Join(paths, " "); got != "sda sdb sdc" {
 		t.Fatalf("the LUNs are %s", got)
 	}
 	t.Logf("WWNs as the kernel names them: %s", strings.Fields(a.Shell("cat /sys/block/sd*/device/wwid")))
 	return a
 }
 
-// platform makes what a platform keeps on its LUNs.
-func (a *attached) platform() {
-	a.Shell(`exec 2>&1
+// platform makes what a platform keeps on its LUNs, "sd" for /dev/sda and /dev/sdb.
+func (a *attached) platform(kind string) {
+	a.Shell(strings.ReplaceAll(`exec 2>&1
 lvm pvcreate -q /dev/sda /dev/sdb
 lvm vgcreate -q -s 1m pool /dev/sda /dev/sdb
 lvm lvcreate -q -Zn -Wn -n raw -L 6m pool /dev/sdb
@@ -75,7 +91,7 @@ qemu-img create -q -f qcow2 -o extended_l2=on -b $D/middle -F qcow2 $D/top 24M
 qemu-io -f qcow2 -c "write -s /tmp/source 4M 1M" -c "write -s /tmp/source 22M 12k" -c "write -z 23M 512k" $D/top
 qemu-img convert -f qcow2 -O raw $D/top /tmp/want-chain
 dd if=$D/raw of=/tmp/want-raw bs=1M
-sync`)
+sync`, "/dev/sd", "/dev/"+kind))
 }
 
 func (a *attached) layer(volume, called string, format hypervisors.DiskFormat) hypervisors.SANLayer {
@@ -87,7 +103,7 @@ func (a *attached) layer(volume, called string, format hypervisors.DiskFormat) h
 func (a *attached) export(size int64, layers ...hypervisors.SANLayer) hypervisors.Export {
 	return hypervisors.Export{
 		Transport: hypervisors.TransportSAN, Name: "vda", SizeBytes: size,
-		SAN: &hypervisors.SAN{LUNs: []hypervisors.LUN{{WWN: "t10.cairn-lun0", SizeBytes: lunBytes}, {WWN: "t10.cairn-lun1", SizeBytes: lunBytes}}, Group: "pool", Layers: layers},
+		SAN: &hypervisors.SAN{LUNs: []hypervisors.LUN{{WWN: a.names[0], SizeBytes: lunBytes}, {WWN: a.names[1], SizeBytes: lunBytes}}, Group: "pool", Layers: layers},
 	}
 }
 
@@ -145,13 +161,55 @@ func (a *attached) sums() (out [2][sha256.Size]byte) {
 	return out
 }
 
+// disks are the two that platform has made: a chain of three images, and a raw one.
+func (a *attached) disks() (chain, raw hypervisors.Export) {
+	a.t.Helper()
+	return a.export(24*mib, a.layer("top", "", hypervisors.QCOW2), a.layer("middle", "/dev/pool/middle", hypervisors.QCOW2),
+		a.layer("base", "/dev/pool/base", hypervisors.QCOW2)), a.export(11*mib, a.layer("raw", "", hypervisors.Raw))
+}
+
+// full reads both and compares them with what qemu-img and dd read of the activated volumes.
+func (a *attached) full(chain, raw hypervisors.Export) {
+	a.t.Helper()
+	for _, tt := range []struct {
+		name string
+		e    hypervisors.Export
+		most int64
+	}{{"chain", chain, 10 * mib}, {"raw", raw, 11 * mib}} {
+		got := a.reading(tt.e, "/tmp/got-"+tt.name, "")
+		if got.Error != "" || got.Read == 0 || got.Read > tt.most {
+			a.t.Errorf("%s: %+v", tt.name, got)
+		}
+		a.Shell("cmp /tmp/got-" + tt.name + " /tmp/want-" + tt.name)
+		a.t.Logf("%s: %d bytes read, %d skipped", tt.name, got.Read, got.Skipped)
+	}
+}
+
+// partial reads what has changed of the chain into a file that holds something else.
+func (a *attached) partial(chain hypervisors.Export) {
+	a.t.Helper()
+	const d, u = hypervisors.Data, hypervisors.Unchanged
+	var err error
+	chain.Extents, err = hypervisors.NewExtentMap(24*mib, extents(
+		hypervisors.Extent{Offset: 0, Length: 4*mib - 64<<10, State: u}, hypervisors.Extent{Offset: 4*mib - 64<<10, Length: mib, State: d},
+		hypervisors.Extent{Offset: 5*mib - 64<<10, Length: 17 * mib, State: u}, hypervisors.Extent{Offset: 22*mib - 64<<10, Length: 2*mib + 64<<10, State: d}))
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	a.Shell(`dd if=/dev/urandom of=/tmp/parent bs=64k count=384; cp /tmp/parent /tmp/got-partial; cp /tmp/parent /tmp/want-partial
+dd if=/tmp/want-chain of=/tmp/want-partial bs=64k skip=63 seek=63 count=16 conv=notrunc
+dd if=/tmp/want-chain of=/tmp/want-partial bs=64k skip=351 seek=351 count=33 conv=notrunc`)
+	if got := a.reading(chain, "/tmp/got-partial", ""); got.Error != "" || got.Read > 2*mib {
+		a.t.Errorf("%+v", got)
+	}
+	a.Shell("cmp /tmp/got-partial /tmp/want-partial")
+}
+
 // TestGuest reads real LUNs in a real guest. It is one test, for the guest takes its time to boot.
 func TestGuest(t *testing.T) {
 	a := attach(t)
-	a.platform()
-	chain := a.export(24*mib, a.layer("top", "", hypervisors.QCOW2), a.layer("middle", "/dev/pool/middle", hypervisors.QCOW2),
-		a.layer("base", "/dev/pool/base", hypervisors.QCOW2))
-	raw := a.export(11*mib, a.layer("raw", "", hypervisors.Raw))
+	a.platform("sd")
+	chain, raw := a.disks()
 
 	t.Run("full, of LUNs that refuse writes and with nothing activated", func(t *testing.T) {
 		a.Run("lvm", "vgchange", "-q", "-an", "pool")
@@ -162,18 +220,7 @@ func TestGuest(t *testing.T) {
 		if out, err := a.Try("sh", "-c", "dd if=/dev/zero of=/dev/sdb bs=4096 count=1 conv=fsync oflag=direct seek=30000"); err == nil {
 			t.Errorf("the LUN takes writes: %s", out)
 		}
-		for _, tt := range []struct {
-			name string
-			e    hypervisors.Export
-			most int64
-		}{{"chain", chain, 10 * mib}, {"raw", raw, 11 * mib}} {
-			got := a.reading(tt.e, "/tmp/got-"+tt.name, "")
-			if got.Error != "" || got.Read == 0 || got.Read > tt.most {
-				t.Errorf("%s: %+v", tt.name, got)
-			}
-			a.Shell("cmp /tmp/got-" + tt.name + " /tmp/want-" + tt.name)
-			t.Logf("%s: %d bytes read, %d skipped", tt.name, got.Read, got.Skipped)
-		}
+		a.full(chain, raw)
 		if a.sums() != before {
 			t.Error("the LUNs have changed")
 		}
@@ -186,23 +233,7 @@ func TestGuest(t *testing.T) {
 		a.Run("lvm", "vgchange", "-q", "-ay", "pool")
 	})
 	t.Run("partial", func(t *testing.T) {
-		const d, u = hypervisors.Data, hypervisors.Unchanged
-		e := chain
-		var err error
-		e.Extents, err = hypervisors.NewExtentMap(24*mib, extents(
-			hypervisors.Extent{Offset: 0, Length: 4*mib - 64<<10, State: u}, hypervisors.Extent{Offset: 4*mib - 64<<10, Length: mib, State: d},
-			hypervisors.Extent{Offset: 5*mib - 64<<10, Length: 17 * mib, State: u}, hypervisors.Extent{Offset: 22*mib - 64<<10, Length: 2*mib + 64<<10, State: d}))
-		if err != nil {
-			t.Fatal(err)
-		}
-		a.Shell(`dd if=/dev/urandom of=/tmp/parent bs=64k count=384; cp /tmp/parent /tmp/got-partial; cp /tmp/parent /tmp/want-partial
-dd if=/tmp/want-chain of=/tmp/want-partial bs=64k skip=63 seek=63 count=16 conv=notrunc
-dd if=/tmp/want-chain of=/tmp/want-partial bs=64k skip=351 seek=351 count=33 conv=notrunc`)
-		got := a.reading(e, "/tmp/got-partial", "")
-		if got.Error != "" || got.Read > 2*mib {
-			t.Errorf("%+v", got)
-		}
-		a.Shell("cmp /tmp/got-partial /tmp/want-partial")
+		a.partial(chain)
 	})
 	t.Run("a path that fails while it is read", func(t *testing.T) {
 		got := a.reading(raw, "/tmp/got-path", "echo offline >/sys/block/sda/device/state")

@@ -59,20 +59,21 @@ func TestRestoredFindsWrongRestores(t *testing.T) {
 
 func TestMediansAndTargets(t *testing.T) {
 	var rows []Row
+	bare := []float64{9, 2, 1}
 	for round, cpu := range []float64{9, 2, 3} {
 		rows = append(rows,
 			Row{Step: Full, Engine: "cairn", Round: round + 1, CPU: cpu, RSS: 100 << 20, Bytes: 90},
 			Row{Step: Full, Engine: "restic", Round: round + 1, CPU: 10 * cpu, Bytes: 100},
-			Row{Step: BareZstd, Engine: "bare", Round: round + 1, CPU: 2},
+			Row{Step: BareZstd, Engine: "bare", Round: round + 1, CPU: bare[round]},
 			Row{Step: ReRead, Engine: "cairn", Round: round + 1, CPU: 1},
 			Row{Step: BareRead, Engine: "bare", Round: round + 1, CPU: 0.7})
 	}
 	got := map[string]bool{}
-	for _, target := range Targets(Medians(rows)) {
+	for _, target := range Targets(rows) {
 		got[target.What] = target.Met()
 	}
 	want := map[string]bool{
-		"full backup: at most 1.25 times the bare pipeline's CPU":      false, // 3 / 2
+		"full backup: at most 1.25 times the bare pipeline's CPU":      true, // 1, 1 and 3; of the medians it is 3 / 2
 		"full backup: repository not larger than the smallest peer's":  true,
 		"re-read of known data: at least 80 % of bare read and BLAKE3": false,
 		"memory: at most 512 MiB in any step":                          true,

@@ -3,6 +3,7 @@ package measure
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -146,8 +147,33 @@ func added(m Median) float64 { return float64(m.Added) }
 func size(m Median) float64  { return float64(m.Bytes) }
 func rss(m Median) float64   { return float64(m.RSS) }
 
-// Targets judges what STORE.md promises, as far as its rows are there.
-func Targets(medians []Median) (out []Target) {
+// Targets judges what STORE.md promises, as far as its rows are there. A ratio is that of one round, since a machine is
+// another one an hour later; of several rounds, the one with the median ratio is shown.
+func Targets(rows []Row) (out []Target) {
+	rounds := map[int][]Row{}
+	for _, r := range rows {
+		rounds[r.Round] = append(rounds[r.Round], r)
+	}
+	var order []string
+	all := map[string][]Target{}
+	for _, n := range slices.Sorted(maps.Keys(rounds)) {
+		for _, t := range targets(Medians(rounds[n])) {
+			if all[t.What] == nil {
+				order = append(order, t.What)
+			}
+			all[t.What] = append(all[t.What], t)
+		}
+	}
+	for _, what := range order {
+		same := all[what]
+		slices.SortStableFunc(same, func(a, b Target) int { return cmp.Compare(a.Ratio, b.Ratio) })
+		out = append(out, same[(len(same)-1)/2])
+	}
+	return out
+}
+
+// targets judges one round.
+func targets(medians []Median) (out []Target) {
 	f := withSums(medians)
 	against := func(what string, limit float64, of func(Median) float64, unit, step, engine, peerStep, peer string) {
 		a, ok := f.get(step, engine)

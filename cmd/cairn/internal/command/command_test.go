@@ -69,6 +69,8 @@ func TestEndings(t *testing.T) {
 		{"task show task_z", 1, []string{"not as an appliance"}},
 		{"context show nope", 5, []string{"there is no context \"nope\""}},
 		{"restore start rp_02", 2, []string{"--name NEW", "--in-place"}},
+		{"restore start rp_02 --into vm1 --in-place", 2, []string{"exclude each other"}},
+		{"restore start rp_02 --disks-alone --in-place", 2, []string{"exclude each other"}},
 		{"restore start rp_02 --name a --in-place", 2, []string{"--name makes a new VM"}},
 		{"restore start rp_02 --in-place", 2, []string{"Replace the disks of VM \"web01\" by those of 2026-11-20 10:00:00 UTC", "--yes"}},
 		{"restore start rp_02 --name a --disk vda", 2, []string{"--disk \"vda\""}},
@@ -273,6 +275,8 @@ func TestRestoreRequest(t *testing.T) {
 		body   string
 	}{
 		{"rp_02 --name copy", 202, 0, `{"mode":"new","name":"copy","restore_point":"rp_02"}`},
+		{"rp_02 --disks-alone --name data --only-disk vdb", 202, 0, `{"mode":"disks","name":"data","only_disks":["vdb"],"restore_point":"rp_02"}`},
+		{"rp_02 --into web01 --only-disk vdb", 202, 0, `{"mode":"into","only_disks":["vdb"],"restore_point":"rp_02","vm":"vm_web"}`},
 		{"rp_02 --in-place --start --yes", 202, 0, `{"mode":"in-place","restore_point":"rp_02","start":true}`},
 		{"rp_02 --in-place --only-disk vda,vdb --only-disk vdc --yes", 202, 0, `{"mode":"in-place","only_disks":["vda","vdb","vdc"],"restore_point":"rp_02"}`},
 		{
@@ -294,7 +298,7 @@ func TestRestoreRequest(t *testing.T) {
 			compare(t, filepath.Join("testdata", "restore_plan.txt"), got.stdout)
 		}
 	}
-	if len(a.keys) != 4 || a.keys[0] == a.keys[1] || len(a.keys[0]) < 20 {
+	if len(a.keys) != 6 || a.keys[0] == a.keys[1] || len(a.keys[0]) < 20 {
 		t.Errorf("idempotency keys: %v", a.keys)
 	}
 }

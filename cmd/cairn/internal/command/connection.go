@@ -140,6 +140,7 @@ func (a *App) showConnection(c client.Connection) error {
 			{Name: "State", Value: connectionState(c), State: true},
 			{Name: "Product", Value: c.Product},
 			{Name: "Host", Value: c.Host},
+			{Name: "Identity", Value: c.HostID},
 			{Name: "VMs", Value: strconv.Itoa(c.VMs)},
 			{Name: "Checked", Value: a.when(c.CheckedAt)},
 			{Name: "Inventory", Value: a.when(c.InventoryAt)},
@@ -165,6 +166,8 @@ func abilities(c client.Capabilities) []string {
 		{c.StoppedBackup, "backup of stopped VMs"},
 		{c.Restore, "restore as a new VM"},
 		{c.RestoreInPlace, "restore in place"},
+		{c.RestoreDisks, "restore disks alone"},
+		{c.RestoreInto, "restore disks into a VM"},
 		{c.Power, "start and stop"},
 	} {
 		if x.yes {

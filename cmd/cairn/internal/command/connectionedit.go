@@ -17,9 +17,12 @@ func (a *App) connectionEdit() *cobra.Command {
 	var dryRun bool
 	cmd := &cobra.Command{
 		Use: "edit NAME", Short: "Change how a hypervisor is reached", Args: args("NAME"), ValidArgsFunction: a.completeConnections,
-		Long: "Change how a hypervisor is reached. The new way is tried first, and must lead to the same host or manager. What no flag names stays.",
+		Long: "Change how a hypervisor is reached. The new way is tried first, and must lead to the same host or manager. What no flag names stays.\n" +
+			"--accept-host lets another host take the place of the one before: one that was set up anew, or whose identity has changed. Its VMs are then\n" +
+			"those of the connection; the ones that it does not have count as gone.",
 		Example: `  cairn connection edit prod --user backup@internal --password-file engine.pw
-  cairn connection edit host1 --address qemu+ssh://root@10.0.0.7/system`,
+  cairn connection edit host1 --address qemu+ssh://root@10.0.0.7/system
+  cairn connection edit host1 --accept-host 4c4c4544-0042-3510-8053-c4c04f564433`,
 	}
 	cmd.RunE = a.ask(func(ctx context.Context, s *remote.Session, args []string) error {
 		c, err := findConnection(ctx, s, args[0])
@@ -63,6 +66,7 @@ func (a *App) connectionEdit() *cobra.Command {
 	f.StringVarP(&req.User, "user", "u", "", "user `NAME` on the platform")
 	f.StringVar(&passwordFile, "password-file", "", "`FILE` that holds the password, - for standard input")
 	f.StringToStringVar(&req.Options, "option", nil, "`KEY=VALUE` for the platform's driver; may be repeated, and replaces all that are set")
+	f.StringVar(&req.AcceptHost, "accept-host", "", "the `IDENTITY` of the host that may take the place of the one before, as its refusal says it")
 	f.BoolVar(&dryRun, "dry-run", false, "only say what would change")
 	return cmd
 }

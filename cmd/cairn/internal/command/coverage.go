@@ -13,6 +13,7 @@ import (
 	"github.com/cairn-backup/cairn/cmd/cairn/internal/failure"
 	"github.com/cairn-backup/cairn/cmd/cairn/internal/output"
 	"github.com/cairn-backup/cairn/cmd/cairn/internal/remote"
+	"github.com/cairn-backup/cairn/internal/fault"
 )
 
 var protections = []string{"protected", "late", "never_ran", "unprotected", "excluded", "unprotectable"}
@@ -130,15 +131,47 @@ func (a *App) exclusionList() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return output.List(a.Printer(), l.Items, func(e client.Exclusion) string { return e.ID }, "No exclusions.", a.exclusionColumns())
+			names, err := a.excludedByID(ctx, s, l.Items)
+			if err != nil {
+				return err
+			}
+			return output.List(a.Printer(), l.Items, func(e client.Exclusion) string { return e.ID }, "No exclusions.", a.exclusionColumns(names))
 		}),
 	}
 }
 
-func (a *App) exclusionColumns() []output.Column[client.Exclusion] {
+// excludedByID returns the names of VMs that exclusions name by their ids, by filter.
+func (a *App) excludedByID(ctx context.Context, s *remote.Session, list []client.Exclusion) (map[string]string, error) {
+	names := map[string]string{}
+	if !a.Format().Human() {
+		return names, nil
+	}
+	for _, e := range list {
+		if !strings.HasPrefix(e.Filter, byID) || strings.Contains(strings.TrimPrefix(e.Filter, byID), " ") {
+			continue
+		}
+		vms, err := listVMs(ctx, s, client.ListVMsParams{Filter: &e.Filter})
+		if err != nil && fault.KindOf(err) != fault.Denied {
+			return nil, err
+		}
+		for _, v := range vms {
+			if byID+v.ID == e.Filter {
+				names[e.Filter] = v.Name
+			}
+		}
+	}
+	return names, nil
+}
+
+// byID begins the filter of an exclusion of one VM.
+const byID = "id = "
+
+// exclusionColumns takes the names of VMs by filters that name them by their ids.
+func (a *App) exclusionColumns(names map[string]string) []output.Column[client.Exclusion] {
 	return []output.Column[client.Exclusion]{
 		{Header: "ID", Value: func(e client.Exclusion) string { return e.ID }},
 		{Header: "FILTER", Value: func(e client.Exclusion) string { return e.Filter }},
+		{Header: "VM", Value: func(e client.Exclusion) string { return names[e.Filter] }},
 		{Header: "VMS", Right: true, Value: func(e client.Exclusion) string { return countOf(e.VMs) }},
 		{Header: "UNTIL", Value: func(e client.Exclusion) string {
 			if e.EndsAt.IsZero() {
@@ -156,6 +189,7 @@ func (a *App) exclusionColumns() []output.Column[client.Exclusion] {
 
 func (a *App) exclusionAdd() *cobra.Command {
 	var vm, filter, reason, until string
+	var dryRun bool
 	cmd := &cobra.Command{
 		Use: "add --vm VM | --filter FILTER --reason TEXT", Short: "Exclude VMs from every policy", Args: args(),
 		Example: `  cairn exclusion add --vm build01 --reason "made anew each night"
@@ -173,11 +207,22 @@ func (a *App) exclusionAdd() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				req.Filter = "id = " + found.ID
+				req.Filter = byID + found.ID
 			}
 			var err error
 			if req.EndsAt, err = a.parseDate(until); err != nil {
 				return err
+			}
+			if dryRun {
+				vms, err := listVMs(ctx, s, client.ListVMsParams{Filter: &req.Filter})
+				if err != nil {
+					return err
+				}
+				a.Say("Would exclude %s. Nothing was kept.", plural(len(vms), "VM"))
+				return output.List(a.Printer(), vms, func(v client.VM) string { return v.Name }, "The filter selects no VM now.", []output.Column[client.VM]{
+					{Header: "VM", Value: func(v client.VM) string { return v.Name }},
+					{Header: "ID", Value: func(v client.VM) string { return v.ID }},
+				})
 			}
 			resp, err := s.AddExclusion(ctx, nil, req)
 			e, err := remote.Decode[client.Exclusion](s, resp, err)
@@ -195,6 +240,7 @@ func (a *App) exclusionAdd() *cobra.Command {
 	f.StringVar(&filter, "filter", "", "exclude the VMs that this filter selects, for example `'tag = scratch'`")
 	f.StringVar(&reason, "reason", "", "why, `TEXT`")
 	f.StringVar(&until, "until", "", "it ends on this `DATE`, 2027-01-31 or 2027-01-31T18:00; never when not given")
+	f.BoolVar(&dryRun, "dry-run", false, "only say which VMs it would exclude now")
 	_ = cmd.RegisterFlagCompletionFunc("vm", a.completeVMs)
 	return cmd
 }

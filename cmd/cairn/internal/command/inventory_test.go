@@ -12,7 +12,7 @@ import (
 var (
 	lab = client.Connection{
 		ID: "conn_01", Name: "lab", Platform: "kvm", Address: "qemu:///system", Status: client.StatusOK, Product: "QEMU 7.2.7, libvirt 9.0.0",
-		Host: "host1", VMs: 3, CheckedAt: noon.Add(-3 * time.Minute), InventoryAt: noon.Add(-3 * time.Minute), CreatedAt: noon.Add(-50 * time.Hour),
+		Host: "host1", HostID: "4c4c4544-0042-3510-8053-c4c04f564433", VMs: 3, CheckedAt: noon.Add(-3 * time.Minute), InventoryAt: noon.Add(-3 * time.Minute), CreatedAt: noon.Add(-50 * time.Hour),
 		Capabilities: client.Capabilities{Backup: true, ChangeTracking: true, Restore: true, Power: true, Transports: []string{"nbd"}},
 	}
 	broken = client.Connection{

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -117,7 +118,7 @@ func (a *App) maintenanceSet() *cobra.Command {
 	f.StringVar(&schedule, "schedule", "", "when it is due, for example `'Sat 06:00'`")
 	f.StringVar(&zone, "zone", "", "on whose clocks, for example `Europe/Zurich`")
 	f.StringArrayVar(&windows, "window", nil, "it begins only in it, for example `08:00-18:00`; may be repeated, '' for always")
-	f.StringVar(&budget, "budget", "", "of verify: how much one verification reads; of prune: how much the restore points that one lets go had stored; `SIZE` such as 500G")
+	f.StringVar(&budget, "budget", "", "of verify: how much one verification reads; of prune: how much the restore points that one lets go had stored; of collect: how much one moves out of sparse packs; of reread: how much one reads of a repository; `SIZE` such as 500G")
 	f.BoolVar(&paused, "paused", false, "never do it; --paused=false ends that")
 	return cmd
 }
@@ -137,7 +138,8 @@ func (a *App) maintenanceShow() *cobra.Command {
 }
 
 func (a *App) maintenanceRun() *cobra.Command {
-	return &cobra.Command{
+	var wait bool
+	cmd := &cobra.Command{
 		Use: "run KIND", Short: "Do maintenance now", Args: args("KIND"), ValidArgsFunction: a.completeMaintenance,
 		RunE: a.ask(func(ctx context.Context, s *remote.Session, args []string) error {
 			resp, err := s.RunMaintenance(ctx, args[0])
@@ -145,9 +147,53 @@ func (a *App) maintenanceRun() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if wait {
+				return a.maintained(ctx, s, m)
+			}
 			return a.showMaintenance(m)
 		}),
 	}
+	cmd.Flags().BoolVar(&wait, "wait", false, "wait for the end, of the runs that it begins, too; the exit code says how it ended")
+	return cmd
+}
+
+// maintained waits until maintenance and the runs that it has begun are over, and shows how it went.
+func (a *App) maintained(ctx context.Context, s *remote.Session, m client.Maintenance) error {
+	ask := func() (err error) {
+		resp, err := s.GetMaintenance(ctx, m.Kind)
+		m, err = remote.Decode[client.Maintenance](s, resp, err)
+		return err
+	}
+	for m.Busy {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(a.poll):
+		}
+		if err := ask(); err != nil {
+			return err
+		}
+	}
+	var runs []client.Run
+	for _, part := range m.LastParts {
+		if part.RunID != "" && !part.At.Before(m.LastStartedAt) {
+			runs = append(runs, client.Run{ID: part.RunID, State: client.StateQueued})
+		}
+	}
+	runs, err := a.follow(ctx, s, runs, nil)
+	if err != nil {
+		return err
+	}
+	if err := ask(); err != nil {
+		return err
+	}
+	if err := a.showMaintenance(m); err != nil {
+		return err
+	}
+	if m.LastError.Detail != "" {
+		return failure.Ended{Code: failure.Failed}
+	}
+	return worstOf(runs)
 }
 
 func (a *App) showMaintenance(m client.Maintenance) error {

@@ -110,12 +110,18 @@ func (a *App) pointShow() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.one(r, r.ID, func(p output.Printer, w io.Writer) error { return a.pointPage(p, w, r) })
+			var repository string
+			if a.Format().Human() {
+				if repository, err = repositoryName(ctx, s, r.RepositoryID); err != nil {
+					return err
+				}
+			}
+			return a.one(r, r.ID, func(p output.Printer, w io.Writer) error { return a.pointPage(p, w, r, repository) })
 		}),
 	}
 }
 
-func (a *App) pointPage(p output.Printer, w io.Writer, r client.RestorePoint) error {
+func (a *App) pointPage(p output.Printer, w io.Writer, r client.RestorePoint, repository string) error {
 	fields := []output.Field{
 		{Name: "Restore point", Value: r.ID},
 		{Name: "VM", Value: r.VMName},
@@ -123,7 +129,7 @@ func (a *App) pointPage(p output.Printer, w io.Writer, r client.RestorePoint) er
 		{Name: "Time", Value: a.when(r.Time)},
 		{Name: "Consistency", Value: string(r.Consistency)},
 		{Name: "Why no better", Value: r.ConsistencyNote},
-		{Name: "Repository", Value: r.RepositoryID},
+		{Name: "Repository", Value: repository},
 		{Name: "Task", Value: r.TaskID},
 		{Name: "Series", Value: r.Series},
 		{Name: "Published", Value: a.when(r.PublishedAt)},

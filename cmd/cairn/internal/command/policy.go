@@ -105,8 +105,11 @@ func (a *App) policyShow() *cobra.Command {
 				return err
 			}
 			var turns []client.Turn
-			var vms string
+			var vms, repository string
 			if a.Format().Human() {
+				if repository, err = repositoryName(ctx, s, p.RepositoryID); err != nil {
+					return err
+				}
 				if vms, err = coveredOf(ctx, s, p); err != nil {
 					return err
 				}
@@ -115,7 +118,7 @@ func (a *App) policyShow() *cobra.Command {
 				}
 			}
 			return a.one(p, p.Name, func(pr output.Printer, w io.Writer) error {
-				if err := a.policyPage(pr, w, p, vms); err != nil {
+				if err := a.policyPage(pr, w, p, vms, repository); err != nil {
 					return err
 				}
 				return output.Section(pr, w, "Last turns", turns, a.turnColumns())
@@ -138,7 +141,7 @@ func coveredOf(ctx context.Context, s *remote.Session, p client.Policy) (string,
 	return fmt.Sprintf("%d of %d that its filter selects; \"cairn vm show VM\" says why it does not cover another", p.VMs, *l.Total), nil
 }
 
-func (a *App) policyPage(pr output.Printer, w io.Writer, p client.Policy, vms string) error {
+func (a *App) policyPage(pr output.Printer, w io.Writer, p client.Policy, vms, repository string) error {
 	var next []string
 	for _, t := range p.NextDue {
 		next = append(next, output.Time(t, a.Location))
@@ -159,12 +162,12 @@ func (a *App) policyPage(pr output.Printer, w io.Writer, p client.Policy, vms st
 		{Name: "VMs", Value: vms},
 		{Name: "Priority", Value: strconv.Itoa(p.Priority)},
 		{Name: "Schedule", Value: scheduleOf(p)},
-		{Name: "Next", Value: strings.Join(next, ", ")},
+		{Name: "Due next", Value: strings.Join(next, ", ")},
 		{Name: "Windows", Value: strings.Join(p.Windows, "; ")},
 		{Name: "Late turns", Value: missed},
 		{Name: "RPO", Value: rpo},
 		{Name: "Keeps", Value: keepOf(p.Retention)},
-		{Name: "Repository", Value: p.RepositoryID},
+		{Name: "Repository", Value: repository},
 		{Name: "Attempts", Value: fmt.Sprintf("%d, the second after %s", p.Retries+1, span(p.BackoffSeconds))},
 		{Name: "Tasks at once", Value: tasksAtOnce(p.Limits)},
 		{Name: "Quiesce", Value: string(p.Quiesce)},

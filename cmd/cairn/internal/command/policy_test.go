@@ -143,6 +143,7 @@ func TestPolicyVerbs(t *testing.T) {
 		{[]string{"point", "hold", "rp_02", "--reason", "before the upgrade"}, `POST /restore-points/rp_02/hold {"reason":"before the upgrade"}`, "Held rp_02 of web01."},
 		{[]string{"maintenance", "set", "verify", "--window", "", "--budget", "1G"}, `PUT /maintenance/verify {"budget_bytes":1073741824,"schedule":"*:00","time_zone":"Europe/Zurich"}`, "Schedule:"},
 		{[]string{"maintenance", "run", "verify"}, "POST /maintenance/verify/run", "under way"},
+		{[]string{"exclusion", "add", "--vm", "web01", "--reason", "r", "--dry-run"}, "GET /vms?filter=", "web01"},
 		{[]string{"point", "release", "rp_02"}, "POST /restore-points/rp_02/release", "Released rp_02."},
 	}
 	for _, tt := range tests {
@@ -209,5 +210,20 @@ func TestCoverageOfAVM(t *testing.T) {
 	}
 	if fields := coverageFields(client.Coverage{}); fields != nil {
 		t.Errorf("of a VM that is gone: %v", fields)
+	}
+}
+
+// TestMaintenanceRunWaits: for the maintenance and then for the runs that it has begun, of which the worst decides.
+func TestMaintenanceRunWaits(t *testing.T) {
+	a := guarded(t)
+	busy := kept[2]
+	busy.Busy = true
+	a.HandleFunc("POST /maintenance/prune/run", func(w http.ResponseWriter, _ *http.Request) { reply(w, 200, busy) })
+	a.get("/runs/run_11", client.Run{ID: "run_11", Kind: client.RunPrune, State: client.StateFailed})
+	a.get("/runs/run_12", client.Run{ID: "run_12", Kind: client.RunPrune, State: client.StateSucceeded})
+	got := a.run(t, "maintenance", "run", "prune", "--wait")
+	requests := strings.Join(a.seen(), "\n")
+	if got.code != 1 || !strings.Contains(requests, "GET /runs/run_11") || !strings.Contains(requests, "GET /runs/run_12") || !strings.Contains(got.stdout, "the disk is gone") {
+		t.Errorf("exit code %d, %s%s, requests\n%s", got.code, got.stdout, got.stderr, requests)
 	}
 }

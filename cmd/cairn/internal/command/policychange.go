@@ -58,7 +58,11 @@ func (a *App) policyCreate() *cobra.Command {
 		if err != nil {
 			vms = strconv.Itoa(p.VMs) // the policy is made all the same
 		}
-		return a.one(p, p.Name, func(pr output.Printer, w io.Writer) error { return a.policyPage(pr, w, p, vms) })
+		repository, err := repositoryName(ctx, s, p.RepositoryID)
+		if err != nil {
+			repository = p.RepositoryID
+		}
+		return a.one(p, p.Name, func(pr output.Printer, w io.Writer) error { return a.policyPage(pr, w, p, vms, repository) })
 	})
 	flags.add(a, cmd)
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "only say what would change")

@@ -3,6 +3,7 @@ package command
 import (
 	"context"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -24,6 +25,8 @@ type restoreFlags struct {
 	waiting
 	name       string
 	inPlace    bool
+	alone      bool
+	into       string
 	connection string
 	pool       string
 	disks      []string
@@ -40,7 +43,8 @@ func (a *App) restoreStart() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "start POINT", Short: "Restore a virtual machine from a restore point", Args: args("POINT"), ValidArgsFunction: a.completePoints,
 		Long: `Restore a virtual machine, as a new one with --name, or in place of the original, which must be off, with
---in-place.
+--in-place. Or restore its disks without it: with --disks-alone as disks that no VM has, where the platform has such (oVirt), and
+with --into for a VM that is there, which gets them beside its own and, if it runs, plugged in.
 
 With --only-disk only these disks are restored: the new VM has no others, and in place everything else of the VM stays as it
 is. Otherwise all are, those that --disk does not name as they were. --disk DISK=POOL:FORMAT takes POOL or FORMAT alone, too:
@@ -48,18 +52,28 @@ vda=fast, vda=:qcow2. --network FROM=TO with nothing after the = leaves the NIC 
 		Example: `  cairn restore start rp_01j... --name web01-copy --pool default --start --wait
   cairn restore start rp_01j... --in-place --wait
   cairn restore start rp_01j... --in-place --only-disk vdb --wait
+  cairn restore start rp_01j... --into helper01 --only-disk vdb --wait
+  cairn restore start rp_01j... --disks-alone --name web01-data --only-disk 3f2a... --wait
   cairn restore start rp_01j... --name t1 --disk vda=fast:qcow2 --network network:default=network:lab --dry-run`,
 		RunE: a.ask(func(ctx context.Context, s *remote.Session, args []string) error {
 			req, err := f.request(args[0])
 			if err != nil {
 				return err
 			}
+			var where string
 			if f.connection != "" {
 				c, err := findConnection(ctx, s, f.connection)
 				if err != nil {
 					return err
 				}
-				req.Connection = c.ID
+				req.Connection, where = c.ID, c.Name
+			}
+			if f.into != "" {
+				vm, err := findVM(ctx, s, f.into)
+				if err != nil {
+					return err
+				}
+				req.VM = vm.ID
 			}
 			if f.inPlace && !f.dryRun {
 				if err := a.confirmInPlace(ctx, s, args[0], f.only); err != nil {
@@ -72,7 +86,14 @@ vda=fast, vda=:qcow2. --network FROM=TO with nothing after the = leaves the NIC 
 				if err != nil {
 					return err
 				}
-				return a.showPlan(outcome.Plan)
+				if where == "" && a.Format().Human() {
+					c, err := findConnection(ctx, s, outcome.Plan.ConnectionID)
+					if err != nil {
+						return err
+					}
+					where = c.Name
+				}
+				return a.showPlan(outcome.Plan, where)
 			}
 			run, err := restoreRun(s, resp, err)
 			if err != nil {
@@ -85,6 +106,8 @@ vda=fast, vda=:qcow2. --network FROM=TO with nothing after the = leaves the NIC 
 	fl := cmd.Flags()
 	fl.StringVar(&f.name, "name", "", "make a new VM of this `NAME`")
 	fl.BoolVar(&f.inPlace, "in-place", false, "give the original VM its disks back")
+	fl.BoolVar(&f.alone, "disks-alone", false, "make disks that no VM has; --name names them")
+	fl.StringVar(&f.into, "into", "", "give the disks to this `VM`, beside its own")
 	fl.StringVar(&f.connection, "connection", "", "`CONNECTION` to restore to; the original connection by default")
 	fl.StringVar(&f.pool, "pool", "", "`DATASTORE` for the disks that name none")
 	fl.StringArrayVar(&f.disks, "disk", nil, "`DISK=POOL:FORMAT`; may be repeated")
@@ -95,6 +118,7 @@ vda=fast, vda=:qcow2. --network FROM=TO with nothing after the = leaves the NIC 
 	f.by.flags(a, cmd, "write")
 	fl.BoolVar(&f.dryRun, "dry-run", false, "only say what would be made")
 	_ = cmd.RegisterFlagCompletionFunc("connection", a.completeConnections)
+	_ = cmd.RegisterFlagCompletionFunc("into", a.completeVMs)
 	for _, name := range []string{"name", "pool", "disk", "only-disk", "network"} {
 		_ = cmd.RegisterFlagCompletionFunc(name, cobra.NoFileCompletions)
 	}
@@ -123,8 +147,14 @@ func (f *restoreFlags) request(point string) (client.RestoreRequest, error) {
 		OnlyDisks: f.only, Mover: f.by.mover, Transport: f.by.transport, Fallback: f.by.fallback,
 	}
 	switch {
+	case f.into != "" && (f.inPlace || f.alone || f.name != ""), f.alone && f.inPlace:
+		return req, failure.UsageError("Give one of them.", "--into, --in-place, --disks-alone and the --name of a new VM exclude each other")
 	case f.inPlace && f.name != "":
 		return req, failure.UsageError("Give one of the two.", "--name makes a new VM and --in-place replaces the original")
+	case f.into != "":
+		req.Mode = client.RestoreInto
+	case f.alone:
+		req.Mode = client.RestoreDisks
 	case f.inPlace:
 		req.Mode = client.RestoreInPlace
 	case f.name == "":
@@ -176,12 +206,13 @@ func parseDisk(s string) (client.RestoreDisk, error) {
 	return d, nil
 }
 
-func (a *App) showPlan(plan client.RestorePlan) error {
+// showPlan shows what a restore to a connection, here by its name, would make.
+func (a *App) showPlan(plan client.RestorePlan, where string) error {
 	err := a.one(plan, plan.VMName, func(p output.Printer, w io.Writer) error {
 		fields := []output.Field{
 			{Name: "VM", Value: plan.VMName},
 			{Name: "Mode", Value: plan.Mode},
-			{Name: "Connection", Value: plan.ConnectionID},
+			{Name: "Connection", Value: where},
 		}
 		for from, to := range sorted(plan.Networks) {
 			if to == "" {
@@ -192,12 +223,16 @@ func (a *App) showPlan(plan client.RestorePlan) error {
 		if err := p.Fields(w, append(fields, output.Lines("Warnings", plan.Warnings)...)...); err != nil {
 			return err
 		}
-		err := output.Section(p, w, "Disks", plan.Disks, []output.Column[client.PlannedDisk]{
+		columns := []output.Column[client.PlannedDisk]{
 			{Header: "DISK", Value: func(d client.PlannedDisk) string { return d.ID }},
 			{Header: "SIZE", Right: true, Value: func(d client.PlannedDisk) string { return output.Size(d.SizeBytes) }},
 			{Header: "DATASTORE", Value: func(d client.PlannedDisk) string { return d.Datastore }},
 			{Header: "FORMAT", Value: func(d client.PlannedDisk) string { return d.Format }},
-		})
+		}
+		if slices.ContainsFunc(plan.Disks, func(d client.PlannedDisk) bool { return d.Name != "" }) {
+			columns = append(columns, output.Column[client.PlannedDisk]{Header: "NAME", Value: func(d client.PlannedDisk) string { return d.Name }})
+		}
+		err := output.Section(p, w, "Disks", plan.Disks, columns)
 		if err != nil || len(plan.LeftOut) == 0 {
 			return err
 		}

@@ -98,7 +98,7 @@ func (f *manyFlags) flags(a *App, cmd *cobra.Command) {
 // manyRequest turns the flags into what the API wants.
 func (a *App) manyRequest(ctx context.Context, s *remote.Session, f *manyFlags) (client.RestoresRequest, error) {
 	req := client.RestoresRequest{
-		Filter: f.filter, Mode: client.RestoreNew, NamePrefix: f.prefix, NameSuffix: f.suffix, Datastore: f.pool, KeepMACs: f.keepMACs, Start: f.start,
+		Filter: f.filter, Mode: client.RestoresNew, NamePrefix: f.prefix, NameSuffix: f.suffix, Datastore: f.pool, KeepMACs: f.keepMACs, Start: f.start,
 		Mover: f.by.mover, Transport: f.by.transport, Fallback: f.by.fallback, LeaveOut: f.leaveOut, DryRun: f.dryRun,
 	}
 	named := f.prefix != "" || f.suffix != ""
@@ -108,7 +108,7 @@ func (a *App) manyRequest(ctx context.Context, s *remote.Session, f *manyFlags) 
 	case f.inPlace && (named || f.sameNames), named && f.sameNames:
 		return req, failure.UsageError("Give one of them.", "--name-prefix and --name-suffix, --same-names and --in-place exclude each other")
 	case f.inPlace:
-		req.Mode = client.RestoreInPlace
+		req.Mode = client.RestoresInPlace
 	case !named && !f.sameNames:
 		return req, failure.UsageError("Give --name-prefix, --name-suffix or --same-names for new VMs, or --in-place to replace the originals.", "it is not said what to restore to")
 	}

@@ -31,6 +31,11 @@ func results(t client.Task) [][2]string {
 		out.size("that had stored", x.BytesPruned)
 		out.count("kept", x.PointsKept, "restore point")
 		out.count("left for the next time", x.PointsLeft, "restore point")
+	case client.RunReread:
+		out.count("has", x.PointsThere, "restore point")
+		out.count("found", x.PointsFound, "restore point")
+		out.count("forgotten", x.PointsForgotten, "restore point")
+		out.count("left for the next time", x.PointsLeft, "restore point")
 	case client.RunCollect:
 		out.collected(t)
 	case client.RunHeal:
@@ -95,6 +100,7 @@ func (w *words) collected(t client.Task) {
 	}
 	w.size("needed", x.BytesLive)
 	w.size("not needed", x.BytesDead)
+	w.count("left to the next collect", x.PacksLater, "pack")
 	if x.NoRoom {
 		w.say("no room", "to rewrite all that should be")
 	}

@@ -21,7 +21,7 @@ import (
 
 var (
 	states = []string{"queued", "running", "succeeded", "warning", "failed", "cancelled"}
-	kinds  = []string{"backup", "restore", "verify", "prune", "collect", "heal", "scrub", "rebuild", "deploy"}
+	kinds  = []string{"backup", "restore", "verify", "prune", "collect", "heal", "scrub", "rebuild", "reread", "deploy"}
 )
 
 // restoreRun reads the answer of a restore: a run while it goes on, or an outcome that holds it.
@@ -143,6 +143,20 @@ func repositoryNames(ctx context.Context, s *remote.Session, runs []client.Run) 
 		names[r.ID] = r.Name
 	}
 	return names, nil
+}
+
+// repositoryName is the name of a repository, or its id where it is not known.
+func repositoryName(ctx context.Context, s *remote.Session, id string) (string, error) {
+	all, err := listRepositories(ctx, s)
+	if err != nil && fault.KindOf(err) != fault.Denied {
+		return "", err
+	}
+	for _, r := range all {
+		if r.ID == id {
+			return r.Name, nil
+		}
+	}
+	return id, nil
 }
 
 // runColumns takes the names of repositories by id.

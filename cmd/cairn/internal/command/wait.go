@@ -206,7 +206,6 @@ func (a *App) outcome(runs []client.Run) error {
 	if err := a.printOutcome(runs); err != nil {
 		return err
 	}
-	code := failure.OK
 	for _, r := range runs {
 		if len(r.Tasks) == 0 && r.Error.Detail != "" {
 			failure.Explain(a.Err, "Error", r.Error.Detail, r.Error.Meaning, r.Error.Advice, a.ColourErr())
@@ -226,6 +225,14 @@ func (a *App) outcome(runs []client.Run) error {
 				failure.Explain(a.Err, "Error", what, t.Error.Meaning, t.Error.Advice, a.ColourErr())
 			}
 		}
+	}
+	return worstOf(runs)
+}
+
+// worstOf is nil if all runs have succeeded.
+func worstOf(runs []client.Run) error {
+	code := failure.OK
+	for _, r := range runs {
 		switch r.State {
 		case client.StateFailed, client.StateCancelled:
 			code = failure.Failed

@@ -1,4 +1,4 @@
-package ovirt
+package engine
 
 import (
 	"context"
@@ -13,6 +13,7 @@ import (
 
 	sdk "github.com/ovirt/go-ovirt"
 
+	"github.com/cairn-backup/cairn/hypervisors/ovirt/internal/apixml"
 	"github.com/cairn-backup/cairn/internal/fault"
 )
 
@@ -22,10 +23,10 @@ type engineError struct {
 	detail string
 }
 
-func (e *engineError) Error() string { return "the engine: " + e.detail }
+func (e *engineError) Error() string { return "the engine: " + strings.TrimRight(e.detail, ". ") }
 
-// clip shortens what a stranger has written.
-func clip(s string) string {
+// Clip shortens what a stranger has written.
+func Clip(s string) string {
 	s = strings.Join(strings.FieldsFunc(s, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }), " ")
 	if r := []rune(s); len(r) > 500 {
 		s = string(r[:500]) + "…"
@@ -60,7 +61,7 @@ var meanings = []meaning{
 }
 
 // refused turns a status above 299 and its body into an error with a kind and words.
-func refused(r request, status int, body []byte) error {
+func refused(r Request, status int, body []byte) error {
 	detail := faultDetail(body)
 	if detail == "" {
 		detail = http.StatusText(status)
@@ -76,7 +77,7 @@ func refused(r request, status int, body []byte) error {
 			break
 		}
 	}
-	return fault.Wrap(kind, r.op, r.subject, &engineError{status, detail}).Explain(what, advice)
+	return fault.Wrap(kind, r.Op, r.Subject, &engineError{status, detail}).Explain(what, advice)
 }
 
 func statusKind(status int) (kind fault.Kind, what, advice string) {
@@ -99,9 +100,9 @@ func statusKind(status int) (kind fault.Kind, what, advice string) {
 
 // faultDetail is the engine's own explanation in the body of a refusal, "" where there is none.
 func faultDetail(body []byte) string {
-	f, err := decodeOne(body, "fault", sdk.XMLFaultReadOne)
+	f, err := apixml.DecodeOne(body, "fault", sdk.XMLFaultReadOne)
 	if err != nil {
-		a, err := decodeOne(body, "action", sdk.XMLActionReadOne)
+		a, err := apixml.DecodeOne(body, "action", sdk.XMLActionReadOne)
 		if err != nil {
 			return ""
 		}
@@ -114,11 +115,11 @@ func faultDetail(body []byte) string {
 	if strings.TrimSpace(detail) == "" {
 		detail, _ = f.Reason()
 	}
-	return clip(strings.Trim(strings.TrimSpace(detail), "[]"))
+	return Clip(strings.Trim(strings.TrimSpace(detail), "[]"))
 }
 
-// detailHas says whether an error is a refusal of the engine whose words contain one of the parts.
-func detailHas(err error, parts ...string) bool {
+// DetailHas says whether an error is a refusal of the engine whose words contain one of the parts.
+func DetailHas(err error, parts ...string) bool {
 	e, ok := errors.AsType[*engineError](err)
 	if !ok {
 		return false
@@ -132,11 +133,11 @@ func detailHas(err error, parts ...string) bool {
 	return false
 }
 
-// gone says whether what was asked for is not there.
-func gone(err error) bool { return err != nil && fault.KindOf(err) == fault.NotFound }
+// Gone says whether what was asked for is not there.
+func Gone(err error) bool { return err != nil && fault.KindOf(err) == fault.NotFound }
 
 // unreachable turns an error of the network or of TLS into one with a kind and words.
-func (c *conn) unreachable(ctx context.Context, op, subject string, err error) error {
+func (c *Conn) unreachable(ctx context.Context, op, subject string, err error) error {
 	if ctx.Err() != nil {
 		return fault.Wrap(fault.KindOf(ctx.Err()), op, subject, ctx.Err())
 	}
@@ -155,14 +156,14 @@ func (c *conn) unreachable(ctx context.Context, op, subject string, err error) e
 	case errors.Is(err, errNoReply):
 		what = "The engine was reached, but did not answer in time."
 	}
-	return fault.Wrap(fault.Transient, op, subject, errors.New(clip(err.Error()))).Explain(what,
+	return fault.Wrap(fault.Transient, op, subject, errors.New(Clip(err.Error()))).Explain(what,
 		"Check the address, that the engine runs, and that no firewall is in between.")
 }
 
 // distrusted is the error for a certificate that is not trusted, or nil.
-func (c *conn) distrusted(op, subject string, err error) error {
+func (c *Conn) distrusted(op, subject string, err error) error {
 	no := func(meaning, advice string) error {
-		return fault.Wrap(fault.Denied, op, subject, errors.New(clip(err.Error()))).Explain(meaning, advice)
+		return fault.Wrap(fault.Denied, op, subject, errors.New(Clip(err.Error()))).Explain(meaning, advice)
 	}
 	if e, ok := errors.AsType[*strangerError](err); ok {
 		return no("The engine's CA is not the one whose fingerprint was configured.",
@@ -171,7 +172,7 @@ func (c *conn) distrusted(op, subject string, err error) error {
 	if e, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
 		err := e.Err
 		if name, ok := errors.AsType[x509.HostnameError](err); ok {
-			return no("The engine's certificate is for another name: "+clip(strings.Join(name.Certificate.DNSNames, ", "))+".", "Give the address by that name.")
+			return no("The engine's certificate is for another name: "+Clip(strings.Join(name.Certificate.DNSNames, ", "))+".", "Give the address by that name.")
 		}
 		if _, ok := errors.AsType[x509.UnknownAuthorityError](err); ok && len(e.UnverifiedCertificates) > 0 {
 			return no("The engine's certificate was signed by a CA that is not known here.", c.introduce())
@@ -192,7 +193,7 @@ func (c *conn) distrusted(op, subject string, err error) error {
 }
 
 // introduce tells how an unknown CA gets known, with its fingerprint where the engine gives it.
-func (c *conn) introduce() string {
+func (c *Conn) introduce() string {
 	how := "Add the CA with the option " + OptCAFile + ", or its fingerprint with " + OptCAFingerprint + ", after comparing it on the engine: " +
 		"openssl x509 -in /etc/pki/ovirt-engine/apache-ca.pem -noout -fingerprint -sha256"
 	if certs, err := c.trust.fetchCA(); err == nil {

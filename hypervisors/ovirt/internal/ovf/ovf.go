@@ -1,4 +1,9 @@
-package ovirt
+// Package ovf rewrites the engine's own configuration document of a VM, so that another VM can be made of it.
+//
+// It does not read what a VM is like: that is in the API's description. What it does not know it leaves as it is.
+//
+// Its invariant: what Bare returns is well-formed and has no disk, NIC or snapshot in it, whatever went in.
+package ovf
 
 import (
 	"bytes"
@@ -8,48 +13,49 @@ import (
 	"io"
 	"strings"
 
+	"github.com/cairn-backup/cairn/hypervisors/ovirt/internal/apixml"
 	"github.com/cairn-backup/cairn/internal/fault"
 )
 
-// maxOVF bounds a configuration document; real ones have some KiB.
-const maxOVF = 16 << 20
+// maxSize bounds a configuration document; real ones have some KiB.
+const maxSize = 16 << 20
 
 // The resource types of hardware items that a restore makes itself.
 const (
-	ovfNIC  = "10"
-	ovfDisk = "17"
+	nicItem  = "10"
+	diskItem = "17"
 )
 
-// bareOVF rewrites the engine's configuration document of a VM, so that a VM can be made of it that has no disks, NICs
+// Bare rewrites the engine's configuration document of a VM, so that a VM can be made of it that has no disks, NICs
 // and snapshots: the engine would look for the old ones. The VM gets a name and a comment. All else stays as it is, also
 // what is not known here.
-func bareOVF(doc []byte, name, comment string) (out []byte, err error) {
-	if len(doc) > maxOVF {
-		return nil, badOVF(fmt.Errorf("it has %d bytes", len(doc)))
+func Bare(doc []byte, name, comment string) (out []byte, err error) {
+	if len(doc) > maxSize {
+		return nil, bad(fmt.Errorf("it has %d bytes", len(doc)))
 	}
-	w := &ovfWriter{in: &boundedTokens{raw: xml.NewDecoder(bytes.NewReader(doc))}, name: name, comment: comment}
+	w := &writer{in: apixml.NewTokens(doc), name: name, comment: comment}
 	if err := w.document(); err != nil {
-		return nil, badOVF(err)
+		return nil, bad(err)
 	}
 	return w.out.Bytes(), nil
 }
 
-func badOVF(err error) error {
+func bad(err error) error {
 	return fault.Wrap(fault.Invalid, "read configuration document of VM", "", err).
 		Explain("The OVF in this restore point cannot be read.", "The VM is made from the rest of its description instead.")
 }
 
-// ovfWriter copies a document token by token.
-type ovfWriter struct {
-	in            *boundedTokens
+// writer copies a document token by token.
+type writer struct {
+	in            *apixml.Tokens
 	out           bytes.Buffer
 	name, comment string
 	named         bool // Content was found
 }
 
-var errNoOVF = errors.New("it is no OVF of an engine")
+var errForeign = errors.New("it is no OVF of an engine")
 
-func (w *ovfWriter) document() error {
+func (w *writer) document() error {
 	for {
 		t, err := w.in.Token()
 		if err != nil {
@@ -58,13 +64,13 @@ func (w *ovfWriter) document() error {
 		switch t := t.(type) {
 		case xml.StartElement:
 			if t.Name.Local != "Envelope" {
-				return errNoOVF
+				return errForeign
 			}
 			if err := w.element(t.Copy()); err != nil {
 				return err
 			}
 			if !w.named {
-				return errNoOVF
+				return errForeign
 			}
 			return w.rest()
 		case xml.ProcInst:
@@ -76,7 +82,7 @@ func (w *ovfWriter) document() error {
 }
 
 // rest looks that nothing follows the document.
-func (w *ovfWriter) rest() error {
+func (w *writer) rest() error {
 	for {
 		switch t, err := w.in.Token(); {
 		case errors.Is(err, io.EOF):
@@ -92,7 +98,7 @@ func (w *ovfWriter) rest() error {
 }
 
 // element copies an element whose start was read, with what is in it.
-func (w *ovfWriter) element(start xml.StartElement) error {
+func (w *writer) element(start xml.StartElement) error {
 	w.start(start)
 	if start.Name.Local == "Content" && !w.named {
 		w.named = true
@@ -131,11 +137,11 @@ func unexpected(err error) error {
 }
 
 // child copies an element of another one, or leaves it out.
-func (w *ovfWriter) child(parent, t xml.StartElement) error {
+func (w *writer) child(parent, t xml.StartElement) error {
 	kind := typeOf(t)
 	switch {
 	case t.Name.Local == "References", kind == "DiskSection_Type", kind == "SnapshotsSection_Type":
-		inner := &ovfWriter{in: w.in}
+		inner := &writer{in: w.in}
 		if err := inner.element(t); err != nil || kind == "SnapshotsSection_Type" {
 			return err
 		}
@@ -143,7 +149,7 @@ func (w *ovfWriter) child(parent, t xml.StartElement) error {
 		w.end(t)
 		return nil
 	case parent.Name.Local == "Content" && (t.Name.Local == "Name" || t.Name.Local == "Comment"):
-		return (&ovfWriter{in: w.in}).element(t)
+		return (&writer{in: w.in}).element(t)
 	case t.Name.Local == "Item":
 		return w.item(t)
 	}
@@ -151,13 +157,13 @@ func (w *ovfWriter) child(parent, t xml.StartElement) error {
 }
 
 // item copies a piece of hardware unless it is a disk or a NIC, which is known at its end.
-func (w *ovfWriter) item(t xml.StartElement) error {
-	inner := &ovfWriter{in: w.in}
+func (w *writer) item(t xml.StartElement) error {
+	inner := &writer{in: w.in}
 	if err := inner.element(t); err != nil {
 		return err
 	}
 	switch resourceType(inner.out.Bytes()) {
-	case ovfDisk, ovfNIC:
+	case diskItem, nicItem:
 		return nil
 	}
 	w.out.Write(inner.out.Bytes())
@@ -205,7 +211,7 @@ func qualified(n xml.Name) string {
 	return n.Space + ":" + n.Local
 }
 
-func (w *ovfWriter) start(t xml.StartElement) {
+func (w *writer) start(t xml.StartElement) {
 	w.out.WriteString("<" + qualified(t.Name))
 	for _, a := range t.Attr {
 		w.out.WriteString(" " + qualified(a.Name) + `="`)
@@ -215,8 +221,8 @@ func (w *ovfWriter) start(t xml.StartElement) {
 	w.out.WriteByte('>')
 }
 
-func (w *ovfWriter) end(t xml.StartElement) { w.out.WriteString("</" + qualified(t.Name) + ">") }
+func (w *writer) end(t xml.StartElement) { w.out.WriteString("</" + qualified(t.Name) + ">") }
 
-func (w *ovfWriter) text(name, value string) {
-	w.out.WriteString("<" + name + ">" + text(value) + "</" + name + ">")
+func (w *writer) text(name, value string) {
+	w.out.WriteString("<" + name + ">" + apixml.Text(value) + "</" + name + ">")
 }

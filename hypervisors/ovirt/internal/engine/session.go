@@ -1,4 +1,4 @@
-package ovirt
+package engine
 
 import (
 	"context"
@@ -27,7 +27,7 @@ type sso struct {
 }
 
 // newToken logs in. The user goes as it was typed, with every @ that is in it.
-func (c *conn) newToken(ctx context.Context) (string, error) {
+func (c *Conn) newToken(ctx context.Context) (string, error) {
 	status, body, err := c.form(ctx, tokenPath, url.Values{
 		"grant_type": {"password"}, "scope": {scope}, "username": {c.user}, "password": {c.password},
 	}, "")
@@ -38,7 +38,7 @@ func (c *conn) newToken(ctx context.Context) (string, error) {
 }
 
 // judgeLogin reads the answer to a log-in: a token, or why there is none.
-func (c *conn) judgeLogin(status int, body []byte) (string, error) {
+func (c *Conn) judgeLogin(status int, body []byte) (string, error) {
 	const op = "log in to engine"
 	var answer sso
 	parsed := json.Unmarshal(body, &answer) == nil
@@ -59,15 +59,15 @@ func (c *conn) judgeLogin(status int, body []byte) (string, error) {
 
 func words(a sso, status int) string {
 	for _, s := range []string{a.Description, a.Error, a.Code} {
-		if s = strings.TrimSpace(s); s != "" {
-			return clip(s)
+		if s = strings.TrimRight(strings.TrimSpace(s), "."); s != "" {
+			return Clip(s)
 		}
 	}
 	return http.StatusText(status)
 }
 
 // logout ends the session of a token.
-func (c *conn) logout(ctx context.Context, token string) error {
+func (c *Conn) logout(ctx context.Context, token string) error {
 	status, _, err := c.form(ctx, logoutPath, url.Values{"scope": {scope}, "token": {token}}, token)
 	if err != nil {
 		return c.unreachable(ctx, "log out of engine", c.base.Host, err)
@@ -79,7 +79,7 @@ func (c *conn) logout(ctx context.Context, token string) error {
 }
 
 // form posts a form outside of the API.
-func (c *conn) form(ctx context.Context, path string, values url.Values, token string) (int, []byte, error) {
+func (c *Conn) form(ctx context.Context, path string, values url.Values, token string) (int, []byte, error) {
 	u := *c.base
 	u.Path = path
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, u.String(), strings.NewReader(values.Encode()))

@@ -1,4 +1,4 @@
-package ovirt
+package engine
 
 import (
 	"context"
@@ -21,6 +21,16 @@ import (
 
 // caPath is where an engine gives its own CA to everybody.
 const caPath = "/ovirt-engine/services/pki-resource"
+
+// The keys of Config.Options: whom to trust.
+const (
+	// OptCAFile is a PEM file on the appliance with the CA of the engine's web server.
+	OptCAFile = "ca_file"
+	// OptCAFingerprint is the SHA-256 of that CA's certificate, or of the server's own, in hex.
+	OptCAFingerprint = "ca_fingerprint"
+	// OptImageioCAFile is a PEM file with the CA of the hosts' imageio; by default the engine's own CA, asked of it.
+	OptImageioCAFile = "imageio_ca_file"
+)
 
 // trust decides whether a certificate is the engine's: by a CA that is known, or by a fingerprint that a person has
 // compared. Nothing is ever trusted because nothing was said.
@@ -172,7 +182,7 @@ func (t *trust) fetchCA() ([]*x509.Certificate, error) {
 		DisableKeepAlives: true,
 		TLSClientConfig:   &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: true}, // a fingerprint decides
 	}}
-	c := &conn{base: t.base, http: client}
+	c := &Conn{base: t.base, http: client}
 	data, err := c.caCertificate(context.Background())
 	if err != nil {
 		return nil, err
@@ -185,9 +195,9 @@ func (t *trust) fetchCA() ([]*x509.Certificate, error) {
 }
 
 // caCertificate asks for the engine's CA, by which it signs the certificates of hosts. It is PEM.
-func (c *conn) caCertificate(ctx context.Context) ([]byte, error) {
+func (c *Conn) caCertificate(ctx context.Context) ([]byte, error) {
 	u := *c.base
-	u.Path, u.RawQuery = caPath, query("resource", "ca-certificate", "format", "X509-PEM-CA").Encode()
+	u.Path, u.RawQuery = caPath, Query("resource", "ca-certificate", "format", "X509-PEM-CA").Encode()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 	if err != nil {
 		return nil, err
@@ -199,9 +209,9 @@ func (c *conn) caCertificate(ctx context.Context) ([]byte, error) {
 	return body, err
 }
 
-// imageioAuthority is the CA that imageio's certificates on hosts and on the engine are signed by, as PEM. Unless one
+// ImageioAuthority is the CA that imageio's certificates on hosts and on the engine are signed by, as PEM. Unless one
 // is configured it is the engine's own, asked for over the connection that is trusted already.
-func (c *conn) imageioAuthority(ctx context.Context) (string, error) {
+func (c *Conn) ImageioAuthority(ctx context.Context) (string, error) {
 	if c.trust.imageioCA != "" {
 		return c.trust.imageioCA, nil
 	}

@@ -1,4 +1,4 @@
-package ovirt
+package ovf
 
 import (
 	"encoding/xml"
@@ -27,8 +27,8 @@ const sampleOVF = `<?xml version="1.0" encoding="UTF-8"?>
 <Section xsi:type="ovf:SnapshotsSection_Type"><Snapshot ovf:id="s"><Description>cairn-t</Description></Snapshot></Section></Content></ovf:Envelope>
 `
 
-func TestBareOVF(t *testing.T) {
-	got, err := bareOVF([]byte(sampleOVF), "new <name>", "cairn-restore t")
+func TestBare(t *testing.T) {
+	got, err := Bare([]byte(sampleOVF), "new <name>", "cairn-restore t")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -46,13 +46,13 @@ func TestBareOVF(t *testing.T) {
 			t.Errorf("%s is still in it:\n%s", gone, got)
 		}
 	}
-	again, err := bareOVF(got, "new <name>", "cairn-restore t")
+	again, err := Bare(got, "new <name>", "cairn-restore t")
 	if err != nil || string(again) != string(got) {
 		t.Errorf("done twice: %v\n%s", err, again)
 	}
 }
 
-func TestBareOVFRefuses(t *testing.T) {
+func TestBareRefuses(t *testing.T) {
 	for name, doc := range map[string]string{
 		"nothing":             "",
 		"another document":    "<domain/>",
@@ -62,22 +62,22 @@ func TestBareOVFRefuses(t *testing.T) {
 		"crossed":             "<Envelope><Content></Envelope></Content>",
 		"nested without end":  strings.Repeat("<Envelope>", 1000),
 		"something after it":  sampleOVF + "<x/>",
-		"larger than allowed": strings.Repeat(" ", maxOVF+1),
+		"larger than allowed": strings.Repeat(" ", maxSize+1),
 	} {
-		if got, err := bareOVF([]byte(doc), "n", "c"); got != nil || fault.KindOf(err) != fault.Invalid {
+		if got, err := Bare([]byte(doc), "n", "c"); got != nil || fault.KindOf(err) != fault.Invalid {
 			t.Errorf("%s: %q, %v; want Invalid", name, got, err)
 		}
 	}
 }
 
-// FuzzBareOVF rewrites documents from nowhere: what comes out is XML and has no disks.
-func FuzzBareOVF(f *testing.F) {
+// FuzzBare rewrites documents from nowhere: what comes out is XML and has no disks.
+func FuzzBare(f *testing.F) {
 	for seed := range boundary.Text([]byte(sampleOVF)) {
 		f.Add(seed, "n")
 	}
 	f.Add([]byte(sampleOVF), "a]]>&<b")
 	f.Fuzz(func(t *testing.T, doc []byte, name string) {
-		got, err := bareOVF(doc, name, "cairn-restore t")
+		got, err := Bare(doc, name, "cairn-restore t")
 		if err != nil {
 			if fault.KindOf(err) != fault.Invalid {
 				t.Errorf("%v is of the kind %v", err, fault.KindOf(err))

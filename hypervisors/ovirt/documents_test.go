@@ -7,6 +7,7 @@ import (
 
 	sdk "github.com/ovirt/go-ovirt"
 
+	"github.com/cairn-backup/cairn/hypervisors/ovirt/internal/apixml"
 	"github.com/cairn-backup/cairn/internal/boundary"
 	"github.com/cairn-backup/cairn/internal/fault"
 )
@@ -76,28 +77,6 @@ func FuzzSnapshotDocument(f *testing.F) {
 	f.Fuzz(func(t *testing.T, s string) { checkSnapshotDocument(t, s) })
 }
 
-func TestDecodeRefuses(t *testing.T) {
-	deep := strings.Repeat("<a>", maxDepth+1) + strings.Repeat("</a>", maxDepth+1)
-	for name, doc := range map[string]string{
-		"nothing":            "",
-		"a page":             "<html><body>Please log in</body></html>",
-		"another entity":     "<disk/>",
-		"a document cut off": "<vm><name>x",
-		"nesting":            "<vm>" + deep + "</vm>",
-		"nesting of parts":   "<vm>" + strings.Repeat("<cluster>", 200000),
-		"a bad number":       "<vm><memory>lots</memory></vm>",
-		"two documents":      "<vm/></vm>",
-	} {
-		if vm, err := decodeOne([]byte(doc), "vm", sdk.XMLVmReadOne); vm != nil || fault.KindOf(err) != fault.Transient {
-			t.Errorf("%s: %v, %v; want a Transient error", name, vm, err)
-		}
-	}
-	vm, err := decodeOne([]byte("<?xml version=\"1.0\"?>\n<vm id=\"1\"><unknown><name>no</name></unknown><name>a &lt; b</name></vm>\n"), "vm", sdk.XMLVmReadOne)
-	if err != nil || val(vm.Name()) != "a < b" || val(vm.Id()) != "1" {
-		t.Errorf("a good document: %v, %v", vm, err)
-	}
-}
-
 // FuzzDescribe reads VMs from nowhere, as an engine might send them.
 func FuzzDescribe(f *testing.F) {
 	vm := `<vms><vm id="1"><name>a</name><memory>-1</memory><cpu><topology><cores>99999999999</cores></topology></cpu><bios><type>q35_ovmf</type></bios>` +
@@ -108,7 +87,7 @@ func FuzzDescribe(f *testing.F) {
 	}
 	f.Add([]byte(vm))
 	f.Fuzz(func(t *testing.T, doc []byte) {
-		all, err := decode(doc, "vms", sdk.XMLVmReadMany)
+		all, err := apixml.Decode(doc, "vms", sdk.XMLVmReadMany)
 		if err != nil {
 			if fault.KindOf(err) != fault.Transient {
 				t.Errorf("%v is of the kind %v", err, fault.KindOf(err))

@@ -1,0 +1,118 @@
+package server
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/cairn-backup/cairn/appliance/catalog"
+	"github.com/cairn-backup/cairn/hypervisors"
+	"github.com/cairn-backup/cairn/internal/fault"
+)
+
+// A connection belongs to one host or manager: its VMs, checkpoints and restore points are those of that one. Its driver has each session
+// confirmed before anything is done in it, so that no task, inventory or clean-up meets another host under the same address.
+
+// noIdentity stands for that of a host that says none.
+const noIdentity = "none"
+
+// shownIdentity is an identity as people read and write it.
+func shownIdentity(id string) string {
+	if id == "" {
+		return noIdentity
+	}
+	return id
+}
+
+// confirmHost returns what confirms the host behind a connection. One that has no identity stored takes the first that it meets.
+func (a *Appliance) confirmHost(connection string) hypervisors.ConfirmHost {
+	return func(ctx context.Context, host, id string) error {
+		row, err := a.catalog.Connection(ctx, connection)
+		if err != nil {
+			return err
+		}
+		if row.HostID == "" && id != "" {
+			row, err = a.catalog.UpdateConnection(ctx, connection, nil, func(c *catalog.Connection) {
+				if c.HostID == "" {
+					c.HostID = id
+				}
+			})
+			if err != nil {
+				return err
+			}
+		}
+		if row.HostID == id {
+			return nil
+		}
+		err = otherHost(row, host, id)
+		_, storeErr := a.catalog.UpdateConnection(context.WithoutCancel(ctx), connection, nil, func(c *catalog.Connection) {
+			setHealth(c, hypervisors.Health{}, err)
+		})
+		return errors.Join(err, storeErr)
+	}
+}
+
+// otherHost refuses a host that is not the one of a connection. A host that says no identity any more is refused as well: nothing tells
+// it from another.
+func otherHost(c catalog.Connection, host, id string) error {
+	advice := "If another host has taken the address, correct it by \"cairn connection edit " + c.Name + " --address\", or add a connection to the other host. " +
+		"If it is the same host, set up anew or with another identity: cairn connection edit " + c.Name + " --accept-host " + shownIdentity(id)
+	if c.Platform == hypervisors.KVM {
+		advice += ". A host whose firmware has no identity gets another from libvirt at each start: set host_uuid in its libvirtd.conf before"
+	}
+	return fault.New(fault.Conflict, "confirm host of connection", c.Name, "%s answers with the identity %s, expected was %s with %s",
+		host, shownIdentity(id), cmp.Or(c.Host, c.Address), shownIdentity(c.HostID)).Explain(
+		"This is another host than before. The VMs, checkpoints and restore points of the connection are those of the one before: nothing is read, backed up, "+
+			"restored or removed there.", advice+".")
+}
+
+// acceptedHost judges the host that has answered to a change of a connection: the one it has, or the one that the request accepts.
+func (a *Appliance) acceptedHost(ctx context.Context, row catalog.Connection, accept string, h hypervisors.Health) error {
+	switch {
+	case accept == "" && (row.HostID == "" || row.HostID == h.HostID):
+		return nil
+	case accept == "":
+		return otherHost(row, h.Host, h.HostID)
+	case accept != shownIdentity(h.HostID):
+		return fault.New(fault.Conflict, "accept host of connection", row.Name, "%s answers with the identity %s, not %s", h.Host, shownIdentity(h.HostID), accept).
+			Explain("The host that is to be accepted is not the one that answers.", "Look which host has the address, and name the identity that it has.")
+	}
+	other, err := a.sameHost(ctx, row.Platform, h.HostID)
+	if err != nil || other == nil || other.ID == row.ID {
+		return err
+	}
+	return connectedTwice("accept host of connection", row.Name, *other, h.HostID)
+}
+
+// sameHost returns the connection that leads to a host already, or nil.
+func (a *Appliance) sameHost(ctx context.Context, platform hypervisors.Platform, id string) (*catalog.Connection, error) {
+	if id == "" {
+		return nil, nil
+	}
+	other, err := a.catalog.ConnectionToHost(ctx, platform, id)
+	switch {
+	case err == nil:
+		return &other, nil
+	case fault.KindOf(err) == fault.NotFound:
+		return nil, nil
+	}
+	return nil, err
+}
+
+// identities says for each platform how two hosts can come to have one identity, and what to do about it.
+var identities = map[hypervisors.Platform]string{
+	hypervisors.KVM:   "If these are two hosts, their firmware gives both the same identity: give one of them another by host_uuid in its libvirtd.conf.",
+	hypervisors.OVirt: "If these are two engines, one was set up as a copy of the other: Cairn can look after one of them only, until the copy has been set up anew by engine-setup.",
+}
+
+// connectedTwice refuses a second connection to one host: backups through one would drop the checkpoints of the other, and nothing would
+// keep two tasks from one VM.
+func connectedTwice(op, name string, other catalog.Connection, id string) error {
+	advice := fmt.Sprintf("Use the connection %s.", other.Name)
+	if more := identities[other.Platform]; more != "" {
+		advice += " " + more
+	}
+	return fault.New(fault.Exists, op, name, "connection %s leads to the same host, %s", other.Name, id).Explain(
+		"A host is connected once; its backups through two connections would get into each other's way.", advice)
+}
