@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -264,15 +265,16 @@ func sweptWords(removed, strange int) string {
 
 // ListMaintenance implements httpapi.Core.
 func (a *Appliance) ListMaintenance(ctx context.Context) ([]httpapi.MaintenanceInfo, error) {
+	a.routine.mu.Lock()
+	busy := maps.Clone(a.routine.busy) // before the rows: what is not busy has noted how it went
+	a.routine.mu.Unlock()
 	rows, err := a.catalog.Maintenance(ctx)
 	if err != nil {
 		return nil, err
 	}
 	out := make([]httpapi.MaintenanceInfo, len(rows))
-	a.routine.mu.Lock()
-	defer a.routine.mu.Unlock()
 	for i, row := range rows {
-		out[i] = httpapi.MaintenanceInfo{Maintenance: row, Busy: a.routine.busy[row.Kind]}
+		out[i] = httpapi.MaintenanceInfo{Maintenance: row, Busy: busy[row.Kind]}
 		if out[i].Runs, err = a.runsOf(ctx, row.LastParts); err != nil {
 			return nil, err
 		}

@@ -34,8 +34,10 @@ func (b *bench) reread() catalog.Task {
 func (b *bench) rereads(when string, want catalog.Reread) {
 	b.t.Helper()
 	got := b.reread()
-	if got.State != catalog.Succeeded || got.Result == nil || got.Result.Reread == nil || *got.Result.Reread != want {
+	if got.State != catalog.Succeeded || got.Result == nil || got.Result.Reread == nil {
 		b.t.Errorf("%s: %s, %+v, %+v; want %+v", when, got.State, got.Result, got.Error, want)
+	} else if *got.Result.Reread != want {
+		b.t.Errorf("%s: %+v, want %+v", when, *got.Result.Reread, want)
 	}
 }
 
