@@ -2,6 +2,7 @@ package storage
 
 import (
 	"context"
+	"errors"
 	"net"
 	"os"
 	"os/exec"
@@ -48,7 +49,8 @@ func startDaemon(ctx context.Context, dir string) (*daemon, error) {
 		return nil, fault.Wrap(fault.Unsupported, "start storage daemon", "", err).Explain(
 			"qemu-storage-daemon is not installed or cannot be started.", "Install the packages of scripts/install-deps.sh.")
 	}
-	if err := d.connect(ctx, qmp); err != nil {
+	// The first client wakes two of its threads. One gets it; the other would wait in accept for a second one and never answer anything.
+	if err := errors.Join(syscall.SetNonblock(int(f.Fd()), true), d.connect(ctx, qmp)); err != nil {
 		d.kill()
 		return nil, fault.New(fault.Internal, "start storage daemon", "", "%w; it said: %s", err, d.output.String())
 	}
