@@ -22,18 +22,21 @@ type knownFacts struct {
 	facts  policy.VM
 }
 
-// read returns the facts of all VMs that are there, by name.
-func (f *facts) read(db *gorm.DB, connections map[string]Connection) (out []policy.VM, err error) {
+// read returns the facts of all VMs that are there, or of some of them, by name.
+func (f *facts) read(db *gorm.DB, connections map[string]Connection, some []string) (out []policy.VM, err error) {
 	f.mu.Lock()
 	before := f.known
 	f.mu.Unlock()
-	rows, err := db.Table("vms").Select("id", "connection_id", "facts").Where("gone_at IS NULL").Order("name, id").Rows()
+	q := db.Table("vms").Select("id", "connection_id", "facts").Where("gone_at IS NULL").Order("name, id")
+	if some != nil {
+		q = q.Where("id IN ?", some)
+	}
+	rows, err := q.Rows()
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, rows.Close()) }()
-	known := make(map[string]knownFacts, len(before))
-	out = make([]policy.VM, 0, len(before))
+	known := map[string]knownFacts{}
 	for rows.Next() {
 		row := VM{}
 		var stored []byte
@@ -56,8 +59,10 @@ func (f *facts) read(db *gorm.DB, connections map[string]Connection) (out []poli
 	if err := rows.Err(); err != nil {
 		return nil, err
 	}
-	f.mu.Lock()
-	f.known = known
-	f.mu.Unlock()
+	if some == nil {
+		f.mu.Lock()
+		f.known = known
+		f.mu.Unlock()
+	}
 	return out, nil
 }

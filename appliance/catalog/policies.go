@@ -193,12 +193,28 @@ func factsOf(id, connectionID string, v hypervisors.VM) policy.VM {
 }
 
 // VMFacts returns what filters can look at of all VMs that are there, by name.
-func (c *Catalog) VMFacts(ctx context.Context) ([]policy.VM, error) {
+func (c *Catalog) VMFacts(ctx context.Context) ([]policy.VM, error) { return c.vmFacts(ctx, nil) }
+
+// idsAtOnce is how many ids a query names; databases have limits.
+const idsAtOnce = 500
+
+// VMFactsOf returns what filters can look at of those of some VMs that are there, by name; where they are many, of others as well.
+func (c *Catalog) VMFactsOf(ctx context.Context, ids []string) ([]policy.VM, error) {
+	switch {
+	case len(ids) == 0:
+		return nil, nil
+	case len(ids) > idsAtOnce:
+		ids = nil
+	}
+	return c.vmFacts(ctx, ids)
+}
+
+func (c *Catalog) vmFacts(ctx context.Context, some []string) ([]policy.VM, error) {
 	byID, err := c.connectionsByID(ctx)
 	if err != nil {
 		return nil, err
 	}
-	out, err := c.facts.read(c.db.WithContext(ctx), byID)
+	out, err := c.facts.read(c.db.WithContext(ctx), byID, some)
 	if err != nil {
 		return nil, failure("list VMs", "", err)
 	}
@@ -227,7 +243,17 @@ func (v *VM) FactsIn(conn Connection) policy.VM {
 
 // NewestGood returns when the newest restore point was made that is not known to be damaged, by VM.
 func (c *Catalog) NewestGood(ctx context.Context) (map[string]NewestPoint, error) {
-	newest := c.db.Model(&VM{}).Select(`(SELECT p.id FROM restore_points p WHERE p.vm_id = vms.id AND p.verify_result <> ?
+	return c.newestGood(ctx, c.db.Model(&VM{}))
+}
+
+// NewestGoodOf is NewestGood of one VM; a zero NewestPoint if it has none.
+func (c *Catalog) NewestGoodOf(ctx context.Context, vmID string) (NewestPoint, error) {
+	got, err := c.newestGood(ctx, c.db.Model(&VM{}).Where("vms.id = ?", vmID))
+	return got[vmID], err
+}
+
+func (c *Catalog) newestGood(ctx context.Context, vms *gorm.DB) (map[string]NewestPoint, error) {
+	newest := vms.Select(`(SELECT p.id FROM restore_points p WHERE p.vm_id = vms.id AND p.verify_result <> ?
 		ORDER BY p.id DESC LIMIT 1)`, VerifyDamaged) // one look into an index for each VM, however many restore points there are
 	return c.newestOf(ctx, newest)
 }

@@ -304,6 +304,14 @@ func testFactsFollowTheInventory(t *testing.T, dir string) {
 		}
 		return facts
 	}
+	someOf := func(ids ...string) []policy.VM {
+		t.Helper()
+		facts, err := c.VMFactsOf(t.Context(), ids)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return facts
+	}
 	before := sync(hypervisors.VM{ID: "u1", Name: "web", Cluster: "a", Power: hypervisors.PowerOn, Disks: []hypervisors.Disk{disk("fast"), disk("fast"), disk("slow")}}, hypervisors.VM{ID: "u2", Name: "old"})
 	after := sync(hypervisors.VM{ID: "u1", Name: "www", Cluster: "b", Host: "h", Folder: "x/y", Tags: []string{"gold"}, Labels: []string{"l"}}, hypervisors.VM{ID: "u3", Name: "www-clone", Cluster: "b"})
 	want := []policy.VM{
@@ -312,6 +320,12 @@ func testFactsFollowTheInventory(t *testing.T, dir string) {
 	}
 	if diff := cmp.Diff(after, want); diff != "" {
 		t.Errorf("-got +want:\n%s", diff)
+	}
+	if diff := cmp.Diff(someOf(after[1].ID, before[0].ID, "vm_x"), want[1:]); diff != "" {
+		t.Errorf("of some: -got +want:\n%s", diff)
+	}
+	if got := someOf(make([]string, idsAtOnce+1)...); len(got) != len(want) || len(someOf()) != 0 {
+		t.Errorf("of many: %+v, of none: %+v", got, someOf())
 	}
 	if diff := cmp.Diff(before[1].Datastores, []string{"fast", "slow"}); diff != "" || before[1].Name != "web" {
 		t.Errorf("before: %+v, %s", before, diff)
@@ -344,6 +358,11 @@ func testNewestGood(t *testing.T, dir string) {
 	got, err := c.NewestGood(t.Context())
 	if err != nil || len(got) != 2 || got["vm_1"].ID != "rp_1" || got["vm_2"].ID != "rp_3" {
 		t.Errorf("newest good = %+v, %v", got, err)
+	}
+	for _, id := range []string{"vm_1", "vm_2", "vm_3", "vm_gone"} {
+		if p, err := c.NewestGoodOf(t.Context(), id); err != nil || p != got[id] {
+			t.Errorf("newest good of %s = %+v, %v", id, p, err)
+		}
 	}
 }
 

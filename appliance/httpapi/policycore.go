@@ -183,7 +183,6 @@ type CoverageFilter struct {
 	Filter   string
 	State    policy.Protection
 	PolicyID string
-	VMID     string
 }
 
 // CoverageInfo is how well a VM is protected.

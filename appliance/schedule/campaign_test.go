@@ -40,7 +40,7 @@ type world struct {
 	calmly   bool // no backup fails, and no restore point is damaged
 	swift    bool // somebody looks each minute, and a backup takes one
 
-	begun, good, failed, offs, jumps, outages, races, pruned int
+	begun, good, failed, offs, jumps, outages, races, pruned, waits int
 }
 
 const (
@@ -276,6 +276,38 @@ func (w *world) look() {
 	if err := s.Tick(w.t.Context(), w.wall()); err != nil {
 		w.fatalf("tick: %v", err)
 	}
+	if w.r.IntN(50) == 0 {
+		w.readOf(s)
+	}
+}
+
+// readOf compares why the turns of VMs wait with what is said when each VM is looked at alone.
+func (w *world) readOf(s *Scheduler) {
+	all, err := s.Look(w.t.Context(), w.wall())
+	if err != nil {
+		w.fatalf("look: %v", err)
+	}
+	for _, vm := range w.vms {
+		state, err := s.ReadOf(w.t.Context(), w.wall(), vm.ID)
+		if err != nil {
+			w.fatalf("read of %s: %v", vm.ID, err)
+		}
+		if state.Newest[vm.ID] != w.newest[vm.ID] || !slices.ContainsFunc(state.VMs, func(v policy.VM) bool { return v.ID == vm.ID }) {
+			w.fatalf("%s alone: newest restore point %v, VMs %v", vm.ID, state.Newest, state.VMs)
+		}
+		alone := Decide(state)
+		for _, t := range w.turns {
+			if t.VMID != vm.ID || !w.open[t.ID] {
+				continue
+			}
+			if alone.Waits[t.ID] != all.Waits[t.ID] {
+				w.fatalf("turn %+v waits because %q, looked at alone because %q", t, all.Waits[t.ID], alone.Waits[t.ID])
+			}
+			if all.Waits[t.ID] != "" {
+				w.waits++
+			}
+		}
+	}
 }
 
 // begin checks what must hold when a run begins.
@@ -392,11 +424,12 @@ func TestCampaignThirtyDays(t *testing.T) {
 		sum.jumps += w.jumps
 		sum.outages += w.outages
 		sum.races += w.races
+		sum.waits += w.waits
 		sum.pruned += w.pruned
 	}
 	t.Logf("%d seeds of 30 days: %d runs, %d good, %d failed; %d times off, %d jumps of the clock, %d outages, %d races of two managers, %d restore points pruned",
 		seeds, sum.begun, sum.good, sum.failed, sum.offs, sum.jumps, sum.outages, sum.races, sum.pruned)
-	for name, n := range map[string]int{"runs": sum.good, "failures": sum.failed, "managers off": sum.offs, "jumps": sum.jumps, "outages": sum.outages, "races": sum.races, "pruned": sum.pruned} {
+	for name, n := range map[string]int{"runs": sum.good, "failures": sum.failed, "managers off": sum.offs, "jumps": sum.jumps, "outages": sum.outages, "races": sum.races, "pruned": sum.pruned, "turns that wait": sum.waits} {
 		if n == 0 {
 			t.Errorf("%s: none, so nothing was proven", name)
 		}

@@ -3,6 +3,7 @@ package schedule
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -16,11 +17,13 @@ type Store interface {
 	Policies(ctx context.Context) ([]catalog.Policy, error)
 	Exclusions(ctx context.Context) ([]catalog.Exclusion, error)
 	VMFacts(ctx context.Context) ([]policy.VM, error)
+	VMFactsOf(ctx context.Context, ids []string) ([]policy.VM, error)
 	OpenTurns(ctx context.Context) ([]catalog.Turn, error)
 	ActiveTasks(ctx context.Context) ([]catalog.Task, error)
 	TasksByID(ctx context.Context, ids []string) (map[string]catalog.Task, error)
 	Breakers(ctx context.Context) (map[string]catalog.Breaker, error)
 	NewestGood(ctx context.Context) (map[string]catalog.NewestPoint, error)
+	NewestGoodOf(ctx context.Context, vmID string) (catalog.NewestPoint, error)
 	Open(ctx context.Context, o catalog.Opening) (bool, error)
 	RewindPolicy(ctx context.Context, id string, before, to time.Time) error
 	ChangeTurn(ctx context.Context, ch catalog.TurnChange) (bool, error)
@@ -101,7 +104,7 @@ func (s *Scheduler) look(ctx context.Context, now time.Time) (State, bool, error
 			return state, false, err
 		}
 	}
-	return state, false, s.readRest(ctx, &state)
+	return state, false, s.readRest(ctx, &state, nil)
 }
 
 // Read reads all that Decide needs.
@@ -116,7 +119,33 @@ func (s *Scheduler) Read(ctx context.Context, now time.Time) (state State, err e
 	if state.Newest, err = s.store.NewestGood(ctx); err != nil {
 		return state, err
 	}
-	return state, s.readRest(ctx, &state)
+	return state, s.readRest(ctx, &state, nil)
+}
+
+// ReadOf reads what is needed to judge one VM, which takes as long with ten thousand others as with none. What Decide says of that state is
+// true of the turns in it; what became due is not.
+func (s *Scheduler) ReadOf(ctx context.Context, now time.Time, vmID string) (state State, err error) {
+	state.Now = now
+	if state.Policies, err = s.policies(ctx); err != nil {
+		return state, err
+	}
+	turns, err := s.store.OpenTurns(ctx)
+	if err != nil {
+		return state, err
+	}
+	point, err := s.store.NewestGoodOf(ctx, vmID)
+	if err != nil {
+		return state, err
+	}
+	state.Newest = map[string]catalog.NewestPoint{vmID: point}
+	ids := []string{vmID}
+	if slices.ContainsFunc(turns, func(t catalog.Turn) bool { return t.VMID == vmID }) {
+		state.Turns = turns // it may wait for any of the others
+		for _, t := range turns {
+			ids = append(ids, t.VMID)
+		}
+	}
+	return state, s.readRest(ctx, &state, ids)
 }
 
 // policies reads the policies; the texts of one that has not changed are not read again.
@@ -171,7 +200,8 @@ func anyDue(policies []Policy, now time.Time) bool {
 	return false
 }
 
-func (s *Scheduler) readRest(ctx context.Context, state *State) error {
+// readRest reads what every decision needs: of all VMs, or of some and of those that tasks are under way for.
+func (s *Scheduler) readRest(ctx context.Context, state *State, some []string) error {
 	rows, err := s.store.Exclusions(ctx)
 	if err != nil {
 		return err
@@ -179,13 +209,22 @@ func (s *Scheduler) readRest(ctx context.Context, state *State) error {
 	if state.Exclusions, err = Exclusions(rows); err != nil {
 		return err
 	}
-	if state.VMs, err = s.store.VMFacts(ctx); err != nil {
-		return err
-	}
 	if state.Breakers, err = s.store.Breakers(ctx); err != nil {
 		return err
 	}
 	tasks, err := s.store.ActiveTasks(ctx)
+	if err != nil {
+		return err
+	}
+	if some == nil {
+		state.VMs, err = s.store.VMFacts(ctx)
+	} else {
+		for _, t := range tasks {
+			some = append(some, t.VMID)
+		}
+		slices.Sort(some)
+		state.VMs, err = s.store.VMFactsOf(ctx, slices.Compact(some))
+	}
 	state.Uses = uses(tasks, state.VMs)
 	return err
 }

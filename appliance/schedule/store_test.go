@@ -55,6 +55,10 @@ func compare(a, b string) int {
 func (m *memory) Exclusions(context.Context) ([]catalog.Exclusion, error) { return m.exclusions, nil }
 func (m *memory) VMFacts(context.Context) ([]policy.VM, error)            { return slices.Clone(m.vms), nil }
 
+func (m *memory) VMFactsOf(_ context.Context, ids []string) ([]policy.VM, error) {
+	return slices.DeleteFunc(slices.Clone(m.vms), func(v policy.VM) bool { return !slices.Contains(ids, v.ID) }), nil
+}
+
 func (m *memory) OpenTurns(context.Context) ([]catalog.Turn, error) {
 	var out []catalog.Turn
 	for _, id := range slices.Sorted(maps.Keys(m.open)) {
@@ -87,6 +91,10 @@ func (m *memory) Breakers(context.Context) (map[string]catalog.Breaker, error) {
 
 func (m *memory) NewestGood(context.Context) (map[string]catalog.NewestPoint, error) {
 	return m.newest, nil
+}
+
+func (m *memory) NewestGoodOf(_ context.Context, vmID string) (catalog.NewestPoint, error) {
+	return m.newest[vmID], nil
 }
 
 func dueKey(policyID, vm string, due time.Time) string {

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/cairn-backup/cairn/appliance/catalog"
@@ -25,6 +26,10 @@ func (a *Appliance) estate(ctx context.Context, now time.Time) (estate, error) {
 	if err != nil {
 		return estate{}, err
 	}
+	return judge(state), nil
+}
+
+func judge(state schedule.State) estate {
 	e := estate{State: state, waits: map[string]string{}, rules: map[string]policy.Rules{}, rpo: map[string]time.Duration{}}
 	plan := schedule.Decide(state)
 	for _, t := range state.Turns {
@@ -33,10 +38,10 @@ func (a *Appliance) estate(ctx context.Context, now time.Time) (estate, error) {
 		}
 	}
 	for _, p := range state.Policies {
-		e.rules[p.ID], e.rpo[p.ID] = p.Rules, p.Rules.RPO(now)
+		e.rules[p.ID], e.rpo[p.ID] = p.Rules, p.Rules.RPO(state.Now)
 	}
-	e.covers = policy.NewCovers(candidates(state.Policies), state.Exclusions, now)
-	return e, nil
+	e.covers = policy.NewCovers(candidates(state.Policies), state.Exclusions, state.Now)
+	return e
 }
 
 func candidates(policies []schedule.Policy) []policy.Candidate {
@@ -73,7 +78,7 @@ func (a *Appliance) ListCoverage(ctx context.Context, f httpapi.CoverageFilter, 
 	out := httpapi.CoverageList{Counts: map[policy.Protection]int{}}
 	var all []httpapi.CoverageInfo
 	for _, vm := range e.VMs {
-		if f.VMID != "" && f.VMID != vm.ID || !match(vm) {
+		if !match(vm) {
 			continue
 		}
 		c := e.of(vm)
@@ -91,12 +96,13 @@ func (a *Appliance) ListCoverage(ctx context.Context, f httpapi.CoverageFilter, 
 
 // coverage judges the VM with an id, which must be there.
 func (a *Appliance) coverage(ctx context.Context, vmID string) (httpapi.CoverageInfo, error) {
-	list, err := a.ListCoverage(ctx, httpapi.CoverageFilter{VMID: vmID}, catalog.Page{})
+	state, err := a.scheduler.ReadOf(ctx, time.Now(), vmID)
 	if err != nil {
 		return httpapi.CoverageInfo{}, err
 	}
-	if len(list.Items) == 0 {
+	i := slices.IndexFunc(state.VMs, func(vm policy.VM) bool { return vm.ID == vmID })
+	if i < 0 {
 		return httpapi.CoverageInfo{}, fault.New(fault.NotFound, "look up coverage of", vmID, "the inventory does not have it")
 	}
-	return list.Items[0], nil
+	return judge(state).of(state.VMs[i]), nil
 }
