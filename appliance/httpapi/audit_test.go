@@ -20,6 +20,7 @@ func TestWhoRemovedWhat(t *testing.T) {
 		{"DELETE", "/connections/conn_1", nil, http.StatusNoContent, "connection.remove "},
 		{"POST", "/repositories", map[string]any{"name": "main", "path": "/backup"}, http.StatusCreated, "repository.add "},
 		{"PATCH", "/repositories/repo_1", map[string]any{"compression": "high", "verification": map[string]any{"every_days": 30, "bytes_per_second": 0}}, http.StatusOK, "repository.change main compression high, verification every 30 days"},
+		{"POST", "/repositories/repo_1/members", map[string]any{"members": []map[string]any{{"path": "/a"}, {"path": "/b"}}}, http.StatusOK, "repository.grow main 2 more members"},
 		{"DELETE", "/repositories/repo_1", nil, http.StatusNoContent, "repository.detach main repo_1"},
 		{"DELETE", "/restore-points/rp_1", nil, http.StatusNoContent, "point.prune rp_1 VM "},
 		{"POST", "/repositories/repo_1/keys", map[string]any{"kind": "paper"}, http.StatusCreated, "key.add "},

@@ -1,7 +1,6 @@
 package server
 
 import (
-	"archive/zip"
 	"bytes"
 	"context"
 	"crypto/rand"
@@ -25,6 +24,7 @@ import (
 	"github.com/cairn-backup/cairn/appliance/fleet"
 	"github.com/cairn-backup/cairn/appliance/identity"
 	"github.com/cairn-backup/cairn/appliance/support"
+	"github.com/cairn-backup/cairn/appliance/support/supporttest"
 	"github.com/cairn-backup/cairn/internal/fault"
 	"github.com/cairn-backup/cairn/lab/memplatform"
 )
@@ -166,28 +166,6 @@ func betrayed(text, secret string) (out []string) {
 	return out
 }
 
-func unzipped(t *testing.T, archive []byte) map[string]string {
-	t.Helper()
-	z, err := zip.NewReader(bytes.NewReader(archive), int64(len(archive)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	out := map[string]string{}
-	for _, f := range z.File {
-		r, err := f.Open()
-		if err != nil {
-			t.Fatal(err)
-		}
-		p, err := io.ReadAll(r)
-		if err != nil {
-			t.Fatal(err)
-		}
-		_ = r.Close()
-		out[filepath.Base(f.Name)] = string(p)
-	}
-	return out
-}
-
 // No secret of the appliance is in a bundle in any form, and without the redactor each would be.
 func TestSupportBundleHasNoSecrets(t *testing.T) {
 	s := newSecretive(t)
@@ -195,7 +173,7 @@ func TestSupportBundleHasNoSecrets(t *testing.T) {
 	if err != nil || !strings.HasPrefix(name, "cairn-support-") || !strings.HasSuffix(name, ".zip") {
 		t.Fatalf("bundle %q, %v", name, err)
 	}
-	files := unzipped(t, archive)
+	_, files := supporttest.Unzip(t, archive)
 	for what, secret := range s.secrets {
 		for file, text := range files {
 			if f := betrayed(text, secret); len(f) > 0 {
@@ -248,7 +226,7 @@ func TestSupportBundleHasNoSecrets(t *testing.T) {
 		if err := support.Write(t.Context(), &out, "f", time.Now(), support.NewRedactor(), s.supporting.from.parts(unknown)); err != nil {
 			t.Fatal(err)
 		}
-		files := unzipped(t, out.Bytes())
+		_, files := supporttest.Unzip(t, out.Bytes())
 		if _, ok := files["log.txt"]; ok || !strings.Contains(files["missing.txt"], "log.txt: left out") {
 			t.Errorf("missing: %s", files["missing.txt"])
 		}
@@ -296,7 +274,7 @@ func TestSupportCommand(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	files := unzipped(t, archive)
+	_, files := supporttest.Unzip(t, archive)
 	if !strings.Contains(files["connections.json"], `"note": "it is [redacted]"`) || !strings.Contains(files["configuration.yaml"], "# --data") || files["disks.json"] == "" {
 		t.Errorf("connections %s, configuration %s", files["connections.json"], files["configuration.yaml"])
 	}
@@ -317,7 +295,7 @@ func TestSupportCommand(t *testing.T) {
 	if archive, err = os.ReadFile(file + "3"); err != nil {
 		t.Fatal(err)
 	}
-	files = unzipped(t, archive)
+	_, files = supporttest.Unzip(t, archive)
 	if !strings.Contains(files["missing.txt"], "connections.json: open catalog") || !strings.Contains(files["missing.txt"], "log.txt: left out") || files["version.json"] == "" {
 		t.Errorf("missing: %s", files["missing.txt"])
 	}

@@ -1,18 +1,18 @@
 package support
 
 import (
-	"archive/zip"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/cairn-backup/cairn/appliance/support/supporttest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -37,18 +37,18 @@ func testWrite(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	files := unzip(t, out.Bytes())
-	if len(files) != 5 || !strings.Contains(files["cairn-support/a.json"], `"x": "[redacted]"`) || files["cairn-support/b.txt"] != "password [redacted]" || files["cairn-support/e.txt"] != "part\uFFFD" {
+	folder, files := supporttest.Unzip(t, out.Bytes())
+	if folder != "cairn-support" || len(files) != 5 || !strings.Contains(files["a.json"], `"x": "[redacted]"`) || files["b.txt"] != "password [redacted]" || files["e.txt"] != "part\uFFFD" {
 		t.Errorf("%d files, %.100q", len(files), files)
 	}
-	if g := files["cairn-support/g.txt"]; !strings.HasPrefix(g, "é") || !strings.HasSuffix(g, "éx") || len(g) > partBytes {
+	if g := files["g.txt"]; !strings.HasPrefix(g, "é") || !strings.HasSuffix(g, "éx") || len(g) > partBytes {
 		t.Errorf("of a long text %d bytes are left, from %.10q", len(g), g)
 	}
 	for _, want := range []string{
 		"c.txt: no [redacted]", "d.txt: panic: broken", "e.txt: not all", "f.json: json: unsupported type", "g.txt: only the last 4194303 of its 4194305 bytes", "h.json: it has ",
 	} {
-		if !strings.Contains(files["cairn-support/missing.txt"], want) {
-			t.Errorf("missing.txt has no %q: %s", want, files["cairn-support/missing.txt"])
+		if !strings.Contains(files["missing.txt"], want) {
+			t.Errorf("missing.txt has no %q: %s", want, files["missing.txt"])
 		}
 	}
 }
@@ -63,34 +63,12 @@ func TestWriteInTime(t *testing.T) {
 		var out bytes.Buffer
 		err := Write(ctx, &out, "f", time.Now(), NewRedactor(), []Part{{"a.txt", hang}, {"b.txt", gather("b", nil)}, {"c.txt", hang}, {"d.txt", gather("d", nil)}})
 		close(over)
-		files := unzip(t, out.Bytes())
-		missing := files["f/missing.txt"]
-		if err != nil || len(files) != 2 || files["f/b.txt"] != "b" || strings.Count(missing, "did not come in time") != 2 || !strings.Contains(missing, "d.txt: there was no time left") {
+		folder, files := supporttest.Unzip(t, out.Bytes())
+		missing := files["missing.txt"]
+		if err != nil || folder != "f" || len(files) != 2 || files["b.txt"] != "b" || strings.Count(missing, "did not come in time") != 2 || !strings.Contains(missing, "d.txt: there was no time left") {
 			t.Errorf("got %v, %q", err, files)
 		}
 	})
-}
-
-func unzip(t *testing.T, p []byte) map[string]string {
-	t.Helper()
-	z, err := zip.NewReader(bytes.NewReader(p), int64(len(p)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	out := map[string]string{}
-	for _, f := range z.File {
-		r, err := f.Open()
-		if err != nil {
-			t.Fatal(err)
-		}
-		b, err := io.ReadAll(r)
-		if err != nil {
-			t.Fatal(err)
-		}
-		_ = r.Close()
-		out[f.Name] = string(b)
-	}
-	return out
 }
 
 func TestRing(t *testing.T) {

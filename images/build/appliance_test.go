@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"os"
 	"os/exec"
@@ -10,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/cairn-backup/cairn/api/client"
+	"github.com/cairn-backup/cairn/appliance/support/supporttest"
 )
 
 // TestAppliance starts the appliance without its data disk, attaches an empty one, sets it up from here through a forwarded
@@ -84,6 +86,7 @@ func firstAppliance(t *testing.T, c cli, image, data string) (fingerprint, addre
 	g := dialAgent(t, v, socket)
 	g.sh(t, "systemctl is-system-running --wait")
 	checkAppliance(t, g)
+	checkSupport(t, c, g)
 	checkClosed(t, g)
 	t.Log(g.sh(t, "systemd-analyze time"))
 	v.pressPower(t)
@@ -104,6 +107,42 @@ func checkAppliance(t *testing.T, g *guestAgent) {
 		if got := g.sh(t, tt.command); got != tt.want {
 			t.Errorf("%s: got %q, want %q", tt.name, got, tt.want)
 		}
+	}
+}
+
+// checkSupport makes support bundles by the running manager and by the program alone: what systemd knows of the service is in both, and
+// its journal in the second.
+func checkSupport(t *testing.T, c cli, g *guestAgent) {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "bundle.zip")
+	c.run(t, nil, "support", "bundle", "--out", file)
+	online, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if said := g.sh(t, "cairnd support --data /var/lib/cairn --out /run/bundle.zip >/run/support.log && echo done || cat /run/support.log"); said != "done" {
+		t.Fatalf("cairnd support: %s", said)
+	}
+	offline, err := base64.StdEncoding.DecodeString(g.sh(t, "base64 -w0 /run/bundle.zip"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, bundle := range map[string][]byte{"running": online, "alone": offline} {
+		_, files := supporttest.Unzip(t, bundle)
+		t.Logf("%s: missing: %s", name, files["missing.txt"])
+		if unit := files["unit.txt"]; !strings.Contains(unit, "ActiveState=active") || !strings.Contains(unit, "NRestarts=0") {
+			t.Errorf("%s: unit.txt is %q", name, unit)
+		}
+		if log := files["log.txt"]; !strings.Contains(log, "cairnd") && !strings.Contains(log, "level=") {
+			t.Errorf("%s: log.txt is %.300q", name, log)
+		}
+		if !strings.Contains(files["host.txt"], "Debian GNU/Linux") || !strings.Contains(files["repositories.json"], `"main"`) {
+			t.Errorf("%s: host.txt is %.300q, repositories.json %q", name, files["host.txt"], files["repositories.json"])
+		}
+	}
+	_, files := supporttest.Unzip(t, offline)
+	if log := files["log.txt"]; !strings.Contains(log, "systemd[1]: Started cairnd.service") {
+		t.Errorf("the journal is %.300q", log)
 	}
 }
 
