@@ -75,15 +75,17 @@ func (o Options) flat(memory []int64) error {
 	if half < 2 {
 		return errors.New("too short to say whether memory grows")
 	}
-	first, second := slices.Max(memory[:half]), slices.Max(memory[half:])
+	first, second := median(memory[:half]), median(memory[half:])
 	verdict := "flat"
 	if float64(second) > memoryLimit*float64(first) {
 		verdict = "**growing**"
 	}
-	fmt.Fprintf(o.Out, "Memory of cairnd: at most %d MiB in the first half, %d MiB in the second, %d MiB at the end: %s.\n",
-		first>>20, second>>20, memory[len(memory)-1]>>20, verdict)
+	fmt.Fprintf(o.Out, "Memory of cairnd: %d MiB in the middle of the first half's samples, %d MiB of the second's, at most %d MiB: %s.\n",
+		first>>20, second>>20, slices.Max(memory)>>20, verdict)
 	return nil
 }
+
+func median(samples []int64) int64 { return slices.Sorted(slices.Values(samples))[len(samples)/2] }
 
 // live connects the platform and makes a repository, and returns the VMs that can be backed up.
 func (o Options) live(ctx context.Context, a *appliance) (vms []string, repository string, err error) {

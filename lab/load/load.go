@@ -32,7 +32,7 @@ const (
 	someLimit   = 50 * time.Millisecond
 	manyLimit   = 100 * time.Millisecond
 	vmLimit     = 100 * time.Millisecond
-	memoryLimit = 1.10 // of the second half's highest to the first half's
+	memoryLimit = 1.10 // of the second half's median to the first half's: single samples rise and fall with the garbage collector
 )
 
 // Run measures, and prints a table. It removes what it made.
