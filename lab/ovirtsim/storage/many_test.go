@@ -2,6 +2,10 @@ package storage
 
 import (
 	"bytes"
+	"fmt"
+	"os"
+	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -42,5 +46,24 @@ func TestAJobThatIsHeldUp(t *testing.T) {
 	close(m.gone)
 	if err := m.watch("3").until(t.Context(), "ready"); err == nil {
 		t.Error("a job is ready although the daemon is gone")
+	}
+}
+
+// TestTheDaemonDoesNotWaitForClients: in a socket that blocks, a thread that was woken for a client which another one has got waits for
+// the next, and with it all that the daemon does.
+func TestTheDaemonDoesNotWaitForClients(t *testing.T) {
+	s := start(t)
+	p, err := os.ReadFile(fmt.Sprintf("/proc/%d/fdinfo/3", s.daemon.cmd.Process.Pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var flags int
+	for line := range strings.Lines(string(p)) {
+		if n, _ := fmt.Sscanf(line, "flags: %o", &flags); n == 1 {
+			break
+		}
+	}
+	if flags&syscall.O_NONBLOCK == 0 {
+		t.Errorf("the daemon's socket blocks: %s", p)
 	}
 }
