@@ -294,6 +294,41 @@ func TestWatchOfWhatHasNoneOfItsOwn(t *testing.T) {
 	}
 }
 
+// TestWatchBearsAnApplianceThatIsStartedAnew goes on when it answers again, and ends with an error that would stay.
+func TestWatchBearsAnApplianceThatIsStartedAnew(t *testing.T) {
+	a := newAppliance(t)
+	var asked atomic.Int32
+	a.HandleFunc("GET /connections", func(w http.ResponseWriter, _ *http.Request) {
+		switch n := asked.Add(1); n {
+		case 1, 4:
+			reply(w, 200, client.ConnectionList{Items: []client.Connection{{ID: "conn_1", Name: fmt.Sprintf("lab%d", n)}}})
+		case 2, 3, 5:
+			refuse(w, 503, "transient", "the appliance is starting", "", "")
+		default:
+			refuse(w, 403, "denied", "the token was removed", "", "")
+		}
+	})
+	got := a.run(t, "connection", "list", "--watch")
+	if got.code != 4 || !strings.Contains(got.stdout, "lab1") || !strings.Contains(got.stdout, "lab4") {
+		t.Errorf("exit code %d:\n%s", got.code, got.stdout)
+	}
+	if n := strings.Count(got.stderr, "The appliance does not answer; trying again.\n"); n != 2 || !strings.Contains(got.stderr, "the token was removed") {
+		t.Errorf("said %d times that it tries again:\n%s", n, got.stderr)
+	}
+}
+
+// TestWatchNeedsAnApplianceToBeginWith does not try again what has never worked.
+func TestWatchNeedsAnApplianceToBeginWith(t *testing.T) {
+	a := newAppliance(t)
+	a.HandleFunc("GET /connections", func(w http.ResponseWriter, _ *http.Request) {
+		refuse(w, 503, "transient", "the appliance is starting", "", "")
+	})
+	got := a.run(t, "connection", "list", "--watch")
+	if n := len(a.seen()); got.code != 1 || n != 1 {
+		t.Errorf("exit code %d after %d requests:\n%s", got.code, n, got.stderr)
+	}
+}
+
 func TestHelpPages(t *testing.T) {
 	for _, page := range []string{"", "backup start", "restore start", "restore many", "rescue", "rescue export", "rescue scrub", "rescue verify", "login", "repository", "repository create", "repository set", "repository verify", "repository heal",
 		"repository space", "repository damage", "repository collect", "repository scrub", "repository rebuild", "repository grow", "key", "key add", "key paper", "key drill"} {

@@ -12,6 +12,7 @@ import (
 	"github.com/cairn-backup/cairn/cmd/cairn/internal/console"
 	"github.com/cairn-backup/cairn/cmd/cairn/internal/failure"
 	"github.com/cairn-backup/cairn/cmd/cairn/internal/output"
+	"github.com/cairn-backup/cairn/internal/fault"
 )
 
 // sortFlag gives a list its --sort, with what the appliance sorts it by.
@@ -50,7 +51,7 @@ func (a *App) letWatch(c *cobra.Command) {
 }
 
 // watch calls list once, or again and again until it is interrupted: on a terminal it redraws the screen, elsewhere
-// it writes what is new.
+// it writes what is new. Only the first time the appliance must answer at once; later it may be silent for a while.
 func (a *App) watch(ctx context.Context, again bool, list func(io.Writer) error) error {
 	if !again {
 		return list(a.Out)
@@ -60,12 +61,20 @@ func (a *App) watch(ctx context.Context, again bool, list func(io.Writer) error)
 	}
 	screen := console.IsTerminal(a.Out)
 	var last []byte
+	heard, seen, silent := a.Now(), false, false
 	for {
 		var b bytes.Buffer
-		if err := list(&b); err != nil {
+		err := list(&b)
+		switch {
+		case err == nil:
+			heard, seen, silent = a.Now(), true, false
+		case ctx.Err() != nil, !seen, !fault.Retryable(err), a.Now().Sub(heard) >= patience:
 			return err
+		case !silent:
+			a.Say("The appliance does not answer; trying again.")
+			silent = true
 		}
-		if !bytes.Equal(b.Bytes(), last) {
+		if err == nil && !bytes.Equal(b.Bytes(), last) {
 			last = b.Bytes()
 			if screen {
 				if _, err := io.WriteString(a.Out, "\x1b[H\x1b[2J"); err != nil {
