@@ -2,6 +2,7 @@ package command
 
 import (
 	"fmt"
+	"math"
 	"strconv"
 	"strings"
 	"time"
@@ -159,8 +160,9 @@ func parseSpan(s string) (time.Duration, error) {
 		return 0, nil
 	}
 	if len(s) > 1 && units[s[len(s)-1]] != 0 {
-		if n, err := strconv.ParseUint(s[:len(s)-1], 10, 20); err == nil {
-			return time.Duration(n) * units[s[len(s)-1]], nil
+		unit := units[s[len(s)-1]]
+		if n, err := strconv.ParseUint(s[:len(s)-1], 10, 63); err == nil && n <= uint64(math.MaxInt64/unit) {
+			return time.Duration(n) * unit, nil
 		}
 	}
 	return 0, failure.UsageError("Write it as a number of minutes, hours, days or weeks: 90m, 26h, 7d, 2w.", "%q is no time", s)
