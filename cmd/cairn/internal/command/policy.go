@@ -146,8 +146,14 @@ func (a *App) policyPage(pr output.Printer, w io.Writer, p client.Policy, vms, r
 	for _, t := range p.NextDue {
 		next = append(next, output.Time(t, a.Location))
 	}
+	if len(next) == 0 && !p.Paused {
+		next = []string{"never, its schedule is over"}
+	}
 	rpo := span(p.RPOSeconds)
-	if p.RPODerived {
+	switch {
+	case p.RPODerived && p.RPOSeconds == 0:
+		rpo = "none, the schedule has no two instants to come: its VMs count as late; --rpo sets one"
+	case p.RPODerived:
 		rpo += ", from the schedule"
 	}
 	missed := "begin as soon as they can, until the next"

@@ -181,10 +181,30 @@ func TestPolicyUsage(t *testing.T) {
 	}
 }
 
+// TestPolicyThatIsNeverDue says so instead of leaving it out.
+func TestPolicyThatIsNeverDue(t *testing.T) {
+	a := newAppliance(t)
+	a.inventory()
+	over := rest
+	over.Paused, over.Schedule, over.RPOSeconds = false, "2020-01-01 22:00", 0
+	a.HandleFunc("POST /policies", func(w http.ResponseWriter, _ *http.Request) { reply(w, 201, over) })
+	got := a.run(t, "policy", "create", "rest", "--filter", "all", "--schedule", over.Schedule)
+	for _, want := range []string{"never, its schedule is over", "its VMs count as late"} {
+		if got.code != 0 || !strings.Contains(got.stdout, want) {
+			t.Errorf("exit code %d, no %q in:\n%s%s", got.code, want, got.stdout, got.stderr)
+		}
+	}
+}
+
 func TestSpans(t *testing.T) {
 	for text, seconds := range map[string]int64{"90m": 5400, "26h": 93600, "7d": 604800, "2w": 1209600, "0": 0} {
 		if d, err := parseSpan(text); err != nil || int64(d.Seconds()) != seconds {
 			t.Errorf("%s: %v, %v", text, d, err)
+		}
+	}
+	for _, text := range []string{"30501w", "213504d", "", "d", "-1d", "99999999999999999999h"} { // the first two would become three days and half an hour
+		if d, err := parseSpan(text); err == nil {
+			t.Errorf("%q: got %v", text, d)
 		}
 	}
 	got := map[int64]string{}
