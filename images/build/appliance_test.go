@@ -86,9 +86,9 @@ func firstAppliance(t *testing.T, c cli, image, data string) (fingerprint, addre
 	g := dialAgent(t, v, socket)
 	g.sh(t, "systemctl is-system-running --wait")
 	checkAppliance(t, g)
-	checkSupport(t, c, g)
 	checkClosed(t, g)
 	t.Log(g.sh(t, "systemd-analyze time"))
+	checkSupport(t, c, g)
 	v.pressPower(t)
 	return fingerprint, address
 }
@@ -110,8 +110,8 @@ func checkAppliance(t *testing.T, g *guestAgent) {
 	}
 }
 
-// checkSupport makes support bundles by the running manager and by the program alone: what systemd knows of the service is in both, and
-// its journal in the second.
+// checkSupport makes support bundles by the running manager and, once that is stopped, by the program alone: what systemd knows of the
+// service is in both, and its journal in the second.
 func checkSupport(t *testing.T, c cli, g *guestAgent) {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "bundle.zip")
@@ -120,24 +120,24 @@ func checkSupport(t *testing.T, c cli, g *guestAgent) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if said := g.sh(t, "cairnd support --data /var/lib/cairn --out /run/bundle.zip >/run/support.log && echo done || cat /run/support.log"); said != "done" {
+	if said := g.sh(t, "systemctl stop cairnd && cairnd support --data /var/lib/cairn --out /run/bundle.zip >/run/support.log 2>&1 && echo done || cat /run/support.log"); said != "done" {
 		t.Fatalf("cairnd support: %s", said)
 	}
 	offline, err := base64.StdEncoding.DecodeString(g.sh(t, "base64 -w0 /run/bundle.zip"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, bundle := range map[string][]byte{"running": online, "alone": offline} {
+	for state, bundle := range map[string][]byte{"active": online, "inactive": offline} {
 		_, files := supporttest.Unzip(t, bundle)
-		t.Logf("%s: missing: %s", name, files["missing.txt"])
-		if unit := files["unit.txt"]; !strings.Contains(unit, "ActiveState=active") || !strings.Contains(unit, "NRestarts=0") {
-			t.Errorf("%s: unit.txt is %q", name, unit)
+		t.Logf("%s: missing: %s", state, files["missing.txt"])
+		if unit := files["unit.txt"]; !strings.Contains(unit, "ActiveState="+state+"\n") || !strings.Contains(unit, "NRestarts=0") {
+			t.Errorf("%s: unit.txt is %q", state, unit)
 		}
 		if log := files["log.txt"]; !strings.Contains(log, "cairnd") && !strings.Contains(log, "level=") {
-			t.Errorf("%s: log.txt is %.300q", name, log)
+			t.Errorf("%s: log.txt is %.300q", state, log)
 		}
 		if !strings.Contains(files["host.txt"], "Debian GNU/Linux") || !strings.Contains(files["repositories.json"], `"main"`) {
-			t.Errorf("%s: host.txt is %.300q, repositories.json %q", name, files["host.txt"], files["repositories.json"])
+			t.Errorf("%s: host.txt is %.300q, repositories.json %q", state, files["host.txt"], files["repositories.json"])
 		}
 	}
 	_, files := supporttest.Unzip(t, offline)
