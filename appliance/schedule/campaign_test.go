@@ -456,3 +456,36 @@ func TestClockFarAhead(t *testing.T) {
 		}
 	}
 }
+
+// meanwhile is a Store to which another manager adds a policy with a turn, right before the turns are read.
+type meanwhile struct {
+	*memory
+	policy catalog.Policy
+}
+
+func (m meanwhile) OpenTurns(ctx context.Context) ([]catalog.Turn, error) {
+	if _, there := m.policies[m.policy.ID]; !there {
+		m.policies[m.policy.ID] = m.policy
+		m.open["turn"], m.turns["turn"] = true, catalog.Turn{ID: "turn", PolicyID: m.policy.ID, VMID: "vm", Due: m.policy.OpenedUntil, State: catalog.TurnWaiting}
+	}
+	return m.memory.OpenTurns(ctx)
+}
+
+// TestPolicyMadeMeanwhile: a turn of a policy that was made after the policies were read has not lost it.
+func TestPolicyMadeMeanwhile(t *testing.T) {
+	now := time.Date(2026, 11, 20, 22, 0, 0, 0, time.UTC)
+	m := meanwhile{newMemory(), catalog.Policy{ID: "pol", Name: "p", Spec: policy.Spec{Filter: "all", Schedule: "22:00"}, OpenedUntil: now}}
+	m.vms = []policy.VM{{ID: "vm", Name: "vm", ConnectionID: "conn"}}
+	begun := 0
+	submit := func(_ context.Context, b Begin) error {
+		begun++
+		_, err := m.submit(b)
+		return err
+	}
+	if err := New(m, submit, slog.New(slog.DiscardHandler)).Tick(t.Context(), now); err != nil {
+		t.Fatal(err)
+	}
+	if got := m.turns["turn"]; begun != 1 || got.State != catalog.TurnRunning {
+		t.Errorf("the turn is %+v, %d began", got, begun)
+	}
+}

@@ -79,11 +79,7 @@ func (s *Scheduler) Look(ctx context.Context, now time.Time) (Plan, error) {
 // look settles the turns whose tasks have ended, and reads the rest of the state unless there is nothing to decide.
 func (s *Scheduler) look(ctx context.Context, now time.Time) (State, bool, error) {
 	state := State{Now: now}
-	var err error
-	if state.Policies, err = s.policies(ctx); err != nil {
-		return state, false, err
-	}
-	if state.Turns, err = s.store.OpenTurns(ctx); err != nil {
+	if err := s.readTurns(ctx, &state); err != nil {
 		return state, false, err
 	}
 	settled, err := s.settle(ctx, state, now)
@@ -91,7 +87,7 @@ func (s *Scheduler) look(ctx context.Context, now time.Time) (State, bool, error
 		return state, false, err
 	}
 	if settled {
-		if state.Turns, err = s.store.OpenTurns(ctx); err != nil {
+		if err := s.readTurns(ctx, &state); err != nil {
 			return state, false, err
 		}
 	}
@@ -110,10 +106,7 @@ func (s *Scheduler) look(ctx context.Context, now time.Time) (State, bool, error
 // Read reads all that Decide needs.
 func (s *Scheduler) Read(ctx context.Context, now time.Time) (state State, err error) {
 	state.Now = now
-	if state.Policies, err = s.policies(ctx); err != nil {
-		return state, err
-	}
-	if state.Turns, err = s.store.OpenTurns(ctx); err != nil {
+	if err := s.readTurns(ctx, &state); err != nil {
 		return state, err
 	}
 	if state.Newest, err = s.store.NewestGood(ctx); err != nil {
@@ -122,15 +115,11 @@ func (s *Scheduler) Read(ctx context.Context, now time.Time) (state State, err e
 	return state, s.readRest(ctx, &state, nil)
 }
 
-// ReadOf reads what is needed to judge one VM, which takes as long with ten thousand others as with none. What Decide says of that state is
-// true of the turns in it; what became due is not.
+// ReadOf reads what is needed to judge one VM: of the others only those that have turns, if it waits for one itself, or tasks. What Decide
+// says of that state is true of the turns in it; what became due is not.
 func (s *Scheduler) ReadOf(ctx context.Context, now time.Time, vmID string) (state State, err error) {
 	state.Now = now
-	if state.Policies, err = s.policies(ctx); err != nil {
-		return state, err
-	}
-	turns, err := s.store.OpenTurns(ctx)
-	if err != nil {
+	if err := s.readTurns(ctx, &state); err != nil {
 		return state, err
 	}
 	point, err := s.store.NewestGoodOf(ctx, vmID)
@@ -138,14 +127,33 @@ func (s *Scheduler) ReadOf(ctx context.Context, now time.Time, vmID string) (sta
 		return state, err
 	}
 	state.Newest = map[string]catalog.NewestPoint{vmID: point}
+	if !slices.ContainsFunc(state.Turns, func(t catalog.Turn) bool { return t.VMID == vmID }) {
+		state.Turns = nil
+	}
 	ids := []string{vmID}
-	if slices.ContainsFunc(turns, func(t catalog.Turn) bool { return t.VMID == vmID }) {
-		state.Turns = turns // it may wait for any of the others
-		for _, t := range turns {
-			ids = append(ids, t.VMID)
-		}
+	for _, t := range state.Turns { // it may wait for any of the others
+		ids = append(ids, t.VMID)
 	}
 	return state, s.readRest(ctx, &state, ids)
+}
+
+// readTurns reads the policies, and then the turns that are not over. A turn of a policy that is not among them may be of one that was made
+// in between, so they are read once more.
+func (s *Scheduler) readTurns(ctx context.Context, state *State) (err error) {
+	if state.Policies, err = s.policies(ctx); err != nil {
+		return err
+	}
+	if state.Turns, err = s.store.OpenTurns(ctx); err != nil {
+		return err
+	}
+	there := map[string]bool{}
+	for _, p := range state.Policies {
+		there[p.ID] = true
+	}
+	if slices.ContainsFunc(state.Turns, func(t catalog.Turn) bool { return !there[t.PolicyID] }) {
+		state.Policies, err = s.policies(ctx)
+	}
+	return err
 }
 
 // policies reads the policies; the texts of one that has not changed are not read again.
