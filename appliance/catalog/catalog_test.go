@@ -135,7 +135,7 @@ func TestSchemaOfTheFirstVersionIsBroughtUpToDate(t *testing.T) {
 	if _, err := c.ConnectionToHost(t.Context(), hypervisors.KVM, "h1"); kindOf(err) != "not-found" {
 		t.Errorf("a host that no check has met: %v, want not-found", err)
 	}
-	_, err := c.UpdateConnection(t.Context(), conn.ID, nil, func(c *Connection) { c.HostID = "h1" })
+	_, err := c.UpdateConnection(t.Context(), conn.ID, func(c *Connection) { c.HostID = "h1" })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -475,6 +475,44 @@ func testDeleteConnectionWithOwedCleanups(t *testing.T, dir string) {
 	if err := c.DeleteConnection(t.Context(), conn.ID); kindOf(err) != "not-found" {
 		t.Errorf("delete again: %v, want not-found", err)
 	}
+}
+
+// TestRerouteConnection: a connection is reached in another way only while no task uses it.
+func TestRerouteConnection(t *testing.T) { onEach(t, testRerouteConnection) }
+
+func testRerouteConnection(t *testing.T, dir string) {
+	c := open(t, dir)
+	conn := Connection{Name: "host", Address: "here"}
+	if err := c.CreateConnection(t.Context(), &conn, "before"); err != nil {
+		t.Fatal(err)
+	}
+	task := &Task{ConnectionID: conn.ID}
+	if _, err := c.CreateRun(t.Context(), &Run{Kind: KindBackup}, []*Task{task}, noQueue); err != nil {
+		t.Fatal(err)
+	}
+	reroute := func() error {
+		_, err := c.RerouteConnection(t.Context(), conn.ID, "after", func(c *Connection) { c.Address = "there" })
+		return err
+	}
+	is := func(address, password string) {
+		t.Helper()
+		row, err := c.Connection(t.Context(), conn.ID)
+		secret, secretErr := c.ConnectionSecret(t.Context(), conn.ID)
+		if err != nil || secretErr != nil || row.Address != address || string(secret) != password {
+			t.Errorf("%s by %q, %v, %v; want %s by %q", row.Address, string(secret), err, secretErr, address, password)
+		}
+	}
+	if err := reroute(); kindOf(err) != "conflict" {
+		t.Errorf("beside a task: %v, want conflict", err)
+	}
+	is("here", "before")
+	if _, err := c.MoveTask(t.Context(), task.ID, Cancelled, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := reroute(); err != nil {
+		t.Error(err)
+	}
+	is("there", "after")
 }
 
 func TestFirstUserOnlyOnce(t *testing.T) { onEach(t, testFirstUserOnlyOnce) }

@@ -55,18 +55,36 @@ func (c *Catalog) Connections(ctx context.Context, p Page) (List[Connection], er
 	}))
 }
 
-// UpdateConnection changes a connection as change says, and its credentials when secret is not nil.
-func (c *Catalog) UpdateConnection(ctx context.Context, id string, secret *Secret, change func(*Connection)) (Connection, error) {
+// UpdateConnection changes a connection as change says.
+func (c *Catalog) UpdateConnection(ctx context.Context, id string, change func(*Connection)) (Connection, error) {
+	return c.changeConnection(ctx, id, func(_ *gorm.DB, conn *Connection) error {
+		change(conn)
+		return nil
+	})
+}
+
+// RerouteConnection changes how a connection is reached, as change says, and its credentials. While tasks use it it answers Conflict.
+func (c *Catalog) RerouteConnection(ctx context.Context, id string, secret Secret, change func(*Connection)) (Connection, error) {
+	return c.changeConnection(ctx, id, func(tx *gorm.DB, conn *Connection) error {
+		if err := busy(tx, "connection_id", id); err != nil {
+			return err
+		}
+		change(conn)
+		conn.SealedSecret = c.seal.seal(id, secret)
+		return nil
+	})
+}
+
+func (c *Catalog) changeConnection(ctx context.Context, id string, change func(*gorm.DB, *Connection) error) (Connection, error) {
 	var conn Connection
 	err := c.transaction(ctx, func(tx *gorm.DB) error {
 		if err := tx.Where("id = ?", id).Take(&conn).Error; err != nil {
 			return err
 		}
-		change(&conn)
-		conn.ID = id
-		if secret != nil {
-			conn.SealedSecret = c.seal.seal(id, *secret)
+		if err := change(tx, &conn); err != nil {
+			return err
 		}
+		conn.ID = id
 		return tx.Save(&conn).Error
 	})
 	if err != nil {

@@ -26,19 +26,7 @@ func (a *Appliance) ReplaceConnection(ctx context.Context, who fleet.Who, id str
 	if c.Password == "" {
 		c.Password = stored
 	}
-	var fields []string
-	for name, differs := range map[string]bool{
-		"address": c.Address != row.Address, "user": c.User != row.User, "password": c.Password != stored, "options": !maps.Equal(c.Options, row.Options),
-	} {
-		if differs {
-			fields = append(fields, name)
-		}
-	}
-	accepts := c.AcceptHost != "" && c.AcceptHost != shownIdentity(row.HostID)
-	if accepts {
-		fields = append(fields, "host")
-	}
-	slices.Sort(fields)
+	fields, accepts := differences(row, stored, c)
 	if dry && !accepts || len(fields) == 0 {
 		return fields, nil
 	}
@@ -55,7 +43,7 @@ func (a *Appliance) ReplaceConnection(ctx context.Context, who fleet.Who, id str
 	if err := a.acceptedHost(ctx, row, c.AcceptHost, health); err != nil || dry {
 		return fields, err
 	}
-	_, err = a.catalog.UpdateConnection(ctx, id, &c.Password, func(r *catalog.Connection) {
+	_, err = a.catalog.RerouteConnection(ctx, id, c.Password, func(r *catalog.Connection) {
 		r.Address, r.User, r.Options, r.HostID = c.Address, c.User, c.Options, health.HostID
 		setHealth(r, health, nil)
 	})
@@ -77,4 +65,19 @@ func (a *Appliance) ReplaceConnection(ctx context.Context, who fleet.Who, id str
 		a.log.WarnContext(ctx, "inventory was not read", "connection", row.Name, "err", err)
 	}
 	return fields, nil
+}
+
+// differences names what a change of a connection differs in from what is stored, and says whether it accepts another host.
+func differences(row catalog.Connection, stored catalog.Secret, c httpapi.NewConnection) (fields []string, accepts bool) {
+	accepts = c.AcceptHost != "" && c.AcceptHost != shownIdentity(row.HostID)
+	for name, differs := range map[string]bool{
+		"address": c.Address != row.Address, "user": c.User != row.User, "password": c.Password != stored, "options": !maps.Equal(c.Options, row.Options),
+		"host": accepts,
+	} {
+		if differs {
+			fields = append(fields, name)
+		}
+	}
+	slices.Sort(fields)
+	return fields, accepts
 }

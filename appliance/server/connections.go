@@ -251,7 +251,7 @@ func (a *Appliance) CheckConnection(ctx context.Context, id string) (hypervisors
 	if err == nil {
 		err = a.confirmHost(id)(ctx, health.Host, health.HostID) // a session may be older than the host's identity
 	}
-	_, storeErr := a.catalog.UpdateConnection(context.WithoutCancel(ctx), id, nil, func(c *catalog.Connection) {
+	_, storeErr := a.catalog.UpdateConnection(context.WithoutCancel(ctx), id, func(c *catalog.Connection) {
 		setHealth(c, health, err)
 	})
 	return health, errors.Join(err, storeErr)
@@ -277,7 +277,7 @@ func (a *Appliance) RefreshConnection(ctx context.Context, id string) (catalog.I
 	defer a.connections.read(id)()
 	vms, err := d.VMs(ctx)
 	if err != nil {
-		_, storeErr := a.catalog.UpdateConnection(context.WithoutCancel(ctx), id, nil, func(c *catalog.Connection) {
+		_, storeErr := a.catalog.UpdateConnection(context.WithoutCancel(ctx), id, func(c *catalog.Connection) {
 			setHealth(c, hypervisors.Health{}, err)
 		})
 		return catalog.InventoryReport{}, errors.Join(fault.Context("read inventory", "", err), storeErr)

@@ -455,7 +455,7 @@ func TestReplaceConnection(t *testing.T) {
 	if _, err := b.ReplaceConnection(ctx, admin, "conn_x", same, false); kindOf(err) != "not-found" {
 		t.Errorf("unknown: %v", err)
 	}
-	if _, err := b.catalog.UpdateConnection(ctx, b.conn, nil, func(c *catalog.Connection) { c.HostID = "another" }); err != nil {
+	if _, err := b.catalog.UpdateConnection(ctx, b.conn, func(c *catalog.Connection) { c.HostID = "another" }); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := b.ReplaceConnection(ctx, admin, b.conn, same, false); kindOf(err) != "conflict" {

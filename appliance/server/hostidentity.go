@@ -33,7 +33,7 @@ func (a *Appliance) confirmHost(connection string) hypervisors.ConfirmHost {
 			return err
 		}
 		if row.HostID == "" && id != "" {
-			row, err = a.catalog.UpdateConnection(ctx, connection, nil, func(c *catalog.Connection) {
+			row, err = a.catalog.UpdateConnection(ctx, connection, func(c *catalog.Connection) {
 				if c.HostID == "" {
 					c.HostID = id
 				}
@@ -46,7 +46,7 @@ func (a *Appliance) confirmHost(connection string) hypervisors.ConfirmHost {
 			return nil
 		}
 		err = otherHost(row, host, id)
-		_, storeErr := a.catalog.UpdateConnection(context.WithoutCancel(ctx), connection, nil, func(c *catalog.Connection) {
+		_, storeErr := a.catalog.UpdateConnection(context.WithoutCancel(ctx), connection, func(c *catalog.Connection) {
 			setHealth(c, hypervisors.Health{}, err)
 		})
 		return errors.Join(err, storeErr)
@@ -67,14 +67,14 @@ func otherHost(c catalog.Connection, host, id string) error {
 			"restored or removed there.", advice+".")
 }
 
-// acceptedHost judges the host that has answered to a change of a connection: the one it has, or the one that the request accepts.
+// acceptedHost judges the host that has answered to a change of a connection: the one it has, the first, or the one that the request accepts.
 func (a *Appliance) acceptedHost(ctx context.Context, row catalog.Connection, accept string, h hypervisors.Health) error {
 	switch {
-	case accept == "" && (row.HostID == "" || row.HostID == h.HostID):
+	case accept == "" && row.HostID == h.HostID:
 		return nil
-	case accept == "":
+	case accept == "" && row.HostID != "":
 		return otherHost(row, h.Host, h.HostID)
-	case accept != shownIdentity(h.HostID):
+	case accept != "" && accept != shownIdentity(h.HostID):
 		return fault.New(fault.Conflict, "accept host of connection", row.Name, "%s answers with the identity %s, not %s", h.Host, shownIdentity(h.HostID), accept).
 			Explain("The host that is to be accepted is not the one that answers.", "Look which host has the address, and name the identity that it has.")
 	}
@@ -82,7 +82,7 @@ func (a *Appliance) acceptedHost(ctx context.Context, row catalog.Connection, ac
 	if err != nil || other == nil || other.ID == row.ID {
 		return err
 	}
-	return connectedTwice("accept host of connection", row.Name, *other, h.HostID)
+	return connectedTwice("change host of connection", row.Name, *other, h.HostID)
 }
 
 // sameHost returns the connection that leads to a host already, or nil.

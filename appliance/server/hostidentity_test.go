@@ -164,11 +164,15 @@ func TestAcceptHost(t *testing.T) {
 	if fields, err := change(noIdentity, false); err != nil || !slices.Equal(fields, []string{"host"}) || b.connection().HostID != "" {
 		t.Errorf("one without an identity: %v, %v, %+v", fields, err, b.connection())
 	}
+	b.platform.Reinstall("of-second")
+	if _, err := b.ReplaceConnection(t.Context(), admin, b.conn, httpapi.NewConnection{Address: "elsewhere"}, false); kindOf(err) != "exists" {
+		t.Errorf("the first identity is that of another connection: %v", err)
+	}
 }
 
 func TestTheFirstIdentityIsTaken(t *testing.T) {
 	b := newBench(t)
-	if _, err := b.catalog.UpdateConnection(t.Context(), b.conn, nil, func(c *catalog.Connection) { c.HostID = "" }); err != nil {
+	if _, err := b.catalog.UpdateConnection(t.Context(), b.conn, func(c *catalog.Connection) { c.HostID = "" }); err != nil {
 		t.Fatal(err)
 	}
 	b.forgetDriver(t.Context(), b.conn)

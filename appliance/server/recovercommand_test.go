@@ -33,8 +33,7 @@ func newDisaster(t *testing.T) (d disaster, before catalog.Configuration, point 
 	t.Helper()
 	b := stillBench(t)
 	ctx := t.Context()
-	secret := catalog.Secret("canary")
-	if _, err := b.catalog.UpdateConnection(ctx, b.conn, &secret, func(*catalog.Connection) {}); err != nil {
+	if _, err := b.catalog.RerouteConnection(ctx, b.conn, "canary", func(*catalog.Connection) {}); err != nil {
 		t.Fatal(err)
 	}
 	b.more("db")
