@@ -24,7 +24,7 @@ const kindHanded hypervisors.OwedKind = "handed-disks"
 const argPaths = "paths"
 
 // volumeName is what a volume of a restore is called: our mark, then what is asked for as far as every kind of pool takes it, or the source
-// disk's id. No file has it, for a tag is used once.
+// disk's id. No file has it, for a tag is used once. Of a long name the end stays, which tells the disks of a restore apart.
 func volumeName(req hypervisors.RestoreRequest, want hypervisors.RestoreDisk) string {
 	if req.Mode != hypervisors.RestoreInto || want.Name == "" {
 		return marker + req.Tag + "-" + want.ID
@@ -35,7 +35,7 @@ func volumeName(req hypervisors.RestoreRequest, want hypervisors.RestoreDisk) st
 		}
 		return '_'
 	}, want.Name)
-	return marker + req.Tag + "-" + name[:min(len(name), 80)]
+	return marker + req.Tag + "-" + name[max(0, len(name)-80):]
 }
 
 // checkInto looks whether the VM that was named can get the disks.
@@ -59,60 +59,74 @@ func (p *restorePlan) checkInto(lv *libvirt.Connect) error {
 
 // fit says whether a VM can get a disk as it is now, and returns the disk as it is to be there: as the source had it, in a free place.
 func (disk *plannedDisk) fit(dom *libvirt.Domain, source *libvirtxml.Domain) (*libvirtxml.DomainDisk, error) {
-	x, err := domainXML(dom, 0)
+	running, err := dom.IsActive()
 	if err != nil {
 		return nil, err
 	}
-	no := func(what, meaning, advice string) error {
-		return fault.New(fault.Conflict, "restore disks into VM", x.Name, "%s", what).Explain(meaning, advice)
-	}
-	if isHelper(x) || isMover(x) {
-		return nil, no("it is one of Cairn's own", "What is plugged into a mover belongs to Cairn's own work.", "Choose another VM.")
-	}
-	saved, err := dom.HasManagedSaveImage(0)
+	saved, err := dom.HasManagedSaveImage(0) // asked last: a VM that is being saved runs until its memory is there
 	if err != nil {
 		return nil, err
 	}
-	if saved {
-		return nil, no("its memory is saved", "The VM would resume without the disk.", "Start it, or discard the saved memory with: virsh managedsave-remove "+x.Name)
-	}
-	active, err := dom.IsActive()
+	now, err := domainXML(dom, 0)
 	if err != nil {
 		return nil, err
 	}
+	configured, err := domainXML(dom, libvirt.DOMAIN_XML_INACTIVE)
+	if err != nil {
+		return nil, err
+	}
+	out := disk.like(source)
+	if err := disk.mayJoin(now, configured, out.Target.Bus, running, saved); err != nil {
+		return nil, err
+	}
+	join(out, slices.Concat(now.Devices.Disks, configured.Devices.Disks))
+	return out, nil
+}
+
+// like returns the disk as the source had it, but for what is the source VM's.
+func (disk *plannedDisk) like(source *libvirtxml.Domain) *libvirtxml.DomainDisk {
 	out := libvirtxml.DomainDisk{Target: &libvirtxml.DomainDiskTarget{Dev: disk.id, Bus: "virtio"}}
 	if stored := diskOf(source, disk.id); stored != nil {
 		out = *stored
 	}
 	disk.replace(&out)
 	out.Address, out.Alias, out.Boot = nil, nil, nil
-	out.Driver.IOThread = nil // those are the source VM's
-	bus := out.Target.Bus
-	if active && bus != "virtio" && bus != "scsi" {
-		return nil, no("it runs, and disk "+disk.id+" is a disk of the bus "+bus, "QEMU plugs only virtio and SCSI disks into a VM that runs.",
+	out.Driver.IOThread = nil
+	return &out
+}
+
+// mayJoin refuses a VM, as it is now and as it is configured, that cannot get a disk on a bus.
+func (disk *plannedDisk) mayJoin(now, configured *libvirtxml.Domain, bus string, running, saved bool) error {
+	no := func(what, meaning, advice string) error {
+		return fault.New(fault.Conflict, "restore disks into VM", now.Name, "%s", what).Explain(meaning, advice)
+	}
+	lacksSCSI := func(x *libvirtxml.Domain) bool {
+		return !slices.ContainsFunc(x.Devices.Controllers, func(c libvirtxml.DomainController) bool { return c.Type == "scsi" })
+	}
+	switch {
+	case isHelper(now) || isMover(now):
+		return no("it is one of Cairn's own", "What is plugged into a mover belongs to Cairn's own work.", "Choose another VM.")
+	case saved:
+		return no("its memory is saved", "The VM would resume without the disk.", "Start it, or discard the saved memory with: virsh managedsave-remove "+now.Name)
+	case running && bus != "virtio" && bus != "scsi":
+		return no("it runs, and disk "+disk.id+" is a disk of the bus "+bus, "QEMU plugs only virtio and SCSI disks into a VM that runs.",
 			"Shut the VM down and start the restore again.")
+	case bus == "scsi" && (lacksSCSI(now) || lacksSCSI(configured)):
+		return no("it has no SCSI controller, and disk "+disk.id+" wants one", "The VM cannot take a disk of this bus.",
+			"Add one (virsh edit: <controller type='scsi' model='virtio-scsi'/>), or choose another VM.")
 	}
-	inactive := x
-	if active {
-		if inactive, err = domainXML(dom, libvirt.DOMAIN_XML_INACTIVE); err != nil {
-			return nil, err
-		}
-	}
-	taken := slices.Concat(x.Devices.Disks, inactive.Devices.Disks)
-	for _, d := range []*libvirtxml.Domain{x, inactive} {
-		if bus == "scsi" && !slices.ContainsFunc(d.Devices.Controllers, func(c libvirtxml.DomainController) bool { return c.Type == "scsi" }) {
-			return nil, no("it has no SCSI controller, and disk "+disk.id+" wants one", "The VM cannot take a disk of this bus.",
-				"Add one (virsh edit: <controller type='scsi' model='virtio-scsi'/>), or choose another VM.")
-		}
-	}
-	out.Target = &libvirtxml.DomainDiskTarget{Dev: freeTarget(bus, taken), Bus: bus}
+	return nil
+}
+
+// join gives a disk a name beside those that a VM has. Two disks of one serial number or WWN would be one to the guest.
+func join(out *libvirtxml.DomainDisk, taken []libvirtxml.DomainDisk) {
+	out.Target = &libvirtxml.DomainDiskTarget{Dev: freeTarget(out.Target.Bus, taken), Bus: out.Target.Bus}
 	if slices.ContainsFunc(taken, func(d libvirtxml.DomainDisk) bool { return d.Serial == out.Serial }) {
-		out.Serial = "" // two disks of one serial number would be one to the guest
+		out.Serial = ""
 	}
 	if slices.ContainsFunc(taken, func(d libvirtxml.DomainDisk) bool { return d.WWN == out.WWN }) {
 		out.WWN = ""
 	}
-	return &out, nil
 }
 
 // freeTarget is the first name of a bus that no disk has.

@@ -46,36 +46,17 @@ func (d *Driver) planRestore(ctx context.Context, req hypervisors.RestoreRequest
 	if err := checkTag(req.Tag); err != nil {
 		return nil, err
 	}
-	if req.Mode == hypervisors.RestoreDisks {
-		return nil, fault.New(fault.Unsupported, "restore disks", req.VM.Name, "disks that no VM has are not made on a KVM host").
-			Explain("A KVM host has volumes, but no disks of their own.", "Restore them into a VM that is there, or as a new VM with these disks alone.")
+	uuid, err := restoredUUID(req)
+	if err != nil {
+		return nil, err
 	}
-	p := &restorePlan{}
+	p := &restorePlan{uuid: uuid}
 	stored, err := parseDomain(string(req.Document(docDomain)))
 	if err != nil {
 		return nil, fault.New(fault.Invalid, "restore VM", req.VM.Name, "the restore point's %s cannot be read: %w", docDomain, err).
 			Explain("This restore point was not made on a KVM host, or its configuration is damaged.", "Choose another restore point, or export its disks.")
 	}
 	p.domain = stored
-	switch req.Mode {
-	case hypervisors.RestoreNew:
-		if err := checkName(req.Name); err != nil {
-			return nil, err
-		}
-		p.uuid = newUUID()
-	case hypervisors.RestoreInPlace:
-		if err := checkUUID(req.VM.ID); err != nil {
-			return nil, err
-		}
-		p.uuid = req.VM.ID
-	case hypervisors.RestoreInto:
-		if err := checkUUID(req.Into); err != nil {
-			return nil, err
-		}
-		p.uuid = req.Into
-	default:
-		return nil, fault.New(fault.Invalid, "restore VM", req.VM.Name, "unknown mode %q", req.Mode)
-	}
 	if p.disks, err = planDisks(req); err != nil {
 		return nil, err
 	}
@@ -102,6 +83,22 @@ func (d *Driver) planRestore(ctx context.Context, req hypervisors.RestoreRequest
 		}
 	}
 	return p, nil
+}
+
+// restoredUUID is that of the VM that is made, or that gets disks.
+func restoredUUID(req hypervisors.RestoreRequest) (string, error) {
+	switch req.Mode {
+	case hypervisors.RestoreNew:
+		return newUUID(), checkName(req.Name)
+	case hypervisors.RestoreInPlace:
+		return req.VM.ID, checkUUID(req.VM.ID)
+	case hypervisors.RestoreInto:
+		return req.Into, checkUUID(req.Into)
+	case hypervisors.RestoreDisks:
+		return "", fault.New(fault.Unsupported, "restore disks", req.VM.Name, "disks that no VM has are not made on a KVM host").
+			Explain("A KVM host has volumes, but no disks of their own.", "Restore them into a VM that is there, or as a new VM with these disks alone.")
+	}
+	return "", fault.New(fault.Invalid, "restore VM", req.VM.Name, "unknown mode %q", req.Mode)
 }
 
 func newUUID() string {
