@@ -60,20 +60,9 @@ vda=fast, vda=:qcow2. --network FROM=TO with nothing after the = leaves the NIC 
 			if err != nil {
 				return err
 			}
-			var where string
-			if f.connection != "" {
-				c, err := findConnection(ctx, s, f.connection)
-				if err != nil {
-					return err
-				}
-				req.Connection, where = c.ID, c.Name
-			}
-			if f.into != "" {
-				vm, err := findVM(ctx, s, f.into)
-				if err != nil {
-					return err
-				}
-				req.VM = vm.ID
+			where, err := f.places(ctx, s, &req)
+			if err != nil {
+				return err
 			}
 			if f.inPlace && !f.dryRun {
 				if err := a.confirmInPlace(ctx, s, args[0], f.only); err != nil {
@@ -102,7 +91,12 @@ vda=fast, vda=:qcow2. --network FROM=TO with nothing after the = leaves the NIC 
 			return a.started(ctx, s, f.waiting, []client.Run{run})
 		}),
 	}
-	f.flags(cmd)
+	f.flags(a, cmd)
+	return cmd
+}
+
+func (f *restoreFlags) flags(a *App, cmd *cobra.Command) {
+	f.waiting.flags(cmd)
 	fl := cmd.Flags()
 	fl.StringVar(&f.name, "name", "", "make a new VM of this `NAME`")
 	fl.BoolVar(&f.inPlace, "in-place", false, "give the original VM its disks back")
@@ -122,7 +116,25 @@ vda=fast, vda=:qcow2. --network FROM=TO with nothing after the = leaves the NIC 
 	for _, name := range []string{"name", "pool", "disk", "only-disk", "network"} {
 		_ = cmd.RegisterFlagCompletionFunc(name, cobra.NoFileCompletions)
 	}
-	return cmd
+}
+
+// places turns the names of where to restore to into ids, and returns the connection's, "" if none was given.
+func (f *restoreFlags) places(ctx context.Context, s *remote.Session, req *client.RestoreRequest) (connection string, err error) {
+	if f.connection != "" {
+		c, err := findConnection(ctx, s, f.connection)
+		if err != nil {
+			return "", err
+		}
+		req.Connection, connection = c.ID, c.Name
+	}
+	if f.into != "" {
+		vm, err := findVM(ctx, s, f.into)
+		if err != nil {
+			return "", err
+		}
+		req.VM = vm.ID
+	}
+	return connection, nil
 }
 
 // confirmInPlace asks by name and time: an id is easily mistaken for another.
