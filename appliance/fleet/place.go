@@ -22,11 +22,12 @@ type Locate func(machineUUID string) (host, connection string)
 // which may be nil, is told once why it has to wait. The error says who was rejected and why.
 func (f *Fleet) Find(ctx context.Context, w Wish, own Candidate, locate Locate, waiting func(Choice)) (Place, error) {
 	for {
+		changed := f.Changed() // before the look, so that nothing falls between
 		rows, err := f.catalog.Movers(ctx)
 		if err != nil {
 			return Place{}, err
 		}
-		p, changed := f.try(w, own, rows, located(rows, locate))
+		p := f.try(w, own, rows, located(rows, locate))
 		if p.Mover != nil {
 			f.applyLimits() // who has transfers has changed
 			return p, nil
@@ -46,8 +47,8 @@ func (f *Fleet) Find(ctx context.Context, w Wish, own Candidate, locate Locate, 
 	}
 }
 
-// try chooses once; changed closes when another attempt may come out otherwise.
-func (f *Fleet) try(w Wish, own Candidate, rows []catalog.Mover, where map[string]location) (p Place, changed <-chan struct{}) {
+// try chooses once.
+func (f *Fleet) try(w Wish, own Candidate, rows []catalog.Mover, where map[string]location) (p Place) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	busy := map[string]int{}
@@ -80,7 +81,7 @@ func (f *Fleet) try(w Wish, own Candidate, rows []catalog.Mover, where map[strin
 			f.poke()
 		}
 	}
-	return p, f.changed
+	return p
 }
 
 type location struct{ host, connection string }

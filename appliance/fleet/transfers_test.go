@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	pb "github.com/cairn-backup/cairn/api/mover"
 	"github.com/cairn-backup/cairn/appliance/fleet"
 	"github.com/cairn-backup/cairn/datamover/agent"
 	"github.com/cairn-backup/cairn/datamover/control"
@@ -153,6 +155,42 @@ func TestFullMover(t *testing.T) {
 	_, err := first.wait(t)
 	check(t, err)
 	check(t, <-found)
+}
+
+// TestMoverIsResumedMeanwhile: a mover that is given transfers again while one is looked for is found, also if it was read as drained.
+func TestMoverIsResumedMeanwhile(t *testing.T) {
+	m := newManager(t, fleet.Timing{Heartbeat: time.Hour, Silence: 2 * time.Hour}) // no other try than the one looked for
+	v := newMover(t, m, m.token(fleet.NewToken{}))
+	v.config.Facts = func() *pb.Facts {
+		f := control.FactsOf([]string{"nbd"}, nil)
+		f.MachineUuid = "machine"
+		return f
+	}
+	v.start()
+	m.log.await("mover connected", 1)
+	drain := func(drain bool) {
+		_, err := m.fleet.Drain(t.Context(), fleet.Who{User: "ann"}, "m1", drain)
+		check(t, err)
+	}
+	drain(true)
+	wish := fleet.Wish{Export: hypervisors.Export{Transport: hypervisors.TransportNBD}}
+	own := fleet.Candidate{ID: "built-in", Name: "built-in", BuiltIn: true, State: fleet.Online, Slots: 1, Transports: []string{"nbd"}}
+	first, err := m.fleet.Find(t.Context(), wish, own, nil, nil)
+	check(t, err)
+	defer first.Release()
+	var once sync.Once
+	locate := func(string) (host, connection string) { // asked when the movers have been read
+		once.Do(func() { drain(false) })
+		return "", ""
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	p, err := m.fleet.Find(ctx, wish, own, locate, nil)
+	check(t, err)
+	defer p.Release()
+	if p.Mover.Name != "m1" {
+		t.Errorf("the place is on %s, want m1", p.Mover.Name)
+	}
 }
 
 // TestMoverRestarts: what an earlier process had has failed, and says that it may be begun anew.
