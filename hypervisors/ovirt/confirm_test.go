@@ -34,6 +34,15 @@ func TestEverySessionIsConfirmed(t *testing.T) {
 	if _, err := d.VMs(t.Context()); err != nil || asked != 2 {
 		t.Errorf("an inventory in the same session: asked %d times, %v", asked, err)
 	}
+	right := want
+	want = "another"
+	if _, err := d.VMs(t.Context()); fault.KindOf(err) != fault.Conflict || e.Sessions() != 0 {
+		t.Errorf("refused within a session: %v, want a Conflict; %d sessions are left", err, e.Sessions())
+	}
+	want = right
+	if _, err := d.VM(t.Context(), webID); err != nil {
+		t.Errorf("confirmed again: %v", err)
+	}
 	e.Reinstall()
 	for what, do := range map[string]func() error{
 		"a VM":         func() error { _, err := d.VM(t.Context(), webID); return err },

@@ -138,6 +138,11 @@ func TestRestoreWithoutOVF(t *testing.T) {
 			t.Errorf("%s: notes %q", tag, vm.Notes)
 		}
 	}
+	req := s.restoreRequest("alone", p)
+	req.Mode, req.Documents = hypervisors.RestoreDisks, []hypervisors.Document{p.info.Documents[0], {Name: docOVF, Data: []byte("<Envelope>")}}
+	if plan, err := s.d.planRestore(t.Context(), req); err != nil || len(plan.notes) > 0 {
+		t.Errorf("disks alone, of which no VM is made: %+v, %v", plan, err)
+	}
 }
 
 func TestRestoreMapsNetworks(t *testing.T) {

@@ -75,19 +75,8 @@ func (d *Driver) planRestore(ctx context.Context, req hypervisors.RestoreRequest
 		return nil, fault.New(fault.Invalid, "restore VM", req.VM.Name, "unknown mode %q", req.Mode)
 	}
 	p := &restorePlan{}
-	if doc := req.Document(docVM); doc != nil {
-		x, err := apixml.DecodeOne(doc, "vm", sdk.XMLVmReadOne)
-		if err != nil {
-			return nil, fault.Wrap(fault.Invalid, "restore VM", req.VM.Name, err).
-				Explain("The configuration in this restore point is damaged.", "Choose another restore point, or export its disks.")
-		}
-		p.source = x
-	}
-	if doc := req.Document(docOVF); doc != nil {
-		var err error
-		if p.ovf, err = ovf.Bare(doc, req.Name, restoreComment+req.Tag); err != nil {
-			p.notes = append(p.notes, "The VM was made without its OVF, which cannot be read: "+err.Error()+".")
-		}
+	if err := p.readDocuments(req); err != nil {
+		return nil, err
 	}
 	at, err := d.look(ctx)
 	if err != nil {
@@ -115,6 +104,25 @@ func (d *Driver) planRestore(ctx context.Context, req hypervisors.RestoreRequest
 		return nil, err
 	}
 	return p, d.nameIsFree(ctx, req.Name)
+}
+
+// readDocuments reads what the engine had said of the VM. Its OVF is needed for a new one only.
+func (p *restorePlan) readDocuments(req hypervisors.RestoreRequest) error {
+	if doc := req.Document(docVM); doc != nil {
+		x, err := apixml.DecodeOne(doc, "vm", sdk.XMLVmReadOne)
+		if err != nil {
+			return fault.Wrap(fault.Invalid, "restore VM", req.VM.Name, err).
+				Explain("The configuration in this restore point is damaged.", "Choose another restore point, or export its disks.")
+		}
+		p.source = x
+	}
+	if doc := req.Document(docOVF); doc != nil && req.Mode == hypervisors.RestoreNew {
+		var err error
+		if p.ovf, err = ovf.Bare(doc, req.Name, restoreComment+req.Tag); err != nil {
+			p.notes = append(p.notes, "The VM was made without its OVF, which cannot be read: "+err.Error()+".")
+		}
+	}
+	return nil
 }
 
 // addressesAreFree looks whether the addresses that are to be kept are in use, and whether that matters: the engine would

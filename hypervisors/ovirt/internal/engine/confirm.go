@@ -13,7 +13,8 @@ import (
 
 var whoAreYou = Request{Op: "ask engine for its identity", Method: http.MethodGet}
 
-// Confirm has the engine confirmed once more, within a session; another one is asked for nothing but its identity from then on.
+// Confirm has the engine confirmed once more, within a session. The session at another one is ended at once, and the next one begins with
+// its identity.
 func (c *Conn) Confirm(ctx context.Context) error {
 	if c.confirm == nil {
 		return nil
@@ -23,9 +24,10 @@ func (c *Conn) Confirm(ctx context.Context) error {
 		return err
 	}
 	if err := c.confirm(ctx, c.base.Hostname(), Instance(x)); err != nil {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		c.token = ""
+		if token, _ := c.current(); token != "" {
+			c.forget(token)
+			c.end(ctx, token)
+		}
 		return err
 	}
 	return nil
@@ -48,14 +50,19 @@ func (c *Conn) confirmed(ctx context.Context, token string) error {
 		return fault.Context(whoAreYou.Op, c.base.Host, err)
 	}
 	if err := c.confirm(ctx, c.base.Hostname(), Instance(x)); err != nil {
-		ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
-		defer cancel()
-		if lost := c.logout(ending, token); lost != nil {
-			c.log.DebugContext(ctx, "session was not ended", "err", lost)
-		}
+		c.end(ctx, token)
 		return err
 	}
 	return nil
+}
+
+// end ends the session of a token that is not used any more, as far as the engine lets it.
+func (c *Conn) end(ctx context.Context, token string) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
+	if err := c.logout(ctx, token); err != nil {
+		c.log.DebugContext(ctx, "session was not ended", "err", err)
+	}
 }
 
 // Instance is the id that an engine was given when it was set up, from the document of the API's root; "" when it says none.
