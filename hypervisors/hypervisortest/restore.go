@@ -232,11 +232,14 @@ func testRestoreAbandoned(e *env) {
 
 func (e *env) modes() []hypervisors.RestoreMode {
 	out := []hypervisors.RestoreMode{hypervisors.RestoreNew}
-	for mode, can := range map[hypervisors.RestoreMode]bool{
-		hypervisors.RestoreInPlace: e.caps.RestoreInPlace, hypervisors.RestoreDisks: e.caps.RestoreDisks, hypervisors.RestoreInto: e.caps.RestoreInto,
+	for _, m := range []struct {
+		mode hypervisors.RestoreMode
+		can  bool
+	}{
+		{hypervisors.RestoreInPlace, e.caps.RestoreInPlace}, {hypervisors.RestoreDisks, e.caps.RestoreDisks}, {hypervisors.RestoreInto, e.caps.RestoreInto},
 	} {
-		if can {
-			out = append(out, mode)
+		if m.can {
+			out = append(out, m.mode)
 		}
 	}
 	return out
