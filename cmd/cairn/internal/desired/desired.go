@@ -163,10 +163,38 @@ func (s *State) check() error {
 			errs = append(errs, wrong("the password of connection %q is neither {file: PATH} nor {env: NAME}", c.Name))
 		}
 	}
+	errs = append(errs, s.lacking()...)
 	if len(errs) > 0 {
 		return errs[0]
 	}
 	return nil
+}
+
+// lacking looks for what everything of its kind needs: a plan would else be made that cannot be carried out.
+func (s *State) lacking() (errs []error) {
+	needs := func(noun, name, member, value string) {
+		if value == "" {
+			errs = append(errs, wrong("%s %q has no %s", noun, name, member))
+		}
+	}
+	for _, c := range s.Connections {
+		needs("connection", c.Name, "platform", c.Platform)
+		needs("connection", c.Name, "address", c.Address)
+	}
+	for _, r := range s.Repositories {
+		if len(r.Set.Members) == 0 {
+			needs("repository", r.Name, "path", r.Path)
+		}
+	}
+	for _, p := range s.Policies {
+		needs("policy", p.Name, "filter", p.Filter)
+		needs("policy", p.Name, "schedule", p.Schedule)
+	}
+	for _, e := range s.Exclusions {
+		needs("an exclusion with the reason", e.Reason, "filter", e.Filter)
+		needs("the exclusion of", e.Filter, "reason", e.Reason)
+	}
+	return errs
 }
 
 func namesOf[T any](all []T, name func(T) string) []string {
