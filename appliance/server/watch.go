@@ -75,12 +75,20 @@ func (a *Appliance) watch(ctx context.Context, conn catalog.Connection, now time
 		err := a.listen(listening, conn, d)
 		if err != nil && listening.Err() == nil {
 			a.log.InfoContext(ctx, "changes are not told any more; trying again", "connection", conn.Name, "err", err)
+			a.checkLost(listening, conn)
 		}
 		a.watches.mu.Lock()
 		defer a.watches.mu.Unlock()
 		delete(a.watches.running, conn.ID)
 		a.watches.again[conn.ID] = now.Add(watchAgain)
 	})
+}
+
+// checkLost looks whether a connection that tells nothing any more answers at all, so that it does not stay ok until the next inventory.
+func (a *Appliance) checkLost(ctx context.Context, conn catalog.Connection) {
+	if _, err := a.CheckConnection(ctx, conn.ID); err != nil && ctx.Err() == nil {
+		a.log.InfoContext(ctx, "connection does not answer", "connection", conn.Name, "err", err)
+	}
 }
 
 // stopWatching ends the listening to a connection that is reached in another way now; it begins anew by itself.

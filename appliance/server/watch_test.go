@@ -64,6 +64,33 @@ func TestChangesAreReadWhenTheyHappen(t *testing.T) {
 	is("what was not told", map[string]string{"web": "on", "unheard": "on"})
 }
 
+// TestLostConnectionIsAProblem also before an inventory or a backup finds it, and is none any more once it tells of changes again.
+func TestLostConnectionIsAProblem(t *testing.T) {
+	b := stillBench(t)
+	began := b.routine.began
+	b.ticks <- began
+	b.ticks <- began
+	is := func(what string, want catalog.Health) {
+		t.Helper()
+		b.holds(what, func() bool {
+			c, err := b.catalog.Connection(t.Context(), b.conn)
+			return err == nil && c.Status == want && (c.LastError == nil) == (want == catalog.HealthOK)
+		})
+	}
+	is("a connection that answers", catalog.HealthOK)
+	b.platform.Inject(memplatform.OpCheck, &memplatform.Fault{Err: fault.New(fault.Transient, "check", "", "planted")})
+	b.holds("it listened", func() bool { return b.platform.Deafen() == 1 })
+	is("one that is lost", catalog.HealthProblem)
+	b.platform.Heal()
+	b.holds("it has noticed", func() bool {
+		b.watches.mu.Lock()
+		defer b.watches.mu.Unlock()
+		return len(b.watches.running) == 0
+	})
+	b.ticks <- began.Add(watchAgain)
+	is("one that answers again", catalog.HealthOK)
+}
+
 // TestToldIsReadOnceItIsQuiet runs on virtual time.
 func TestToldIsReadOnceItIsQuiet(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
