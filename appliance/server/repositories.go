@@ -32,7 +32,8 @@ type repositories struct {
 type openRepository struct {
 	mu sync.Mutex
 	opened
-	before []opened // for reading only, until it could be written to again: restores may be running on them
+	before  []opened // for reading only, until it could be written to again: restores may be running on them
+	dropped bool     // it was closed, and who waited for it has to look for another
 }
 
 // opened is a repository with what it lies on.
@@ -57,6 +58,26 @@ func (r *repositories) entry(id string) (*openRepository, error) {
 	return r.open[id], nil
 }
 
+// hold returns the entry of a repository, locked.
+func (r *repositories) hold(id string) (*openRepository, error) {
+	for {
+		entry, err := r.entry(id)
+		if err != nil || entry.lock() {
+			return entry, err
+		}
+	}
+}
+
+// lock locks an entry; false, it was dropped since it was looked up.
+func (e *openRepository) lock() bool {
+	e.mu.Lock()
+	if e.dropped {
+		e.mu.Unlock()
+		return false
+	}
+	return true
+}
+
 // drop closes one repository.
 func (r *repositories) drop(id string) error {
 	r.mu.Lock()
@@ -68,6 +89,7 @@ func (r *repositories) drop(id string) error {
 	}
 	entry.mu.Lock()
 	defer entry.mu.Unlock()
+	entry.dropped = true
 	var errs []error
 	for _, o := range append(entry.before, entry.opened) {
 		if o.repo != nil {
@@ -103,11 +125,10 @@ func (a *Appliance) opened(ctx context.Context, id string) (opened, error) {
 	if err := a.mayOpen(ctx, id); err != nil {
 		return opened{}, err
 	}
-	entry, err := a.repositories.entry(id)
+	entry, err := a.repositories.hold(id)
 	if err != nil {
 		return opened{}, err
 	}
-	entry.mu.Lock()
 	defer entry.mu.Unlock()
 	if entry.repo != nil && entry.unwritable == nil {
 		return entry.opened, nil

@@ -95,3 +95,27 @@ func TestOpenRepositoryIsTakenAway(t *testing.T) {
 		})
 	}
 }
+
+// TestDroppedRepositoryIsOpenedAnew: who had looked a repository up before it was closed does not get what was closed.
+func TestDroppedRepositoryIsOpenedAnew(t *testing.T) {
+	b := stillBench(t)
+	waiting, err := b.repositories.hold(b.repo)
+	if err != nil {
+		t.Fatal(err)
+	}
+	waiting.mu.Unlock()
+	if err := b.repositories.drop(b.repo); err != nil {
+		t.Fatal(err)
+	}
+	if waiting.lock() {
+		waiting.mu.Unlock()
+		t.Error("what was closed is used")
+	}
+	repo, err := b.repository(t.Context(), b.repo)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := repo.RestorePoints(t.Context()); err != nil {
+		t.Errorf("opened anew: %v", err)
+	}
+}

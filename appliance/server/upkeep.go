@@ -50,11 +50,10 @@ func (a *Appliance) UpdateRepository(ctx context.Context, id string, change http
 	if err := a.mayOpen(ctx, id); err != nil {
 		return httpapi.RepositoryInfo{}, err
 	}
-	entry, err := a.repositories.entry(id)
+	entry, err := a.repositories.hold(id) // who opens it meanwhile sees the change
 	if err != nil {
 		return httpapi.RepositoryInfo{}, err
 	}
-	entry.mu.Lock() // who opens it meanwhile sees the change
 	_, err = a.catalog.UpdateRepository(ctx, id, func(r *catalog.Repository) {
 		r.Compression = cmp.Or(change.Compression, r.Compression)
 		if v := change.Verification; v != nil {
