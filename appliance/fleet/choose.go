@@ -207,6 +207,8 @@ func (w Wish) rejects(m Candidate) string {
 // rejectsBy says why a mover cannot do it by a transport that the platform offers; "" if it can.
 func (w Wish) rejectsBy(m Candidate, t hypervisors.Transport) string {
 	switch {
+	case !slices.Contains(m.Transports, string(t)) && w.Export.Writable:
+		return fmt.Sprintf("it cannot write by %s", t)
 	case !slices.Contains(m.Transports, string(t)):
 		return fmt.Sprintf("it cannot read by %s", t)
 	case t == hypervisors.TransportHotadd && (m.Machine == "" || !w.Pluggable[m.Machine]):

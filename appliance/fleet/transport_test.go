@@ -77,7 +77,7 @@ func TestChooseTransport(t *testing.T) {
 		"offered on the SAN only, and not attached": {wish(remote, func(w *Wish) { w.Export = hypervisors.Export{Transport: "san", SAN: lun}; w.Pluggable = nil }), []Candidate{mover("c", "vm-a", "san")},
 			nil, []string{"c by san: it does not see LUN naa.6001405000000001"}, false},
 		"no restore goes to the SAN": {wish(remote, func(w *Wish) { w.Export.SAN, w.Export.Writable, w.Pluggable = lun, true, nil }), []Candidate{attached},
-			nil, []string{"c by nbd: it cannot read by nbd"}, false},
+			nil, []string{"c by nbd: it cannot write by nbd"}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := Choose(tt.wish, tt.movers)
