@@ -236,6 +236,9 @@ func (a *Appliance) eachRepository(ctx context.Context, kind catalog.RunKind, do
 		}
 	}
 	out.text = fmt.Sprintf("%d of %d repositories are %s", begun, len(out.known), done)
+	if others := len(out.known) - len(own); others > 0 {
+		out.text += fmt.Sprintf(", %d are left to other managers", others)
+	}
 	return out, errors.Join(errs...)
 }
 
@@ -357,7 +360,31 @@ func (a *Appliance) RunMaintenance(ctx context.Context, who fleet.Who, kind cata
 	if i < 0 {
 		return noMaintenance(kind)
 	}
+	if err := a.mayMaintain(ctx, kind); err != nil {
+		return err
+	}
 	a.note(ctx, who, "maintenance.run", string(kind), "")
 	a.maintain(a.routine.ctx, rows[i], time.Now())
 	return nil
+}
+
+// mayMaintain is an error where all repositories are other managers': nothing would be done, and the result be that of the time before.
+func (a *Appliance) mayMaintain(ctx context.Context, kind catalog.MaintenanceKind) error {
+	if a.peers == nil || slices.Contains(byOne, kind) {
+		return nil
+	}
+	list, err := a.catalog.Repositories(ctx, catalog.Page{Limit: catalog.MaxLimit})
+	if err != nil {
+		return err
+	}
+	for _, r := range list.Items {
+		if err = a.mayOpen(ctx, r.ID); err == nil {
+			return nil
+		}
+	}
+	if e, ok := errors.AsType[*httpapi.Elsewhere](err); ok { // it is not passed on: who asks wants to see how it goes there
+		return fault.New(fault.Conflict, "run maintenance", string(kind), "this manager works with no repository").Explain(
+			"Each of several managers maintains the repositories that it works with.", "Ask the others, for example the one at "+e.Address+".")
+	}
+	return err
 }

@@ -6,10 +6,15 @@ import (
 	"io"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
+	"time"
 
+	"github.com/cairn-backup/cairn/appliance/catalog"
+	"github.com/cairn-backup/cairn/appliance/fleet"
 	"github.com/cairn-backup/cairn/appliance/httpapi"
+	"github.com/cairn-backup/cairn/internal/fault"
 	"github.com/cairn-backup/cairn/lab/memplatform"
 )
 
@@ -98,5 +103,34 @@ func TestOneOfTwoManagersChangesAPolicy(t *testing.T) {
 		if !slices.Equal(status, []int{http.StatusOK, http.StatusPreconditionFailed}) {
 			t.Fatalf("round %d: answers %v, want one change and one refusal", round, status)
 		}
+	}
+}
+
+// TestMaintenanceSaysThatItIsAnotherManagers instead of doing nothing and showing how it went the time before.
+func TestMaintenanceSaysThatItIsAnotherManagers(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	a := s.start("a")
+	repo, err := a.AddRepository(t.Context(), httpapi.NewRepository{Name: "one", Path: s.root + "/one"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.owned(repo.ID)
+	b := s.start("b")
+	for _, kind := range []catalog.MaintenanceKind{catalog.MaintainVerify, catalog.MaintainPrune, catalog.MaintainCollect, catalog.MaintainReread} {
+		err := b.RunMaintenance(t.Context(), fleet.Who{User: "ann"}, kind)
+		if fault.KindOf(err) != fault.Conflict || !strings.Contains(err.Error(), "this manager works with no repository") {
+			t.Errorf("%s: %v", kind, err)
+		}
+	}
+	if err := b.RunMaintenance(t.Context(), fleet.Who{User: "ann"}, catalog.MaintainInventory); err != nil {
+		t.Error(err)
+	}
+	did, err := b.maintainPrune(t.Context(), catalog.Maintenance{Kind: catalog.MaintainPrune}, time.Now())
+	if want := "0 of 1 repositories are pruned, 1 are left to other managers"; err != nil || did.text != want {
+		t.Errorf("got %q, %v, want %q", did.text, err, want)
+	}
+	if err := a.RunMaintenance(t.Context(), fleet.Who{User: "ann"}, catalog.MaintainPrune); err != nil {
+		t.Error(err)
 	}
 }
