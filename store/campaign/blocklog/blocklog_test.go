@@ -43,6 +43,9 @@ func TestCut(t *testing.T) {
 		if c.Image[0] != 1 {
 			t.Fatal("a flushed sector is lost")
 		}
+		if c.Image[superblock] != c.Image[superblock+sector] {
+			t.Fatal("a superblock is torn")
+		}
 		torn[string([]byte{c.Image[sector], c.Image[2*sector], c.Image[3*sector], c.Image[4*sector]})] = true
 	}
 	if len(torn) < 8 {
