@@ -175,6 +175,15 @@ func (c *Catalog) Breakers(ctx context.Context) (map[string]Breaker, error) {
 	return out, nil
 }
 
+// TryAgain lets a connection's breaker wait no longer: one backup tries the platform as soon as it may begin.
+func (c *Catalog) TryAgain(ctx context.Context, connectionID string, now time.Time) error {
+	err := c.db.WithContext(ctx).Model(&Breaker{}).Where("connection_id = ? AND open_until > ?", connectionID, now.UTC()).Update("open_until", now.UTC()).Error
+	if err != nil {
+		return failure("try connection again", connectionID, err)
+	}
+	return nil
+}
+
 // TasksByID returns some tasks, by their ids.
 func (c *Catalog) TasksByID(ctx context.Context, ids []string) (map[string]Task, error) {
 	var rows []Task

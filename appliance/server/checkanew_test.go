@@ -4,7 +4,9 @@ import (
 	"context"
 	"sync/atomic"
 	"testing"
+	"time"
 
+	"github.com/cairn-backup/cairn/appliance/catalog"
 	"github.com/cairn-backup/cairn/hypervisors"
 	"github.com/cairn-backup/cairn/internal/fault"
 	"github.com/cairn-backup/cairn/lab/memplatform"
@@ -48,4 +50,40 @@ func TestCheckReadsAReplacedCAAnew(t *testing.T) {
 		t.Errorf("the connection is %+v, %v", info.LastError, err)
 	}
 	b.backup()
+}
+
+// TestCheckEndsTheWait: after a repair nobody waits for as long as was said before it. A check that fails changes nothing.
+func TestCheckEndsTheWait(t *testing.T) {
+	b := stillBench(t)
+	later := time.Now().Add(time.Hour).UTC().Truncate(time.Second)
+	broken := catalog.Breaker{ConnectionID: b.conn, Failures: 3, Opened: 2, OpenUntil: later, Reason: "it was off"}
+	other := catalog.Breaker{ConnectionID: "conn_other", Failures: 3, OpenUntil: later}
+	for _, row := range []catalog.Breaker{broken, other} {
+		_, err := b.catalog.DB().ExecContext(t.Context(), "INSERT INTO breakers (connection_id, failures, opened, open_until, reason) VALUES (?, ?, ?, ?, ?)",
+			row.ConnectionID, row.Failures, row.Opened, row.OpenUntil, row.Reason)
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	breaker := func(id string) catalog.Breaker {
+		t.Helper()
+		all, err := b.catalog.Breakers(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return all[id]
+	}
+	b.platform.Inject(memplatform.OpCheck, &memplatform.Fault{Err: fault.New(fault.Transient, "check", "", "planted"), Times: 1})
+	if _, err := b.CheckConnection(t.Context(), b.conn); err == nil || !breaker(b.conn).OpenUntil.Equal(later) {
+		t.Errorf("a check that fails: %v, %+v", err, breaker(b.conn))
+	}
+	if _, err := b.CheckConnection(t.Context(), b.conn); err != nil {
+		t.Fatal(err)
+	}
+	if got := breaker(b.conn); got.OpenUntil.After(time.Now()) || got.Failures != 3 || got.Opened != 2 {
+		t.Errorf("after a check: %+v; one backup tries it, and a failure opens it for longer", got)
+	}
+	if got := breaker(other.ConnectionID); !got.OpenUntil.Equal(later) {
+		t.Errorf("another connection's: %+v", got)
+	}
 }

@@ -240,6 +240,14 @@ func (a *Appliance) RemoveConnection(ctx context.Context, id string) error {
 
 // CheckConnection implements httpapi.Core.
 func (a *Appliance) CheckConnection(ctx context.Context, id string) (hypervisors.Health, error) {
+	health, err := a.checkConnection(ctx, id)
+	if err != nil {
+		return health, err
+	}
+	return health, a.catalog.TryAgain(ctx, id, time.Now()) // somebody asked, perhaps after a repair
+}
+
+func (a *Appliance) checkConnection(ctx context.Context, id string) (hypervisors.Health, error) {
 	d, err := a.driver(ctx, id)
 	if err != nil {
 		return hypervisors.Health{}, err
@@ -295,7 +303,7 @@ func (a *Appliance) RefreshConnection(ctx context.Context, id string) (catalog.I
 func (a *Appliance) overcome(ctx context.Context, id string) {
 	row, err := a.catalog.Connection(ctx, id)
 	if err == nil && row.LastError != nil {
-		_, err = a.CheckConnection(ctx, id) // what fails is in the row
+		_, err = a.checkConnection(ctx, id) // what fails is in the row
 	}
 	if err != nil {
 		a.log.InfoContext(ctx, "connection was not checked", "connection", id, "err", err)

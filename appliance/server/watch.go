@@ -86,7 +86,7 @@ func (a *Appliance) watch(ctx context.Context, conn catalog.Connection, now time
 
 // checkLost looks whether a connection that tells nothing any more answers at all, so that it does not stay ok until the next inventory.
 func (a *Appliance) checkLost(ctx context.Context, conn catalog.Connection) {
-	if _, err := a.CheckConnection(ctx, conn.ID); err != nil && ctx.Err() == nil {
+	if _, err := a.checkConnection(ctx, conn.ID); err != nil && ctx.Err() == nil {
 		a.log.InfoContext(ctx, "connection does not answer", "connection", conn.Name, "err", err)
 	}
 }

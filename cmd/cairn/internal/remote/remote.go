@@ -142,7 +142,12 @@ func Problem(server string, resp *http.Response, body []byte) error {
 		if f.Pointer != "" {
 			where = strings.TrimPrefix(f.Pointer, "#/")
 		}
-		what += "\n" + strings.TrimPrefix(where+": ", ": ") + f.Detail
+		line := strings.TrimPrefix(where+": ", ": ") + f.Detail
+		if raw := f.Pointer + ": " + f.Detail; f.Pointer != "" && strings.Contains(what, raw) { // said already
+			what = strings.ReplaceAll(what, raw, line)
+			continue
+		}
+		what += "\n" + line
 	}
 	kind := kindOfType(p.Type, resp.StatusCode)
 	meaning, advice := p.Meaning, p.Advice
