@@ -63,8 +63,8 @@ soak: ## Every campaign of the repository in large counts, and its tests under t
 reliability: ## Run every campaign against the repository and write docs/reliability.md's table
 	@scripts/reliability.sh
 
-fuzz: ## Every fuzz target for 30 seconds
-	@scripts/fuzz.sh 30s
+fuzz: ## Every fuzz target for 30 seconds, or longer until something is tried
+	@scripts/fuzz.sh 30
 
 bench: build ## Cairn beside restic, kopia and borg on images of machines; SMALL=1 takes minutes, SEED=n other images
 	@scripts/install-deps.sh --bench
