@@ -18,12 +18,7 @@ import (
 const noIdentity = "none"
 
 // shownIdentity is an identity as people read and write it.
-func shownIdentity(id string) string {
-	if id == "" {
-		return noIdentity
-	}
-	return id
-}
+func shownIdentity(id string) string { return cmp.Or(id, noIdentity) }
 
 // confirmHost returns what confirms the host behind a connection. One that has no identity stored takes the first that it meets.
 func (a *Appliance) confirmHost(connection string) hypervisors.ConfirmHost {
