@@ -27,8 +27,10 @@ func (f *facts) read(db *gorm.DB, connections map[string]Connection, some []stri
 	f.mu.Lock()
 	before := f.known
 	f.mu.Unlock()
+	size := len(before)
 	q := db.Table("vms").Select("id", "connection_id", "facts").Where("gone_at IS NULL").Order("name, id")
 	if some != nil {
+		size = len(some)
 		q = q.Where("id IN ?", some)
 	}
 	rows, err := q.Rows()
@@ -36,7 +38,8 @@ func (f *facts) read(db *gorm.DB, connections map[string]Connection, some []stri
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, rows.Close()) }()
-	known := map[string]knownFacts{}
+	known := make(map[string]knownFacts, size)
+	out = make([]policy.VM, 0, size)
 	for rows.Next() {
 		row := VM{}
 		var stored []byte
