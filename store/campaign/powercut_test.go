@@ -1,6 +1,7 @@
 package campaign
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -20,10 +21,10 @@ import (
 // cutDisk is big enough for the workload and small enough to be copied for each cut.
 const cutDisk = 24 << 20
 
-// record lets a worker live on an ext4 over a disk that remembers every write.
-func record(t *testing.T, dir string, seed uint64, more ...string) (*blocklog.Log, string) {
+// serve mounts a new ext4 on a disk that remembers every write.
+func serve(t *testing.T, fuse, disk string) (log *blocklog.Log, stop func() error) {
 	t.Helper()
-	image, fuse, disk := filepath.Join(dir, "fresh"), filepath.Join(dir, "fuse"), filepath.Join(dir, "disk")
+	image := disk + ".img"
 	// No commits by the clock: only what is synced is durable.
 	if err := mounts.Ext4(image, cutDisk, "-b", "1024", "-J", "size=4"); err != nil {
 		t.Fatal(err)
@@ -32,17 +33,25 @@ func record(t *testing.T, dir string, seed uint64, more ...string) (*blocklog.Lo
 	if err != nil {
 		t.Fatal(err)
 	}
-	log := blocklog.New(fresh)
+	log = blocklog.New(fresh)
 	if err := os.MkdirAll(fuse, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	stop, err := log.Serve(fuse)
+	stop, err = log.Serve(fuse)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := mounts.Loop(blocklog.Disk(fuse), disk, "commit=300"); err != nil {
 		t.Fatal(err)
 	}
+	return log, stop
+}
+
+// record lets a worker live on an ext4 over a disk that remembers every write.
+func record(t *testing.T, dir string, seed uint64, more ...string) (*blocklog.Log, string) {
+	t.Helper()
+	fuse, disk := filepath.Join(dir, "fuse"), filepath.Join(dir, "disk")
+	log, stop := serve(t, fuse, disk)
 	key := filepath.Join(dir, "key")
 	args := append([]string{
 		"-dir", filepath.Join(disk, "repo"), "-index", filepath.Join(disk, "index"), "-key", key,
@@ -184,4 +193,37 @@ func TestCampaignPowerCutFindsBugs(t *testing.T) {
 		t.Logf("%s: %d of %d images are bad, the first: %v", bug, len(out.bad), out.images, out.bad[0])
 	}
 	report(t, "power-cut-planted-bugs", planted, found, 0)
+}
+
+// TestRecordingEndsBesideCopiesOfTheMounts: a process with mounts of its own, as a container has them, keeps the disk busy.
+func TestRecordingEndsBesideCopiesOfTheMounts(t *testing.T) {
+	mounts.Need(t)
+	dir := mounts.Dir(t)
+	fuse, disk := filepath.Join(dir, "fuse"), filepath.Join(dir, "disk")
+	log, stop := serve(t, fuse, disk)
+	holder := exec.CommandContext(t.Context(), "unshare", "--mount", "sh", "-c", "echo ready; read end; touch \"$0\"", filepath.Join(disk, "late"))
+	release, err := holder.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	said, err := holder.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := holder.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := said.Read(make([]byte, 16)); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(mounts.Unmount(disk), stop()); err != nil {
+		t.Error(err)
+	}
+	ended := log.Len()
+	if err := errors.Join(release.Close(), holder.Wait()); err != nil {
+		t.Errorf("the holder could not go on writing: %v", err)
+	}
+	if log.Len() != ended {
+		t.Errorf("%d entries at the end of the recording, %d later", ended, log.Len())
+	}
 }

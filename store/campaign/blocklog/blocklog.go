@@ -8,6 +8,7 @@ package blocklog
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"path/filepath"
@@ -38,6 +39,7 @@ type Log struct {
 	base    []byte
 	now     []byte
 	entries []entry
+	ended   bool // what is written now is not recorded any more
 }
 
 // New returns a disk with this content.
@@ -45,15 +47,31 @@ func New(content []byte) *Log {
 	return &Log{base: content, now: slices.Clone(content)}
 }
 
-// Serve shows the disk as DIR/disk, and DIR/acks: what is written to it is recorded among the writes of the disk.
+// Serve shows the disk as DIR/disk, and DIR/acks: what is written to it is recorded among the writes of the disk, until stop. Whoever has
+// copied our mounts meanwhile (a container that another test starts) may keep the disk for longer; it is served until they are gone.
 func (l *Log) Serve(dir string) (stop func() error, err error) {
 	server, err := fs.Mount(dir, &root{log: l}, &fs.Options{MountOptions: fuse.MountOptions{
-		DirectMount: true, FsName: "cairn-blocklog", Name: "blocklog", MaxWrite: 1 << 20,
+		DirectMountStrict: true, FsName: "cairn-blocklog", Name: "blocklog", MaxWrite: 1 << 20,
 	}})
 	if err != nil {
 		return nil, fmt.Errorf("mount %s: %w", dir, err)
 	}
-	return server.Unmount, nil
+	return func() error {
+		l.mu.Lock()
+		l.ended = true
+		l.mu.Unlock()
+		if err := server.Unmount(); !errors.Is(err, syscall.EBUSY) {
+			return err
+		}
+		return syscall.Unmount(dir, syscall.MNT_DETACH)
+	}, nil
+}
+
+// record remembers an entry.
+func (l *Log) record(e entry) {
+	if !l.ended {
+		l.entries = append(l.entries, e)
+	}
 }
 
 // Disk and Acks name the files below dir.
@@ -248,7 +266,7 @@ func (d *disk) Write(_ context.Context, _ fs.FileHandle, p []byte, off int64) (u
 		return 0, syscall.ENOSPC
 	}
 	copy(d.log.now[off:], p)
-	d.log.entries = append(d.log.entries, entry{off: off, data: slices.Clone(p)})
+	d.log.record(entry{off: off, data: slices.Clone(p)})
 	return uint32(len(p)), 0
 }
 
@@ -256,7 +274,7 @@ func (d *disk) Write(_ context.Context, _ fs.FileHandle, p []byte, off int64) (u
 func (d *disk) Fsync(context.Context, fs.FileHandle, uint32) syscall.Errno {
 	d.log.mu.Lock()
 	defer d.log.mu.Unlock()
-	d.log.entries = append(d.log.entries, entry{})
+	d.log.record(entry{})
 	return 0
 }
 
@@ -285,6 +303,6 @@ func (a *acks) Open(context.Context, uint32) (fs.FileHandle, uint32, syscall.Err
 func (a *acks) Write(_ context.Context, _ fs.FileHandle, p []byte, _ int64) (uint32, syscall.Errno) {
 	a.log.mu.Lock()
 	defer a.log.mu.Unlock()
-	a.log.entries = append(a.log.entries, entry{ack: string(p)})
+	a.log.record(entry{ack: string(p)})
 	return uint32(len(p)), 0
 }
