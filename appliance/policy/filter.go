@@ -5,6 +5,9 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/cairn-backup/cairn/hypervisors"
+	"github.com/cairn-backup/cairn/internal/fault"
 )
 
 // VM is what a filter can look at. Fields with several values match when one of them does; see hypervisors.VM for what they are.
@@ -44,6 +47,18 @@ var fields = map[string]func(*VM) []string{
 	"datastore":   func(v *VM) []string { return v.Datastores },
 }
 
+// closed has the fields of which each VM has one of a few values.
+var closed = map[string][]string{
+	"state":    {string(hypervisors.PowerOn), string(hypervisors.PowerOff), string(hypervisors.PowerPaused), string(hypervisors.PowerOther)},
+	"platform": {string(hypervisors.KVM), string(hypervisors.OVirt)},
+}
+
+// possible reports whether a VM can have a value of a field, or one that a pattern matches.
+func possible(field string, pattern bool, want string) bool {
+	values, ok := closed[field]
+	return !ok || slices.ContainsFunc(values, func(have string) bool { return have == want || pattern && glob(want, have) })
+}
+
 // fieldNames returns the words in their order, for messages.
 func fieldNames() string {
 	names := make([]string, 0, len(fields))
@@ -56,12 +71,23 @@ func fieldNames() string {
 
 // Filter selects VMs: `cluster = prod and not tag = scratch`. The zero value selects none.
 type Filter struct {
-	text string
-	root node
+	text    string
+	root    node
+	strange *SyntaxError // the first value that no VM can have
 }
 
 // String returns the filter as it was written.
 func (f Filter) String() string { return f.text }
+
+// check refuses a filter that asks for what no VM can have.
+func (f Filter) check() error {
+	if f.strange == nil {
+		return nil
+	}
+	return fault.Wrap(fault.Invalid, opFilter, strconv.Quote(f.text), f.strange).Explain(
+		"No VM can have that value, so that the filter would not select what it seems to.",
+		"Name one of the values that there are; docs/policies.md lists them.")
+}
 
 // Match reports whether the filter selects a VM.
 func (f Filter) Match(v VM) bool { return f.root != nil && f.root.match(&v) }

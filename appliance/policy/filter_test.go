@@ -44,6 +44,7 @@ func TestFilterMatch(t *testing.T) {
 		{"folder ~ /shop/*", true},
 		{"folder = /shop", false},
 		{"datastore = slow", true},
+		{"state ~ o* and state !~ of? and state in (on, paused)", true},
 		{"data_center = dc and platform = ovirt and id = vm_1", true},
 		{`name = "web\"01"`, false},
 	}
@@ -77,6 +78,12 @@ func TestFilterErrors(t *testing.T) {
 		{"name = ü and ö", `at character 14: expected "all", "not", "(" or one of cluster, connection, data_center, datastore, folder, host, id, label, name, platform, state, tag, got 'ö'`},
 		{strings.Repeat("(", 100), "at character 66: expected fewer parentheses and nots around each other, got '('"},
 		{"name = a\xff", "at character 9: expected UTF-8, got '?'"},
+		{"state = foo", `at character 9: expected a value of state (one of on, off, paused, other), got "foo"`},
+		{"name = a or STATE != ON", `at character 22: expected a value of state (one of on, off, paused, other), got "ON"`},
+		{`state not in (on, "run ning")`, `at character 19: expected a value of state (one of on, off, paused, other), got "run ning"`},
+		{"state ~ f*", `at character 9: expected a value of state (one of on, off, paused, other), got "f*"`},
+		{"state = o*", `at character 9: expected a value of state (one of on, off, paused, other), got "o*"`},
+		{"not (platform = kmv or state = x)", `at character 17: expected a value of platform (one of kvm, ovirt), got "kmv"`},
 	}
 	for _, tt := range tests {
 		_, err := ParseFilter(tt.filter)
@@ -88,6 +95,20 @@ func TestFilterErrors(t *testing.T) {
 		if s.Error() != tt.want {
 			t.Errorf("%q: got  %s\nwant %s", tt.filter, s.Error(), tt.want)
 		}
+	}
+}
+
+func TestStoredFilterMayAskForWhatNoVMHas(t *testing.T) {
+	f, err := StoredFilter("state = running or name = web-01")
+	if err != nil || !f.Match(web) {
+		t.Errorf("filter = %v, %v", f, err)
+	}
+	spec := Spec{Filter: "state = running", Schedule: "daily"}
+	if _, err := Understand(spec); fault.KindOf(err) != fault.Invalid {
+		t.Errorf("a new policy: got error %v", err)
+	}
+	if r, err := Stored(spec); err != nil || r.Filter.Match(web) {
+		t.Errorf("a stored policy: %+v, %v", r.Filter, err)
 	}
 }
 

@@ -1,6 +1,8 @@
 package policy
 
 import (
+	"fmt"
+	"strconv"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -20,8 +22,20 @@ const (
 //	test   = field ("=" | "!=" | "~" | "!~") value | field ["not"] "in" "(" value {"," value} ")"
 //
 // A value is a word of letters, digits and _ - . : / * ? @ + %, or anything between double quotes, in which \ goes before a quote and
-// before itself.
+// before itself. A value that no VM can have, such as a state of "running", is refused.
 func ParseFilter(text string) (Filter, error) {
+	f, err := StoredFilter(text)
+	if err != nil {
+		return Filter{}, err
+	}
+	if err := f.check(); err != nil {
+		return Filter{}, err
+	}
+	return f, nil
+}
+
+// StoredFilter reads a filter that was taken before. It may ask for values that no VM can have.
+func StoredFilter(text string) (Filter, error) {
 	if len(text) > maxText {
 		return Filter{}, syntax(opFilter, text[:maxText], maxText, "the end")
 	}
@@ -37,13 +51,14 @@ func ParseFilter(text string) (Filter, error) {
 	if p.skip(); p.at < len(text) {
 		return Filter{}, p.fail(`"and", "or" or the end`)
 	}
-	return Filter{text: text, root: root}, nil
+	return Filter{text: text, root: root, strange: p.strange}, nil
 }
 
 // filterParser reads a filter from its left to its right; at is where the next token begins.
 type filterParser struct {
-	text string
-	at   int
+	text    string
+	at      int
+	strange *SyntaxError // the first value that no VM can have
 }
 
 func (p *filterParser) fail(want string) error { return syntax(opFilter, p.text, p.at, want) }
@@ -143,7 +158,7 @@ func (p *filterParser) test() (node, error) {
 	p.at += len(name)
 	negated := p.keyword("not")
 	if p.keyword("in") {
-		values, err := p.values()
+		values, err := p.values(name)
 		return negate(negated, test{field: name, values: values}), err
 	}
 	if negated {
@@ -154,7 +169,7 @@ func (p *filterParser) test() (node, error) {
 	if !pattern && !p.sign("=") {
 		return nil, p.fail(`"=", "!=", "~", "!~" or "in" after ` + name)
 	}
-	value, err := p.value()
+	value, err := p.valueOf(name, pattern)
 	return negate(negated, test{field: name, pattern: pattern, values: []string{value}}), err
 }
 
@@ -165,13 +180,13 @@ func negate(yes bool, n node) node {
 	return n
 }
 
-func (p *filterParser) values() ([]string, error) {
+func (p *filterParser) values(field string) ([]string, error) {
 	if !p.sign("(") {
 		return nil, p.fail(`"("`)
 	}
 	var out []string
 	for {
-		v, err := p.value()
+		v, err := p.valueOf(field, false)
 		if err != nil {
 			return nil, err
 		}
@@ -183,6 +198,18 @@ func (p *filterParser) values() ([]string, error) {
 		}
 		return out, nil
 	}
+}
+
+// valueOf reads a value of a field, and notes one that no VM can have.
+func (p *filterParser) valueOf(field string, pattern bool) (string, error) {
+	p.skip()
+	at := p.at
+	v, err := p.value()
+	if err == nil && p.strange == nil && !possible(field, pattern, v) {
+		want := fmt.Sprintf("a value of %s (one of %s)", field, strings.Join(closed[field], ", "))
+		p.strange = &SyntaxError{Text: p.text, At: at, Want: want, Got: strconv.Quote(v)}
+	}
+	return v, err
 }
 
 func (p *filterParser) value() (string, error) {

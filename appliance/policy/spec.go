@@ -82,9 +82,21 @@ type Rules struct {
 
 // Understand reads the texts of a spec and fills in what it does not say.
 func Understand(s Spec) (Rules, error) {
+	r, err := Stored(s)
+	if err != nil {
+		return Rules{}, err
+	}
+	if err := r.Filter.check(); err != nil {
+		return Rules{}, err
+	}
+	return r, nil
+}
+
+// Stored is Understand for a spec that was taken before; see StoredFilter.
+func Stored(s Spec) (Rules, error) {
 	r := Rules{Spec: s}
 	var err error
-	if r.Filter, err = ParseFilter(s.Filter); err != nil {
+	if r.Filter, err = StoredFilter(s.Filter); err != nil {
 		return Rules{}, err
 	}
 	if r.Calendar, err = ParseCalendar(s.Schedule); err != nil {

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"fmt"
 	"strconv"
 	"unicode/utf8"
@@ -13,12 +14,13 @@ type SyntaxError struct {
 	Text string
 	At   int    // offset in bytes
 	Want string // "a value", "the end"
+	Got  string // what is there instead; the character there when empty
 }
 
 // Error counts characters from 1, as people do.
 func (e *SyntaxError) Error() string {
-	got := "the end"
-	if e.At < len(e.Text) {
+	got := cmp.Or(e.Got, "the end")
+	if e.Got == "" && e.At < len(e.Text) {
 		r, _ := utf8.DecodeRuneInString(e.Text[e.At:])
 		got = strconv.QuoteRune(r)
 	}

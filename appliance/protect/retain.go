@@ -218,7 +218,7 @@ func (b *backup) retain(ctx context.Context) {
 		b.t.Warn(ctx, "Retention was not carried out: "+err.Error())
 		return
 	}
-	rules, err := policy.Understand(row.Spec)
+	rules, err := policy.Stored(row.Spec)
 	if err == nil {
 		b.t.SetPhase(ctx, "pruning")
 		err = b.prune(ctx, rules)

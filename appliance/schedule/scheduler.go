@@ -168,7 +168,7 @@ func (s *Scheduler) policies(ctx context.Context) ([]Policy, error) {
 	for i, row := range rows {
 		k, ok := s.known[row.ID]
 		if !ok || k.version != row.Version {
-			rules, err := policy.Understand(row.Spec)
+			rules, err := policy.Stored(row.Spec)
 			if err != nil {
 				return nil, fault.Context("read policy", row.Name, err)
 			}
@@ -184,7 +184,7 @@ func (s *Scheduler) policies(ctx context.Context) ([]Policy, error) {
 func Exclusions(rows []catalog.Exclusion) ([]policy.Exclusion, error) {
 	out := make([]policy.Exclusion, len(rows))
 	for i, row := range rows {
-		f, err := policy.ParseFilter(row.Filter)
+		f, err := policy.StoredFilter(row.Filter)
 		if err != nil {
 			return nil, fault.Context("read exclusion", row.ID, err)
 		}

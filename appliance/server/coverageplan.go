@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/cairn-backup/cairn/appliance/catalog"
 	"github.com/cairn-backup/cairn/appliance/httpapi"
 	"github.com/cairn-backup/cairn/appliance/policy"
 	"github.com/cairn-backup/cairn/appliance/schedule"
@@ -30,7 +31,7 @@ func (a *Appliance) PlanCoverage(ctx context.Context, p httpapi.CoverageProposal
 	for _, c := range after {
 		byID[c.ID] = c
 	}
-	exclusions, err := schedule.Exclusions(p.Exclusions)
+	exclusions, err := proposedExclusions(e, p.Exclusions)
 	if err != nil {
 		return plan, err
 	}
@@ -54,6 +55,19 @@ func (a *Appliance) PlanCoverage(ctx context.Context, p httpapi.CoverageProposal
 	return plan, nil
 }
 
+// proposedExclusions reads the exclusions of a proposal. The filters of those that there are are not judged again.
+func proposedExclusions(e estate, rows []catalog.Exclusion) ([]policy.Exclusion, error) {
+	for _, row := range rows {
+		if slices.ContainsFunc(e.Exclusions, func(x policy.Exclusion) bool { return x.Filter.String() == row.Filter }) {
+			continue
+		}
+		if _, err := policy.ParseFilter(row.Filter); err != nil {
+			return nil, fault.Context("plan exclusion", row.Filter, err)
+		}
+	}
+	return schedule.Exclusions(rows)
+}
+
 // active returns the rules by which a policy would back its VMs up; nil if there are none, or if it is paused.
 func (e estate) active(policyID string) *policy.Rules {
 	for _, p := range e.Policies {
@@ -72,7 +86,7 @@ func propose(plan *httpapi.CoveragePlan, e estate, p httpapi.CoverageProposal) (
 	}
 	var after []policy.Candidate
 	for _, proposed := range p.Policies {
-		rules, err := policy.Understand(proposed.Spec)
+		rules, err := rulesOf(known[proposed.ID].Rules.Spec.Filter, proposed.Spec)
 		if err != nil {
 			return nil, fault.Context("plan policy", proposed.Name, err)
 		}

@@ -51,7 +51,7 @@ func (a *Appliance) policyInfos(ctx context.Context, rows ...catalog.Policy) ([]
 	out := make([]httpapi.PolicyInfo, len(rows))
 	for i, row := range rows {
 		info := httpapi.PolicyInfo{Policy: row, VMs: vms[row.ID]}
-		if info.Rules, err = policy.Understand(row.Spec); err != nil {
+		if info.Rules, err = policy.Stored(row.Spec); err != nil {
 			return nil, err
 		}
 		info.RPO = info.Rules.RPO(now)
@@ -75,9 +75,17 @@ func (a *Appliance) policyInfos(ctx context.Context, rows ...catalog.Policy) ([]
 	return out, nil
 }
 
-// understand checks all that a change says.
-func (a *Appliance) understand(ctx context.Context, c httpapi.PolicyChange) (policy.Rules, error) {
-	rules, err := policy.Understand(c.Spec)
+// rulesOf reads a change of a policy that has the given filter, "" for a new one. A filter that stays is not judged again.
+func rulesOf(filter string, s policy.Spec) (policy.Rules, error) {
+	if s.Filter == filter {
+		return policy.Stored(s)
+	}
+	return policy.Understand(s)
+}
+
+// understand checks all that a change of a policy that has the given filter says; see rulesOf.
+func (a *Appliance) understand(ctx context.Context, filter string, c httpapi.PolicyChange) (policy.Rules, error) {
+	rules, err := rulesOf(filter, c.Spec)
 	if err != nil {
 		return rules, err
 	}
@@ -101,7 +109,7 @@ func (a *Appliance) understand(ctx context.Context, c httpapi.PolicyChange) (pol
 
 // CreatePolicy implements httpapi.Core.
 func (a *Appliance) CreatePolicy(ctx context.Context, who fleet.Who, c httpapi.PolicyChange) (httpapi.PolicyInfo, error) {
-	if _, err := a.understand(ctx, c); err != nil {
+	if _, err := a.understand(ctx, "", c); err != nil {
 		return httpapi.PolicyInfo{}, err
 	}
 	row := catalog.Policy{Name: c.Name, Paused: c.Paused, Spec: c.Spec, UpdatedBy: who.User}
@@ -131,14 +139,14 @@ func (a *Appliance) ReplacePolicy(ctx context.Context, who fleet.Who, id string,
 
 // PlanPolicy implements httpapi.Core.
 func (a *Appliance) PlanPolicy(ctx context.Context, id string, c httpapi.PolicyChange) (plan httpapi.PolicyPlan, err error) {
-	rules, err := a.understand(ctx, c)
-	if err != nil {
-		return plan, err
-	}
 	if id != "" {
 		if plan.Policy, err = a.GetPolicy(ctx, id); err != nil {
 			return plan, err
 		}
+	}
+	rules, err := a.understand(ctx, plan.Policy.Spec.Filter, c)
+	if err != nil {
+		return plan, err
 	}
 	e, err := a.estate(ctx, time.Now())
 	if err != nil {
