@@ -68,7 +68,7 @@ func (a *App) connectionAdd() *cobra.Command {
 	f.StringVar(&req.Platform, "platform", "", "`PLATFORM`; kvm where the address starts with qemu")
 	f.StringVarP(&req.User, "user", "u", "", "user `NAME` on the platform")
 	f.StringVar(&passwordFile, "password-file", "", "`FILE` that holds the password, - for standard input")
-	f.StringToStringVar(&req.Options, "option", nil, "`KEY=VALUE` for the platform's driver; may be repeated")
+	f.Var((*optionPairs)(&req.Options), "option", "`KEY=VALUE` for the platform's driver; may be repeated")
 	f.BoolVar(&req.DryRun, "dry-run", false, "only try it")
 	return cmd
 }

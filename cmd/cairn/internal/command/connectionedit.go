@@ -65,7 +65,7 @@ func (a *App) connectionEdit() *cobra.Command {
 	f.StringVar(&req.Address, "address", "", "its `ADDRESS`")
 	f.StringVarP(&req.User, "user", "u", "", "user `NAME` on the platform")
 	f.StringVar(&passwordFile, "password-file", "", "`FILE` that holds the password, - for standard input")
-	f.StringToStringVar(&req.Options, "option", nil, "`KEY=VALUE` for the platform's driver; may be repeated, and replaces all that are set")
+	f.Var((*optionPairs)(&req.Options), "option", "`KEY=VALUE` for the platform's driver; may be repeated, and replaces all that are set")
 	f.StringVar(&req.AcceptHost, "accept-host", "", "the `IDENTITY` of the host that may take the place of the one before, as its refusal says it")
 	f.BoolVar(&dryRun, "dry-run", false, "only say what would change")
 	return cmd

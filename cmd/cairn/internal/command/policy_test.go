@@ -122,7 +122,7 @@ func TestPolicyVerbs(t *testing.T) {
 		says    string
 	}{
 		{
-			[]string{"policy", "create", "all", "--filter", "all", "--schedule", "22:00", "--keep", "daily=14,weekly=8", "--rpo", "26h", "--retries", "0", "--limit", "host=2", "--window", "20:00-06:00", "--zone", "Europe/Zurich"},
+			[]string{"policy", "create", "all", "--filter", "all", "--schedule", "22:00", "--keep", "daily=14", "--keep", "weekly=8", "--rpo", "26h", "--retries", "0", "--limit", "host=2", "--window", "20:00-06:00", "--zone", "Europe/Zurich"},
 			`POST /policies {"filter":"all","limits":{"host":2},"name":"all","repository":"repo_01","retention":{"daily":14,"weekly":8},"retries":0,"rpo_seconds":93600,"schedule":"22:00","time_zone":"Europe/Zurich","windows":["20:00-06:00"]}`, "Late turns",
 		},
 		{
@@ -166,7 +166,16 @@ func TestPolicyUsage(t *testing.T) {
 	for _, tt := range []struct{ args, word string }{
 		{"policy create x --filter all", "--schedule"},
 		{"policy create x --filter all --schedule 22:00 --keep daily", "is no rule"},
+		{"policy create x --filter all --schedule 22:00 --keep daily=1,daily=2", "rule daily is there twice"},
+		{"policy create x --filter all --schedule 22:00 --keep daily=1,weekly=2 --keep daily=1", "rule daily is there twice"},
+		{"policy create x --filter all --schedule 22:00 --keep all --keep daily=1", `"all" is no rule`},
+		{"policy edit gold --keep=", "is no rule"},
+		{"policy preview gold --keep last=2,last=3", "rule last is there twice"},
 		{"policy create x --filter all --schedule 22:00 --limit vm=2", "is no limit"},
+		{"policy create x --filter all --schedule 22:00 --limit host=2 --limit connection=3,host=4", "limit host is there twice"},
+		{"connection add lab qemu:///system --option a=b,c=d,a=e", "a is there twice"},
+		{"connection edit lab --option a=b --option a=b", "a is there twice"},
+		{"connection edit lab --option a", "it is not KEY=VALUE"},
 		{"policy create x --filter all --schedule 22:00 --rpo soon", "is no time"},
 		{"exclusion add --reason r", "--vm or --filter"},
 		{"exclusion add --vm web01", "--reason"},

@@ -230,7 +230,8 @@ func (a *App) policyRun() *cobra.Command {
 }
 
 func (a *App) policyPreview() *cobra.Command {
-	var keep, vm string
+	var keep []string
+	var vm string
 	var all bool
 	cmd := &cobra.Command{
 		Use: "preview POLICY", Short: "See which restore points retention would prune now", Args: args("POLICY"), ValidArgsFunction: a.completePolicies,
@@ -242,7 +243,7 @@ func (a *App) policyPreview() *cobra.Command {
 				return err
 			}
 			req := client.PreviewRequest{All: all}
-			if keep != "" {
+			if keep != nil {
 				if req.Retention, err = parseKeep(keep); err != nil {
 					return err
 				}
@@ -267,7 +268,7 @@ func (a *App) policyPreview() *cobra.Command {
 			})
 		}),
 	}
-	cmd.Flags().StringVar(&keep, "keep", "", "as if the policy kept these `RULES`, such as daily=14,weekly=8")
+	cmd.Flags().StringSliceVar(&keep, "keep", nil, "as if the policy kept these `RULES`, such as daily=14,weekly=8")
 	cmd.Flags().StringVar(&vm, "vm", "", "only restore points of this `VM`")
 	cmd.Flags().BoolVar(&all, "all", false, "also those that stay, and why")
 	_ = cmd.RegisterFlagCompletionFunc("vm", a.completeVMs)

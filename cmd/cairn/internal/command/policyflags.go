@@ -3,6 +3,7 @@ package command
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -16,8 +17,8 @@ import (
 // policyFlags are the flags of create and edit. A flag that is not given leaves what there is.
 type policyFlags struct {
 	filter, schedule, zone, repository, quiesce, mover, transport, missed string
-	rpo, within, backoff, keep                                            string
-	windows, limits, exclude                                              []string
+	rpo, within, backoff                                                  string
+	windows, limits, exclude, keep                                        []string
 	priority, retries                                                     int
 	fallback                                                              bool
 }
@@ -32,7 +33,7 @@ func (p *policyFlags) add(a *App, cmd *cobra.Command) {
 	f.StringVar(&p.within, "within", "", "with --missed skip: how late it may begin, `TIME` such as 90m; 1h when not given")
 	f.StringVar(&p.rpo, "rpo", "", "how old the newest restore point may become, `TIME` such as 26h or 7d; follows from the schedule when not given, or 0")
 	f.StringVarP(&p.repository, "repository", "r", "", "`REPOSITORY` for the restore points; may be left out if there is only one")
-	f.StringVar(&p.keep, "keep", "", "restore points to keep, `RULES` such as last=3,hourly=24,daily=14,weekly=8,monthly=12,yearly=5; all for every one")
+	f.StringSliceVar(&p.keep, "keep", nil, "restore points to keep, `RULES` such as last=3,hourly=24,daily=14,weekly=8,monthly=12,yearly=5; all for every one")
 	f.IntVar(&p.priority, "priority", 0, "of several policies that select a VM the one with the highest `N` covers it, -1000 to 1000")
 	f.IntVar(&p.retries, "retries", 2, "`N` more attempts after a failure")
 	f.StringVar(&p.backoff, "backoff", "", "before the first of them, `TIME`, twice as long before each further one; 5m when not given")
@@ -113,25 +114,33 @@ func (p *policyFlags) fill(cmd *cobra.Command, req *client.PolicyRequest) error 
 	return nil
 }
 
-// parseKeep reads retention rules; "all" are none.
-func parseKeep(s string) (client.Retention, error) {
+// parseKeep reads retention rules; "all" alone is none.
+func parseKeep(rules []string) (client.Retention, error) {
 	var r client.Retention
-	if s == "all" {
+	if slices.Equal(rules, []string{"all"}) {
 		return r, nil
 	}
-	err := parsePairs(strings.Split(s, ","), "rule", map[string]*int{
+	if len(rules) == 0 {
+		rules = []string{""}
+	}
+	err := parsePairs(rules, "rule", map[string]*int{
 		"last": &r.Last, "hourly": &r.Hourly, "daily": &r.Daily, "weekly": &r.Weekly, "monthly": &r.Monthly, "yearly": &r.Yearly,
 	})
 	return r, err
 }
 
 func parsePairs(pairs []string, noun string, to map[string]*int) error {
+	seen := map[string]bool{}
 	for _, pair := range pairs {
 		name, value, _ := strings.Cut(strings.TrimSpace(pair), "=")
 		n, err := strconv.Atoi(value)
 		if to[name] == nil || err != nil || n < 0 {
 			return failure.UsageError("Write it as NAME=NUMBER; see --help for the names.", "%q is no %s", pair, noun)
 		}
+		if seen[name] {
+			return failure.UsageError("Say each one once.", "%s %s is there twice", noun, name)
+		}
+		seen[name] = true
 		*to[name] = n
 	}
 	return nil

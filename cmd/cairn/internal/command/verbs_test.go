@@ -69,8 +69,8 @@ func TestVerbs(t *testing.T) {
 	}
 	tests := []struct{ args, request, stdout, stderr string }{
 		{
-			"connection add lab qemu:///system --user root --password-file " + secret + " --option a=b --option c=d -o name",
-			`POST /connections {"address":"qemu:///system","name":"lab","options":{"a":"b","c":"d"},"password":"pass word","platform":"kvm","user":"root"}`, "lab\n", "Connected \"lab\".\n",
+			"connection add lab qemu:///system --user root --password-file " + secret + " --option a=b --option c=d,e=,f=g=h -o name",
+			`POST /connections {"address":"qemu:///system","name":"lab","options":{"a":"b","c":"d","e":"","f":"g=h"},"password":"pass word","platform":"kvm","user":"root"}`, "lab\n", "Connected \"lab\".\n",
 		},
 		{"connection check lab", "POST /connections/conn_01/check", "State:    ok\nProduct:  QEMU\nHost:     host1\nVMs:      3\n", ""},
 		{"connection refresh lab", "POST /connections/conn_01/refresh", "3 VMs: 1 new, 0 changed, 2 gone.\n", ""},
