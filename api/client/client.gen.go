@@ -1315,7 +1315,7 @@ type LoginRequest struct {
 type Maintenance struct {
 	BudgetBytes int64 `json:"budget_bytes,omitempty,omitzero"`
 
-	// Busy It is under way.
+	// Busy It is under way, here or at another manager that was asked for it.
 	Busy bool `json:"busy"`
 
 	// Kind `inventory` reads the VMs of every connection, `verify` reads repositories back as each of them says, `prune` carries out the retention of policies, `collect` frees what no restore point needs, `sweep` removes what tasks have left on platforms, `reread` makes the catalog's restore points those of the repositories.
@@ -3875,7 +3875,7 @@ type ClientInterface interface {
 
 	// RunMaintenance Do maintenance now
 	//
-	// It is begun unless it is under way; `busy` says so, and `last_result` how it went.
+	// It is begun unless it is under way, by each of several managers for the repositories that it works with; `busy` says so, and `last_result` how it went.
 	//
 	// Corresponds with POST /maintenance/{kind}/run (the `RunMaintenance` operationId).
 	RunMaintenance(ctx context.Context, kind MaintenanceKind, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -5105,7 +5105,7 @@ func (c *Client) ReplaceMaintenance(ctx context.Context, kind MaintenanceKind, p
 
 // RunMaintenance Do maintenance now
 //
-// It is begun unless it is under way; `busy` says so, and `last_result` how it went.
+// It is begun unless it is under way, by each of several managers for the repositories that it works with; `busy` says so, and `last_result` how it went.
 //
 // Corresponds with POST /maintenance/{kind}/run (the `RunMaintenance` operationId).
 func (c *Client) RunMaintenance(ctx context.Context, kind MaintenanceKind, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -12077,7 +12077,7 @@ type ClientWithResponsesInterface interface {
 
 	// RunMaintenanceWithResponse Do maintenance now
 	//
-	// It is begun unless it is under way; `busy` says so, and `last_result` how it went.
+	// It is begun unless it is under way, by each of several managers for the repositories that it works with; `busy` says so, and `last_result` how it went.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -18159,7 +18159,7 @@ func (c *ClientWithResponses) ReplaceMaintenanceWithResponse(ctx context.Context
 
 // RunMaintenanceWithResponse Do maintenance now
 //
-// It is begun unless it is under way; `busy` says so, and `last_result` how it went.
+// It is begun unless it is under way, by each of several managers for the repositories that it works with; `busy` says so, and `last_result` how it went.
 //
 // Returns a wrapper object for the known response body format(s).
 //

@@ -1314,7 +1314,7 @@ type LoginRequest struct {
 type Maintenance struct {
 	BudgetBytes int64 `json:"budget_bytes,omitempty,omitzero"`
 
-	// Busy It is under way.
+	// Busy It is under way, here or at another manager that was asked for it.
 	Busy bool `json:"busy"`
 
 	// Kind `inventory` reads the VMs of every connection, `verify` reads repositories back as each of them says, `prune` carries out the retention of policies, `collect` frees what no restore point needs, `sweep` removes what tasks have left on platforms, `reread` makes the catalog's restore points those of the repositories.

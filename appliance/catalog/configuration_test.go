@@ -16,7 +16,7 @@ import (
 func TestConfigurationKnowsEveryTable(t *testing.T) {
 	c := open(t, t.TempDir())
 	left := []string{ // history, what is read again, and who is at work
-		"schema_version", "key_checks", "managers", "repository_owners", "vm_holds", "runs", "tasks", "events", "restore_points", "owed_cleanups",
+		"schema_version", "key_checks", "managers", "repository_owners", "vm_holds", "maintenance_requests", "runs", "tasks", "events", "restore_points", "owed_cleanups",
 		"join_tokens", "audit_entries", "kept_tasks", "occurrences", "turns", "breakers", "keyed_requests", "shared_files", "standings",
 		"rpo_accounts", "rpo_stamps", "rpo_months",
 	}

@@ -19,6 +19,7 @@ const (
 	PrefixMover      = "mover"
 	PrefixLimit      = "limit"
 	PrefixManager    = "mgr"
+	PrefixRequest    = "ask"
 )
 
 // NewID makes an id that is greater than all ids of its kind that this process made before.

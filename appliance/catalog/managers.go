@@ -93,12 +93,13 @@ func (c *Catalog) Leave(ctx context.Context) error {
 	return nil
 }
 
-// endManagers ends managers, and what they held of VMs.
+// endManagers ends managers, what they held of VMs, and what they were asked for.
 func endManagers(tx *gorm.DB, now time.Time, where string, args ...any) error {
 	if err := tx.Model(&Manager{}).Where("ended_at IS NULL").Where(where, args...).Update("ended_at", now).Error; err != nil {
 		return err
 	}
-	return tx.Where("manager_id NOT IN (?)", living(tx).Select("id")).Delete(&VMHold{}).Error
+	gone := tx.Where("manager_id NOT IN (?)", living(tx).Select("id"))
+	return errors.Join(gone.Session(&gorm.Session{}).Delete(&VMHold{}).Error, gone.Session(&gorm.Session{}).Delete(&MaintenanceRequest{}).Error)
 }
 
 func living(tx *gorm.DB) *gorm.DB {

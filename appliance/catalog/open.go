@@ -18,7 +18,7 @@ import (
 )
 
 // schemaVersion is the version of the tables this program writes.
-const schemaVersion = 14
+const schemaVersion = 15
 
 // Schema is the version of the tables.
 func (c *Catalog) Schema() int { return schemaVersion }
@@ -226,6 +226,9 @@ func migrate(tx *gorm.DB, version int) error {
 	}
 	if version < 14 {
 		errs = append(errs, tx.AutoMigrate(&RPOAccount{}, &RPOStamp{}, &RPOMonth{}))
+	}
+	if version < 15 {
+		errs = append(errs, tx.AutoMigrate(&MaintenanceRequest{}))
 	}
 	if version == 1 {
 		errs = append(errs, m.AddColumn(&Connection{}, "HostID"))

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -248,6 +249,68 @@ func TestWhatTheDeadMayNotDo(t *testing.T) {
 	}
 	if _, err := b.MoveTask(t.Context(), task.ID, Succeeded, nil); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestAskForMaintenance: who works with repositories is asked once, until it has answered or is no more.
+func TestAskForMaintenance(t *testing.T) {
+	a, b := pair(t)
+	for _, c := range []*Catalog{a, b} {
+		if err := c.Join(t.Context(), &Manager{Name: "m"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n, err := b.AskMaintenance(t.Context(), MaintainPrune, time.Now()); err != nil || n != 0 {
+		t.Errorf("nobody has a repository: %d asked, %v", n, err)
+	}
+	if err := a.CreateRepository(t.Context(), &Repository{Name: "one", Path: "/one"}); err != nil { // it is its maker's
+		t.Fatal(err)
+	}
+	ask := func(kind MaintenanceKind) {
+		t.Helper()
+		if n, err := b.AskMaintenance(t.Context(), kind, time.Now()); err != nil || n != 1 {
+			t.Errorf("%d asked, %v, want one", n, err)
+		}
+	}
+	waiting := func(want ...MaintenanceKind) (list []MaintenanceRequest) {
+		t.Helper()
+		list, err := b.MaintenanceRequests(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		var kinds []MaintenanceKind
+		for _, r := range list {
+			kinds = append(kinds, r.Kind)
+			if r.ManagerID != a.ManagerID() || r.AskedAt.IsZero() {
+				t.Errorf("request %+v", r)
+			}
+		}
+		if !slices.Equal(kinds, want) {
+			t.Errorf("%v wait, want %v", kinds, want)
+		}
+		return list
+	}
+	ask(MaintainPrune)
+	first := waiting(MaintainPrune)
+	ask(MaintainPrune)
+	if again := waiting(MaintainPrune); again[0].ID != first[0].ID {
+		t.Error("a manager that was asked is asked again")
+	}
+	if n, err := a.AskMaintenance(t.Context(), MaintainPrune, time.Now()); err != nil || n != 0 {
+		t.Errorf("asked itself: %d, %v", n, err)
+	}
+	ask(MaintainVerify)
+	if err := a.EndMaintenanceRequest(t.Context(), first[0].ID); err != nil {
+		t.Fatal(err)
+	}
+	waiting(MaintainVerify)
+	if err := a.Leave(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	waiting()
+	var rows int64
+	if err := b.db.Model(&MaintenanceRequest{}).Count(&rows).Error; err != nil || rows != 0 {
+		t.Errorf("%d rows of a manager that has left, %v", rows, err)
 	}
 }
 

@@ -93,9 +93,9 @@ func (a *Appliance) maintain(ctx context.Context, row catalog.Maintenance, now t
 	a.routine.done.Go(func() {
 		did, err := do(ctx, row, now)
 		noteErr := a.catalog.UpdateMaintenance(context.WithoutCancel(ctx), row.Kind, func(m *catalog.Maintenance) {
-			start, end := now.UTC(), time.Now().UTC()
+			start, end := now.UTC().Truncate(time.Microsecond), time.Now().UTC() // no database keeps more
 			m.LastStarted, m.LastEnded, m.LastResult, m.LastError = &start, &end, did.text, catalog.FailureOf(err)
-			m.LastParts = did.merge(m.LastParts)
+			m.LastParts = did.merge(m.LastParts, start)
 		})
 		if err := errors.Join(err, noteErr); err != nil && ctx.Err() == nil {
 			a.log.WarnContext(ctx, "maintenance failed", "kind", row.Kind, "err", err)
@@ -119,9 +119,14 @@ func (m *maintained) add(id, name, result, run string, err error) {
 }
 
 // merge returns the parts as they are known now: of a repository that was not maintained this time, by another manager for instance,
-// what was known before stays.
-func (m *maintained) merge(before []catalog.MaintenancePart) []catalog.MaintenancePart {
+// what was known before stays. None is older than the start, which the clock of another manager may have said.
+func (m *maintained) merge(before []catalog.MaintenancePart, start time.Time) []catalog.MaintenancePart {
 	out := slices.Clone(m.parts)
+	for i, p := range out {
+		if p.At.Before(start) {
+			out[i].At = start
+		}
+	}
 	for _, old := range before {
 		now := slices.ContainsFunc(m.parts, func(p catalog.MaintenancePart) bool { return p.ID == old.ID })
 		if !now && slices.Contains(m.known, old.ID) {
@@ -271,6 +276,13 @@ func (a *Appliance) ListMaintenance(ctx context.Context) ([]httpapi.MaintenanceI
 	a.routine.mu.Lock()
 	busy := maps.Clone(a.routine.busy) // before the rows: what is not busy has noted how it went
 	a.routine.mu.Unlock()
+	asked, err := a.catalog.MaintenanceRequests(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range asked {
+		busy[r.Kind] = true
+	}
 	rows, err := a.catalog.Maintenance(ctx)
 	if err != nil {
 		return nil, err
@@ -348,43 +360,4 @@ func (a *Appliance) ReplaceMaintenance(ctx context.Context, who fleet.Who, m cat
 func noMaintenance(kind catalog.MaintenanceKind) error {
 	return fault.New(fault.NotFound, "look up maintenance", string(kind), "there is no such kind").Explain(
 		"The appliance does nothing of that name by itself.", "List what there is, and name one of those.")
-}
-
-// RunMaintenance implements httpapi.Core.
-func (a *Appliance) RunMaintenance(ctx context.Context, who fleet.Who, kind catalog.MaintenanceKind) error {
-	rows, err := a.catalog.Maintenance(ctx)
-	if err != nil {
-		return err
-	}
-	i := slices.IndexFunc(rows, func(m catalog.Maintenance) bool { return m.Kind == kind })
-	if i < 0 {
-		return noMaintenance(kind)
-	}
-	if err := a.mayMaintain(ctx, kind); err != nil {
-		return err
-	}
-	a.note(ctx, who, "maintenance.run", string(kind), "")
-	a.maintain(a.routine.ctx, rows[i], time.Now())
-	return nil
-}
-
-// mayMaintain is an error where all repositories are other managers': nothing would be done, and the result be that of the time before.
-func (a *Appliance) mayMaintain(ctx context.Context, kind catalog.MaintenanceKind) error {
-	if a.peers == nil || slices.Contains(byOne, kind) {
-		return nil
-	}
-	list, err := a.catalog.Repositories(ctx, catalog.Page{Limit: catalog.MaxLimit})
-	if err != nil {
-		return err
-	}
-	for _, r := range list.Items {
-		if err = a.mayOpen(ctx, r.ID); err == nil {
-			return nil
-		}
-	}
-	if e, ok := errors.AsType[*httpapi.Elsewhere](err); ok { // it is not passed on: who asks wants to see how it goes there
-		return fault.New(fault.Conflict, "run maintenance", string(kind), "this manager works with no repository").Explain(
-			"Each of several managers maintains the repositories that it works with.", "Ask the others, for example the one at "+e.Address+".")
-	}
-	return err
 }

@@ -53,6 +53,7 @@ func (a *Appliance) beginSchedule(ticks <-chan time.Time) {
 	}
 	if a.catalog.Shared() {
 		a.routine.done.Go(func() { a.follow(ctx) })
+		a.routine.done.Go(func() { a.keepAsked(ctx) })
 	}
 	a.routine.done.Go(func() {
 		if ticks == nil {

@@ -175,9 +175,14 @@ func (a *App) maintained(ctx context.Context, s *remote.Session, m client.Mainte
 		}
 	}
 	var runs []client.Run
+	failed := m.LastError.Detail != "" // of the manager that ended last
 	for _, part := range m.LastParts {
-		if part.RunID != "" && !part.At.Before(m.LastStartedAt) {
+		switch {
+		case part.At.Before(m.LastStartedAt):
+		case part.RunID != "":
 			runs = append(runs, client.Run{ID: part.RunID, State: client.StateQueued})
+		case part.Error.Detail != "":
+			failed = true
 		}
 	}
 	runs, err := a.follow(ctx, s, runs, nil)
@@ -190,7 +195,7 @@ func (a *App) maintained(ctx context.Context, s *remote.Session, m client.Mainte
 	if err := a.showMaintenance(m); err != nil {
 		return err
 	}
-	if m.LastError.Detail != "" {
+	if failed {
 		return failure.Ended{Code: failure.Failed}
 	}
 	return worstOf(runs)

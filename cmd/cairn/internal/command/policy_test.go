@@ -256,3 +256,25 @@ func TestMaintenanceRunWaits(t *testing.T) {
 		t.Errorf("exit code %d, %s%s, requests\n%s", got.code, got.stdout, got.stderr, requests)
 	}
 }
+
+// TestMaintenanceRunFails where one manager could not begin, although another one had no trouble and ended later.
+func TestMaintenanceRunFails(t *testing.T) {
+	for name, tt := range map[string]struct {
+		at   time.Time
+		want int
+	}{"this time": {noon, 1}, "the time before": {noon.Add(-time.Hour), 0}} {
+		t.Run(name, func(t *testing.T) {
+			a := guarded(t)
+			m := client.Maintenance{Kind: "collect", LastStartedAt: noon, LastResult: "1 of 2 repositories are collected", LastParts: []client.MaintenancePart{
+				{ID: "repo_01", Name: "large", At: tt.at, Error: client.Failure{Detail: "it cannot be opened"}},
+				{ID: "repo_02", Name: "main", At: noon, RunID: "run_12", State: client.StateSucceeded},
+			}}
+			a.get("/maintenance/collect", m)
+			a.HandleFunc("POST /maintenance/collect/run", func(w http.ResponseWriter, _ *http.Request) { reply(w, 200, m) })
+			a.get("/runs/run_12", client.Run{ID: "run_12", Kind: client.RunCollect, State: client.StateSucceeded})
+			if got := a.run(t, "maintenance", "run", "collect", "--wait"); got.code != tt.want {
+				t.Errorf("exit code %d, want %d: %s%s", got.code, tt.want, got.stdout, got.stderr)
+			}
+		})
+	}
+}
