@@ -55,6 +55,11 @@ func (c *Catalog) Connections(ctx context.Context, p Page) (List[Connection], er
 	}))
 }
 
+// AllConnections returns every connection by name, however many there are.
+func (c *Catalog) AllConnections(ctx context.Context) ([]Connection, error) {
+	return everything[Connection](ctx, c, "connections")
+}
+
 // UpdateConnection changes a connection as change says.
 func (c *Catalog) UpdateConnection(ctx context.Context, id string, change func(*Connection)) (Connection, error) {
 	return c.changeConnection(ctx, id, func(_ *gorm.DB, conn *Connection) error {

@@ -2,6 +2,7 @@ package catalog
 
 import (
 	"bytes"
+	"context"
 	"encoding/base64"
 	"encoding/json"
 	"maps"
@@ -32,6 +33,15 @@ type List[T any] struct {
 	Items []T
 	Next  string
 	Total *int // how many there are in all, when Page.Total asked for it
+}
+
+// everything reads a whole list of few and small things, by name.
+func everything[T any](ctx context.Context, c *Catalog, noun string) ([]T, error) {
+	var out []T
+	if err := c.db.WithContext(ctx).Order("name, id").Find(&out).Error; err != nil {
+		return nil, failure("list "+noun, "", err)
+	}
+	return out, nil
 }
 
 // order is a stable order over a column and the id.

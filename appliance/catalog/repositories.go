@@ -49,6 +49,11 @@ func (c *Catalog) Repositories(ctx context.Context, p Page) (List[Repository], e
 	}))
 }
 
+// AllRepositories returns every repository by name, however many there are.
+func (c *Catalog) AllRepositories(ctx context.Context) ([]Repository, error) {
+	return everything[Repository](ctx, c, "repositories")
+}
+
 // UpdateRepository changes a repository as change says.
 func (c *Catalog) UpdateRepository(ctx context.Context, id string, change func(*Repository)) (Repository, error) {
 	var r Repository

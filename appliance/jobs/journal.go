@@ -289,13 +289,13 @@ type Swept struct {
 // Sweep removes what tasks that are over still owe, and what a platform has of ours that nobody owes and no restore
 // point needs. VMs that a task works on are left for the next time. The error is all there were.
 func (j *Journal) Sweep(ctx context.Context) ([]Swept, error) {
-	conns, err := j.catalog.Connections(ctx, catalog.Page{Limit: catalog.MaxLimit})
+	conns, err := j.catalog.AllConnections(ctx)
 	if err != nil {
 		return nil, err
 	}
 	j.letGo(ctx)
-	out, at := make([]Swept, len(conns.Items)), map[string]*Swept{}
-	for i, conn := range conns.Items {
+	out, at := make([]Swept, len(conns)), map[string]*Swept{}
+	for i, conn := range conns {
 		out[i].ConnectionID, out[i].Name = conn.ID, conn.Name
 		at[conn.ID] = &out[i]
 	}

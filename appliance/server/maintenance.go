@@ -141,13 +141,13 @@ func (m *maintained) merge(before []catalog.MaintenancePart, start time.Time) []
 
 // maintainInventory reads the VMs of every connection. One that does not answer keeps the others from nothing.
 func (a *Appliance) maintainInventory(ctx context.Context, _ catalog.Maintenance, _ time.Time) (out maintained, err error) {
-	list, err := a.catalog.Connections(ctx, catalog.Page{Limit: catalog.MaxLimit})
+	list, err := a.catalog.AllConnections(ctx)
 	if err != nil {
 		return out, err
 	}
 	var sum catalog.InventoryReport
 	var errs []error
-	for _, conn := range list.Items {
+	for _, conn := range list {
 		report, err := a.RefreshConnection(ctx, conn.ID)
 		out.add(conn.ID, conn.Name, inventoryWords(report), "", err)
 		if err != nil {
@@ -159,7 +159,7 @@ func (a *Appliance) maintainInventory(ctx context.Context, _ catalog.Maintenance
 		sum.Changed += report.Changed
 		sum.Gone += report.Gone
 	}
-	out.text = fmt.Sprintf("%d of %d connections read: %s", len(list.Items)-len(errs), len(list.Items), inventoryWords(sum))
+	out.text = fmt.Sprintf("%d of %d connections read: %s", len(list)-len(errs), len(list), inventoryWords(sum))
 	return out, errors.Join(errs...)
 }
 
@@ -200,11 +200,11 @@ func (a *Appliance) maintainVerify(ctx context.Context, m catalog.Maintenance, n
 
 // ownRepositories are those of this manager; out learns which there are at all.
 func (a *Appliance) ownRepositories(ctx context.Context, out *maintained) ([]catalog.Repository, error) {
-	list, err := a.catalog.Repositories(ctx, catalog.Page{Limit: catalog.MaxLimit})
-	for _, r := range list.Items {
+	list, err := a.catalog.AllRepositories(ctx)
+	for _, r := range list {
 		out.known = append(out.known, r.ID)
 	}
-	return slices.DeleteFunc(list.Items, func(r catalog.Repository) bool { return a.mayOpen(ctx, r.ID) != nil }), err
+	return slices.DeleteFunc(list, func(r catalog.Repository) bool { return a.mayOpen(ctx, r.ID) != nil }), err
 }
 
 // maintainPrune begins to carry out the retention of policies in each repository of this manager.

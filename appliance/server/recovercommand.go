@@ -378,12 +378,12 @@ func (a *Appliance) awaitRepositories(ctx context.Context) {
 	defer cancel()
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
-	list, err := a.catalog.Repositories(ctx, catalog.Page{Limit: catalog.MaxLimit})
-	for i := 0; err == nil && i < len(list.Items); {
-		if id := list.Items[i].ID; a.peers.Owns(id) {
+	list, err := a.catalog.AllRepositories(ctx)
+	for i := 0; err == nil && i < len(list); {
+		if id := list[i].ID; a.peers.Owns(id) {
 			_, _, err := a.protector.Reconcile(ctx, id)
 			if err != nil {
-				a.log.WarnContext(ctx, "restore points were not read", "repository", list.Items[i].Name, "err", err)
+				a.log.WarnContext(ctx, "restore points were not read", "repository", list[i].Name, "err", err)
 			}
 			i++
 			continue
@@ -400,11 +400,11 @@ func (a *Appliance) awaitRepositories(ctx context.Context) {
 const inventoryTime = 30 * time.Second
 
 func (r *recovery) readInventories(ctx context.Context, a *Appliance) error {
-	list, err := a.catalog.Connections(ctx, catalog.Page{Limit: catalog.MaxLimit})
+	list, err := a.catalog.AllConnections(ctx)
 	if err != nil {
 		return err
 	}
-	for _, conn := range list.Items {
+	for _, conn := range list {
 		bounded, cancel := context.WithTimeout(ctx, inventoryTime)
 		report, err := a.RefreshConnection(bounded, conn.ID)
 		cancel()
@@ -419,12 +419,12 @@ func (r *recovery) readInventories(ctx context.Context, a *Appliance) error {
 
 func (r *recovery) report(ctx context.Context, a *Appliance, d document) error {
 	saveErr := a.saveConfiguration(ctx)
-	list, err := a.catalog.Repositories(ctx, catalog.Page{Limit: catalog.MaxLimit})
+	list, err := a.catalog.AllRepositories(ctx)
 	if err != nil {
 		return err
 	}
 	fmt.Fprintf(r.stdout, "Recovered into %s: %s.\n", r.dir, d.contents())
-	for _, row := range list.Items {
+	for _, row := range list {
 		ids, err := a.catalog.RestorePointIDs(ctx, row.ID)
 		if err != nil {
 			return err

@@ -271,11 +271,11 @@ func (a *Appliance) noteRepository(ctx context.Context, row catalog.Repository, 
 // openRepositories opens all repositories and makes the catalog agree with them. One that cannot be opened does not
 // keep the manager from starting.
 func (a *Appliance) openRepositories(ctx context.Context) error {
-	list, err := a.catalog.Repositories(ctx, catalog.Page{Limit: catalog.MaxLimit})
+	list, err := a.catalog.AllRepositories(ctx)
 	if err != nil {
 		return err
 	}
-	for _, row := range list.Items {
+	for _, row := range list {
 		added, removed, err := a.protector.Reconcile(ctx, row.ID)
 		if err != nil {
 			a.log.ErrorContext(ctx, "repository cannot be read", "repository", row.Name, "err", err)

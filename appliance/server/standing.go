@@ -4,7 +4,6 @@ import (
 	"context"
 	"time"
 
-	"github.com/cairn-backup/cairn/appliance/catalog"
 	"github.com/cairn-backup/cairn/appliance/fleet"
 	"github.com/cairn-backup/cairn/appliance/httpapi"
 	"github.com/cairn-backup/cairn/internal/fault"
@@ -42,8 +41,8 @@ func (a *Appliance) GetAppliance(ctx context.Context) (httpapi.ApplianceInfo, er
 	if err != nil {
 		return httpapi.ApplianceInfo{}, err
 	}
-	list, err := a.catalog.Repositories(ctx, catalog.Page{Limit: catalog.MaxLimit})
-	return httpapi.ApplianceInfo{Standing: who, Repositories: list.Items}, err
+	list, err := a.catalog.AllRepositories(ctx)
+	return httpapi.ApplianceInfo{Standing: who, Repositories: list}, err
 }
 
 // ResumeAppliance implements httpapi.Core.

@@ -83,9 +83,9 @@ func goroutines() []byte {
 
 // capabilities are what the drivers say of the connections' platforms.
 func (a *Appliance) capabilities(ctx context.Context) (any, error) {
-	list, err := a.ListConnections(ctx, catalog.Page{Limit: catalog.MaxLimit})
+	list, err := everyPage(func(p catalog.Page) (catalog.List[httpapi.ConnectionInfo], error) { return a.ListConnections(ctx, p) })
 	out := map[string]any{}
-	for _, c := range list.Items {
+	for _, c := range list {
 		out[c.Name] = c.Capabilities
 	}
 	return out, err
@@ -93,14 +93,14 @@ func (a *Appliance) capabilities(ctx context.Context) (any, error) {
 
 // repositorySpace is what the repositories hold, as far as they can be opened here.
 func (a *Appliance) repositorySpace(ctx context.Context) (any, error) {
-	list, err := a.ListRepositories(ctx, catalog.Page{Limit: catalog.MaxLimit})
+	list, err := everyPage(func(p catalog.Page) (catalog.List[httpapi.RepositoryInfo], error) { return a.ListRepositories(ctx, p) })
 	type space struct {
 		Usage        *httpapi.Usage           `json:"usage"`
 		Set          *httpapi.SetInfo         `json:"set,omitempty"`
 		Verification httpapi.VerificationInfo `json:"verification"`
 	}
 	out := map[string]space{}
-	for _, r := range list.Items {
+	for _, r := range list {
 		out[r.Name] = space{r.Usage, r.Set, r.Verification}
 	}
 	return out, err

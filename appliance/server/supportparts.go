@@ -71,11 +71,10 @@ func (b bundled) parts(unknown error) []support.Part {
 			return read(ctx, b.catalog)
 		}})
 	}
-	all := catalog.Page{Limit: catalog.MaxLimit}
 	list("appliance.json", func(ctx context.Context, c *catalog.Catalog) (any, error) { return c.Standing(ctx) })
 	list("managers.json", func(ctx context.Context, c *catalog.Catalog) (any, error) { return c.Managers(ctx) })
-	list("connections.json", func(ctx context.Context, c *catalog.Catalog) (any, error) { return c.Connections(ctx, all) })
-	list("repositories.json", func(ctx context.Context, c *catalog.Catalog) (any, error) { return c.Repositories(ctx, all) })
+	list("connections.json", func(ctx context.Context, c *catalog.Catalog) (any, error) { return c.AllConnections(ctx) })
+	list("repositories.json", func(ctx context.Context, c *catalog.Catalog) (any, error) { return c.AllRepositories(ctx) })
 	list("policies.json", func(ctx context.Context, c *catalog.Catalog) (any, error) { return c.Policies(ctx) })
 	list("exclusions.json", func(ctx context.Context, c *catalog.Catalog) (any, error) { return c.Exclusions(ctx) })
 	list("turns.json", func(ctx context.Context, c *catalog.Catalog) (any, error) { return c.OpenTurns(ctx) })
@@ -172,11 +171,11 @@ func (b bundled) files(ctx context.Context) (any, error) {
 func (b bundled) disks(ctx context.Context) (any, error) {
 	paths := []string{b.dir}
 	if b.catalog != nil {
-		list, err := b.catalog.Repositories(ctx, catalog.Page{Limit: catalog.MaxLimit})
+		list, err := b.catalog.AllRepositories(ctx)
 		if err != nil {
 			return nil, err
 		}
-		for _, r := range list.Items {
+		for _, r := range list {
 			if len(r.Members) == 0 {
 				paths = append(paths, r.Path)
 			}

@@ -6,10 +6,12 @@ import (
 	"encoding/pem"
 	"errors"
 	"io/fs"
+	"maps"
 	neturl "net/url"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/cairn-backup/cairn/appliance/catalog"
@@ -57,9 +59,9 @@ func (b bundled) sealed(ctx context.Context) (out []string, err error) {
 	for _, s := range secrets {
 		out = append(out, string(s))
 	}
-	list, listErr := b.catalog.Repositories(ctx, catalog.Page{Limit: catalog.MaxLimit})
+	list, listErr := b.catalog.AllRepositories(ctx)
 	errs := []error{err, listErr}
-	for _, r := range list.Items {
+	for _, r := range list {
 		source := r.KeyFile
 		if filepath.IsAbs(source) {
 			source = "file:" + source
@@ -70,16 +72,18 @@ func (b bundled) sealed(ctx context.Context) (out []string, err error) {
 			errs = append(errs, err)
 		}
 	}
-	runs, err := b.catalog.Runs(ctx, catalog.RunFilter{Kind: catalog.KindDeploy}, catalog.Page{Limit: catalog.MaxLimit, Sort: "-created_at"})
+	runs, err := everyPage(func(p catalog.Page) (catalog.List[catalog.Run], error) {
+		return b.catalog.Runs(ctx, catalog.RunFilter{Kind: catalog.KindDeploy}, p)
+	})
 	errs = append(errs, err)
 	var ids []string
-	for _, r := range runs.Items {
+	for _, r := range runs {
 		ids = append(ids, r.ID)
 	}
-	tasks, err := b.catalog.TasksOfRuns(ctx, ids)
-	errs = append(errs, err)
-	for _, of := range tasks {
-		for _, t := range of {
+	for part := range slices.Chunk(ids, catalog.MaxLimit) {
+		tasks, err := b.catalog.TasksOfRuns(ctx, part)
+		errs = append(errs, err)
+		for _, t := range slices.Concat(slices.Collect(maps.Values(tasks))...) {
 			sessions, err := deploy.SessionsOf(b.catalog, t)
 			out = append(out, strings.Fields(string(sessions))...)
 			errs = append(errs, err)

@@ -35,10 +35,10 @@ type watches struct {
 
 // keepWatching listens to every connection that tells of changes. Of several managers one does.
 func (a *Appliance) keepWatching(ctx context.Context, now time.Time) {
-	var list catalog.List[catalog.Connection]
+	var list []catalog.Connection
 	if a.queue.Leads() {
 		var err error
-		if list, err = a.catalog.Connections(ctx, catalog.Page{Limit: catalog.MaxLimit}); err != nil {
+		if list, err = a.catalog.AllConnections(ctx); err != nil {
 			return // it is looked again in a moment
 		}
 	}
@@ -48,7 +48,7 @@ func (a *Appliance) keepWatching(ctx context.Context, now time.Time) {
 		a.watches.running, a.watches.again = map[string]context.CancelFunc{}, map[string]time.Time{}
 	}
 	there := map[string]bool{}
-	for _, conn := range list.Items {
+	for _, conn := range list {
 		there[conn.ID] = true
 		if a.watches.running[conn.ID] == nil && !now.Before(a.watches.again[conn.ID]) {
 			a.watch(ctx, conn, now)
