@@ -78,17 +78,16 @@ func (e *openRepository) lock() bool {
 	return true
 }
 
-// drop closes one repository.
+// drop closes one repository. Its entry stays until that is done, so that who opens it meanwhile waits, and never meets one that is closing.
 func (r *repositories) drop(id string) error {
 	r.mu.Lock()
 	entry := r.open[id]
-	delete(r.open, id)
 	r.mu.Unlock()
-	if entry == nil {
+	if entry == nil || !entry.lock() {
 		return nil
 	}
-	entry.mu.Lock()
 	defer entry.mu.Unlock()
+	defer r.forget(id)
 	entry.dropped = true
 	var errs []error
 	for _, o := range append(entry.before, entry.opened) {
@@ -97,6 +96,13 @@ func (r *repositories) drop(id string) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// forget takes an entry that is closed out of the table.
+func (r *repositories) forget(id string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.open, id)
 }
 
 func (r *repositories) close() error {

@@ -8,6 +8,7 @@ import (
 	"github.com/cairn-backup/cairn/appliance/catalog"
 	"github.com/cairn-backup/cairn/appliance/httpapi"
 	"github.com/cairn-backup/cairn/store"
+	"github.com/cairn-backup/cairn/store/blob"
 )
 
 func TestOpenRepositoryIsTakenAway(t *testing.T) {
@@ -117,5 +118,39 @@ func TestDroppedRepositoryIsOpenedAnew(t *testing.T) {
 	}
 	if _, err := repo.RestorePoints(t.Context()); err != nil {
 		t.Errorf("opened anew: %v", err)
+	}
+}
+
+// seenClosing is a backend that says when it is closed.
+type seenClosing struct {
+	blob.Store
+	closing func()
+}
+
+func (s seenClosing) Close() error {
+	s.closing()
+	return s.Store.Close()
+}
+
+// TestAClosingRepositoryIsInTheTable: who opens it meanwhile waits for that entry, and does not get another one.
+func TestAClosingRepositoryIsInTheTable(t *testing.T) {
+	b := stillBench(t)
+	entry, err := b.repositories.hold(b.repo)
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := false
+	entry.backend = seenClosing{entry.backend, func() {
+		seen = true
+		if got, err := b.repositories.entry(b.repo); err != nil || got != entry {
+			t.Errorf("while it is closed another entry is there, %v", err)
+		}
+	}}
+	entry.mu.Unlock()
+	if err := b.repositories.drop(b.repo); err != nil || !seen {
+		t.Fatalf("closed %v, %v", seen, err)
+	}
+	if got, err := b.repositories.entry(b.repo); err != nil || got == entry {
+		t.Errorf("it stays in the table after it was closed, %v", err)
 	}
 }
