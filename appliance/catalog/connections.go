@@ -68,6 +68,27 @@ func (c *Catalog) UpdateConnection(ctx context.Context, id string, change func(*
 	})
 }
 
+// TakeHost gives a connection that has no host's identity its first. When another connection has it already, that one is returned as
+// well, and nothing is changed.
+func (c *Catalog) TakeHost(ctx context.Context, id, hostID string) (row Connection, other *Connection, err error) {
+	row, err = c.changeConnection(ctx, id, func(tx *gorm.DB, conn *Connection) error {
+		if conn.HostID != "" {
+			return nil
+		}
+		var rows []Connection
+		if err := tx.Where("platform = ? AND host_id = ?", conn.Platform, hostID).Limit(1).Find(&rows).Error; err != nil {
+			return err
+		}
+		if len(rows) > 0 {
+			other = &rows[0]
+			return nil
+		}
+		conn.HostID = hostID
+		return nil
+	})
+	return row, other, err
+}
+
 // RerouteConnection changes how a connection is reached, as change says, and its credentials. While tasks use it it answers Conflict.
 func (c *Catalog) RerouteConnection(ctx context.Context, id string, secret Secret, change func(*Connection)) (Connection, error) {
 	return c.changeConnection(ctx, id, func(tx *gorm.DB, conn *Connection) error {

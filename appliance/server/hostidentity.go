@@ -20,27 +20,28 @@ const noIdentity = "none"
 // shownIdentity is an identity as people read and write it.
 func shownIdentity(id string) string { return cmp.Or(id, noIdentity) }
 
-// confirmHost returns what confirms the host behind a connection. One that has no identity stored takes the first that it meets.
+// confirmHost returns what confirms the host behind a connection. One that has no identity stored takes the first that it meets, unless
+// another connection has it.
 func (a *Appliance) confirmHost(connection string) hypervisors.ConfirmHost {
 	return func(ctx context.Context, host, id string) error {
 		row, err := a.catalog.Connection(ctx, connection)
 		if err != nil {
 			return err
 		}
+		var other *catalog.Connection
 		if row.HostID == "" && id != "" {
-			row, err = a.catalog.UpdateConnection(ctx, connection, func(c *catalog.Connection) {
-				if c.HostID == "" {
-					c.HostID = id
-				}
-			})
-			if err != nil {
+			if row, other, err = a.catalog.TakeHost(ctx, connection, id); err != nil {
 				return err
 			}
 		}
-		if row.HostID == id {
+		switch {
+		case other != nil:
+			err = secondConnection(row, *other, id)
+		case row.HostID == id:
 			return nil
+		default:
+			err = otherHost(row, host, id)
 		}
-		err = otherHost(row, host, id)
 		_, storeErr := a.catalog.UpdateConnection(context.WithoutCancel(ctx), connection, func(c *catalog.Connection) {
 			setHealth(c, hypervisors.Health{}, err)
 		})
@@ -104,10 +105,20 @@ var identities = map[hypervisors.Platform]string{
 // connectedTwice refuses a second connection to one host: backups through one would drop the checkpoints of the other, and nothing would
 // keep two tasks from one VM.
 func connectedTwice(op, name string, other catalog.Connection, id string) error {
-	advice := fmt.Sprintf("Use the connection %s.", other.Name)
+	return twoConnections(fault.Exists, op, name, other, id, fmt.Sprintf("Use the connection %s.", other.Name))
+}
+
+// secondConnection refuses the host of a connection that is there already and learns only now, by its host's first identity, that it is
+// the second one to it.
+func secondConnection(c, other catalog.Connection, id string) error {
+	return twoConnections(fault.Conflict, "confirm host of connection", c.Name, other, id, fmt.Sprintf(
+		"Use the connection %s, and remove %s; or if only its address is wrong, correct it by \"cairn connection edit %s --address\".", other.Name, c.Name, c.Name))
+}
+
+func twoConnections(kind fault.Kind, op, name string, other catalog.Connection, id, advice string) error {
 	if more := identities[other.Platform]; more != "" {
 		advice += " " + more
 	}
-	return fault.New(fault.Exists, op, name, "connection %s leads to the same host, %s", other.Name, id).Explain(
+	return fault.New(kind, op, name, "connection %s leads to the same host, %s", other.Name, id).Explain(
 		"A host is connected once; its backups through two connections would get into each other's way.", advice)
 }

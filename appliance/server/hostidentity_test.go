@@ -184,6 +184,39 @@ func TestTheFirstIdentityIsTaken(t *testing.T) {
 	}
 }
 
+// TestTheFirstIdentityIsThatOfAnotherConnection: a connection that had none does not come to own the VMs of another one.
+func TestTheFirstIdentityIsThatOfAnotherConnection(t *testing.T) {
+	b := newBench(t)
+	second := catalog.Connection{Name: "second", Platform: memplatform.PlatformName, Address: "here"}
+	if err := b.catalog.CreateConnection(t.Context(), &second, ""); err != nil {
+		t.Fatal(err)
+	}
+	for what, ask := range map[string]func() error{
+		"inventory": func() error { _, err := b.RefreshConnection(t.Context(), second.ID); return err },
+		"check":     func() error { _, err := b.CheckConnection(t.Context(), second.ID); return err },
+	} {
+		err := ask()
+		meaning, advice := fault.Explanation(err)
+		if kindOf(err) != "conflict" || !strings.Contains(err.Error(), "connection lab leads to the same host, "+b.platform.ID()) ||
+			!strings.Contains(meaning, "connected once") || !strings.Contains(advice, "Use the connection lab, and remove second") {
+			t.Errorf("%s: %v\n%s\n%s", what, err, meaning, advice)
+		}
+	}
+	row, err := b.catalog.Connection(t.Context(), second.ID)
+	if err != nil || row.HostID != "" || row.Status != catalog.HealthProblem || row.LastError == nil || !strings.Contains(row.LastError.What, "connection lab") {
+		t.Errorf("the second one is %+v with %+v, %v", row, row.LastError, err)
+	}
+	if n, err := b.catalog.CountVMs(t.Context(), second.ID); err != nil || n != 0 {
+		t.Errorf("it has %d VMs, %v", n, err)
+	}
+	if err := b.RemoveConnection(t.Context(), b.conn); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.CheckConnection(t.Context(), second.ID); err != nil {
+		t.Errorf("once the other is removed: %v", err)
+	}
+}
+
 func TestTwoHostsWithOneIdentityAreExplainedByPlatform(t *testing.T) {
 	for platform, want := range map[hypervisors.Platform]string{hypervisors.KVM: "libvirtd.conf", hypervisors.OVirt: "engine-setup"} {
 		err := connectedTwice("add connection", "b", catalog.Connection{Name: "a", Platform: platform}, "id")
