@@ -64,7 +64,7 @@ func call(t *testing.T, conn grpc.ClientConnInterface, method string) error {
 // when the certificate ends that it was opened with.
 func TestDataConnectionShowsTheNewCertificate(t *testing.T) {
 	t.Parallel()
-	m := newManager(t, fleet.Timing{Certificate: 12 * time.Second})
+	m := newManager(t, fleet.Timing{Certificate: 30 * time.Second})
 	v := newMover(t, m, m.token(fleet.NewToken{}))
 	opened := make(chan grpc.ClientConnInterface, 1)
 	v.config.Open = func(c grpc.ClientConnInterface) agent.Mover {
