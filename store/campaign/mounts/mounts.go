@@ -15,6 +15,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 const prefix = "cairn-campaign-"
@@ -158,13 +160,33 @@ func detach(dir string) error {
 	}
 	var errs []error
 	for _, name := range backing {
-		image, err := os.ReadFile(name)
-		if err != nil || !strings.HasPrefix(string(image), dir+"/") {
-			continue
-		}
-		errs = append(errs, command("losetup", "-d", "/dev/"+strings.Split(name, "/")[3]))
+		errs = append(errs, release(name, dir))
 	}
 	return errors.Join(errs...)
+}
+
+// release frees the loop device with this backing_file if its image is below dir. A mount of which another process had a copy may end
+// meanwhile, and the device with it, which is then anybody's: only what is open does not change hands.
+func release(backing, dir string) error {
+	ours := func() bool {
+		image, err := os.ReadFile(backing)
+		return err == nil && strings.HasPrefix(string(image), dir+"/")
+	}
+	if !ours() {
+		return nil
+	}
+	device, err := os.Open("/dev/" + strings.Split(backing, "/")[3])
+	if err != nil {
+		return err
+	}
+	defer device.Close()
+	if !ours() {
+		return nil
+	}
+	if err := unix.IoctlSetInt(int(device.Fd()), unix.LOOP_CLR_FD, 0); err != nil && !errors.Is(err, unix.ENXIO) {
+		return fmt.Errorf("free %s: %w", device.Name(), err)
+	}
+	return nil
 }
 
 // sweep removes what test processes left that are no more.
