@@ -23,6 +23,7 @@ import (
 	"github.com/cairn-backup/cairn/datamover/control"
 	"github.com/cairn-backup/cairn/datamover/transfer"
 	"github.com/cairn-backup/cairn/internal/fault"
+	"github.com/cairn-backup/cairn/internal/loopback"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -58,7 +59,9 @@ func newManager(t *testing.T, timing fleet.Timing) *manager {
 	var err error
 	m.catalog, err = catalog.Open(t.Context(), catalog.Options{Path: filepath.Join(m.dir, "c.db"), KeyFile: filepath.Join(m.dir, "key")})
 	check(t, err)
-	m.start("127.0.0.1:0")
+	l, err := loopback.Listen()
+	check(t, err)
+	m.start(l)
 	t.Cleanup(func() {
 		m.end()
 		check(t, m.catalog.Close())
@@ -66,8 +69,8 @@ func newManager(t *testing.T, timing fleet.Timing) *manager {
 	return m
 }
 
-// start begins a manager process, as far as movers see one.
-func (m *manager) start(address string) {
+// start begins a manager process, as far as movers see one, that listens at l.
+func (m *manager) start(l net.Listener) {
 	m.t.Helper()
 	authority, err := identity.OpenAuthority(filepath.Join(m.dir, "tls"), []string{"localhost", pb.ManagerName})
 	check(m.t, err)
@@ -76,8 +79,6 @@ func (m *manager) start(address string) {
 		Now: func() time.Time { return time.Now().Add(time.Duration(m.ahead.Load())) },
 	})
 	m.print = authority.Fingerprint()
-	l, err := net.Listen("tcp", address)
-	check(m.t, err)
 	m.address = l.Addr().String()
 	ctx, stop := context.WithCancel(context.Background())
 	m.stop, m.done = stop, make(chan error, 1)

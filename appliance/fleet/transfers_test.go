@@ -3,6 +3,7 @@ package fleet_test
 import (
 	"context"
 	"errors"
+	"net"
 	"strings"
 	"sync"
 	"testing"
@@ -228,7 +229,9 @@ func TestManagerRestarts(t *testing.T) {
 	b.running(t)
 	m.end()
 	b.cancel()
-	m.start(m.address)
+	l, err := net.Listen("tcp", m.address)
+	check(t, err)
+	m.start(l)
 	m.log.await("mover connected", 2)
 	v.log.await("transfer ended", 1)
 	if begun, ended := v.work.times("a"); begun != 1 || ended != 1 {

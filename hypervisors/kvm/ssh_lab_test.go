@@ -15,6 +15,7 @@ import (
 	"github.com/cairn-backup/cairn/hypervisors"
 	"github.com/cairn-backup/cairn/hypervisors/kvm"
 	"github.com/cairn-backup/cairn/internal/fault"
+	"github.com/cairn-backup/cairn/internal/loopback"
 	"github.com/cairn-backup/cairn/lab/kvmlab"
 )
 
@@ -26,10 +27,8 @@ func (b *bench) startSSHD() (port int, key string) {
 	for _, name := range []string{"host", "client"} {
 		b.tool("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", filepath.Join(dir, name))
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := loopback.Port()
 	b.ok(err)
-	port = l.Addr().(*net.TCPAddr).Port
-	b.ok(l.Close())
 	conf := fmt.Sprintf("Port %d\nListenAddress 127.0.0.1\nHostKey %s/host\nAuthorizedKeysFile %s/client.pub\nStrictModes no\nUsePAM no\nPidFile none\nPermitRootLogin yes\n", port, dir, dir)
 	b.ok(os.WriteFile(filepath.Join(dir, "conf"), []byte(conf), 0o600))
 	cmd := exec.Command("/usr/sbin/sshd", "-D", "-e", "-f", filepath.Join(dir, "conf"))
@@ -39,7 +38,7 @@ func (b *bench) startSSHD() (port int, key string) {
 		_ = cmd.Process.Signal(syscall.SIGTERM)
 		_ = cmd.Wait()
 	})
-	for range 100 {
+	for range 1200 { // a minute
 		if c, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
 			_ = c.Close()
 			return port, filepath.Join(dir, "client")

@@ -17,6 +17,7 @@ import (
 	"github.com/cairn-backup/cairn/hypervisors"
 	"github.com/cairn-backup/cairn/hypervisors/kvm"
 	"github.com/cairn-backup/cairn/internal/fault"
+	"github.com/cairn-backup/cairn/internal/loopback"
 	"github.com/cairn-backup/cairn/lab/kvmlab"
 )
 
@@ -57,7 +58,7 @@ func (b *bench) libvirtPKI(from string) string {
 func (b *bench) occupyPorts() int {
 	b.Helper()
 	for range 100 {
-		first, err := net.Listen("tcp", "127.0.0.1:0")
+		first, err := loopback.Listen()
 		b.ok(err)
 		port := first.Addr().(*net.TCPAddr).Port
 		second, err2 := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port+1))

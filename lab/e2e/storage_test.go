@@ -12,18 +12,17 @@ import (
 	"time"
 
 	"github.com/cairn-backup/cairn/internal/locked"
+	"github.com/cairn-backup/cairn/internal/loopback"
 	"github.com/cairn-backup/cairn/lab/kvmlab"
 )
 
 // nfsServer exports a directory by NFS 4, to everybody as root, on a loopback port which it returns.
 func nfsServer(t *testing.T, dir string) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := loopback.Port()
 	if err != nil {
 		t.Fatal(err)
 	}
-	port := l.Addr().(*net.TCPAddr).Port
-	l.Close()
 	home := t.TempDir()
 	config, log := filepath.Join(home, "ganesha.conf"), &locked.Buffer{}
 	text := fmt.Sprintf(`

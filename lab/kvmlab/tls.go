@@ -5,12 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
 	"os"
 	"os/user"
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"github.com/cairn-backup/cairn/internal/loopback"
 )
 
 // TLSDir is where a daemon that listens for TLS keeps its own certificate, for itself and for QEMU.
@@ -26,7 +27,7 @@ func (d *Daemon) ListenTLS(ctx context.Context, certs string, qemuConf ...string
 	if err := d.copyCertificates(certs); err != nil {
 		return 0, err
 	}
-	if port, err = freePort(); err != nil {
+	if port, err = loopback.Port(); err != nil {
 		return 0, err
 	}
 	dir := d.TLSDir()
@@ -75,15 +76,6 @@ func (d *Daemon) copyCertificates(from string) error {
 		}
 	}
 	return nil
-}
-
-// freePort returns a loopback port that was free a moment ago.
-func freePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
-	}
-	return l.Addr().(*net.TCPAddr).Port, l.Close()
 }
 
 // appendLines adds lines to a configuration file, made when it is not there.

@@ -4,13 +4,14 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/cairn-backup/cairn/internal/loopback"
 )
 
 // Target is a tgt daemon of this test, which serves LUNs over iSCSI on the loopback.
@@ -67,12 +68,11 @@ func StartTarget(t testing.TB) *Target {
 // FreePort returns a port of the loopback that nothing listens on.
 func FreePort(t testing.TB) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := loopback.Port()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().(*net.TCPAddr).Port
+	return port
 }
 
 func (s *Target) try(args ...string) (string, error) {

@@ -307,7 +307,7 @@ func TestServerRestarts(t *testing.T) {
 				go func() {
 					defer close(restarted)
 					g.grpc.Stop()
-					g.serve(g.addr)
+					g.serveAgain()
 				}()
 			}
 			return invoke(ctx, method, q, a, conn, o...)

@@ -44,7 +44,7 @@ func TestOwnerRestarts(t *testing.T) {
 			t.Fatal(err)
 		}
 		g.open()
-		g.serve(g.addr)
+		g.serveAgain()
 		if s, err = g.repo.Resume(t.Context(), s.ID()); err != nil {
 			t.Fatal(err)
 		}

@@ -22,6 +22,7 @@ import (
 
 	"github.com/cairn-backup/cairn/api/mover"
 	"github.com/cairn-backup/cairn/internal/fault"
+	"github.com/cairn-backup/cairn/internal/loopback"
 	"github.com/cairn-backup/cairn/store"
 	"github.com/cairn-backup/cairn/store/blob/file"
 )
@@ -117,7 +118,11 @@ func makeRig(t testing.TB) *rig {
 	}
 	g.b = b
 	g.open()
-	g.serve("127.0.0.1:0")
+	l, err := loopback.Listen()
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.serve(l)
 	return g
 }
 
@@ -129,12 +134,17 @@ func (g *rig) open() {
 	}
 }
 
-func (g *rig) serve(addr string) {
-	g.t.Helper()
-	l, err := net.Listen("tcp", addr)
+// serveAgain starts another server where the last one was.
+func (g *rig) serveAgain() {
+	l, err := net.Listen("tcp", g.addr)
 	if err != nil {
-		g.t.Fatal(err)
+		g.t.Error(err)
+		return
 	}
+	g.serve(l)
+}
+
+func (g *rig) serve(l net.Listener) {
 	g.addr = l.Addr().String()
 	g.srv = NewServer(Options{Authorizer: g.desk})
 	o := append(GRPC(), grpc.Creds(credentials.NewTLS(&tls.Config{Certificates: []tls.Certificate{g.cert}, MinVersion: tls.VersionTLS13})))
