@@ -226,7 +226,7 @@ func TestEndedProcessesVanish(t *testing.T) {
 	}
 	vanished := func(pid int, what string) {
 		t.Helper()
-		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+		ctx, cancel := context.WithTimeout(ctx, time.Minute)
 		defer cancel()
 		err := poll(ctx, 10*time.Millisecond, what+" to vanish", func() (bool, error) {
 			stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))

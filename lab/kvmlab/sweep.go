@@ -62,7 +62,7 @@ func (l *Lab) mark(ctx context.Context) (dead map[string]func(), err error) {
 // remains removes a lab that somebody else made. A libvirtd of its own is killed first, for it may hang; the one that
 // takes its place takes over its VMs.
 func remains(ctx context.Context, dir string) error {
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
 	if err := privateDaemon(filepath.Join(dir, privateDir)).Signal(ctx, syscall.SIGKILL); err != nil {
 		return err
