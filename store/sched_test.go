@@ -76,7 +76,7 @@ func (s *sched) run(tasks []func(context.Context), stop func(step int) bool) err
 			select {
 			case <-s.event: // it was waiting for something that is no task
 				continue
-			case <-time.After(10 * time.Second):
+			case <-time.After(time.Minute):
 				return fmt.Errorf("all wait for each other:\n%s", stacks())
 			}
 		}

@@ -267,7 +267,7 @@ func TestThingsDie(t *testing.T) {
 			t.Errorf("canceled freeze: %v", err)
 		}
 		// The promise of the product is 5 s; a lost one would be a minute.
-		if took := time.Since(began); took > 20*time.Second {
+		if took := time.Since(began); took > 45*time.Second {
 			t.Errorf("a canceled freeze returned after %s", took)
 		}
 		b.ok(b.lab.Daemon().Signal(ctx, syscall.SIGCONT))
