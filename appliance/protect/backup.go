@@ -129,7 +129,7 @@ func (b *backup) prepare(ctx context.Context, goesOn bool) (err error) {
 	b.plugs = b.t.Plugs(ctx, b.driver, b.conn.ID)
 	now, err := b.driver.VM(ctx, b.vm.PlatformID)
 	if err != nil {
-		return fault.Context("look up VM", b.vm.Name, err)
+		return fault.Named("look up VM", b.vm.Name, b.vm.PlatformID, err)
 	}
 	if b.vm, err = b.catalog.SeeVM(ctx, b.conn.ID, now); err != nil {
 		return err

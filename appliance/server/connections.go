@@ -285,10 +285,10 @@ func (a *Appliance) RefreshConnection(ctx context.Context, id string) (catalog.I
 	defer a.connections.read(id)()
 	vms, err := d.VMs(ctx)
 	if err != nil {
-		_, storeErr := a.catalog.UpdateConnection(context.WithoutCancel(ctx), id, func(c *catalog.Connection) {
+		conn, storeErr := a.catalog.UpdateConnection(context.WithoutCancel(ctx), id, func(c *catalog.Connection) {
 			setHealth(c, hypervisors.Health{}, err)
 		})
-		return catalog.InventoryReport{}, errors.Join(fault.Context("read inventory", "", err), storeErr)
+		return catalog.InventoryReport{}, errors.Join(fault.Context("read inventory of", conn.Name, err), storeErr)
 	}
 	report, err := a.catalog.SyncVMs(ctx, id, vms)
 	if err != nil {

@@ -146,6 +146,24 @@ func TestAFailedTurnIsTriedAgain(t *testing.T) {
 	}
 }
 
+// TestReasonsSayEachThingOnce: what a platform calls a VM by its identity is said by its name, and an inventory that fails once.
+func TestReasonsSayEachThingOnce(t *testing.T) {
+	b := stillBench(t)
+	first := time.Now().UTC().Truncate(time.Minute).Add(48 * time.Hour)
+	b.policyDueAt(first, policy.Spec{Retries: 1, Backoff: 600})
+	b.platform.Inject(memplatform.OpVM, &memplatform.Fault{Times: 1, Err: fault.New(fault.Transient, "look up", "VM "+b.vm.ID, "planted")})
+	turn := b.turn(first)
+	breakers, err := b.catalog.Breakers(t.Context())
+	if want := "look up VM web: planted"; turn.Reason != want || breakers[b.conn].Reason != want || err != nil {
+		t.Errorf("turn: %q, breaker: %+v, %v", turn.Reason, breakers[b.conn], err)
+	}
+	b.platform.Inject(memplatform.OpVMs, &memplatform.Fault{Times: 1, Err: fault.New(fault.Transient, "list VMs", "", "planted")})
+	_, err = b.maintainInventory(t.Context(), catalog.Maintenance{}, first)
+	if want := "read inventory of lab: list VMs: planted"; err == nil || err.Error() != want {
+		t.Errorf("inventory: %v, want %s", err, want)
+	}
+}
+
 // TestATurnSurvivesTheManager kills the manager while a policy's backup is under way: the turn goes on after the start.
 func TestATurnSurvivesTheManager(t *testing.T) {
 	b := stillBench(t)

@@ -100,7 +100,7 @@ func (d *Driver) deleteCheckpoints(ctx context.Context, vm string, names []strin
 	if len(names) == 0 {
 		return nil
 	}
-	active, err := onDomain(ctx, d.conn, "look at VM", vm, func(_ *libvirt.Connect, dom *libvirt.Domain) (bool, error) { return dom.IsActive() })
+	active, err := onDomain(ctx, d.conn, "look at", vm, func(_ *libvirt.Connect, dom *libvirt.Domain) (bool, error) { return dom.IsActive() })
 	if err != nil {
 		return err
 	}

@@ -188,6 +188,9 @@ func callThen[T any](ctx context.Context, c *conn, op, subject string, fn func(*
 		defer ended()
 		lv, err := c.get(ctx)
 		if err != nil {
+			if subject == c.name { // the error says what was not reached
+				subject = ""
+			}
 			done <- result{err: fault.Context(op, subject, err)}
 			return
 		}

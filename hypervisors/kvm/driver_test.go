@@ -175,3 +175,22 @@ func TestCleanUpRefusesWhatIsNotOurs(t *testing.T) {
 		}
 	}
 }
+
+// TestWhatIsNotReachedIsSaidOnce has nobody behind the socket.
+func TestWhatIsNotReachedIsSaidOnce(t *testing.T) {
+	const id = "4c4c4544-0042-3510-8053-c4c04f564433"
+	address := "qemu:///system?socket=" + t.TempDir() + "/none"
+	d, err := Open(t.Context(), Config{URI: address})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = d.Close() }()
+	_, err = d.VMs(t.Context())
+	if err == nil || !strings.HasPrefix(err.Error(), "list VMs: connect to "+address+": ") {
+		t.Errorf("inventory: %v", err)
+	}
+	_, err = d.VM(t.Context(), id)
+	if err == nil || !strings.HasPrefix(err.Error(), "look up VM "+id+": connect to "+address+": ") {
+		t.Errorf("one VM: %v", err)
+	}
+}

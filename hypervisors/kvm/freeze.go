@@ -153,7 +153,7 @@ type state struct {
 
 // lookAt reads the VM, decides which disks take part, and refuses when something else is under way.
 func (d *Driver) lookAt(ctx context.Context, req hypervisors.FreezeRequest) (*state, error) {
-	st, err := onDomain(ctx, d.conn, "look at VM", req.VM, func(lv *libvirt.Connect, dom *libvirt.Domain) (*state, error) {
+	st, err := onDomain(ctx, d.conn, "look at", req.VM, func(lv *libvirt.Connect, dom *libvirt.Domain) (*state, error) {
 		pools, err := listPools(lv)
 		if err != nil {
 			return nil, err

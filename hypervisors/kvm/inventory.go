@@ -46,7 +46,7 @@ func (d *Driver) VM(ctx context.Context, id string) (hypervisors.VM, error) {
 	if err := checkUUID(id); err != nil {
 		return hypervisors.VM{}, err
 	}
-	return onDomain(ctx, d.conn, "look up VM", id, func(lv *libvirt.Connect, dom *libvirt.Domain) (hypervisors.VM, error) {
+	return onDomain(ctx, d.conn, "look up", id, func(lv *libvirt.Connect, dom *libvirt.Domain) (hypervisors.VM, error) {
 		pools, err := listPools(lv)
 		if err != nil {
 			return hypervisors.VM{}, err

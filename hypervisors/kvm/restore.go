@@ -309,7 +309,7 @@ func (r *restoring) switchOriginal(ctx context.Context) ([]string, error) {
 			return nil, err
 		}
 	}
-	off, err := onDomain(ctx, r.d.conn, "look at VM", r.plan.uuid, func(_ *libvirt.Connect, dom *libvirt.Domain) (bool, error) {
+	off, err := onDomain(ctx, r.d.conn, "look at", r.plan.uuid, func(_ *libvirt.Connect, dom *libvirt.Domain) (bool, error) {
 		active, err := dom.IsActive()
 		return !active, err
 	})

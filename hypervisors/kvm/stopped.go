@@ -76,7 +76,7 @@ func (f *frozen) freezeStopped(ctx context.Context, req hypervisors.FreezeReques
 }
 
 func (d *Driver) lookAtStopped(ctx context.Context, vm string) (*stoppedState, error) {
-	return onDomain(ctx, d.conn, "look at VM", vm, func(_ *libvirt.Connect, dom *libvirt.Domain) (*stoppedState, error) {
+	return onDomain(ctx, d.conn, "look at", vm, func(_ *libvirt.Connect, dom *libvirt.Domain) (*stoppedState, error) {
 		x, err := domainXML(dom, libvirt.DOMAIN_XML_INACTIVE|libvirt.DOMAIN_XML_SECURE)
 		if err != nil {
 			return nil, err

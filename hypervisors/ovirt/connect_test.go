@@ -265,6 +265,20 @@ func TestStrangers(t *testing.T) {
 	}
 }
 
+func TestAnEngineThatIsNotReachedIsSaidOnce(t *testing.T) {
+	s := httptest.NewServer(http.NotFoundHandler())
+	s.Close()
+	d, err := Open(t.Context(), Config{URL: "https://" + s.Listener.Addr().String(), User: "admin@internal", Password: "secret"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = d.Close() }()
+	d.conn.Retries = nil
+	if _, err = d.VMs(t.Context()); err == nil || strings.Contains(err.Error(), "https://") || !strings.Contains(err.Error(), "log in to engine "+s.Listener.Addr().String()+": dial tcp") {
+		t.Errorf("inventory: %v", err)
+	}
+}
+
 func TestInventory(t *testing.T) {
 	site := testSite(true)
 	cl := &site.DataCenters[0].Clusters[0]

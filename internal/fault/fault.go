@@ -109,6 +109,18 @@ func Context(op, subject string, err error) *Error {
 	return &Error{Op: op, Subject: subject, Kind: KindOf(err), Err: err}
 }
 
+// Named is Context for an operation of which err already says the same, of a subject that is called otherwise there, as a platform calls its
+// VMs: the subject is replaced then, and the operation not said twice.
+func Named(op, subject, otherwise string, err error) *Error {
+	e, ok := errors.AsType[*Error](err)
+	if !ok || strings.TrimSpace(e.Op+" "+e.Subject) != op+" "+otherwise || e.Error() != err.Error() {
+		return Context(op, subject, err)
+	}
+	named := *e
+	named.Op, named.Subject = op, subject
+	return &named
+}
+
 // KindOf returns the kind of err: that of the outermost *Error in its chain, or one derived from the standard
 // library's own sentinels. A nil error is Internal; do not ask.
 func KindOf(err error) Kind {

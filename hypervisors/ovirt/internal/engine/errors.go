@@ -8,6 +8,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"unicode"
 
@@ -155,6 +156,9 @@ func (c *Conn) unreachable(ctx context.Context, op, subject string, err error) e
 		what = "The engine's reply cannot be read."
 	case errors.Is(err, errNoReply):
 		what = "The engine was reached, but did not answer in time."
+	}
+	if e, ok := errors.AsType[*url.Error](err); ok && subject == c.base.Host { // it begins with the address, which is said already
+		err = e.Err
 	}
 	return fault.Wrap(fault.Transient, op, subject, errors.New(Clip(err.Error()))).Explain(what,
 		"Check the address, that the engine runs, and that no firewall is in between.")
