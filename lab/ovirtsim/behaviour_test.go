@@ -1,7 +1,10 @@
 package ovirtsim_test
 
 import (
+	"errors"
+	"io"
 	"net/http"
+	"net/http/httptrace"
 	"strings"
 	"testing"
 	"time"
@@ -323,13 +326,42 @@ func TestRestartFailsWhatWasBeingStarted(t *testing.T) {
 	}
 }
 
+// fetchToItsEnd is over when the daemon has done with the download, too, which may be after the last byte has come: it takes the next request
+// of a connection then.
+func fetchToItsEnd(t *testing.T, e *ovirtsim.Engine, url string) {
+	t.Helper()
+	c := httpClient(e.InternalCA())
+	transport := c.Transport.(*http.Transport)
+	transport.DisableKeepAlives = false
+	defer transport.CloseIdleConnections()
+	reused := false
+	ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{GotConn: func(i httptrace.GotConnInfo) { reused = i.Reused }})
+	for _, method := range []string{http.MethodGet, http.MethodOptions} {
+		r, err := http.NewRequestWithContext(ctx, method, url, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := c.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = io.Copy(io.Discard, resp.Body)
+		if err = errors.Join(err, resp.Body.Close()); err != nil || resp.StatusCode >= 300 {
+			t.Fatalf("%s: %d %v", method, resp.StatusCode, err)
+		}
+	}
+	if !reused {
+		t.Fatal("the second request went by a connection of its own")
+	}
+}
+
 func TestTransfersEndByThemselves(t *testing.T) {
 	lab(t)
 	x := newScene(t)
 	tr := x.transfer(t, false)
 	settle(x.Engine)
 	url := ok(tr.Get().Send())(t).MustImageTransfer().MustTransferUrl()
-	fetch(t, x.Engine, url)
+	fetchToItsEnd(t, x.Engine, url)
 	x.Advance(5 * time.Second)
 	if p := x.transferPhase(t, tr); p != sdk.IMAGETRANSFERPHASE_FINISHED_SUCCESS {
 		t.Errorf("a download that was complete is %s", p)
