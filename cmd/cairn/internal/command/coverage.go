@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -146,22 +148,28 @@ func (a *App) excludedByID(ctx context.Context, s *remote.Session, list []client
 	if !a.Format().Human() {
 		return names, nil
 	}
+	var ids []string
 	for _, e := range list {
-		if !strings.HasPrefix(e.Filter, byID) || strings.Contains(strings.TrimPrefix(e.Filter, byID), " ") {
-			continue
+		if id, ok := strings.CutPrefix(e.Filter, byID); ok && vmID.MatchString(id) {
+			ids = append(ids, id)
 		}
-		vms, err := listVMs(ctx, s, client.ListVMsParams{Filter: &e.Filter})
+	}
+	for some := range slices.Chunk(ids, idsAtOnce) {
+		vms, err := listVMs(ctx, s, client.ListVMsParams{Filter: ref("id in (" + strings.Join(some, ", ") + ")")})
 		if err != nil && fault.KindOf(err) != fault.Denied {
 			return nil, err
 		}
 		for _, v := range vms {
-			if byID+v.ID == e.Filter {
-				names[e.Filter] = v.Name
-			}
+			names[byID+v.ID] = v.Name
 		}
 	}
 	return names, nil
 }
+
+// idsAtOnce keeps a filter of ids shorter than filters may be.
+const idsAtOnce = 100
+
+var vmID = regexp.MustCompile(`^vm_[0-9a-z]{1,30}$`)
 
 // byID begins the filter of an exclusion of one VM.
 const byID = "id = "

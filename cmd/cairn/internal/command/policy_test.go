@@ -1,8 +1,10 @@
 package command
 
 import (
+	"fmt"
 	"net/http"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -276,5 +278,28 @@ func TestMaintenanceRunFails(t *testing.T) {
 				t.Errorf("exit code %d, want %d: %s%s", got.code, tt.want, got.stdout, got.stderr)
 			}
 		})
+	}
+}
+
+// TestExclusionsAreNamedAtOnce asks for the names of the VMs of all exclusions by their ids, as many at once as a filter can hold.
+func TestExclusionsAreNamedAtOnce(t *testing.T) {
+	a := newAppliance(t)
+	var list []client.Exclusion
+	for i := range 150 {
+		list = append(list, client.Exclusion{ID: fmt.Sprintf("excl_%03d", i), Filter: fmt.Sprintf("id = vm_01h455vb4pex5vsknk084sn%03d", i), Holds: true, VMs: 1})
+	}
+	list = append(list, client.Exclusion{ID: "excl_web", Filter: "id = vm_web"}, client.Exclusion{ID: "excl_or", Filter: "id = vm_db1 or all"})
+	a.get("/exclusions", client.ExclusionList{Items: list})
+	var filters []string
+	a.HandleFunc("GET /vms", func(w http.ResponseWriter, r *http.Request) {
+		filters = append(filters, r.URL.Query().Get("filter"))
+		reply(w, 200, client.VMList{Items: []client.VM{{ID: "vm_web", Name: "web01"}, {ID: "vm_01h455vb4pex5vsknk084sn007", Name: "seven"}}})
+	})
+	got := a.run(t, "exclusion", "list")
+	if got.code != 0 || !regexp.MustCompile(`id = vm_web +web01 `).MatchString(got.stdout) || !regexp.MustCompile(`sn007 +seven `).MatchString(got.stdout) {
+		t.Errorf("exit code %d, %s\n%s", got.code, got.stderr, got.stdout)
+	}
+	if len(filters) != 2 || strings.Count(strings.Join(filters, ","), "vm_") != 151 || len(filters[0]) > 4096 {
+		t.Errorf("%d filters are asked for: %q", len(filters), filters)
 	}
 }
