@@ -27,7 +27,7 @@ func fillPoints(t *testing.T, c *Catalog, n int) []RestorePoint {
 			Time: began.Add(time.Duration(r.IntN(9)) * 250 * time.Millisecond), BytesStored: int64(r.IntN(6)), Disks: []PointDisk{},
 		}
 	}
-	if err := c.AddRestorePoints(t.Context(), points); err != nil {
+	if _, err := c.AddRestorePoints(t.Context(), points); err != nil {
 		t.Fatal(err)
 	}
 	return points

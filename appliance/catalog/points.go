@@ -2,6 +2,7 @@ package catalog
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"gorm.io/gorm"
@@ -30,19 +31,43 @@ func (c *Catalog) AddRestorePoint(ctx context.Context, p RestorePoint) error {
 	return nil
 }
 
-// AddRestorePoints stores many restore points that were found in a repository, all or none of them.
-func (c *Catalog) AddRestorePoints(ctx context.Context, points []RestorePoint) error {
+// AddRestorePoints stores many restore points that were found in a repository, all or none of them. Those that are stored already are
+// left; the ids of the others are returned.
+func (c *Catalog) AddRestorePoints(ctx context.Context, points []RestorePoint) (added map[string]bool, err error) {
 	if len(points) == 0 {
-		return nil
+		return nil, nil
 	}
 	const batch = 500 // a statement may have 32766 values
-	err := c.transaction(ctx, func(tx *gorm.DB) error {
-		return tx.Clauses(clause.OnConflict{DoNothing: true}).CreateInBatches(points, batch).Error
+	err = c.transaction(ctx, func(tx *gorm.DB) error {
+		added = make(map[string]bool, len(points))
+		for part := range slices.Chunk(points, batch) {
+			if err := addNew(tx, part, added); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 	if err != nil {
-		return failure("store restore points", "", err)
+		return nil, failure("store restore points", "", err)
 	}
-	return nil
+	return added, nil
+}
+
+// addNew stores the restore points that are not stored yet, and notes their ids.
+func addNew(tx *gorm.DB, points []RestorePoint, added map[string]bool) error {
+	ids := make([]string, len(points))
+	for i, p := range points {
+		ids[i] = p.ID
+		added[p.ID] = true
+	}
+	var there []string
+	if err := tx.Model(&RestorePoint{}).Where("id IN ?", ids).Pluck("id", &there).Error; err != nil {
+		return err
+	}
+	for _, id := range there {
+		delete(added, id)
+	}
+	return tx.Clauses(clause.OnConflict{DoNothing: true}).Create(points).Error
 }
 
 // RestorePoint returns one restore point by its id.

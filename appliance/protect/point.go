@@ -126,7 +126,8 @@ func (p *Protector) Reconcile(ctx context.Context, repositoryID string) (added, 
 		}
 		found = append(found, row)
 	}
-	if err := p.catalog.AddRestorePoints(ctx, found); err != nil {
+	news, err := p.catalog.AddRestorePoints(ctx, found)
+	if err != nil {
 		return 0, 0, errors.Join(append(errs, err)...)
 	}
 	for id := range known {
@@ -136,7 +137,7 @@ func (p *Protector) Reconcile(ctx context.Context, repositoryID string) (added, 
 		}
 		removed++
 	}
-	return len(found), removed, errors.Join(errs...)
+	return len(news), removed, errors.Join(errs...)
 }
 
 // rowOf is the row of a restore point that was found in a repository. Its VM is known only if its connection is.

@@ -127,17 +127,20 @@ func (w *rereading) readOne(ctx context.Context, id string) error {
 // enter puts what was found into the catalog, and forgets again what was pruned between the look at the repository and that. What is pruned
 // from now on has a row that goes with it.
 func (w *rereading) enter(ctx context.Context) error {
-	if err := w.catalog.AddRestorePoints(ctx, w.found); err != nil {
+	added, err := w.catalog.AddRestorePoints(ctx, w.found) // not what a backup has entered meanwhile
+	if err != nil {
 		return err
 	}
-	w.out.Added = len(w.found)
+	w.out.Added = len(added)
 	var errs []error
 	for _, row := range w.found {
 		if _, err := w.repo.RestorePoint(ctx, row.ID); err == nil || fault.KindOf(err) != fault.NotFound {
 			continue
 		}
 		w.out.Points--
-		w.out.Added--
+		if added[row.ID] {
+			w.out.Added--
+		}
 		errs = append(errs, w.catalog.DeleteRestorePoint(ctx, row.ID))
 	}
 	return errors.Join(errs...)

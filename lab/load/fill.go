@@ -91,7 +91,7 @@ func fillPoints(ctx context.Context, c *catalog.Catalog, from, to int, r *rand.R
 			Disks: []catalog.PointDisk{{ID: "vda", SizeBytes: 40 << 30, Format: hypervisors.QCOW2, Root: fmt.Sprintf("%064x", i), Mode: catalog.Incremental}},
 		})
 		if len(points) == batch || i == to-1 {
-			if err := c.AddRestorePoints(ctx, points); err != nil {
+			if _, err := c.AddRestorePoints(ctx, points); err != nil {
 				return err
 			}
 			points = points[:0]
