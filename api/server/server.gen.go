@@ -861,10 +861,15 @@ type ConnectionChange struct {
 type ConnectionHealth struct {
 	Host string `json:"host"`
 
+	// Movers VMs that are movers of Cairn.
+	Movers int `json:"movers,omitempty,omitzero"`
+
 	// Problems What will not work and why, in whole sentences.
 	Problems []string `json:"problems,omitempty,omitzero"`
 	Product  string   `json:"product"`
-	VMs      int      `json:"vms"`
+
+	// VMs The VMs that an inventory would find, without movers.
+	VMs int `json:"vms"`
 }
 
 // ConnectionList defines model for ConnectionList.

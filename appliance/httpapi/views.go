@@ -60,7 +60,7 @@ func capabilitiesOf(c hypervisors.Capabilities) server.Capabilities {
 }
 
 func healthOf(h hypervisors.Health) server.ConnectionHealth {
-	return server.ConnectionHealth{Product: h.Product, Host: h.Host, VMs: h.VMs, Problems: h.Problems}
+	return server.ConnectionHealth{Product: h.Product, Host: h.Host, VMs: h.VMs, Movers: h.Movers, Problems: h.Problems}
 }
 
 func datastoreOf(d hypervisors.Datastore) server.Datastore {

@@ -260,8 +260,14 @@ func (d *Driver) Check(ctx context.Context) (hypervisors.Health, error) {
 			return h, err
 		}
 		for i := range doms {
-			if name, err := doms[i].GetName(); err == nil && !strings.HasPrefix(name, marker) {
+			switch name, err := doms[i].GetName(); {
+			case err != nil:
+			case !strings.HasPrefix(name, marker):
 				h.VMs++
+			default:
+				if x, err := domainXML(&doms[i], 0); err == nil && isMover(x) {
+					h.Movers++
+				}
 			}
 			_ = doms[i].Free()
 		}

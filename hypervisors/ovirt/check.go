@@ -62,6 +62,9 @@ func (d *Driver) Check(ctx context.Context) (hypervisors.Health, error) {
 	if err != nil {
 		return h, err
 	}
+	if err := d.countOurs(ctx, &h); err != nil {
+		return h, err
+	}
 	h.Problems = append(h.Problems, versionProblems(a, p)...)
 	h.Problems = append(h.Problems, storeProblems(p)...)
 	if len(p.hosts) == 0 {
@@ -81,6 +84,24 @@ func (d *Driver) Check(ctx context.Context) (hypervisors.Health, error) {
 			strings.Join(slices.Compact(slices.Sorted(maps.Values(missing))), ", ")+". docs/ovirt.md says how to give them.")
 	}
 	return h, nil
+}
+
+// countOurs takes out of the engine's number of VMs those that no inventory has, and counts the movers among them.
+func (d *Driver) countOurs(ctx context.Context, h *hypervisors.Health) error {
+	search := "comment=" + moverComment + "* or comment=" + strings.TrimSpace(restoreComment) + "*"
+	ours, err := engine.All[*sdk.Vm](ctx, d.conn, engine.Request{Op: "look for movers", Path: "/vms", Query: engine.Query("search", search)}, "vms", sdk.XMLVmReadMany)
+	if err != nil {
+		return err
+	}
+	for _, vm := range ours {
+		if isMover(vm) {
+			h.Movers++
+		}
+		if isMover(vm) || isUnfinished(vm) {
+			h.VMs = max(0, h.VMs-1)
+		}
+	}
+	return nil
 }
 
 // versionProblems says what an engine and its clusters are too old for.

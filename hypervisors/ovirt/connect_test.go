@@ -68,7 +68,7 @@ func TestLogin(t *testing.T) {
 	for _, u := range users {
 		d := openDriver(t, e, func(c *Config) { c.User, c.Password = u.Name, u.Password })
 		h, err := d.Check(t.Context())
-		if err != nil || !strings.Contains(h.Product, "4.5") || h.VMs != 3 || len(h.Problems) > 0 {
+		if err != nil || !strings.Contains(h.Product, "4.5") || h.VMs != 2 || h.Movers != 1 || len(h.Problems) > 0 {
 			t.Errorf("%s: %+v, %v", u.Name, h, err)
 		}
 		if n := e.Sessions(); n != 1 {
@@ -262,6 +262,25 @@ func TestStrangers(t *testing.T) {
 		}
 		_ = d.Close()
 		s.Close()
+	}
+}
+
+func TestCheckCountsWhatAnInventoryFinds(t *testing.T) {
+	site := testSite(true)
+	cl := &site.DataCenters[0].Clusters[0]
+	cl.VMs = append(cl.VMs,
+		ovirtsim.VM{Name: "mover2", Comment: moverComment + " tag" + unready, Disks: []ovirtsim.Disk{{}}},
+		ovirtsim.VM{Name: "half", Comment: restoreComment + "tag", Disks: []ovirtsim.Disk{{}}},
+		ovirtsim.VM{Name: "words", Comment: "no cairn-mover", Disks: []ovirtsim.Disk{{}}},
+	)
+	d := openDriver(t, startEngine(t, ovirtsim.Config{Site: site}))
+	h, err := d.Check(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	vms, err := d.VMs(t.Context())
+	if err != nil || h.VMs != len(vms) || h.VMs != 3 || h.Movers != 2 {
+		t.Errorf("%d VMs and %d movers, an inventory finds %d, %v", h.VMs, h.Movers, len(vms), err)
 	}
 }
 

@@ -200,6 +200,9 @@ func (a *App) showHealth(h client.ConnectionHealth) error {
 			{Name: "Host", Value: h.Host},
 			{Name: "VMs", Value: strconv.Itoa(h.VMs)},
 		}
+		if h.Movers > 0 {
+			fields = append(fields, output.Field{Name: "Movers", Value: strconv.Itoa(h.Movers)})
+		}
 		return p.Fields(w, append(fields, output.Lines("Will not work", h.Problems)...)...)
 	})
 	if err == nil && len(h.Problems) > 0 {

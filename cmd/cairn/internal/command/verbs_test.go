@@ -37,7 +37,7 @@ func TestVerbs(t *testing.T) {
 		v      any
 	}{
 		"POST /connections":                  {201, lab},
-		"POST /connections/conn_01/check":    {200, client.ConnectionHealth{Product: "QEMU", Host: "host1", VMs: 3}},
+		"POST /connections/conn_01/check":    {200, client.ConnectionHealth{Product: "QEMU", Host: "host1", VMs: 3, Movers: 2}},
 		"POST /connections/conn_01/refresh":  {200, client.InventoryReport{VMs: 3, Added: 1, Gone: 2}},
 		"POST /repositories":                 {201, mainRepo},
 		"POST /repositories/repo_01/collect": {202, collected},
@@ -72,7 +72,7 @@ func TestVerbs(t *testing.T) {
 			"connection add lab qemu:///system --user root --password-file " + secret + " --option a=b --option c=d,e=,f=g=h -o name",
 			`POST /connections {"address":"qemu:///system","name":"lab","options":{"a":"b","c":"d","e":"","f":"g=h"},"password":"pass word","platform":"kvm","user":"root"}`, "lab\n", "Connected \"lab\".\n",
 		},
-		{"connection check lab", "POST /connections/conn_01/check", "State:    ok\nProduct:  QEMU\nHost:     host1\nVMs:      3\n", ""},
+		{"connection check lab", "POST /connections/conn_01/check", "State:    ok\nProduct:  QEMU\nHost:     host1\nVMs:      3\nMovers:   2\n", ""},
 		{"connection refresh lab", "POST /connections/conn_01/refresh", "3 VMs: 1 new, 0 changed, 2 gone.\n", ""},
 		{"connection remove lab --yes", "DELETE /connections/conn_01", "", "Forgot \"lab\". Nothing was changed on the hypervisor.\n"},
 		{
