@@ -322,7 +322,7 @@ type Health struct {
 	Host    string `json:"host"`
 	// HostID is the identity that the host or manager keeps under every address and name; "" when it has none.
 	HostID   string   `json:"host_id,omitempty"`
-	VMs      int      `json:"vms"`              // without movers and what restores and deployments are at
-	Movers   int      `json:"movers,omitempty"` // ours
+	VMs      int      `json:"vms"`                // without movers and what restores and deployments are at
+	Movers   int      `json:"movers,omitempty"`   // ours
 	Problems []string `json:"problems,omitempty"` // what will not work and why, in whole sentences
 }
