@@ -56,7 +56,7 @@ func (c Cache) Fetch(ctx context.Context, name string) (Package, error) {
 	if err == nil {
 		return p, nil
 	}
-	if _, e := run(ctx, "", "apt-get", "-q", "update"); e != nil {
+	if e := Update(ctx); e != nil {
 		return Package{}, errors.Join(err, e)
 	}
 	return c.fetch(ctx, name)

@@ -22,7 +22,7 @@ type Kernel struct {
 func (c Cache) FetchKernel(ctx context.Context, meta, dir string) (Kernel, error) {
 	name, err := Newest(ctx, meta, "linux-image-")
 	if err != nil {
-		if _, e := run(ctx, "", "apt-get", "-q", "update"); e != nil {
+		if e := Update(ctx); e != nil {
 			return Kernel{}, err
 		}
 		if name, err = Newest(ctx, meta, "linux-image-"); err != nil {

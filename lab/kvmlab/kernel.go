@@ -148,7 +148,7 @@ func kernelPackage(ctx context.Context) (string, error) {
 	if err == nil {
 		return name, nil
 	}
-	if _, err := run(ctx, "apt-get", "-q", "update"); err != nil {
+	if err := debian.Update(ctx); err != nil {
 		return "", err
 	}
 	return ask()
