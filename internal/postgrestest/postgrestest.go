@@ -99,7 +99,7 @@ const script = `
 cd "$DIR" || exit 1
 "$BIN/initdb" -D data -U postgres -A trust -E UTF8 --no-locale --locale-provider=icu --icu-locale=en-US --no-sync >init.log 2>&1 || { cat init.log; exit 1; }
 options="-k $DIR -c listen_addresses= -c fsync=off -c full_page_writes=off -c max_connections=200 -c shared_buffers=32MB"
-"$BIN/pg_ctl" -D data -s -w -l server.log -o "$options" start || { cat server.log; exit 1; }
+"$BIN/pg_ctl" -D data -s -w -t 600 -l server.log -o "$options" start || { cat server.log; exit 1; }
 echo ready
 cat >/dev/null
 "$BIN/pg_ctl" -D data -s -m immediate stop
