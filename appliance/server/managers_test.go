@@ -267,7 +267,7 @@ func TestManagersShareOneDatabase(t *testing.T) {
 
 	// The second manager loses the database: the first takes over what it had, with the key as it is now.
 	b.end()
-	lost, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	lost, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	if err := b.Abandon(lost); err != nil {
 		t.Fatal(err)
