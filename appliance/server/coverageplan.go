@@ -62,7 +62,7 @@ func proposedExclusions(e estate, rows []catalog.Exclusion) ([]policy.Exclusion,
 			continue
 		}
 		if _, err := policy.ParseFilter(row.Filter); err != nil {
-			return nil, fault.Context("plan exclusion", row.Filter, err)
+			return nil, fault.Context("plan exclusion", "", err)
 		}
 	}
 	return schedule.Exclusions(rows)
