@@ -54,21 +54,6 @@ func summary(t *testing.T, name string, pairs ...any) {
 	t.Logf("campaign: name=%s%s", name, line.String())
 }
 
-// crashSeed is CAIRN_SEED, or always the same one.
-func crashSeed(t *testing.T) uint64 {
-	t.Helper()
-	seed := uint64(20261121)
-	if s := os.Getenv("CAIRN_SEED"); s != "" {
-		n, err := strconv.ParseUint(s, 10, 64)
-		if err != nil {
-			t.Fatal(err)
-		}
-		seed = n
-	}
-	t.Logf("seed %d (CAIRN_SEED=%d go test -run '%s')", seed, seed, t.Name())
-	return seed
-}
-
 // plant is a bug laid around the repository: in what the disk does, in the file system, in the backend, or in place of
 // one of its operations. The zero plant is the program as it is.
 type plant struct {

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/cairn-backup/cairn/internal/seeded"
 	"github.com/cairn-backup/cairn/store/blob"
 	"github.com/cairn-backup/cairn/store/blob/file"
 	"github.com/cairn-backup/cairn/store/pack"
@@ -55,7 +56,7 @@ func TestCampaignPlantedBugs(t *testing.T) {
 		t.Skip("one goroutine a state; run without -race and -short")
 	}
 	bugs, found := crashBugs(), 0
-	scratch, seed := memoryDir(t), crashSeed(t)
+	scratch, seed := memoryDir(t), seeded.Seed(t)
 	for _, bug := range bugs {
 		c := newCrashCampaign(scratch, 1, 6000)
 		c.every = 2

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/cairn-backup/cairn/internal/seeded"
 	"github.com/cairn-backup/cairn/store/internal/crashfs"
 )
 
@@ -207,7 +208,7 @@ func TestCampaignCrash(t *testing.T) {
 		c.every = 31
 	}
 	c.progress = func(n int64) { t.Logf("%d of %d states, none wrong", n, c.target) }
-	c.run(crashSeed(t), crashWorks(), plant{})
+	c.run(seeded.Seed(t), crashWorks(), plant{})
 	if c.wrong != nil {
 		t.Errorf("%v", c.wrong)
 	}

@@ -16,6 +16,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/cairn-backup/cairn/internal/fault"
+	"github.com/cairn-backup/cairn/internal/seeded"
 	"github.com/cairn-backup/cairn/store/blob"
 	"github.com/cairn-backup/cairn/store/blob/file"
 	"github.com/cairn-backup/cairn/store/internal/crashfs"
@@ -364,7 +365,7 @@ func (c *ioCampaign) one(base *ioBase, cs ioCase) {
 // check fail, in all ways it can, once and for ever.
 func TestCampaignIOErrors(t *testing.T) {
 	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
-	base, err := newIOBase(crashSeed(t), plant{})
+	base, err := newIOBase(seeded.Seed(t), plant{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -416,7 +417,7 @@ func TestCampaignPlantedIOBugs(t *testing.T) {
 	if raceEnabled {
 		t.Skip("one goroutine a case; run without -race")
 	}
-	bugs, found, seed := ioBugs(), 0, crashSeed(t)
+	bugs, found, seed := ioBugs(), 0, seeded.Seed(t)
 	for _, bug := range bugs {
 		c := ioCampaign{stopAtWrong: true, only: bug.op}
 		for try := uint64(0); try < 4 && len(c.wrong) == 0; try++ { // names of packs are random, and which listing matters depends on them

@@ -14,6 +14,7 @@ import (
 	"filippo.io/age"
 
 	"github.com/cairn-backup/cairn/internal/fault"
+	"github.com/cairn-backup/cairn/internal/seeded"
 	"github.com/cairn-backup/cairn/store/blob"
 	"github.com/cairn-backup/cairn/store/blob/blobtest"
 	"github.com/cairn-backup/cairn/store/blob/file"
@@ -204,7 +205,7 @@ func TestTwoWhoRemoveDoNotLockEverybodyOut(t *testing.T) {
 // TestRotationSurvivesACrash cuts the power after every operation of a rotation.
 func TestRotationSurvivesACrash(t *testing.T) {
 	ctx := t.Context()
-	rnd := rand.New(rand.NewPCG(crashSeed(t), 7))
+	rnd := rand.New(rand.NewPCG(seeded.Seed(t), 7))
 	old, next := newKey(t), newKey(t)
 	fsys := crashfs.New()
 	if err := fsys.Mkdir("/disk"); err != nil {

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/cairn-backup/cairn/internal/seeded"
 	"github.com/cairn-backup/cairn/store/pack"
 	"github.com/cairn-backup/cairn/store/seal"
 )
@@ -78,7 +79,7 @@ func TestSecondReaderReadsGolden(t *testing.T) {
 // TestSecondReaderReadsNew writes full and incremental restore points with every codec and cipher.
 func TestSecondReaderReadsNew(t *testing.T) {
 	g := newRig(t)
-	rnd := rand.New(rand.NewPCG(crashSeed(t), 3))
+	rnd := rand.New(rand.NewPCG(seeded.Seed(t), 3))
 	disk := make([]byte, 20*testChunk+777)
 	copy(disk, randomDisk(rnd, 8*testChunk))
 	for i := 9 * testChunk; i < 13*testChunk; i++ {

@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -21,6 +20,7 @@ import (
 	"github.com/cairn-backup/cairn/hypervisors"
 	"github.com/cairn-backup/cairn/internal/locked"
 	"github.com/cairn-backup/cairn/internal/postgrestest"
+	"github.com/cairn-backup/cairn/internal/seeded"
 	"github.com/cairn-backup/cairn/lab/memplatform"
 )
 
@@ -81,15 +81,7 @@ type process struct {
 
 func newCampaign(t *testing.T, managers, tasks, strikes int) *campaign {
 	t.Helper()
-	c := &campaign{t: t, seed: rand.Uint64(), dir: t.TempDir(), address: postgrestest.Database(t), count: managers, strikes: strikes, faults: map[string]int{}}
-	if s := os.Getenv("CAIRN_SEED"); s != "" {
-		n, err := strconv.ParseUint(s, 10, 64)
-		if err != nil {
-			t.Fatal(err)
-		}
-		c.seed = n
-	}
-	t.Logf("CAIRN_SEED=%d", c.seed)
+	c := &campaign{t: t, seed: seeded.Seed(t), dir: t.TempDir(), address: postgrestest.Database(t), count: managers, strikes: strikes, faults: map[string]int{}}
 	c.random = rand.New(rand.NewPCG(c.seed, 1)) //nolint:gosec // a test's
 	c.judge = newJudge(t, c.dir)
 	c.open()

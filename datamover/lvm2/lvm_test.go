@@ -15,6 +15,7 @@ import (
 
 	"github.com/cairn-backup/cairn/datamover/lvm2"
 	"github.com/cairn-backup/cairn/internal/fault"
+	"github.com/cairn-backup/cairn/internal/seeded"
 	"github.com/cairn-backup/cairn/lab/sanlab"
 )
 
@@ -139,8 +140,7 @@ func sorted(lines []string) map[string]bool {
 
 // TestRandomGroups lets lvm2 make, extend, reduce and remove volumes at random and compares after each change.
 func TestRandomGroups(t *testing.T) {
-	seed := rand.Uint64()
-	t.Logf("seed %d", seed)
+	seed := seeded.Seed(t)
 	rnd := rand.New(rand.NewPCG(seed, 1))
 	l := sanlab.NewLVM(t, 192*mib, 160*mib, 128*mib)
 	// A small metadata area, so that its ring goes round; one device without one in use, as oVirt has it.
@@ -200,8 +200,7 @@ func TestRandomGroups(t *testing.T) {
 
 // TestContent writes through the places that lvm2 reports and reads through ours.
 func TestContent(t *testing.T) {
-	seed := rand.Uint64()
-	t.Logf("seed %d", seed)
+	seed := seeded.Seed(t)
 	rnd := rand.New(rand.NewPCG(seed, 2))
 	l := sanlab.NewLVM(t, 96*mib, 96*mib, 96*mib)
 	l.Run(append([]string{"vgcreate", "-q", "-s", "1m", "vg"}, l.Devices...)...)

@@ -18,6 +18,7 @@ import (
 	"github.com/cairn-backup/cairn/datamover/nbd"
 	"github.com/cairn-backup/cairn/datamover/nbd/nbdtest"
 	"github.com/cairn-backup/cairn/internal/fault"
+	"github.com/cairn-backup/cairn/internal/seeded"
 )
 
 func dial(t testing.TB, cfg nbd.Config) *nbd.Client {
@@ -121,8 +122,7 @@ func TestWritesAreWhatAnotherReaderSees(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			seed := rand.Uint64()
-			t.Logf("seed %d", seed)
+			seed := seeded.Seed(t)
 			rnd := rand.New(rand.NewPCG(seed, 0))
 			p := nbdtest.NBDKit(t, tt.args...)
 			c := dial(t, at(p, ""))

@@ -11,12 +11,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/cairn-backup/cairn/datamover/qcow2"
+	"github.com/cairn-backup/cairn/internal/seeded"
 )
 
 // requireQEMU skips a test only where QEMU's tools are missing and nobody asked for the lab.
@@ -228,18 +228,22 @@ func (m *maker) do(name string, args ...string) {
 // open opens the top of a chain with our reader.
 func (m *maker) open(chain []layer) *qcow2.Image {
 	m.t.Helper()
+	i, err := m.tryOpen(chain)
+	if err != nil {
+		m.t.Fatalf("open: %v\n%s", err, strings.Join(m.log, "\n"))
+	}
+	return i
+}
+
+func (m *maker) tryOpen(chain []layer) (*qcow2.Image, error) {
 	top := len(chain) - 1
-	i, err := qcow2.Open(openFile(m.t, chain[top].path), qcow2.Options{Backing: func(depth int, name, format string) (qcow2.Layer, error) {
+	return qcow2.Open(openFile(m.t, chain[top].path), qcow2.Options{Backing: func(depth int, name, format string) (qcow2.Layer, error) {
 		below := chain[top-depth-1]
 		if name != below.path || format != below.format() {
 			return qcow2.Layer{}, fmt.Errorf("asked for %q (%s), want %q (%s)", name, format, below.path, below.format())
 		}
 		return qcow2.Layer{File: openFile(m.t, below.path), Raw: below.raw}, nil
 	}})
-	if err != nil {
-		m.t.Fatalf("open: %v\n%s", err, strings.Join(m.log, "\n"))
-	}
-	return i
 }
 
 // mapped is an entry of `qemu-img map`.
@@ -259,18 +263,17 @@ func TestAgainstQEMU(t *testing.T) {
 	if os.Getenv("CAIRN_SOAK") != "" {
 		count = 3000
 	}
-	seed := rand.Uint64()
-	if s := os.Getenv("CAIRN_SEED"); s != "" {
-		seed, _ = strconv.ParseUint(s, 10, 64)
+	seed := seeded.Seed(t)
+	if os.Getenv("CAIRN_SEED") != "" { // of one chain
 		count = 1
 	}
-	images, spoilt := 0, 0
+	images, unread := 0, 0
 	var seen [3]int64
 	for i := range uint64(count) {
 		t.Run(strconv.FormatUint(seed+i, 10), func(t *testing.T) {
 			defer func() {
 				if t.Skipped() {
-					spoilt++
+					unread++
 				}
 			}()
 			m := newMaker(t, seed+i)
@@ -286,36 +289,34 @@ func TestAgainstQEMU(t *testing.T) {
 		})
 	}
 	t.Logf("%d chains of %d images, seeds from %d; bytes unallocated, zero, data: %v", count, images, seed, seen)
-	if count > 1 && spoilt > count/10 {
-		t.Errorf("QEMU has spoilt %d of %d chains", spoilt, count)
+	if count > 1 && unread > count/10 {
+		t.Errorf("QEMU has spoilt %d of %d chains", unread, count)
 	}
 	if count > 1 && (seen[qcow2.Zero] == 0 || seen[qcow2.Data] == 0 || seen[qcow2.Unallocated] == 0) {
 		t.Errorf("not all states were met: %v", seen)
 	}
 }
 
-// corrupted returns a layer in which qemu-img finds corruption; -1 if there is none. QEMU 7.2 makes some itself: of a few hundred
-// chains in one it gives a freed cluster of compressed data away that is still in use.
-func corrupted(t *testing.T, chain []layer) int {
+// spoilt checks a chain of which QEMU cannot read all. QEMU 7.2 makes such ones itself: of a few hundred chains in one it gives a freed
+// cluster of compressed data away that is still in use, which qemu-img check finds unless the references happen to add up. Nothing must
+// be made of it here, either.
+func spoilt(t *testing.T, m *maker, chain []layer, why []byte) {
 	t.Helper()
-	return slices.IndexFunc(chain, func(l layer) bool {
-		if l.raw {
-			return false
-		}
-		err := exec.CommandContext(t.Context(), "qemu-img", "check", "-q", "-f", "qcow2", l.path).Run()
-		exit, ok := errors.AsType[*exec.ExitError](err)
-		return ok && exit.ExitCode() == 2 // 2 is corruption; 3, leaked clusters, does no harm
-	})
+	i, err := m.tryOpen(chain)
+	if err == nil {
+		_, err = i.ReadAt(make([]byte, i.Size()), 0)
+	}
+	if err == nil {
+		t.Fatalf("what QEMU cannot read is read: %s", why)
+	}
+	t.Skipf("QEMU has spoilt the chain while it wrote it, and cannot read it: %s; nor is it read here: %v", why, err)
 }
 
 func compare(t *testing.T, m *maker, chain []layer, seen *[3]int64) {
 	top := chain[len(chain)-1]
 	raw := filepath.Join(m.dir, "raw")
 	if text, err := exec.CommandContext(t.Context(), "qemu-img", "convert", "-f", "qcow2", "-O", "raw", top.path, raw).CombinedOutput(); err != nil {
-		if at := corrupted(t, chain); at >= 0 {
-			t.Skipf("QEMU has spoilt layer %d while it wrote it, and cannot read it: %s", at, text)
-		}
-		t.Fatalf("qemu-img convert: %v: %s", err, text)
+		spoilt(t, m, chain, text)
 	}
 	want, err := os.ReadFile(raw)
 	if err != nil {

@@ -28,6 +28,7 @@ import (
 	nbdtransport "github.com/cairn-backup/cairn/datamover/transport/nbd"
 	"github.com/cairn-backup/cairn/hypervisors"
 	"github.com/cairn-backup/cairn/internal/fault"
+	"github.com/cairn-backup/cairn/internal/seeded"
 	"github.com/cairn-backup/cairn/store"
 )
 
@@ -200,8 +201,7 @@ func TestIncrementalReadsOnlyWhatIsDirty(t *testing.T) {
 	const size = 64 * mib
 	nbdtest.Run(t, "qemu-img", "create", "-q", "-f", "qcow2", f, "64M")
 	nbdtest.Run(t, "qemu-io", "-f", "qcow2", "-c", "write -P 1 0 16M", f)
-	seed := rand.Uint64()
-	t.Logf("seed %d", seed)
+	seed := seeded.Seed(t)
 	rnd := rand.New(rand.NewPCG(seed, 0))
 	sink := newPlane(size)
 	serve := func(args ...string) *nbdtest.Process {

@@ -27,6 +27,7 @@ import (
 	"github.com/cairn-backup/cairn/hypervisors/ovirt/internal/engine"
 	"github.com/cairn-backup/cairn/internal/fault"
 	"github.com/cairn-backup/cairn/internal/locked"
+	"github.com/cairn-backup/cairn/internal/seeded"
 	"github.com/cairn-backup/cairn/lab/ovirtsim"
 	"github.com/cairn-backup/cairn/lab/ovirtsim/imageio"
 	"github.com/cairn-backup/cairn/lab/ovirtsim/storage"
@@ -148,10 +149,7 @@ func TestHistories(t *testing.T) {
 	if os.Getenv("CAIRN_SOAK") == "1" {
 		n = 200
 	}
-	seed := rand.Uint64()
-	if given, err := strconv.ParseUint(os.Getenv("CAIRN_SEED"), 10, 64); err == nil {
-		seed = given
-	}
+	seed := seeded.Seed(t)
 	const worlds = 4
 	var mu sync.Mutex
 	total := map[string]int{}
@@ -181,7 +179,7 @@ func TestHistories(t *testing.T) {
 			})
 		}
 	})
-	t.Logf("seed %d: %d histories", seed, n)
+	t.Logf("%d histories", n)
 	for _, what := range slices.Sorted(maps.Keys(total)) {
 		t.Logf("%6d %s", total[what], what)
 	}

@@ -6,13 +6,13 @@ import (
 	"math/rand/v2"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
 
 	"github.com/cairn-backup/cairn/api/client"
 	"github.com/cairn-backup/cairn/internal/fault"
+	"github.com/cairn-backup/cairn/internal/seeded"
 	"github.com/cairn-backup/cairn/lab/ovirtsim"
 )
 
@@ -119,11 +119,7 @@ func killSteps(t *testing.T, likely, few int, step func(n int) bool) {
 		}
 		return
 	}
-	seed := rand.Uint64()
-	if given, err := strconv.ParseUint(os.Getenv("CAIRN_SEED"), 10, 64); err == nil {
-		seed = given
-	}
-	t.Logf("seed %d", seed)
+	seed := seeded.Seed(t)
 	chosen := rand.New(rand.NewPCG(seed, 0)).Perm(likely)[:few]
 	slices.Sort(chosen)
 	for _, n := range chosen {

@@ -11,6 +11,7 @@ import (
 
 	sdk "github.com/ovirt/go-ovirt"
 
+	"github.com/cairn-backup/cairn/internal/seeded"
 	"github.com/cairn-backup/cairn/lab/ovirtsim"
 )
 
@@ -18,8 +19,7 @@ import (
 // by a conflict or because something is gone, and in the end nothing hangs.
 func TestManyAtOnce(t *testing.T) {
 	lab(t)
-	seed := rand.Uint64()
-	t.Logf("seed %d", seed)
+	seed := seeded.Seed(t)
 	e := start(t, ovirtsim.Config{Site: ovirtsim.SmallSite(), Clock: ovirtsim.RealClock(), Pace: time.Millisecond, Seed: seed})
 	var all sync.WaitGroup
 	for i, name := range []string{"web", "db", "web", "archive"} {

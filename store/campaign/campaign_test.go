@@ -10,7 +10,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/cairn-backup/cairn/store/campaign/workload"
 )
@@ -45,20 +44,6 @@ func worker(t *testing.T) string {
 		t.Fatal(binaries.err)
 	}
 	return filepath.Join(binaries.dir, "worker")
-}
-
-// seed returns CAIRN_SEED, or one of the clock, and says which.
-func seed(t *testing.T) uint64 {
-	t.Helper()
-	n := uint64(time.Now().UnixNano() / 1e6)
-	if text := os.Getenv("CAIRN_SEED"); text != "" {
-		var err error
-		if n, err = strconv.ParseUint(text, 10, 64); err != nil {
-			t.Fatal(err)
-		}
-	}
-	t.Logf("seed %d (CAIRN_SEED)", n)
-	return n
 }
 
 func random(seed, stream uint64) *rand.Rand { return rand.New(rand.NewPCG(seed, stream)) }

@@ -20,6 +20,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/cairn-backup/cairn/internal/fault"
+	"github.com/cairn-backup/cairn/internal/seeded"
 	"github.com/cairn-backup/cairn/store/campaign/workload"
 )
 
@@ -121,7 +122,7 @@ func TestPointsAreListed(t *testing.T) {
 }
 
 func TestCampaignKillAtPoints(t *testing.T) {
-	seed := seed(t)
+	seed := seeded.Seed(t)
 	rnd := random(seed, 2)
 	points := storePoints()
 	rounds := count(1, 1, 10)
@@ -173,7 +174,7 @@ func killAt(t *testing.T, point string, seed uint64, nth int, withIndex bool) er
 }
 
 func TestCampaignKillAtRandom(t *testing.T) {
-	seed := seed(t)
+	seed := seeded.Seed(t)
 	rnd := random(seed, 3)
 	injected, fired, lost := 0, 0, 0
 	for n := range count(10, 20, 2000) {

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"testing"
 
+	"github.com/cairn-backup/cairn/internal/seeded"
 	"github.com/cairn-backup/cairn/store"
 	"github.com/cairn-backup/cairn/store/campaign/memory"
 	"github.com/cairn-backup/cairn/store/campaign/workload"
@@ -225,7 +226,7 @@ func (s *set) without(ctx context.Context, members []*memory.Store, repaired []i
 // TestCampaignRotWithinParity spoils files on as many members as there is parity for: everything is read all the same,
 // a scrub puts all of it right, and then as many other members may go.
 func TestCampaignRotWithinParity(t *testing.T) {
-	seed := seed(t)
+	seed := seeded.Seed(t)
 	injected, fired, lost, spoilt := 0, 0, 0, 0
 	for _, layout := range []erasure.Layout{{Data: 4, Parity: 2}, {Data: 2, Parity: 1}} {
 		s := newSet(t, layout)

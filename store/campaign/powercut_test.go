@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/cairn-backup/cairn/internal/seeded"
 	"github.com/cairn-backup/cairn/store/campaign/blocklog"
 	"github.com/cairn-backup/cairn/store/campaign/mounts"
 	"github.com/cairn-backup/cairn/store/campaign/workload"
@@ -151,7 +152,7 @@ func judgeImage(t *testing.T, at string, image []byte, key string, want workload
 
 func TestCampaignPowerCut(t *testing.T) {
 	mounts.Need(t)
-	seed := seed(t)
+	seed := seeded.Seed(t)
 	total, lossy, acked, lost, writes, flushes := 0, 0, 0, 0, 0, 0
 	rounds, each := 2, count(20, 100, 200)
 	if os.Getenv("CAIRN_SOAK") == "1" {
@@ -178,7 +179,7 @@ func TestCampaignPowerCut(t *testing.T) {
 // TestCampaignPowerCutFindsBugs shows that the campaign can fail.
 func TestCampaignPowerCutFindsBugs(t *testing.T) {
 	mounts.Need(t)
-	seed := seed(t)
+	seed := seeded.Seed(t)
 	planted, found := 0, 0
 	for _, bug := range []string{"-lie-dirs", "-lie-files"} {
 		planted++

@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"github.com/cairn-backup/cairn/internal/fault"
+	"github.com/cairn-backup/cairn/internal/seeded"
 	"github.com/cairn-backup/cairn/store"
 	"github.com/cairn-backup/cairn/store/blob"
 	"github.com/cairn-backup/cairn/store/campaign/memory"
@@ -265,7 +266,7 @@ func (v *victim) inspect(ctx context.Context, m *memory.Store) (found string, wr
 }
 
 func TestCampaignRot(t *testing.T) {
-	seed := seed(t)
+	seed := seeded.Seed(t)
 	v := newVictim(t)
 	if found, wrong := v.inspect(t.Context(), v.m); found != "" || wrong != nil {
 		t.Fatalf("before any mutation: %s, %v", found, wrong)
@@ -306,7 +307,7 @@ func TestCampaignRot(t *testing.T) {
 
 // TestCampaignHarmlessFiles shows that what the campaign above calls harmless is: an owner opens, backs up, collects.
 func TestCampaignHarmlessFiles(t *testing.T) {
-	rnd := random(seed(t), 6)
+	rnd := random(seeded.Seed(t), 6)
 	v := newVictim(t)
 	injected, lost := 0, 0
 	for class, matters := range classes {

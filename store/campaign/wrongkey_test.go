@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/cairn-backup/cairn/internal/seeded"
 	"github.com/cairn-backup/cairn/store"
 	"github.com/cairn-backup/cairn/store/campaign/memory"
 )
@@ -65,7 +66,7 @@ func tryKey(ctx context.Context, m *memory.Store, key store.Key) error {
 // TestCampaignWrongKey tries keys that are not the repository's: random ones, the right one with one bit changed, and
 // the right one of a stranger whose wrapped key set was put into this repository, as it was and made to fit.
 func TestCampaignWrongKey(t *testing.T) {
-	rnd := random(seed(t), 7)
+	rnd := random(seeded.Seed(t), 7)
 	v := newVictim(t)
 	dir := t.TempDir()
 	if _, err := store.NewKeyFile(filepath.Join(dir, "right")); err != nil {

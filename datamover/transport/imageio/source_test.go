@@ -16,6 +16,7 @@ import (
 
 	"github.com/cairn-backup/cairn/hypervisors"
 	"github.com/cairn-backup/cairn/internal/fault"
+	"github.com/cairn-backup/cairn/internal/seeded"
 )
 
 const unchanged, data, zero = hypervisors.Unchanged, hypervisors.Data, hypervisors.Zero
@@ -300,8 +301,7 @@ func TestAddresses(t *testing.T) {
 // TestChecksum compares what was read with the daemon's checksum, after reads in any order with parts left out as zeros.
 func TestChecksum(t *testing.T) {
 	peers(t, func(t *testing.T, p peer) {
-		seed := rand.Uint64()
-		t.Logf("seed %d", seed)
+		seed := seeded.Seed(t)
 		rnd := rand.New(rand.NewPCG(seed, 0))
 		p.fill(7, 0, 15, 16, 33, 34, 100, 192, 194)
 		e := export(p)

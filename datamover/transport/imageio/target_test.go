@@ -10,6 +10,7 @@ import (
 
 	"github.com/cairn-backup/cairn/hypervisors"
 	"github.com/cairn-backup/cairn/internal/fault"
+	"github.com/cairn-backup/cairn/internal/seeded"
 )
 
 // scribble writes and zeroes parts of a disk at random, some over others, by several goroutines each in its own stripe, and
@@ -51,8 +52,7 @@ func scribble(t testing.TB, d hypervisors.TargetDisk, seed uint64) []byte {
 
 func TestTarget(t *testing.T) {
 	peers(t, func(t *testing.T, p peer) {
-		seed := rand.Uint64()
-		t.Logf("seed %d", seed)
+		seed := seeded.Seed(t)
 		o := quick
 		o.JournalBytes = 3 * mib
 		d := openTarget(t, o, export(p))
@@ -85,8 +85,7 @@ func TestWritesGoOn(t *testing.T) {
 		for _, what := range []string{"drop", "500", "forget", "crash"} {
 			t.Run(what+" at "+method, func(t *testing.T) {
 				peers(t, func(t *testing.T, p peer) {
-					seed := rand.Uint64()
-					t.Logf("seed %d", seed)
+					seed := seeded.Seed(t)
 					o := quick
 					o.JournalBytes = 2 * mib
 					fired := p.spoil(method, 5, 4, what)

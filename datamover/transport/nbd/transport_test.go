@@ -20,6 +20,7 @@ import (
 	"github.com/cairn-backup/cairn/datamover/nbd/nbdtest"
 	"github.com/cairn-backup/cairn/hypervisors"
 	"github.com/cairn-backup/cairn/internal/fault"
+	"github.com/cairn-backup/cairn/internal/seeded"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -178,8 +179,7 @@ func (s *stingy) Extents(ctx context.Context, name string, off, n int64) ([]nbd.
 }
 
 func TestExtentsFromAServerThatTellsLittle(t *testing.T) {
-	seed := rand.Uint64()
-	t.Logf("seed %d", seed)
+	seed := seeded.Seed(t)
 	m := nbd.NewMemory(10*mib+12345, func(_ string, b int64) bool { return b%5 < 2 })
 	for _, b := range []int64{0, 1, 7, 20, 21, 22, 100, 160} {
 		if _, err := m.WriteAt([]byte{1}, b*block); err != nil {
@@ -245,10 +245,9 @@ func random(t testing.TB) (*nbdtest.Process, []byte) {
 
 func TestReadsGoOnAfterTheConnectionBroke(t *testing.T) {
 	p, want := random(t)
+	seed := seeded.Seed(t)
 	for _, connections := range []int{1, 4} {
-		seed := rand.Uint64()
-		t.Logf("seed %d", seed)
-		rnd := rand.New(rand.NewPCG(seed, 0))
+		rnd := rand.New(rand.NewPCG(seed, uint64(connections)))
 		var mu sync.Mutex
 		proxy := nbdtest.NewProxy(t, p.Network, p.Address, func(int) int64 {
 			mu.Lock()
@@ -472,8 +471,7 @@ func TestWritesSurviveAServerThatForgets(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = d.Close() }()
-	seed := rand.Uint64()
-	t.Logf("seed %d", seed)
+	seed := seeded.Seed(t)
 	rnd := rand.New(rand.NewPCG(seed, 0))
 	want := make([]byte, size)
 	for i := range want {

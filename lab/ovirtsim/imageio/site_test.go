@@ -15,6 +15,7 @@ import (
 	"github.com/cairn-backup/cairn/datamover/nbd/nbdtest"
 	imageiotransport "github.com/cairn-backup/cairn/datamover/transport/imageio"
 	"github.com/cairn-backup/cairn/hypervisors"
+	"github.com/cairn-backup/cairn/internal/seeded"
 	"github.com/cairn-backup/cairn/lab/ovirtsim/imageio"
 	"github.com/cairn-backup/cairn/lab/ovirtsim/storage"
 )
@@ -115,8 +116,7 @@ func (h *host) pull(e hypervisors.Export, onto []byte) (read int64) {
 // TestBackupsOfABusyDisk makes a full and 20 incremental backups by image transfers while the guest goes on writing, with snapshots
 // and merges in between, and uploads the last one to a new disk.
 func TestBackupsOfABusyDisk(t *testing.T) {
-	seed := rand.Uint64()
-	t.Logf("seed %d", seed)
+	seed := seeded.Seed(t)
 	rnd := rand.New(rand.NewPCG(seed, 0))
 	h := newHost(t)
 	ok(t, h.site.CreateDisk(t.Context(), storage.DiskSpec{ID: "d", Volume: "v0", SizeBytes: diskBytes, Format: storage.Cow}))

@@ -13,6 +13,7 @@ import (
 	"github.com/cairn-backup/cairn/datamover/nbd"
 	"github.com/cairn-backup/cairn/datamover/nbd/nbdtest"
 	"github.com/cairn-backup/cairn/internal/fault"
+	"github.com/cairn-backup/cairn/internal/seeded"
 )
 
 const (
@@ -417,8 +418,7 @@ func TestPlug(t *testing.T) {
 
 // TestHistories compares random histories of writes, snapshots, merges and backups with what the guest knows.
 func TestHistories(t *testing.T) {
-	seed := rand.Uint64()
-	t.Logf("seed %d", seed)
+	seed := seeded.Seed(t)
 	rnd := rand.New(rand.NewPCG(seed, 0))
 	s := start(t)
 	v := newVM(t, s, "d", Cow)
