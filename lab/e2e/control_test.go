@@ -153,10 +153,14 @@ func TestCancelAtEveryStep(t *testing.T) {
 				s.ended(run.ID, client.StateCancelled)
 				// The promise is 5 seconds, clean-up included; what is seen here is a tenth of that and less, and more on a busy machine.
 				// A lost one is a minute and more: one of the limits of a call to the platform.
-				if took := time.Since(asked); took > 45*time.Second {
+				took := time.Since(asked)
+				t.Logf("cancelled in %v", took.Round(time.Millisecond))
+				if took > 45*time.Second {
 					t.Errorf("cancelling took %v", took)
-				} else {
-					t.Logf("cancelled and cleaned in %v", took.Round(time.Millisecond))
+				}
+				if took > 2*time.Second { // the clean-up may have been given up for the time being, and stays owed
+					s.must("POST", "/maintenance/sweep/run", nil, nil)
+					s.wait("what is owed to be removed", func() bool { return len(s.leftovers()) == 0 })
 				}
 				if n := len(s.points()); n != before {
 					t.Errorf("%d restore points, %d before", n, before)

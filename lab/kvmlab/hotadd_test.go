@@ -377,7 +377,7 @@ func TestHotaddByPCI(t *testing.T) {
 
 	_, err = b.lab.Virsh(ctx, "suspend", b.mover.Name)
 	b.ok(err)
-	short, cancel := context.WithTimeout(ctx, 3*time.Second)
+	short, cancel := context.WithTimeout(ctx, 10*time.Second)
 	err = a.Detach(short)
 	cancel()
 	if meaning, advice := fault.Explanation(err); fault.KindOf(err) != fault.Transient || !strings.Contains(meaning, "does not answer") || advice == "" {
