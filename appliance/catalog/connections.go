@@ -2,6 +2,7 @@ package catalog
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"gorm.io/gorm"
@@ -10,14 +11,42 @@ import (
 	"github.com/cairn-backup/cairn/internal/fault"
 )
 
-// CreateConnection stores a new connection and its credentials, and fills in its id and times.
+// HostTaken is in the chain of errors about a host that another connection leads to already.
+type HostTaken struct{ Other Connection }
+
+func (e *HostTaken) Error() string {
+	return fmt.Sprintf("connection %s leads to the same host, %s", e.Other.Name, e.Other.HostID)
+}
+
+// ownHost is an error that matches HostTaken when another connection leads to a connection's host.
+func ownHost(tx *gorm.DB, c Connection) error {
+	if c.HostID == "" {
+		return nil
+	}
+	var others []Connection
+	if err := tx.Where("platform = ? AND host_id = ? AND id <> ?", c.Platform, c.HostID, c.ID).Limit(1).Find(&others).Error; err != nil {
+		return err
+	}
+	if len(others) == 0 {
+		return nil
+	}
+	return fault.Wrap(fault.Exists, "", "", &HostTaken{Other: others[0]})
+}
+
+// CreateConnection stores a new connection and its credentials, and fills in its id and times. A host that another one has is HostTaken.
 func (c *Catalog) CreateConnection(ctx context.Context, conn *Connection, secret Secret) error {
 	conn.ID = NewID(PrefixConnection)
 	conn.SealedSecret = c.seal.seal(conn.ID, secret)
 	if conn.Status == "" {
 		conn.Status = HealthUnknown
 	}
-	if err := c.db.WithContext(ctx).Create(conn).Error; err != nil {
+	err := c.transaction(ctx, func(tx *gorm.DB) error {
+		if err := ownHost(tx, *conn); err != nil {
+			return err
+		}
+		return tx.Create(conn).Error
+	})
+	if err != nil {
 		return failure("create connection", conn.Name, err)
 	}
 	return nil
@@ -60,33 +89,12 @@ func (c *Catalog) AllConnections(ctx context.Context) ([]Connection, error) {
 	return everything[Connection](ctx, c, "connections")
 }
 
-// UpdateConnection changes a connection as change says.
+// UpdateConnection changes a connection as change says. A host that another one has is HostTaken, and nothing is changed.
 func (c *Catalog) UpdateConnection(ctx context.Context, id string, change func(*Connection)) (Connection, error) {
 	return c.changeConnection(ctx, id, func(_ *gorm.DB, conn *Connection) error {
 		change(conn)
 		return nil
 	})
-}
-
-// TakeHost gives a connection that has no host's identity its first. When another connection has it already, that one is returned as
-// well, and nothing is changed.
-func (c *Catalog) TakeHost(ctx context.Context, id, hostID string) (row Connection, other *Connection, err error) {
-	row, err = c.changeConnection(ctx, id, func(tx *gorm.DB, conn *Connection) error {
-		if conn.HostID != "" {
-			return nil
-		}
-		var rows []Connection
-		if err := tx.Where("platform = ? AND host_id = ?", conn.Platform, hostID).Limit(1).Find(&rows).Error; err != nil {
-			return err
-		}
-		if len(rows) > 0 {
-			other = &rows[0]
-			return nil
-		}
-		conn.HostID = hostID
-		return nil
-	})
-	return row, other, err
 }
 
 // RerouteConnection changes how a connection is reached, as change says, and its credentials. While tasks use it it answers Conflict.
@@ -107,10 +115,16 @@ func (c *Catalog) changeConnection(ctx context.Context, id string, change func(*
 		if err := tx.Where("id = ?", id).Take(&conn).Error; err != nil {
 			return err
 		}
+		host := conn.HostID
 		if err := change(tx, &conn); err != nil {
 			return err
 		}
 		conn.ID = id
+		if conn.HostID != host {
+			if err := ownHost(tx, conn); err != nil {
+				return err
+			}
+		}
 		return tx.Save(&conn).Error
 	})
 	if err != nil {

@@ -252,6 +252,57 @@ func TestWhatTheDeadMayNotDo(t *testing.T) {
 	}
 }
 
+// TestAHostHasOneConnection also where two managers store one at the same time, as a new one, as its first identity or as another host.
+func TestAHostHasOneConnection(t *testing.T) {
+	a, b := pair(t)
+	both := func(one, two func(id string) error) {
+		t.Helper()
+		for range 10 {
+			id := NewID("host")
+			got := make([]error, 2)
+			var wg sync.WaitGroup
+			for i, do := range []func(string) error{one, two} {
+				wg.Go(func() { got[i] = do(id) })
+			}
+			wg.Wait()
+			refused := got[0]
+			if refused == nil {
+				refused = got[1]
+			}
+			taken, ok := errors.AsType[*HostTaken](refused)
+			if !ok || got[0] != nil && got[1] != nil {
+				t.Fatalf("%v and %v, want one refused", got[0], got[1])
+			}
+			if owner, err := a.ConnectionToHost(t.Context(), hypervisors.KVM, id); err != nil || owner.ID != taken.Other.ID {
+				t.Errorf("the host is %s's, %v; refused was: %v", owner.Name, err, refused)
+			}
+		}
+	}
+	create := func(c *Catalog) func(string) error {
+		return func(id string) error {
+			return c.CreateConnection(t.Context(), &Connection{Name: NewID("c"), Platform: hypervisors.KVM, HostID: id}, "")
+		}
+	}
+	give := func(c *Catalog, reroute bool) func(string) error {
+		conn := Connection{Name: NewID("c"), Platform: hypervisors.KVM}
+		if err := c.CreateConnection(t.Context(), &conn, ""); err != nil {
+			t.Fatal(err)
+		}
+		return func(id string) (err error) {
+			change := func(c *Connection) { c.HostID = id }
+			if reroute {
+				_, err = c.RerouteConnection(t.Context(), conn.ID, "", change)
+			} else {
+				_, err = c.UpdateConnection(t.Context(), conn.ID, change)
+			}
+			return err
+		}
+	}
+	both(create(a), create(b))
+	both(create(a), give(b, false))
+	both(give(a, true), give(b, false))
+}
+
 // TestAskForMaintenance: who works with repositories is asked once, until it has answered or is no more.
 func TestAskForMaintenance(t *testing.T) {
 	a, b := pair(t)

@@ -48,7 +48,7 @@ func (a *Appliance) ReplaceConnection(ctx context.Context, who fleet.Who, id str
 		setHealth(r, health, nil)
 	})
 	if err != nil {
-		return nil, err
+		return nil, connectedTwice("change host of connection", row.Name, err)
 	}
 	a.stopWatching(id)
 	a.forgetDriver(ctx, id)

@@ -193,19 +193,12 @@ func (a *Appliance) AddConnection(ctx context.Context, c httpapi.NewConnection) 
 	if err != nil {
 		return httpapi.ConnectionInfo{}, err
 	}
-	other, err := a.sameHost(ctx, c.Platform, health.HostID)
-	if err != nil {
-		return httpapi.ConnectionInfo{}, err
-	}
-	if other != nil {
-		return httpapi.ConnectionInfo{}, connectedTwice("add connection", c.Name, *other, health.HostID)
-	}
 	row := catalog.Connection{
 		Name: c.Name, Platform: c.Platform, Address: c.Address, User: c.User, Options: c.Options, HostID: health.HostID,
 	}
 	setHealth(&row, health, nil)
 	if err := a.catalog.CreateConnection(ctx, &row, c.Password); err != nil {
-		return httpapi.ConnectionInfo{}, err
+		return httpapi.ConnectionInfo{}, connectedTwice("add connection", c.Name, err)
 	}
 	if _, err := a.RefreshConnection(ctx, row.ID); err != nil {
 		// The connection answered a moment ago and is kept; its row says why it has no inventory.

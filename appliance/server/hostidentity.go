@@ -28,15 +28,13 @@ func (a *Appliance) confirmHost(connection string) hypervisors.ConfirmHost {
 		if err != nil {
 			return err
 		}
-		var other *catalog.Connection
 		if row.HostID == "" && id != "" {
-			if row, other, err = a.catalog.TakeHost(ctx, connection, id); err != nil {
-				return err
-			}
+			row, err = a.takeHost(ctx, row, id)
 		}
-		switch {
-		case other != nil:
-			err = secondConnection(row, *other, id)
+		switch _, taken := errors.AsType[*catalog.HostTaken](err); {
+		case taken:
+		case err != nil:
+			return err
 		case row.HostID == id:
 			return nil
 		default:
@@ -47,6 +45,15 @@ func (a *Appliance) confirmHost(connection string) hypervisors.ConfirmHost {
 		})
 		return errors.Join(err, storeErr)
 	}
+}
+
+// takeHost stores the first identity of a connection's host.
+func (a *Appliance) takeHost(ctx context.Context, row catalog.Connection, id string) (catalog.Connection, error) {
+	changed, err := a.catalog.UpdateConnection(ctx, row.ID, func(c *catalog.Connection) { c.HostID = cmp.Or(c.HostID, id) })
+	if taken, ok := errors.AsType[*catalog.HostTaken](err); ok {
+		return row, secondConnection(row, taken)
+	}
+	return changed, err
 }
 
 // otherHost refuses a host that is not the one of a connection. A host that says no identity any more is refused as well: nothing tells
@@ -74,26 +81,17 @@ func (a *Appliance) acceptedHost(ctx context.Context, row catalog.Connection, ac
 		return fault.New(fault.Conflict, "accept host of connection", row.Name, "%s answers with the identity %s, not %s", h.Host, shownIdentity(h.HostID), accept).
 			Explain("The host that is to be accepted is not the one that answers.", "Look which host has the address, and name the identity that it has.")
 	}
-	other, err := a.sameHost(ctx, row.Platform, h.HostID)
-	if err != nil || other == nil || other.ID == row.ID {
+	if h.HostID == "" {
+		return nil
+	}
+	other, err := a.catalog.ConnectionToHost(ctx, row.Platform, h.HostID)
+	switch {
+	case fault.KindOf(err) == fault.NotFound || err == nil && other.ID == row.ID:
+		return nil
+	case err != nil:
 		return err
 	}
-	return connectedTwice("change host of connection", row.Name, *other, h.HostID)
-}
-
-// sameHost returns the connection that leads to a host already, or nil.
-func (a *Appliance) sameHost(ctx context.Context, platform hypervisors.Platform, id string) (*catalog.Connection, error) {
-	if id == "" {
-		return nil, nil
-	}
-	other, err := a.catalog.ConnectionToHost(ctx, platform, id)
-	switch {
-	case err == nil:
-		return &other, nil
-	case fault.KindOf(err) == fault.NotFound:
-		return nil, nil
-	}
-	return nil, err
+	return connectedTwice("change host of connection", row.Name, &catalog.HostTaken{Other: other})
 }
 
 // identities says for each platform how two hosts can come to have one identity, and what to do about it.
@@ -103,22 +101,25 @@ var identities = map[hypervisors.Platform]string{
 }
 
 // connectedTwice refuses a second connection to one host: backups through one would drop the checkpoints of the other, and nothing would
-// keep two tasks from one VM.
-func connectedTwice(op, name string, other catalog.Connection, id string) error {
-	return twoConnections(fault.Exists, op, name, other, id, fmt.Sprintf("Use the connection %s.", other.Name))
+// keep two tasks from one VM. Any other error is as it is.
+func connectedTwice(op, name string, err error) error {
+	taken, ok := errors.AsType[*catalog.HostTaken](err)
+	if !ok {
+		return err
+	}
+	return twoConnections(fault.Exists, op, name, taken, fmt.Sprintf("Use the connection %s.", taken.Other.Name))
 }
 
 // secondConnection refuses the host of a connection that is there already and learns only now, by its host's first identity, that it is
 // the second one to it.
-func secondConnection(c, other catalog.Connection, id string) error {
-	return twoConnections(fault.Conflict, "confirm host of connection", c.Name, other, id, fmt.Sprintf(
-		"Use the connection %s, and remove %s; or if only its address is wrong, correct it by \"cairn connection edit %s --address\".", other.Name, c.Name, c.Name))
+func secondConnection(c catalog.Connection, taken *catalog.HostTaken) error {
+	return twoConnections(fault.Conflict, "confirm host of connection", c.Name, taken, fmt.Sprintf(
+		"Use the connection %s, and remove %s; or if only its address is wrong, correct it by \"cairn connection edit %s --address\".", taken.Other.Name, c.Name, c.Name))
 }
 
-func twoConnections(kind fault.Kind, op, name string, other catalog.Connection, id, advice string) error {
-	if more := identities[other.Platform]; more != "" {
+func twoConnections(kind fault.Kind, op, name string, taken *catalog.HostTaken, advice string) error {
+	if more := identities[taken.Other.Platform]; more != "" {
 		advice += " " + more
 	}
-	return fault.New(kind, op, name, "connection %s leads to the same host, %s", other.Name, id).Explain(
-		"A host is connected once; its backups through two connections would get into each other's way.", advice)
+	return fault.Wrap(kind, op, name, taken).Explain("A host is connected once; its backups through two connections would get into each other's way.", advice)
 }

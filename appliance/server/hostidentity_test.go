@@ -219,7 +219,7 @@ func TestTheFirstIdentityIsThatOfAnotherConnection(t *testing.T) {
 
 func TestTwoHostsWithOneIdentityAreExplainedByPlatform(t *testing.T) {
 	for platform, want := range map[hypervisors.Platform]string{hypervisors.KVM: "libvirtd.conf", hypervisors.OVirt: "engine-setup"} {
-		err := connectedTwice("add connection", "b", catalog.Connection{Name: "a", Platform: platform}, "id")
+		err := connectedTwice("add connection", "b", &catalog.HostTaken{Other: catalog.Connection{Name: "a", Platform: platform}})
 		if _, advice := fault.Explanation(err); !strings.Contains(advice, want) || !strings.Contains(advice, "connection a") || strings.Count(advice, "libvirt") > 0 != (platform == hypervisors.KVM) {
 			t.Errorf("%s: %s", platform, advice)
 		}
