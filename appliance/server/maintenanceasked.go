@@ -56,14 +56,15 @@ func (a *Appliance) askOthers(ctx context.Context, kind catalog.MaintenanceKind,
 		return true, err
 	}
 	if asked == 0 {
-		return false, a.mayOpen(ctx, all.known[0])
+		err = a.mayOpen(ctx, all.known[0])
+		return err == nil, err // this manager may have been given it meanwhile
 	}
 	return false, nil
 }
 
 // keepAsked does what other managers ask for.
 func (a *Appliance) keepAsked(ctx context.Context) {
-	done := map[catalog.MaintenanceKind]string{} // the request that was begun last
+	begun := map[catalog.MaintenanceKind]string{} // the request that was begun last
 	tick := time.NewTicker(askedEvery)
 	defer tick.Stop()
 	for {
@@ -72,7 +73,7 @@ func (a *Appliance) keepAsked(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		if err := a.answerAll(ctx, done); err != nil && ctx.Err() == nil {
+		if err := a.answerAll(ctx, begun); err != nil && ctx.Err() == nil {
 			a.log.WarnContext(ctx, "what other managers ask for was not read; trying again", "err", err)
 		}
 	}
