@@ -109,6 +109,9 @@ func TestMaintenanceAskedOfAnyManager(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
 	a := s.start("a")
+	if err := a.catalog.UpdateMaintenance(t.Context(), catalog.MaintainCollect, func(m *catalog.Maintenance) { m.Paused = true }); err != nil {
+		t.Fatal(err) // it would be begun by the clock, too
+	}
 	var repos []string
 	for _, name := range []string{"one", "two"} {
 		repo, err := a.AddRepository(t.Context(), httpapi.NewRepository{Name: name, Path: s.root + "/" + name})
