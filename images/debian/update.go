@@ -12,7 +12,7 @@ var patience, again = 5 * time.Minute, time.Second
 
 // Update brings apt's lists up to date. While another process does so, which apt-get takes for an error, it waits.
 func Update(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	waiting, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	for {
 		_, err := run(ctx, "", "apt-get", "-q", "update")
@@ -20,8 +20,8 @@ func Update(ctx context.Context) error {
 			return err
 		}
 		select {
-		case <-ctx.Done():
-			return errors.Join(err, ctx.Err())
+		case <-waiting.Done():
+			return errors.Join(err, waiting.Err())
 		case <-time.After(again):
 		}
 	}

@@ -36,3 +36,18 @@ func TestUpdateBesideAnother(t *testing.T) {
 		})
 	}
 }
+
+// TestUpdateTakesItsTime: only the waiting for others has an end.
+func TestUpdateTakesItsTime(t *testing.T) {
+	before := patience
+	patience = 0
+	t.Cleanup(func() { patience = before })
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "apt-get"), []byte("#!/bin/sh\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	if err := Update(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
