@@ -17,8 +17,8 @@ type MaintenanceRequest struct {
 	AskedAt   time.Time       `gorm:"not null"`
 }
 
-// AskMaintenance asks the other managers that work with repositories, and returns how many there are. Whoever is asked already is not
-// asked again.
+// AskMaintenance asks the other managers that work with repositories, and returns how many there are. An earlier request is replaced: what
+// its manager is at then is done once more.
 func (c *Catalog) AskMaintenance(ctx context.Context, kind MaintenanceKind, now time.Time) (asked int, err error) {
 	if !c.Shared() {
 		return 0, nil
@@ -35,7 +35,7 @@ func (c *Catalog) AskMaintenance(ctx context.Context, kind MaintenanceKind, now 
 		asked = len(others)
 		for _, id := range others {
 			row := MaintenanceRequest{Kind: kind, ManagerID: id, ID: NewID(PrefixRequest), AskedAt: now.UTC()}
-			if err := tx.Clauses(clause.OnConflict{DoNothing: true}).Create(&row).Error; err != nil {
+			if err := tx.Clauses(clause.OnConflict{UpdateAll: true}).Create(&row).Error; err != nil {
 				return err
 			}
 		}

@@ -54,6 +54,7 @@ type Peers struct {
 
 	mu    sync.Mutex
 	owned map[string]*repository // by id; "" stands for tasks on none, if this manager leads
+	made  map[string]bool        // since ask
 }
 
 // repository is one that this manager owns.
@@ -72,7 +73,7 @@ func Start(o Options) *Peers {
 		o.Lease = DefaultLease
 	}
 	ctx, quit := context.WithCancel(context.Background())
-	p := &Peers{o: o, quit: quit, owned: map[string]*repository{}}
+	p := &Peers{o: o, quit: quit, owned: map[string]*repository{}, made: map[string]bool{}}
 	p.done.Go(func() { p.beat(ctx) })
 	p.done.Go(func() { p.share(ctx) })
 	return p
@@ -96,6 +97,7 @@ func (p *Peers) Owns(repositoryID string) bool {
 func (p *Peers) Made(ctx context.Context, repositoryID string) error {
 	p.mu.Lock()
 	p.owned[repositoryID] = &repository{taking: true}
+	p.made[repositoryID] = true
 	p.mu.Unlock()
 	err := p.o.Queue.TakeOver(ctx, repositoryID)
 	p.mu.Lock()
@@ -152,6 +154,7 @@ func (p *Peers) share(ctx context.Context) {
 	tick := time.NewTicker(p.o.Beat)
 	defer tick.Stop()
 	for {
+		p.ask()
 		if d, err := p.o.Catalog.Share(ctx, p.o.Lease); err == nil {
 			p.apply(ctx, d)
 		} else if ctx.Err() == nil {
@@ -163,6 +166,13 @@ func (p *Peers) share(ctx context.Context) {
 		case <-tick.C:
 		}
 	}
+}
+
+// ask is called before it is asked what falls to this manager: what it makes from now on may not be in the answer.
+func (p *Peers) ask() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	clear(p.made)
 }
 
 func (p *Peers) apply(ctx context.Context, d catalog.Duties) {
@@ -180,7 +190,7 @@ func (p *Peers) apply(ctx context.Context, d catalog.Duties) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for id := range p.owned {
-		if !slices.Contains(owned, id) {
+		if !slices.Contains(owned, id) && !p.made[id] {
 			p.hand(ctx, id)
 		}
 	}

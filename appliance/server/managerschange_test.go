@@ -3,6 +3,7 @@ package server
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
 	"slices"
@@ -165,4 +166,47 @@ func (m *member) works(repos []string) (out []string) {
 		}
 	}
 	return out
+}
+
+// TestARepositoryThatIsGivenAwayIsNotOpenedAgain: who waits for it, as for one that is being closed, is told whose it is now.
+func TestARepositoryThatIsGivenAwayIsNotOpenedAgain(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	a := s.start("a")
+	var repos []string
+	for _, name := range []string{"one", "two"} {
+		repo, err := a.AddRepository(t.Context(), httpapi.NewRepository{Name: name, Path: s.root + "/" + name})
+		if err != nil {
+			t.Fatal(err)
+		}
+		repos = append(repos, repo.ID)
+	}
+	var held []*openRepository
+	for _, id := range repos {
+		entry, err := a.repositories.hold(id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		held = append(held, entry)
+	}
+	release := sync.OnceFunc(func() {
+		for _, entry := range held {
+			entry.mu.Unlock()
+		}
+	})
+	defer release()
+	got := make([]error, len(repos))
+	var wg sync.WaitGroup
+	for i, id := range repos {
+		wg.Go(func() { _, got[i] = a.opened(t.Context(), id) })
+	}
+	b := s.start("b")
+	s.until("both have a repository", func() bool { return len(a.works(repos)) == 1 && len(b.works(repos)) == 1 })
+	release()
+	wg.Wait()
+	for i, id := range repos {
+		if given := slices.Contains(b.works(repos), id); given != errors.Is(got[i], catalog.ErrElsewhere) || !given && got[i] != nil {
+			t.Errorf("repository %d, given to another manager %v: %v", i, given, got[i])
+		}
+	}
 }

@@ -136,6 +136,9 @@ func (a *Appliance) opened(ctx context.Context, id string) (opened, error) {
 		return opened{}, err
 	}
 	defer entry.mu.Unlock()
+	if err := a.mayOpen(ctx, id); err != nil { // it was given to another manager while this waited
+		return opened{}, err
+	}
 	if entry.repo != nil && entry.unwritable == nil {
 		return entry.opened, nil
 	}
