@@ -12,9 +12,9 @@ func (c *Catalog) VMsEver(ctx context.Context, filter policy.Filter) ([]policy.V
 	if err != nil {
 		return nil, err
 	}
-	var rows []VM
-	if err := c.db.WithContext(ctx).Order("name, id").Find(&rows).Error; err != nil {
-		return nil, failure("list VMs", "", err)
+	rows, err := everything[VM](ctx, c, "VMs")
+	if err != nil {
+		return nil, err
 	}
 	var out []policy.VM
 	for _, v := range rows {

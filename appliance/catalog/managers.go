@@ -98,8 +98,12 @@ func endManagers(tx *gorm.DB, now time.Time, where string, args ...any) error {
 	if err := tx.Model(&Manager{}).Where("ended_at IS NULL").Where(where, args...).Update("ended_at", now).Error; err != nil {
 		return err
 	}
-	gone := tx.Where("manager_id NOT IN (?)", living(tx).Select("id"))
-	return errors.Join(gone.Session(&gorm.Session{}).Delete(&VMHold{}).Error, gone.Session(&gorm.Session{}).Delete(&MaintenanceRequest{}).Error)
+	for _, of := range []any{&VMHold{}, &MaintenanceRequest{}} {
+		if err := tx.Where("manager_id NOT IN (?)", living(tx).Select("id")).Delete(of).Error; err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func living(tx *gorm.DB) *gorm.DB {

@@ -190,11 +190,7 @@ func takeName(tx *gorm.DB, t JoinToken, m *Mover) (replaced string, err error) {
 
 // Movers returns all movers, by name.
 func (c *Catalog) Movers(ctx context.Context) ([]Mover, error) {
-	var out []Mover
-	if err := c.db.WithContext(ctx).Order("name").Find(&out).Error; err != nil {
-		return nil, failure("list movers", "", err)
-	}
-	return out, nil
+	return everything[Mover](ctx, c, "movers")
 }
 
 // Mover returns one mover by its id.

@@ -35,7 +35,7 @@ type List[T any] struct {
 	Total *int // how many there are in all, when Page.Total asked for it
 }
 
-// everything reads a whole list of few and small things, by name.
+// everything reads a whole list, by name.
 func everything[T any](ctx context.Context, c *Catalog, noun string) ([]T, error) {
 	var out []T
 	if err := c.db.WithContext(ctx).Order("name, id").Find(&out).Error; err != nil {

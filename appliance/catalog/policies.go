@@ -47,11 +47,7 @@ func (c *Catalog) Policy(ctx context.Context, id string) (Policy, error) {
 
 // Policies returns all policies, by name.
 func (c *Catalog) Policies(ctx context.Context) ([]Policy, error) {
-	var out []Policy
-	if err := c.db.WithContext(ctx).Order("name").Find(&out).Error; err != nil {
-		return nil, failure("list policies", "", err)
-	}
-	return out, nil
+	return everything[Policy](ctx, c, "policies")
 }
 
 // UpdatePolicy changes a policy as change says. When the schedule changes or a pause ends, what was due before now is not due any more.
