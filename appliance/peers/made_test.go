@@ -24,7 +24,7 @@ func TestMadeWhileDutiesAreAskedFor(t *testing.T) {
 			closed <- id
 			return nil
 		}},
-		owned: map[string]*repository{}, made: map[string]bool{},
+		owned: map[string]*repository{},
 	}
 	p.ask()
 	if err := p.Made(t.Context(), "repo_1"); err != nil {

@@ -54,13 +54,13 @@ type Peers struct {
 
 	mu    sync.Mutex
 	owned map[string]*repository // by id; "" stands for tasks on none, if this manager leads
-	made  map[string]bool        // since ask
 }
 
 // repository is one that this manager owns.
 type repository struct {
 	ready  bool
 	taking bool      // somebody takes it over now
+	made   bool      // since ask
 	tried  time.Time // when that began to fail
 }
 
@@ -73,7 +73,7 @@ func Start(o Options) *Peers {
 		o.Lease = DefaultLease
 	}
 	ctx, quit := context.WithCancel(context.Background())
-	p := &Peers{o: o, quit: quit, owned: map[string]*repository{}, made: map[string]bool{}}
+	p := &Peers{o: o, quit: quit, owned: map[string]*repository{}}
 	p.done.Go(func() { p.beat(ctx) })
 	p.done.Go(func() { p.share(ctx) })
 	return p
@@ -96,8 +96,7 @@ func (p *Peers) Owns(repositoryID string) bool {
 // Made notes a repository that this manager has just made or attached, and may work with already.
 func (p *Peers) Made(ctx context.Context, repositoryID string) error {
 	p.mu.Lock()
-	p.owned[repositoryID] = &repository{taking: true}
-	p.made[repositoryID] = true
+	p.owned[repositoryID] = &repository{taking: true, made: true}
 	p.mu.Unlock()
 	err := p.o.Queue.TakeOver(ctx, repositoryID)
 	p.mu.Lock()
@@ -172,7 +171,9 @@ func (p *Peers) share(ctx context.Context) {
 func (p *Peers) ask() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	clear(p.made)
+	for _, r := range p.owned {
+		r.made = false
+	}
 }
 
 func (p *Peers) apply(ctx context.Context, d catalog.Duties) {
@@ -189,8 +190,8 @@ func (p *Peers) apply(ctx context.Context, d catalog.Duties) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for id := range p.owned {
-		if !slices.Contains(owned, id) && !p.made[id] {
+	for id, r := range p.owned {
+		if !slices.Contains(owned, id) && !r.made {
 			p.hand(ctx, id)
 		}
 	}
