@@ -14,6 +14,9 @@ const (
 	OVirt Platform = "ovirt" // oVirt, RHV and OLVM
 )
 
+// Platforms are all of them.
+var Platforms = []Platform{KVM, OVirt}
+
 // Power is the power state of a VM.
 type Power string
 
@@ -24,6 +27,9 @@ const (
 	PowerPaused Power = "paused"
 	PowerOther  Power = "other"
 )
+
+// Powers are all of them.
+var Powers = []Power{PowerOn, PowerOff, PowerPaused, PowerOther}
 
 // Firmware of a VM.
 type Firmware string

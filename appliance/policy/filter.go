@@ -49,8 +49,16 @@ var fields = map[string]func(*VM) []string{
 
 // closed has the fields of which each VM has one of a few values.
 var closed = map[string][]string{
-	"state":    {string(hypervisors.PowerOn), string(hypervisors.PowerOff), string(hypervisors.PowerPaused), string(hypervisors.PowerOther)},
-	"platform": {string(hypervisors.KVM), string(hypervisors.OVirt)},
+	"state":    texts(hypervisors.Powers),
+	"platform": texts(hypervisors.Platforms),
+}
+
+func texts[T ~string](values []T) []string {
+	out := make([]string, len(values))
+	for i, v := range values {
+		out[i] = string(v)
+	}
+	return out
 }
 
 // possible reports whether a VM can have a value of a field, or one that a pattern matches.

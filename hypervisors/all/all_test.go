@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"strings"
 	"testing"
 
@@ -13,6 +15,9 @@ import (
 )
 
 func TestPlatforms(t *testing.T) {
+	if got := slices.Sorted(maps.Keys(all.Platforms())); !slices.Equal(got, slices.Sorted(slices.Values(hypervisors.Platforms))) {
+		t.Errorf("there are drivers for %v, and the platforms are %v", got, hypervisors.Platforms)
+	}
 	open := all.Platforms()[hypervisors.KVM]
 	d, err := open(t.Context(), all.Config{Address: "qemu:///system"})
 	if err != nil {
