@@ -22,7 +22,12 @@ type follower struct {
 func (a *Appliance) follow(ctx context.Context) {
 	f := follower{a: a, told: map[string]catalog.Task{}}
 	f.seq, _ = a.catalog.LastEvent(ctx) //nolint:errcheck // the first look tells more than is needed then
-	tick := time.NewTicker(followEvery)
+	a.again(ctx, followEvery, "what other managers do was not read; trying again", f.look)
+}
+
+// again does something at each tick until ctx ends, and logs the words where it did not succeed.
+func (a *Appliance) again(ctx context.Context, every time.Duration, words string, do func(context.Context) error) {
+	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
 		select {
@@ -30,8 +35,8 @@ func (a *Appliance) follow(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		if err := f.look(ctx); err != nil && ctx.Err() == nil {
-			a.log.WarnContext(ctx, "what other managers do was not read; trying again", "err", err)
+		if err := do(ctx); err != nil && ctx.Err() == nil {
+			a.log.WarnContext(ctx, words, "err", err)
 		}
 	}
 }

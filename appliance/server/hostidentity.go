@@ -24,36 +24,37 @@ func shownIdentity(id string) string { return cmp.Or(id, noIdentity) }
 // another connection has it.
 func (a *Appliance) confirmHost(connection string) hypervisors.ConfirmHost {
 	return func(ctx context.Context, host, id string) error {
-		row, err := a.catalog.Connection(ctx, connection)
-		if err != nil {
+		refusal, err := a.judgeHost(ctx, connection, host, id)
+		if err != nil || refusal == nil {
 			return err
 		}
-		if row.HostID == "" && id != "" {
-			row, err = a.takeHost(ctx, row, id)
-		}
-		switch _, taken := errors.AsType[*catalog.HostTaken](err); {
-		case taken:
-		case err != nil:
-			return err
-		case row.HostID == id:
-			return nil
-		default:
-			err = otherHost(row, host, id)
-		}
-		_, storeErr := a.catalog.UpdateConnection(context.WithoutCancel(ctx), connection, func(c *catalog.Connection) {
-			setHealth(c, hypervisors.Health{}, err)
+		_, err = a.catalog.UpdateConnection(context.WithoutCancel(ctx), connection, func(c *catalog.Connection) {
+			setHealth(c, hypervisors.Health{}, refusal)
 		})
-		return errors.Join(err, storeErr)
+		return errors.Join(refusal, err)
 	}
 }
 
-// takeHost stores the first identity of a connection's host.
-func (a *Appliance) takeHost(ctx context.Context, row catalog.Connection, id string) (catalog.Connection, error) {
-	changed, err := a.catalog.UpdateConnection(ctx, row.ID, func(c *catalog.Connection) { c.HostID = cmp.Or(c.HostID, id) })
-	if taken, ok := errors.AsType[*catalog.HostTaken](err); ok {
-		return row, secondConnection(row, taken)
+// judgeHost returns why the host that answers is not the connection's; nil if it is. err says that this is not known.
+func (a *Appliance) judgeHost(ctx context.Context, connection, host, id string) (refusal, err error) {
+	row, err := a.catalog.Connection(ctx, connection)
+	if err != nil {
+		return nil, err
 	}
-	return changed, err
+	if row.HostID == "" && id != "" {
+		changed, err := a.catalog.UpdateConnection(ctx, connection, func(c *catalog.Connection) { c.HostID = cmp.Or(c.HostID, id) })
+		if taken, ok := errors.AsType[*catalog.HostTaken](err); ok {
+			return secondConnection(row, taken), nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		row = changed
+	}
+	if row.HostID == id {
+		return nil, nil
+	}
+	return otherHost(row, host, id), nil
 }
 
 // otherHost refuses a host that is not the one of a connection. A host that says no identity any more is refused as well: nothing tells

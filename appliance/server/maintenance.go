@@ -94,7 +94,8 @@ func (a *Appliance) maintain(ctx context.Context, row catalog.Maintenance, now t
 		did, err := do(ctx, row, now)
 		noteErr := a.catalog.UpdateMaintenance(context.WithoutCancel(ctx), row.Kind, func(m *catalog.Maintenance) {
 			start, end := now.UTC().Truncate(time.Microsecond), time.Now().UTC() // no database keeps more
-			if end.Before(start) {                                               // it was asked for by another clock
+			// Another manager's clock may have said the start.
+			if end.Before(start) {
 				end = start
 			}
 			m.LastStarted, m.LastEnded, m.LastResult, m.LastError = &start, &end, did.text, catalog.FailureOf(err)

@@ -65,18 +65,7 @@ func (a *Appliance) askOthers(ctx context.Context, kind catalog.MaintenanceKind,
 // keepAsked does what other managers ask for.
 func (a *Appliance) keepAsked(ctx context.Context) {
 	begun := map[catalog.MaintenanceKind]string{} // the request that was begun last
-	tick := time.NewTicker(askedEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		if err := a.answerAll(ctx, begun); err != nil && ctx.Err() == nil {
-			a.log.WarnContext(ctx, "what other managers ask for was not read; trying again", "err", err)
-		}
-	}
+	a.again(ctx, askedEvery, "what other managers ask for was not read; trying again", func(ctx context.Context) error { return a.answerAll(ctx, begun) })
 }
 
 func (a *Appliance) answerAll(ctx context.Context, begun map[catalog.MaintenanceKind]string) error {

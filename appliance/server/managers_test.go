@@ -200,6 +200,20 @@ func (m *member) owned(want ...string) {
 	})
 }
 
+// twoRepositories makes two, which are this member's at first.
+func (m *member) twoRepositories() []string {
+	m.s.t.Helper()
+	ids := make([]string, 2)
+	for i, name := range []string{"one", "two"} {
+		r, err := m.AddRepository(m.s.t.Context(), httpapi.NewRepository{Name: name, Path: filepath.Join(m.s.root, name)})
+		if err != nil {
+			m.s.t.Fatal(err)
+		}
+		ids[i] = r.ID
+	}
+	return ids
+}
+
 func TestManagersShareOneDatabase(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -207,14 +221,7 @@ func TestManagersShareOneDatabase(t *testing.T) {
 	if _, err := a.AddConnection(t.Context(), httpapi.NewConnection{Name: "lab", Platform: memplatform.PlatformName, Address: "here"}); err != nil {
 		t.Fatal(err)
 	}
-	repos := make([]string, 2)
-	for i, name := range []string{"one", "two"} {
-		r, err := a.AddRepository(t.Context(), httpapi.NewRepository{Name: name, Path: filepath.Join(s.root, name)})
-		if err != nil {
-			t.Fatal(err)
-		}
-		repos[i] = r.ID
-	}
+	repos := a.twoRepositories()
 	vms, err := a.ListVMs(t.Context(), catalog.VMFilter{}, catalog.Page{})
 	if err != nil || len(vms.Items) != 1 {
 		t.Fatalf("VMs = %+v, %v", vms, err)

@@ -113,14 +113,7 @@ func TestMaintenanceAskedOfAnyManager(t *testing.T) {
 	if err := a.catalog.UpdateMaintenance(t.Context(), catalog.MaintainCollect, func(m *catalog.Maintenance) { m.Paused = true }); err != nil {
 		t.Fatal(err) // it would be begun by the clock, too
 	}
-	var repos []string
-	for _, name := range []string{"one", "two"} {
-		repo, err := a.AddRepository(t.Context(), httpapi.NewRepository{Name: name, Path: s.root + "/" + name})
-		if err != nil {
-			t.Fatal(err)
-		}
-		repos = append(repos, repo.ID)
-	}
+	repos := a.twoRepositories()
 	b, c := s.start("b"), s.start("c") // c is left without one
 	s.until("both have a repository", func() bool { return len(a.works(repos))+len(b.works(repos)) == 2 && len(b.works(repos)) == 1 })
 	for _, asked := range []*member{a, b, c} {
@@ -173,14 +166,7 @@ func TestARepositoryThatIsGivenAwayIsNotOpenedAgain(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
 	a := s.start("a")
-	var repos []string
-	for _, name := range []string{"one", "two"} {
-		repo, err := a.AddRepository(t.Context(), httpapi.NewRepository{Name: name, Path: s.root + "/" + name})
-		if err != nil {
-			t.Fatal(err)
-		}
-		repos = append(repos, repo.ID)
-	}
+	repos := a.twoRepositories()
 	var held []*openRepository
 	for _, id := range repos {
 		entry, err := a.repositories.hold(id)

@@ -127,18 +127,28 @@ func (a *Appliance) repository(ctx context.Context, id string) (*store.Repositor
 	return o.repo, err
 }
 
-func (a *Appliance) opened(ctx context.Context, id string) (opened, error) {
+// holdOwn returns the entry of a repository that this manager works with, locked.
+func (a *Appliance) holdOwn(ctx context.Context, id string) (*openRepository, error) {
 	if err := a.mayOpen(ctx, id); err != nil {
-		return opened{}, err
+		return nil, err
 	}
 	entry, err := a.repositories.hold(id)
+	if err != nil {
+		return nil, err
+	}
+	if err := a.mayOpen(ctx, id); err != nil { // it was given to another manager while this waited
+		entry.mu.Unlock()
+		return nil, err
+	}
+	return entry, nil
+}
+
+func (a *Appliance) opened(ctx context.Context, id string) (opened, error) {
+	entry, err := a.holdOwn(ctx, id)
 	if err != nil {
 		return opened{}, err
 	}
 	defer entry.mu.Unlock()
-	if err := a.mayOpen(ctx, id); err != nil { // it was given to another manager while this waited
-		return opened{}, err
-	}
 	if entry.repo != nil && entry.unwritable == nil {
 		return entry.opened, nil
 	}

@@ -47,10 +47,7 @@ func (a *Appliance) StartRebuild(ctx context.Context, s httpapi.Start, repositor
 
 // UpdateRepository implements httpapi.Core. A compression holds at once where the repository is open.
 func (a *Appliance) UpdateRepository(ctx context.Context, id string, change httpapi.RepositoryChange) (httpapi.RepositoryInfo, error) {
-	if err := a.mayOpen(ctx, id); err != nil {
-		return httpapi.RepositoryInfo{}, err
-	}
-	entry, err := a.repositories.hold(id) // who opens it meanwhile sees the change
+	entry, err := a.holdOwn(ctx, id) // who opens it meanwhile sees the change
 	if err != nil {
 		return httpapi.RepositoryInfo{}, err
 	}
